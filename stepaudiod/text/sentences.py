@@ -1,0 +1,238 @@
+# ruff: noqa: RUF001  (the marks of both languages are meant)
+"""Text of any length into pieces that an engine can say in one breath. Knows no engine and no audio.
+
+    text ──► sentence marks, newlines ──► short ones joined ──► long ones cut at clauses, spaces, characters
+
+The work is lazy and linear: the first piece of 10 MB comes at once, and no input makes it slow.
+Lengths are *spoken lengths*: a Chinese character stands for a syllable and counts as four Latin letters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from stepaudiod.text.speakable import is_speakable
+
+WIDE_COST = 4
+"""What a character of a syllabic or logographic script counts for in a spoken length."""
+
+SHORT = 14
+"""A sentence of less spoken length than this joins the next one: voices say a lone word badly."""
+
+LOOK_BACK = 24
+"""How far before a full stop an abbreviation is looked for."""
+
+WRAPPED_LINE = 55
+"""A line at least this long without an end mark was probably wrapped by an editor, not ended by a writer."""
+
+
+class Break(Enum):
+    """What follows a piece, and so how long the silence after it should be."""
+
+    NONE = "none"
+    CLAUSE = "clause"
+    SENTENCE = "sentence"
+    PARAGRAPH = "paragraph"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of text to be spoken in one go, and what follows it."""
+
+    text: str
+    after: Break
+
+
+_CLOSING = "\"'”’»)\\]】）》」』〕"
+_MARKS = re.compile(rf"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*|[.!?;…。！？；｡]+[{_CLOSING}]*", re.UNICODE)
+_NEWLINE = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+_WIDE = re.compile(r"[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
+)
+_CLAUSE_MARK = re.compile(
+    r"[,:][\"'”’)\]]*(?=\s)|[，、：][”’」』）】》]*|[—–]+|(?<=\s)-(?=\s)|[)）\]】](?=\s)"
+)
+_OPENING = "\"'“‘«(（[【《「『〔"
+_FULL_WIDTH_MARKS = frozenset("。！？；｡")
+_ABBREVIATIONS = frozenset(
+    """
+    mr mrs ms dr prof st mt ft gen gov sen rep capt lt col sgt cmdr rev hon pres supt cpl maj adm fr msgr sr jr
+    messrs mme mlle vs etc eg ie cf al approx est dept fig figs no nos vol vols ed eds pp ch sec art
+    inc ltd co corp bros jan feb mar apr jun jul aug sep sept oct nov dec
+    mon tue tues wed thu thur thurs fri sat sun ave blvd rd hwy
+    """.split()  # noqa: SIM905
+)
+_MAY_END = frozenset("etc inc ltd co corp bros jr sr al ave blvd rd hwy st est no".split())  # noqa: SIM905
+"""Abbreviations that end a sentence as readily as not; a capital after them decides."""
+
+
+def split_sentences(text: str, limit: int = 240, first_limit: int = 100) -> Iterator[Piece]:
+    """Cut text into pieces to be spoken one after the other.
+
+    Args:
+        text: any text.
+        limit: the longest spoken length of a piece.
+        first_limit: the same for the first piece, smaller so that audio starts early.
+
+    Yields:
+        Pieces that each have something to say, whitespace collapsed, in order.
+    """
+    allowed = first_limit
+    for sentence in _joined(_sentences(text), first_limit, limit):
+        for piece in _cut(sentence, allowed, limit):
+            yield piece
+            allowed = limit
+
+
+def spoken_length(text: str) -> int:
+    """How long a text is to say, in Latin letters."""
+    return len(text) if text.isascii() else len(text) + (WIDE_COST - 1) * sum(1 for _ in _WIDE.finditer(text))
+
+
+def _sentences(text: str) -> Iterator[Piece]:
+    """Split at every mark that ends a sentence; empty and unspeakable stretches are left out."""
+    start = 0
+    line_start = 0
+    for mark in _MARKS.finditer(text):
+        end = mark.end()
+        if _NEWLINE.match(mark.group()):
+            after = _after_newline(text, line_start, mark)
+            line_start = end
+        else:
+            after = _after_mark(text, mark)
+        if after is Break.NONE:
+            continue
+        yield from _tidy(text, start, end, after)
+        start = end
+    yield from _tidy(text, start, len(text), Break.PARAGRAPH)
+
+
+def _tidy(text: str, start: int, end: int, after: Break) -> Iterator[Piece]:
+    stretch = " ".join(text[start:end].split())
+    if is_speakable(stretch):
+        yield Piece(stretch, after)
+
+
+def _after_newline(text: str, line_start: int, mark: re.Match[str]) -> Break:
+    if len(_NEWLINE.findall(mark.group())) > 1:
+        return Break.PARAGRAPH
+    before, following = text[mark.start() - 1 : mark.start()], text[mark.end() : mark.end() + 1]
+    wrapped = mark.start() - line_start >= WRAPPED_LINE and before.isalnum() and not _WIDE.match(before)
+    if following.islower() or before in (",", "，", "、", "-") or wrapped:
+        return Break.NONE
+    return Break.SENTENCE
+
+
+def _after_mark(text: str, mark: re.Match[str]) -> Break:
+    """What a run of end marks (with the quotes that close after it) ends."""
+    marks = mark.group()
+    last = marks.rstrip("\"'”’»)]】）》」』〕")[-1]
+    if last in _FULL_WIDTH_MARKS:
+        return Break.CLAUSE if last == "；" else Break.SENTENCE
+    following = text[mark.end() : mark.end() + 1]
+    if following and not following.isspace() and not _WIDE.match(following):
+        return Break.NONE
+    if last == ";":
+        return Break.CLAUSE
+    if following and _goes_on(text, mark.end()):
+        return Break.NONE
+    if marks.startswith(".") and len(marks) == 1 and _is_abbreviation(text, mark.start(), following):
+        return Break.NONE
+    return Break.SENTENCE
+
+
+def _goes_on(text: str, position: int) -> bool:
+    """Whether what follows begins in lower case, and so belongs to the same sentence."""
+    following = text[position : position + 4].lstrip().lstrip(_OPENING)
+    return following[:1].islower()
+
+
+def _is_abbreviation(text: str, stop: int, following: str) -> bool:
+    """Whether the full stop at `stop` belongs to an abbreviation or an initial."""
+    words = text[max(0, stop - LOOK_BACK) : stop].split()
+    if not words or text[stop - 1].isspace() or not following.isspace():
+        return False
+    word = words[-1].lstrip(_OPENING)
+    if len(word) == 1:
+        return (word.isupper() and word != "I") or word == "p"
+    bare = word.replace(".", "")
+    if "." in word:  # e.g. U.S. Ph.D. a.m.: a capital after the lower-case ones ends the sentence
+        return bare.isalpha() and len(bare) <= 4 and bare.lower() not in ("am", "pm")
+    return bare.lower() in _ABBREVIATIONS and bare.lower() not in _MAY_END
+
+
+def _joined(sentences: Iterator[Piece], first_limit: int, limit: int) -> Iterator[Piece]:
+    """Join a sentence that is too short to be said well with the next one of its paragraph."""
+    held: Piece | None = None
+    bound = first_limit
+    for sentence in sentences:
+        if held is not None:
+            together = Piece(_join(held.text, sentence.text), sentence.after)
+            if spoken_length(together.text) <= bound:
+                sentence = together
+            else:
+                yield held
+                bound = limit
+            held = None
+        if sentence.after is not Break.PARAGRAPH and spoken_length(sentence.text) < SHORT:
+            held = sentence
+            continue
+        yield sentence
+        bound = limit
+    if held is not None:
+        yield held
+
+
+def _join(left: str, right: str) -> str:
+    return left + right if _WIDE.match(left[-1]) else f"{left} {right}"
+
+
+def _cut(sentence: Piece, first_limit: int, limit: int) -> Iterator[Piece]:
+    """Cut a sentence that is longer than the limit, at the best place near it."""
+    text = sentence.text
+    start = 0
+    allowed = first_limit
+    while True:
+        window = _window(text, start, allowed)
+        if start + window >= len(text):
+            if is_speakable(text[start:]):
+                yield replace(sentence, text=text[start:].strip())
+            return
+        cut, after = _best_cut(text, start, start + window)
+        if is_speakable(text[start:cut]):
+            yield Piece(text[start:cut].strip(), after)
+            allowed = limit
+        start = cut
+
+
+def _window(text: str, start: int, limit: int) -> int:
+    """How many characters from `start` have a spoken length of at most `limit`."""
+    candidate = text[start : start + limit]
+    if candidate.isascii():
+        return len(candidate)
+    length = 0
+    for count, character in enumerate(candidate):
+        length += WIDE_COST if _WIDE.match(character) else 1
+        if length > limit:
+            return max(count, 1)
+    return len(candidate)
+
+
+def _best_cut(text: str, start: int, end: int) -> tuple[int, Break]:
+    """Where to cut `text[start:end]`: after a clause mark, else at a space, else between letters."""
+    earliest = start + (end - start) // 3
+    clause = -1
+    for mark in _CLAUSE_MARK.finditer(text, start, min(end + 1, len(text))):
+        if earliest < mark.end() <= end:
+            clause = mark.end()
+    if clause > 0:
+        return clause, Break.CLAUSE
+    space = text.rfind(" ", earliest, end + 1)
+    if space > start:
+        return space, Break.NONE
+    for position in range(end, earliest, -1):
+        if _WIDE.match(text[position - 1]) or _WIDE.match(text[position]):
+            return position, Break.NONE
+    return end, Break.NONE

@@ -5,6 +5,7 @@
     ├── InvalidRequest            what was asked makes no sense; names the parameter
     │   ├── NotFound              the voice or model that was named isn't here
     │   ├── TooLarge              more than a configured limit
+    │   ├── TooSlow               the request did not come within its deadline
     │   └── Unsupported           the engine can't do it; says what would make it possible
     ├── Busy                      the queue is full or something is in use; says when to come back
     ├── Stopping                  the daemon is going away and takes no more work
@@ -61,6 +62,12 @@ class TooLarge(InvalidRequest):
     """More than a configured limit."""
 
     code = "too_large"
+
+
+class TooSlow(InvalidRequest):
+    """The request did not come within its deadline."""
+
+    code = "request_timeout"
 
 
 class Unsupported(InvalidRequest):

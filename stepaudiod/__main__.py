@@ -1,0 +1,8 @@
+"""`python -m stepaudiod` is `stepaudiod`."""
+
+import sys
+
+from stepaudiod.daemon import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""The one typed model of the configuration, and where it is read from.
+
+Later wins: built-in defaults < `stepaudiod.toml` < `conf.d/*.toml` beside it, by name < `STEPAUDIOD_*` < command line.
+Every mistake is reported with the file (or variable, or option) it stands in and the path of its key.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from stepaudiod.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/stepaudiod/stepaudiod.toml")
+ENV_PREFIX = "STEPAUDIOD_"
+NESTED = "__"
+
+Seconds = float
+
+
+class Section(BaseModel):
+    """A table of the file: a key nobody knows is a mistake, not a wish."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listen(Section):
+    """Where to listen when started by hand; under systemd the socket units say it.
+
+    Each entry is `address:port`, `[v6 address]:port`, or the path of a unix socket.
+    """
+
+    http: tuple[str, ...] = Field(("127.0.0.1:7860",), description="the page and the API")
+    api: tuple[str, ...] = Field((), description="the API only")
+    page: tuple[str, ...] = Field((), description="the page and what it needs")
+
+
+class Limits(Section):
+    """How much is too much; each is answered with a clear error."""
+
+    max_text: int = Field(100_000, ge=1, description="characters of one request's text")
+    max_body: int = Field(1_048_576, ge=1024, description="bytes of one JSON request")
+    max_queue: int = Field(64, ge=0, description="requests that wait for their turn; more get 429")
+    concurrency: int = Field(8, ge=1, description="requests that are worked on in turn, a chunk each")
+
+
+class Timeouts(Section):
+    """How long to wait for others, in seconds."""
+
+    header: Seconds = Field(10, gt=0, description="a connection's request line and headers")
+    body: Seconds = Field(30, gt=0, description="the next piece of a request's body")
+    client: Seconds = Field(60, gt=0, description="a client that has stopped reading its audio")
+    keep_alive: Seconds = Field(15, gt=0, description="a quiet connection between two requests")
+    drain: Seconds = Field(30, ge=0, description="requests in flight when the daemon is told to stop")
+    heartbeat: Seconds = Field(30, gt=0, description="a worker that gives no sign of life")
+    stall: Seconds = Field(120, gt=0, description="a worker that lives and makes no progress with its work")
+    load: Seconds = Field(600, gt=0, description="a worker that makes no progress with loading")
+
+
+class Settings(BaseSettings):
+    """The whole configuration."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter=NESTED)
+
+    engine: str = Field("auto", description='"auto" takes the best that is installed; or an engine by name')
+    idle_timeout: Seconds | Literal["never"] = Field(
+        300, ge=0, description='seconds without work until the daemon exits; "never" keeps it resident'
+    )
+    threads: int = Field(0, ge=0, description="processor threads for the engine; 0 takes what the machine has, up to 4")
+    cache_dir: Path = Field(Path("/var/cache/stepaudiod"), description="files that can be made again")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what the journal gets")
+    listen: Listen = Listen()
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """`load` merges the layers itself, so that each mistake can be traced to the one it came from."""
+        return (init_settings,)
+
+    @property
+    def idle_timeout_s(self) -> float | None:
+        """Seconds without work until exit; None is never."""
+        return None if self.idle_timeout == "never" else float(self.idle_timeout)
+
+    @property
+    def worker_threads(self) -> int:
+        """Threads that the engine may use."""
+        return self.threads or min(len(os.sched_getaffinity(0)), 4)
+
+
+def load(
+    path: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Read the configuration.
+
+    Args:
+        path: the file; None is `/etc/stepaudiod/stepaudiod.toml`, which may be absent.
+        overrides: what the command line says, as nested tables.
+        environ: the process environment.
+
+    Raises:
+        ConfigError: names every mistake with where it stands.
+    """
+    layers = [*_file_layers(path), *_environment_layers(environ)]
+    if overrides:
+        layers.append(("the command line", dict(overrides)))
+    merged: dict[str, Any] = {}
+    for _, table in layers:
+        merged = _merge(merged, table)
+    try:
+        return Settings(**merged)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(error, layers))) from None
+
+
+Layer = tuple[str, dict[str, Any]]
+
+
+def _file_layers(path: Path | None) -> list[Layer]:
+    """The file and its drop-ins, in the order they apply."""
+    main = path or DEFAULT_PATH
+    if path is not None and not path.exists():
+        raise ConfigError(f"{path}: there is no such file. Name another with --config, or leave the option out.")
+    paths = [main] if main.exists() else []
+    paths += sorted((main.parent / "conf.d").glob("*.toml"))
+    return [(str(p), _read(p)) for p in paths]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """One file's table."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: this isn't TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
+
+
+def _environment_layers(environ: Mapping[str, str]) -> list[Layer]:
+    """One layer a variable: STEPAUDIOD_LIMITS__MAX_QUEUE=8 is limits.max_queue."""
+    layers: list[Layer] = []
+    for name in sorted(environ):
+        if name.startswith(ENV_PREFIX):
+            keys = name.removeprefix(ENV_PREFIX).lower().split(NESTED)
+            layers.append((name, _nest(keys, _value(environ[name]))))
+    return layers
+
+
+def _value(text: str) -> Any:
+    """A list where the text is one; everything else is text, which the model converts."""
+    if text.startswith("["):
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            return text
+    return text
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Turn the command line's `key=value` and `table.key=value` into nested tables.
+
+    Raises:
+        ConfigError: one of them has no `=`.
+    """
+    merged: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: write it as key=value, for instance --set limits.max_queue=8")
+        merged = _merge(merged, _nest(key.strip().split("."), _value(value.strip())))
+    return merged
+
+
+def _nest(keys: list[str], value: Any) -> dict[str, Any]:
+    """['a', 'b'], 1 → {'a': {'b': 1}}."""
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables merge key by key; anything else is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        known = merged.get(key)
+        merged[key] = _merge(known, value) if isinstance(known, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _explain(error: ValidationError, layers: list[Layer]) -> list[str]:
+    """One line a mistake: where it stands, its key path, what is wrong."""
+    lines: dict[str, None] = {}
+    for item in error.errors():
+        keys, found = _locate(item["loc"], layers)
+        origin = next((name for name, table in reversed(layers) if _holds(table, keys)), "the configuration")
+        if item["type"] == "extra_forbidden":
+            lines[f"{origin}: {'.'.join(keys)}: there is no such key"] = None
+        else:
+            lines[f"{origin}: {'.'.join(keys)}: {item['msg']} (found {found!r})"] = None
+    return list(lines)
+
+
+def _locate(loc: tuple[int | str, ...], layers: list[Layer]) -> tuple[list[str], Any]:
+    """The part of pydantic's location that is a key path (it also names union members), and the value there."""
+    table: Any = {}
+    for _, layer in layers:
+        table = _merge(table, layer)
+    keys: list[str] = []
+    for part in loc:
+        if not (isinstance(table, dict) and part in table):
+            break
+        keys.append(str(part))
+        table = table[part]
+    return keys, table
+
+
+def _holds(table: Any, keys: list[str]) -> bool:
+    """Whether that key path stands in the table."""
+    for key in keys:
+        if not (isinstance(table, dict) and key in table):
+            return False
+        table = table[key]
+    return True

@@ -1,0 +1,139 @@
+"""One client's connection: uvicorn's HTTP/1.1 protocol with deadlines, and errors in OpenAI's form.
+
+uvicorn waits for ever for a request that never comes, and for a client that never reads. Here each of the two has
+a deadline, and a connection can say whether closing it would lose anything (`is_quiet`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from typing import Any, cast
+
+import h11
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+from uvicorn.server import ServerState
+
+from stepaudiod.config import Timeouts
+from stepaudiod.web.errors import error_body
+
+SEND_BUFFER_BYTES = 256 * 1024
+"""Small enough that a client which plays while it reads is seen to read."""
+
+
+class Connection(H11Protocol):
+    """One client.
+
+    Args:
+        timeouts: how long to wait for a request's headers, and for a client that has stopped reading.
+        config: uvicorn's configuration, which holds the application of this socket.
+        server_state: what all connections share.
+    """
+
+    def __init__(self, timeouts: Timeouts, config: Config, server_state: ServerState) -> None:
+        super().__init__(config, server_state, {})
+        self._timeouts = timeouts
+        self._header_deadline: asyncio.TimerHandle | None = None
+        self._reading_deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it has been answered all it asked, and nothing of a next request has come."""
+        return self._is_answered and self._header_deadline is None
+
+    @property
+    def _is_answered(self) -> bool:
+        """Whether there was a request, and its response is complete."""
+        return self.cycle is not None and self.cycle.response_complete
+
+    def has_unread_bytes(self) -> bool:
+        """Whether the kernel holds something from the client that we haven't seen yet."""
+        fd = self.transport.get_extra_info("socket").fileno()
+        with socket.socket(fileno=os.dup(fd)) as connection:
+            try:
+                return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+            except OSError:
+                return False
+
+    def wind_down(self) -> None:
+        """Close as soon as nothing is lost by it; a client that hasn't spoken yet keeps its turn."""
+        if self.is_quiet or (self.cycle is not None and not self.cycle.response_complete):
+            self.shutdown()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come: it has until the deadline to say what it wants."""
+        super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        self._expect_headers()
+
+    def data_received(self, data: bytes) -> None:
+        """The deadline runs from the first byte of a request to the end of its headers."""
+        if self.is_quiet:
+            self._expect_headers()
+        before = self.cycle
+        super().data_received(data)
+        if self.cycle is not before:
+            self._stop_expecting()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self._stop_expecting()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def _expect_headers(self) -> None:
+        """Start the deadline."""
+        self._header_deadline = self.loop.call_later(self._timeouts.header, self._headers_are_late)
+
+    def _stop_expecting(self) -> None:
+        """The headers are here, or nobody is."""
+        if self._header_deadline is not None:
+            self._header_deadline.cancel()
+            self._header_deadline = None
+
+    def _headers_are_late(self) -> None:
+        """Half a request gets an error; a connection that never said a word is just closed."""
+        self._header_deadline = None
+        if self.transport.is_closing():
+            return
+        if self.conn.trailing_data[0] or cast(Any, self.conn)._receive_buffer:
+            self._refuse(408, f"The request's headers did not come within {self._timeouts.header:g} s.")
+        else:
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly; from here it has a deadline to read on."""
+        super().pause_writing()
+        self._reading_deadline = self.loop.call_later(self._timeouts.client, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client reads on."""
+        if self._reading_deadline is not None:
+            self._reading_deadline.cancel()
+            self._reading_deadline = None
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer bytes that aren't HTTP, in OpenAI's error form."""
+        error = sys.exception()
+        status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+        self._refuse(status, f"This isn't a request that can be read: {error or msg}.")
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer and close; where an answer has begun, only close."""
+        self._stop_expecting()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = error_body(message, status)
+            headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+            headers.append((b"content-length", str(len(body)).encode()))
+            for event in (
+                h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status]),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()

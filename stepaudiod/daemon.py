@@ -1,0 +1,164 @@
+"""The composition root: the one place that builds everything and wires it together."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from stepaudiod import __version__
+from stepaudiod.config import Settings, load, parse_assignments
+from stepaudiod.engines.catalog import Catalog
+from stepaudiod.errors import ConfigError, EngineUnavailable
+from stepaudiod.idle import IdleClock
+from stepaudiod.server import Server
+from stepaudiod.service import Service
+from stepaudiod.systemd import Listener, Notifier, Role, activated, activated_listeners, bind, start_logging
+from stepaudiod.web.app import build_app
+from stepaudiod.web.errors import refuse_everything
+from stepaudiod.worker.process import WorkerOptions, WorkerProcess
+
+log = logging.getLogger(__name__)
+
+ROLES: tuple[Role, ...] = ("http", "api", "page")
+
+BROKEN_IDLE_S = 1.0
+"""A daemon with a broken configuration leaves soon, so that the next connection reads what was mended."""
+
+
+class Daemon:
+    """Everything that lives as long as the process.
+
+    Args:
+        path: the configuration file; None is the default one.
+        overrides: what the command line says.
+    """
+
+    def __init__(self, path: Path | None, overrides: dict[str, Any]) -> None:
+        self._path = path
+        self._overrides = overrides
+        self.broken: str | None = None
+        try:
+            self.settings = load(path, overrides)
+        except ConfigError as error:
+            self.broken = error.message
+            self.settings = Settings(idle_timeout=BROKEN_IDLE_S)
+
+    async def run(self, listeners: list[Listener], notifier: Notifier) -> None:
+        """Serve until idle or told to stop."""
+        idle = IdleClock(self.settings.idle_timeout_s, time.monotonic)
+        service = Service(self.settings.limits, Catalog(), self.settings.engine, idle, self._spawn)
+        apps: dict[Role, ASGIApp]
+        if self.broken is None:
+            apps = {role: build_app(role, lambda: self.settings, service, idle) for role in ROLES}
+            _announce(service)
+        else:
+            log.error("the configuration is broken, every request gets 503: %s", self.broken)
+            apps = dict.fromkeys(ROLES, refuse_everything(self.broken))
+        server = Server(listeners, apps, self.settings.timeouts, idle, service, notifier, lambda: self._reload(service, idle, server))
+        await server.serve()
+
+    async def _spawn(self) -> WorkerProcess:
+        """A worker of the present configuration."""
+        settings = self.settings
+        return await WorkerProcess.spawn(
+            WorkerOptions(
+                cache_dir=settings.cache_dir,
+                threads=settings.worker_threads,
+                log_level=settings.log_level,
+                heartbeat_timeout_s=settings.timeouts.heartbeat,
+                stall_timeout_s=settings.timeouts.stall,
+                load_timeout_s=settings.timeouts.load,
+            )
+        )
+
+    def _reload(self, service: Service, idle: IdleClock, server: Server) -> None:
+        """Read the configuration again; a broken one changes nothing and is said in the journal."""
+        try:
+            settings = load(self._path, self._overrides)
+        except ConfigError as error:
+            log.error("reload: the configuration is broken, the one before stays: %s", error)
+            return
+        if self.broken is not None:
+            server.should_exit = True
+            return
+        self.settings = settings
+        service.limits = settings.limits
+        service.engine = settings.engine
+        idle.timeout_s = settings.idle_timeout_s
+        server.timeouts = settings.timeouts
+        logging.getLogger().setLevel(settings.log_level.upper())
+        log.info("reload: the configuration is in force")
+
+
+def _announce(service: Service) -> None:
+    """Say which engine serves, and why."""
+    try:
+        choice = service.choice()
+        log.info("engine %s: %s", choice.engine.name, choice.reason)
+    except EngineUnavailable as error:
+        log.error("%s", error)
+
+
+def _listeners(settings: Settings) -> list[Listener]:
+    """What systemd passed, or what the configuration says."""
+    if activated():
+        return activated_listeners()
+    return [
+        Listener(role, bind(address))
+        for role in ROLES
+        for address in getattr(settings.listen, role)
+    ]
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="stepaudiod", description="Speech that isn't running until you connect.")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="instead of /etc/stepaudiod/stepaudiod.toml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for instance limits.max_queue=8")
+    parser.add_argument("--check-config", action="store_true", help="say whether the configuration is sound, and exit")
+    parser.add_argument("--version", action="version", version=f"stepaudiod {__version__}")
+    return parser.parse_args(argv)
+
+
+def _check(path: Path | None, overrides: dict[str, Any]) -> int:
+    """`--check-config`."""
+    try:
+        settings = load(path, overrides)
+        choice = Catalog().choose(settings.engine)
+    except (ConfigError, EngineUnavailable) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"The configuration is sound. Engine: {choice.engine.name} ({choice.reason}).")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the daemon.
+
+    Returns:
+        0 after an idle exit or a stop, 1 for a check that failed or an address that can't be had, 2 for bad options.
+    """
+    options = _arguments(argv)
+    try:
+        overrides = parse_assignments(options.set)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.check_config:
+        return _check(options.config, overrides)
+    daemon = Daemon(options.config, overrides)
+    start_logging(daemon.settings.log_level)
+    try:
+        listeners = _listeners(daemon.settings)
+    except (OSError, ValueError) as error:
+        log.error("can't listen: %s", error)
+        return 1
+    asyncio.run(daemon.run(listeners, Notifier()))
+    return 0

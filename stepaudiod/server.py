@@ -1,0 +1,204 @@
+"""The life of the daemon: listen, serve, fall asleep without losing anybody, or drain when told to stop.
+
+How to leave (sockets belong to systemd and outlive us):
+
+    1. stop accepting: our copies of the listening descriptors close, the kernel keeps queueing on systemd's
+    2. wait a moment for what was being accepted just then, and let the worker go
+    3. look once more: a request, a connection that hasn't spoken yet, or unread bytes call the exit off
+    4. STOPPING=1, close the quiet connections, exit 0
+
+A connection that comes after 1 waits in the kernel's queue, and systemd starts the next instance for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Mapping
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from stepaudiod.config import Timeouts
+from stepaudiod.connection import Connection
+from stepaudiod.idle import IdleClock, Phase
+from stepaudiod.service import Service
+from stepaudiod.systemd import Listener, Notifier, Role
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 0.05
+"""How long a connection may take from the kernel's accept to our list of connections."""
+
+DRAIN_STEP_S = 0.05
+
+
+class Server(uvicorn.Server):
+    """Serves one application a role on every socket.
+
+    Args:
+        listeners: the listening sockets and what each serves.
+        apps: the application of each role.
+        timeouts: deadlines of connections and of draining.
+        idle: decides when to leave.
+        service: whose worker ends with us.
+        notifier: tells systemd.
+        reload: reads the configuration again.
+    """
+
+    def __init__(
+        self,
+        listeners: list[Listener],
+        apps: Mapping[Role, ASGIApp],
+        timeouts: Timeouts,
+        idle: IdleClock,
+        service: Service,
+        notifier: Notifier,
+        reload: Callable[[], None],
+    ) -> None:
+        self._configs = {role: _uvicorn_config(app, timeouts) for role, app in apps.items()}
+        super().__init__(self._configs["http"])
+        self.timeouts = timeouts
+        self._listeners = listeners
+        self._idle = idle
+        self._service = service
+        self._notifier = notifier
+        self._reload = reload
+        self._last_beat = 0.0
+
+    async def serve(self, sockets: object = None) -> None:
+        """The whole life, from READY=1 to the last byte."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        for config in self._configs.values():
+            config.load()
+        await self._start_listening()
+        self._notifier.ready()
+        log.info("ready on %s", ", ".join(_address(listener) for listener in self._listeners))
+        await self.main_loop()
+        if self._idle.phase is not Phase.GONE:
+            await self._drain()
+        self._close_connections()
+
+    def _stop(self) -> None:
+        """Told to stop; told twice, at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    def _on_hangup(self) -> None:
+        """Told to read the configuration again."""
+        self._notifier.reloading()
+        self._reload()
+        self._notifier.ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: a sign of life, the status line, and whether to leave."""
+        if await super().on_tick(counter):
+            return True
+        self._tell()
+        return self._idle.is_due and not self._busy_connections() and await self._try_to_leave()
+
+    def _tell(self) -> None:
+        """The watchdog gets its beat from here, so that a blocked event loop is a dead daemon."""
+        self._notifier.status(self._service.status())
+        now = asyncio.get_running_loop().time()
+        if self._notifier.watchdog_s and now - self._last_beat >= self._notifier.watchdog_s / 3:
+            self._last_beat = now
+            self._notifier.watchdog()
+
+    async def _try_to_leave(self) -> bool:
+        """Steps 1 to 3 of leaving; whether nothing called it off."""
+        self._idle.drain()
+        self._stop_listening()
+        await asyncio.sleep(GRACE_S)
+        if self._may_leave():
+            await self._service.end_worker("has no more work")
+        if self._may_leave():
+            self._idle.leave()
+            self._notifier.stopping()
+            log.info("nothing to do: asleep until the next connection")
+            return True
+        self._idle.call_off()
+        await self._start_listening()
+        return False
+
+    def _may_leave(self) -> bool:
+        """Nobody has come, and nobody is about to be heard."""
+        if self._idle.phase is not Phase.DRAINING or self._busy_connections():
+            return False
+        return not any(connection.has_unread_bytes() for connection in self._connections())
+
+    def _connections(self) -> list[Connection]:
+        """Every open connection."""
+        return [c for c in self.server_state.connections if isinstance(c, Connection)]
+
+    def _busy_connections(self) -> bool:
+        """Whether any connection has something to say or to hear, or hasn't spoken yet."""
+        return bool(self.server_state.tasks) or not all(c.is_quiet for c in self._connections())
+
+    async def _start_listening(self) -> None:
+        """Accept on copies of the sockets: closing a copy stops accepting and closes nothing."""
+        loop = asyncio.get_running_loop()
+        self.servers = []
+        for listener in self._listeners:
+            config = self._configs[listener.role]
+            server = await loop.create_server(
+                lambda config=config: Connection(self.timeouts, config, self.server_state),  # type: ignore[misc]
+                sock=listener.socket.dup(),
+                backlog=4096,
+            )
+            self.servers.append(server)
+
+    def _stop_listening(self) -> None:
+        """From here the kernel queues for whoever listens next."""
+        for server in self.servers:
+            server.close()
+
+    async def _drain(self) -> None:
+        """Serve what has been accepted, within the deadline; then end the worker."""
+        log.info("stopping")
+        self._notifier.stopping()
+        self._stop_listening()
+        await asyncio.sleep(GRACE_S)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.timeouts.drain
+        while self._busy_connections() and loop.time() < deadline and not self.force_exit:
+            for connection in self._connections():
+                connection.wind_down()
+            self._notifier.extend_timeout(5)
+            self._tell()
+            await asyncio.sleep(DRAIN_STEP_S)
+        await self._service.close()
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=1)
+
+    def _close_connections(self) -> None:
+        """The last thing that clients see of us."""
+        for connection in self._connections():
+            connection.transport.close()
+
+
+def _uvicorn_config(app: ASGIApp, timeouts: Timeouts) -> uvicorn.Config:
+    """uvicorn as we use it: HTTP/1.1 alone, our logging, no lifespan."""
+    return uvicorn.Config(
+        app,
+        loop="asyncio",
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=timeouts.keep_alive,  # type: ignore[arg-type]
+    )
+
+
+def _address(listener: Listener) -> str:
+    """How a person writes it."""
+    name = listener.socket.getsockname()
+    where = f"[{name[0]}]:{name[1]}" if len(name) == 4 else f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)
+    return f"{where} ({listener.role})"

@@ -1,0 +1,151 @@
+"""What systemd hands us and what we tell it: listening sockets, notifications, the journal. Works without it too.
+
+Sources: sd_listen_fds(3), sd_notify(3), systemd.journal-fields(7).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import sdnotify
+
+log = logging.getLogger(__name__)
+
+Role = Literal["http", "api", "page"]
+"""What a socket serves: the page and the API, the API only, the page and what it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening socket and what it serves."""
+
+    role: Role
+    socket: socket.socket
+
+
+def activated() -> bool:
+    """Whether systemd passed us sockets."""
+    return os.environ.get("LISTEN_PID") == str(os.getpid())
+
+
+def activated_listeners() -> list[Listener]:
+    """Every socket systemd passed, in its order: a list, since the sockets of one unit share one name."""
+    from systemd.daemon import listen_fds_with_names
+
+    named: dict[int, str] = listen_fds_with_names(unset_environment=True)
+    return [Listener(_role(name), socket.socket(fileno=fd)) for fd, name in sorted(named.items())]
+
+
+def _role(name: str) -> Role:
+    """FileDescriptorName= decides; a socket unit that sets none serves everything."""
+    match name:
+        case "api":
+            return "api"
+        case "page":
+            return "page"
+        case _:
+            return "http"
+
+
+def bind(address: str) -> socket.socket:
+    """Listen at `host:port`, `[v6]:port` or a unix socket's path.
+
+    Raises:
+        OSError: the address can't be had.
+        ValueError: it isn't an address.
+    """
+    if address.startswith("/"):
+        return _bind_unix(address)
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"{address!r} isn't address:port, [v6 address]:port or the path of a socket")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    listener.bind((host.strip("[]"), int(port)))
+    listener.listen(4096)
+    return listener
+
+
+def _bind_unix(path: str) -> socket.socket:
+    """A leftover socket file that nobody answers at is replaced; one that is in use is not."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    if os.path.exists(path):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            if probe.connect_ex(path) == 0:
+                raise OSError(f"{path} is in use by another process")
+        os.unlink(path)
+    listener.bind(path)
+    os.chmod(path, 0o660)
+    listener.listen(4096)
+    return listener
+
+
+class Notifier:
+    """sd_notify(3): what `systemctl status` shows and what the manager waits for. Does nothing without systemd."""
+
+    def __init__(self) -> None:
+        self._notifier = sdnotify.SystemdNotifier()
+        self._status = ""
+        usec = os.environ.get("WATCHDOG_USEC") if os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()) else None
+        self.watchdog_s = int(usec) / 1e6 if usec else None
+        """Seconds within which the manager wants a sign of life; None where it doesn't."""
+
+    def ready(self) -> None:
+        """Startup, or a reload, is over."""
+        self._notifier.notify("READY=1")
+
+    def status(self, text: str) -> None:
+        """The line that `systemctl status` shows; said only when it changes."""
+        if text != self._status:
+            self._status = text
+            self._notifier.notify(f"STATUS={text}")
+
+    def watchdog(self) -> None:
+        """A sign of life."""
+        self._notifier.notify("WATCHDOG=1")
+
+    def extend_timeout(self, seconds: float) -> None:
+        """Starting or stopping takes this much longer."""
+        self._notifier.notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+
+    def reloading(self) -> None:
+        """The configuration is being read again."""
+        now_usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={now_usec}")
+
+    def stopping(self) -> None:
+        """We are leaving."""
+        self._notifier.notify("STOPPING=1")
+
+
+def journal_connected() -> bool:
+    """Whether stderr goes to the journal, as $JOURNAL_STREAM promises: systemd.exec(5)."""
+    try:
+        device, inode = os.environ["JOURNAL_STREAM"].split(":")
+        stat = os.fstat(2)
+    except (KeyError, ValueError, OSError):
+        return False
+    return (stat.st_dev, stat.st_ino) == (int(device), int(inode))
+
+
+def start_logging(level: str) -> None:
+    """Log to the journal with fields where there is one, and as readable lines on stderr otherwise."""
+    handler: logging.Handler
+    if journal_connected():
+        from systemd.journal import JournalHandler
+
+        handler = JournalHandler(SYSLOG_IDENTIFIER="stepaudiod")
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())

@@ -1,0 +1,92 @@
+"""The application of each kind of socket: routes, the request's id, the form of errors."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stepaudiod.config import Settings
+from stepaudiod.idle import IdleClock
+from stepaudiod.service import Service
+from stepaudiod.systemd import Role
+from stepaudiod.web import models
+from stepaudiod.web.errors import HANDLERS
+from stepaudiod.web.speech import speech
+
+PAGE = Path(__file__).parent / "page" / "index.html"
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+async def healthz(request: Request) -> Response:
+    """`GET /healthz`: the daemon is alive; it says nothing of the engine and wakes nothing."""
+    return JSONResponse({"status": "ok"})
+
+
+async def page(request: Request) -> Response:
+    """`GET /`: the page."""
+    return Response(PAGE.read_bytes(), media_type="text/html; charset=utf-8")
+
+
+WHAT_THE_PAGE_NEEDS = [
+    Route("/healthz", healthz, methods=["GET"]),
+    Route("/v1/audio/speech", speech, methods=["POST"]),
+    Route("/v1/models", models.list_models, methods=["GET"]),
+    Route("/v1/voices", models.list_voices, methods=["GET"]),
+    Route("/api/v1/models/status", models.status, methods=["GET"]),
+]
+API = [*WHAT_THE_PAGE_NEEDS, Route("/api/v1/models/{name}/unload", models.unload, methods=["POST"])]
+PAGES = [Route("/", page, methods=["GET"])]
+
+ROUTES: dict[Role, list[Route]] = {
+    "http": [*PAGES, *API],
+    "api": API,
+    "page": [*PAGES, *WHAT_THE_PAGE_NEEDS],
+}
+
+
+def build_app(role: Role, settings: Callable[[], Settings], service: Service, idle: IdleClock) -> Starlette:
+    """The application that a socket of this role serves.
+
+    Args:
+        role: what the socket is for.
+        settings: the configuration as it is now; a reload changes it.
+        service: the queue and the worker.
+        idle: for what the status says of sleep.
+    """
+    app = Starlette(routes=ROUTES[role], middleware=[Middleware(RequestId)], exception_handlers=dict(HANDLERS))
+    app.state.settings = settings
+    app.state.service = service
+    app.state.idle = idle
+    return app
+
+
+class RequestId:
+    """Gives every request a name: the client's `X-Request-Id` where it is sound, and a new one otherwise."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Name the request, and say the name in the response."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        name = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8).encode()
+        scope.setdefault("state", {})["request_id"] = name.decode()
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", name)]
+            await send(message)
+
+        await self._app(scope, receive, send_named)

@@ -1,0 +1,66 @@
+"""A request's JSON body: read within its limits, checked against its schema, every mistake named by its field."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from stepaudiod.config import Settings
+from stepaudiod.errors import InvalidRequest, TooLarge, TooSlow
+
+Form = TypeVar("Form", bound=BaseModel)
+
+
+async def read_form(request: Request, schema: type[Form], settings: Settings) -> Form:
+    """The body as one of our schemas.
+
+    Raises:
+        InvalidRequest: it isn't JSON, or a field is missing, unknown or wrong; `param` is the first at fault.
+        TooLarge: more bytes than `limits.max_body`.
+        TooSlow: it stopped coming for `timeouts.body` seconds.
+    """
+    body = await _read(request, settings)
+    try:
+        return schema.model_validate(json.loads(body))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"The body isn't JSON: {error}.") from None
+    except ValidationError as error:
+        raise InvalidRequest(*_explain(error)) from None
+
+
+async def _read(request: Request, settings: Settings) -> bytes:
+    """Every byte, as long as they keep coming and aren't too many."""
+    limit = settings.limits.max_body
+    too_large = TooLarge(f"The body is larger than {limit:,} bytes (limits.max_body). Send the text in parts.")
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise too_large
+    body = bytearray()
+    stream = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(settings.timeouts.body):
+                body += await anext(stream)
+        except StopAsyncIteration:
+            return bytes(body)
+        except TimeoutError:
+            raise TooSlow(f"The body stopped coming for {settings.timeouts.body:g} s.") from None
+        except ClientDisconnect:
+            raise InvalidRequest("The client left before its request was complete.") from None
+        if len(body) > limit:
+            raise too_large
+
+
+def _explain(error: ValidationError) -> tuple[str, str]:
+    """What is wrong with which field; the first mistake decides `param`."""
+    item = error.errors()[0]
+    names = [str(part) for part in item["loc"] if part not in ("str", "VoiceId")]
+    param = ".".join(names) or "body"
+    if item["type"] == "missing":
+        return f"{param!r} is required.", param
+    if item["type"] == "extra_forbidden":
+        return f"There is no field {param!r}.", param
+    return f"{param!r}: {item['msg']}.", param

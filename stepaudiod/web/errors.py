@@ -1,0 +1,92 @@
+"""The only map from errors to statuses, and the one form every error takes: OpenAI's, all four fields.
+
+    {"error": {"message": "...", "type": "invalid_request_error", "param": "voice", "code": "invalid_value"}}
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from stepaudiod import errors
+from stepaudiod.errors import Busy, InvalidRequest, StepaudiodError
+
+log = logging.getLogger(__name__)
+
+STATUSES: dict[type[StepaudiodError], int] = {
+    errors.ConfigError: 503,
+    errors.InvalidRequest: 400,
+    errors.NotFound: 404,
+    errors.TooLarge: 413,
+    errors.TooSlow: 408,
+    errors.Unsupported: 422,
+    errors.Busy: 429,
+    errors.Stopping: 503,
+    errors.EngineError: 500,
+    errors.EngineUnavailable: 503,
+    errors.ModelFileError: 503,
+    errors.SynthesisFailed: 500,
+    errors.WorkerLost: 503,
+}
+
+RETRY_AFTER_S = {errors.Stopping: 1, errors.WorkerLost: 1}
+"""Errors that the same request won't meet again: whole seconds until it is worth sending."""
+
+
+def error_body(message: str, status: int, code: str | None = None, param: str | None = None) -> bytes:
+    """The JSON of one error."""
+    if status < 500:
+        kind = "rate_limit_error" if status == 429 else "invalid_request_error"
+    else:
+        kind = "server_error"
+    error = {"message": message, "type": kind, "param": param, "code": code}
+    return json.dumps({"error": error}, ensure_ascii=False).encode(errors="replace")
+
+
+def error_response(
+    message: str, status: int, code: str | None = None, param: str | None = None, headers: dict[str, str] | None = None
+) -> Response:
+    """One error as a response."""
+    return Response(error_body(message, status, code, param), status, headers, "application/json")
+
+
+async def on_stepaudiod_error(request: Request, error: Exception) -> Response:
+    """One of our own errors."""
+    assert isinstance(error, StepaudiodError)
+    status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+    retry_after_s = error.retry_after_s if isinstance(error, Busy) else RETRY_AFTER_S.get(type(error))
+    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    param = error.param if isinstance(error, InvalidRequest) else None
+    return error_response(error.message, status, error.code, param, headers)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """No such path, or not with this method."""
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}."
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    return error_response(message, error.status_code, code, headers=dict(error.headers or {}))
+
+
+async def on_exception(request: Request, error: Exception) -> Response:
+    """A mistake of ours: said in the journal by the server, and to the client without its inside."""
+    return error_response("The daemon made a mistake; its journal has the details.", 500, "internal_error")
+
+
+HANDLERS = {StepaudiodError: on_stepaudiod_error, HTTPException: on_http_exception, Exception: on_exception}
+
+
+def refuse_everything(reason: str) -> ASGIApp:
+    """The application of a daemon whose configuration is broken: 503 and why, for whatever is asked."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        message = f"stepaudiod can't work with its configuration. {reason}"
+        await error_response(message, 503, errors.ConfigError.code)(scope, receive, send)
+
+    return app

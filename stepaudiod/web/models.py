@@ -1,0 +1,108 @@
+"""What can speak: models, voices, what is loaded, and unloading. None of it wakes the worker."""
+
+from __future__ import annotations
+
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from stepaudiod import __version__
+from stepaudiod.errors import EngineUnavailable
+from stepaudiod.idle import IdleClock
+from stepaudiod.service import Service
+from stepaudiod.speech import EngineDescription
+
+CREATED = 1763856000
+"""OpenAI's form wants a time of creation; the project's first day serves for all."""
+
+
+def _describe(engine: EngineDescription, service: Service) -> dict[str, Any]:
+    """A model in OpenAI's form, and what more there is to know of it."""
+    model: dict[str, Any] = {"id": engine.name, "object": "model", "created": CREATED, "owned_by": "stepaudiod"}
+    choice = service.choice()
+    if choice.engine is engine:
+        model["default"] = choice.reason
+    return model | {"title": engine.title, "languages": engine.capabilities.languages}
+
+
+async def list_models(request: Request) -> Response:
+    """`GET /v1/models`: what is installed, the best first."""
+    service: Service = request.app.state.service
+    return JSONResponse({"object": "list", "data": [_describe(e, service) for e in service.catalog.installed()]})
+
+
+async def list_voices(request: Request) -> Response:
+    """`GET /v1/voices`: the voices of the engine that serves, or of `?model=`."""
+    service: Service = request.app.state.service
+    model = request.query_params.get("model")
+    engine = service.catalog.get(model) if model else service.choice().engine
+    return JSONResponse(
+        [
+            {
+                "id": voice.id,
+                "description": voice.description,
+                "locale": voice.language,
+                "gender": voice.gender,
+                "languages": voice.languages,
+                "model": engine.name,
+                "openai_names": sorted(n for n, ids in engine.openai_voices.items() if voice.id in ids.values()),
+            }
+            for voice in engine.voices
+        ]
+    )
+
+
+async def status(request: Request) -> Response:
+    """`GET /api/v1/models/status`: what is loaded and when it will sleep."""
+    service: Service = request.app.state.service
+    idle: IdleClock = request.app.state.idle
+    worker = service.worker
+    try:
+        engine, reason = service.choice().engine.name, service.choice().reason
+    except EngineUnavailable as error:
+        engine, reason = None, error.message
+    return JSONResponse(
+        {
+            **{e.name: _model_status(e.name, service, idle) for e in service.catalog.installed()},
+            "daemon": {
+                "version": __version__,
+                "status": service.status(),
+                "engine": engine,
+                "reason": reason,
+                "active": service.active,
+                "queued": service.queued,
+                "worker_pid": None if worker is None or worker.is_lost else worker.pid,
+                "loading": None if worker is None else worker.loading,
+                "requests": {
+                    "served": service.counters.served,
+                    "failed": service.counters.failed,
+                    "cancelled": service.counters.cancelled,
+                    "refused": service.counters.refused,
+                },
+            },
+        }
+    )
+
+
+def _model_status(name: str, service: Service, idle: IdleClock) -> dict[str, Any]:
+    """One model, in the form the old containers had."""
+    worker = service.worker
+    return {
+        "loaded": worker is not None and name in worker.loaded,
+        "auto_unload": idle.timeout_s is not None,
+        "idle_timeout": idle.timeout_s,
+        "idle_time": round(idle.idle_s, 3),
+        "time_until_unload": idle.remaining_s if idle.remaining_s is None else round(idle.remaining_s, 3),
+        "gpu_memory_allocated_gb": 0.0,
+        "gpu_memory_reserved_gb": 0.0,
+    }
+
+
+async def unload(request: Request) -> Response:
+    """`POST /api/v1/models/{name}/unload`: end the worker; nothing of the model stays in memory."""
+    service: Service = request.app.state.service
+    engine = service.catalog.get(request.path_params["name"])
+    unloaded = await service.unload(engine.name)
+    return JSONResponse({"model": engine.name, "unloaded": unloaded})

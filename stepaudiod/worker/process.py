@@ -1,0 +1,243 @@
+"""The worker as the front sees it: spawned, spoken to, watched, killed. Knows no engine and no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepaudiod import errors
+from stepaudiod.errors import EngineError, InvalidRequest, StepaudiodError, WorkerLost
+from stepaudiod.speech import EngineDescription, SpeechRequest
+from stepaudiod.worker.protocol import Header, pack, read_frame
+
+log = logging.getLogger(__name__)
+
+BEATS_PER_TIMEOUT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How to start a worker and how long to believe in it.
+
+    Attributes:
+        cache_dir: where engines keep files that can be made again.
+        threads: processor threads an engine may use.
+        log_level: as in the configuration.
+        heartbeat_timeout_s: without a sign of life for this long, it hangs.
+        stall_timeout_s: alive, with work, and without progress for this long, it hangs.
+        load_timeout_s: the same while an engine loads.
+    """
+
+    cache_dir: Path
+    threads: int
+    log_level: str
+    heartbeat_timeout_s: float
+    stall_timeout_s: float
+    load_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """A piece of a response: encoded bytes, and the seconds of sound in them."""
+
+    data: bytes
+    duration_s: float
+
+
+class Reply:
+    """What comes back for one request, in order; ends by itself or with an error."""
+
+    def __init__(self, id: int, worker: WorkerProcess) -> None:
+        self.id = id
+        self._worker = worker
+        self._items: asyncio.Queue[Audio | StepaudiodError | None] = asyncio.Queue()
+
+    def put(self, item: Audio | StepaudiodError | None) -> None:
+        """The worker's side: audio, an error, or None at the end."""
+        self._items.put_nowait(item)
+
+    async def __aiter__(self) -> AsyncIterator[Audio]:
+        """Audio as it is made; reading on is what lets the worker go on."""
+        while (item := await self._items.get()) is not None:
+            if isinstance(item, StepaudiodError):
+                raise item
+            yield item
+            self._worker.credit(self.id, len(item.data))
+
+    def close(self) -> None:
+        """Whatever is left isn't wanted any more."""
+        self._worker.cancel(self.id)
+
+
+class WorkerProcess:
+    """One child process with its engines. `spawn` it; when it is lost it stays lost, and another takes its place."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        options: WorkerOptions,
+    ) -> None:
+        self.pid = process.pid
+        self.loaded: dict[str, float] = {}
+        """Engines in memory, and the seconds each took to load."""
+        self.loading: str | None = None
+        """What is being loaded, for people; None when nothing is."""
+        self.is_lost = False
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._options = options
+        self._replies: dict[int, Reply] = {}
+        self._next_id = 1
+        self._beat: Header = {}
+        self._silent_s = self._stalled_s = 0.0
+        self._on_change: Callable[[], None] = lambda: None
+        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+
+    @classmethod
+    async def spawn(cls, options: WorkerOptions) -> WorkerProcess:
+        """Start a worker; it imports its engine when the first request comes."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "stepaudiod.worker.main", "--fd", str(theirs.fileno())]
+            command += ["--parent", str(os.getpid()), "--cache-dir", str(options.cache_dir)]
+            command += ["--threads", str(options.threads), "--log-level", options.log_level]
+            command += ["--beat", str(options.heartbeat_timeout_s / BEATS_PER_TIMEOUT)]
+            # systemd's notify socket and watchdog are the front's alone
+            environ = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")}
+            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environ)
+        reader, writer = await asyncio.open_connection(sock=ours)
+        log.info("worker %d started", process.pid)
+        return cls(process, reader, writer, options)
+
+    def watch_changes(self, on_change: Callable[[], None]) -> None:
+        """Call back whenever what is loaded, or whether we live, changes."""
+        self._on_change = on_change
+
+    def speak(self, engine: EngineDescription, request: SpeechRequest, format: str) -> Reply:
+        """Send a request; its audio comes through the reply."""
+        reply = Reply(self._next_id, self)
+        self._next_id += 1
+        if self.is_lost:
+            reply.put(WorkerLost("The worker has gone. Send the request again."))
+            return reply
+        self._replies[reply.id] = reply
+        frame = {"op": "speak", "id": reply.id, "engine": engine.name, "factory": engine.factory}
+        self._write({**frame, "format": format, "request": request.to_json()})
+        return reply
+
+    def credit(self, id: int, size_bytes: int) -> None:
+        """The client has taken that much; the worker may go on."""
+        if id in self._replies:
+            self._write({"op": "credit", "id": id, "size_bytes": size_bytes})
+
+    def cancel(self, id: int) -> None:
+        """Nobody wants the rest."""
+        if self._replies.pop(id, None):
+            self._write({"op": "cancel", "id": id})
+
+    def _write(self, header: Header) -> None:
+        """Frames to the worker are few and small; a lost worker gets none."""
+        if not self.is_lost:
+            self._writer.write(pack(header))
+
+    async def _read(self) -> None:
+        """Hand each frame to whom it concerns, until the worker is gone."""
+        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+            while True:
+                self._handle(*await read_frame(self._reader))
+        if not self.is_lost:
+            self._lose("The worker died while it had this request. Send it again: a new worker takes its place.")
+            self._process.kill()
+            log.error("worker %d died (%s)", self.pid, await self._ended())
+
+    def _handle(self, header: Header, payload: bytes) -> None:
+        """One frame from the worker."""
+        self._silent_s = 0.0
+        match header["op"]:
+            case "beat":
+                if header.get("progress") != self._beat.get("progress") or not header["busy"]:
+                    self._stalled_s = 0.0
+                self._beat = header
+            case "loading":
+                self.loading = f"loading {header['engine']}: {header['stage']} {header['fraction']:.0%}"
+                self._on_change()
+            case "loaded":
+                self.loading = None
+                self.loaded[header["engine"]] = header["duration_s"]
+                log.info("%s loaded in %.2f s", header["engine"], header["duration_s"])
+                self._on_change()
+            case "audio":
+                if reply := self._replies.get(header["id"]):
+                    reply.put(Audio(payload, header["duration_s"]))
+            case "done":
+                if reply := self._replies.pop(header["id"], None):
+                    reply.put(None)
+            case "failed":
+                if reply := self._replies.pop(header["id"], None):
+                    reply.put(_rebuild(header))
+
+    async def _watch(self) -> None:
+        """Notice a worker that hangs. Counts our own ticks, so that a front that slept blames nobody for it."""
+        tick_s = self._options.heartbeat_timeout_s / BEATS_PER_TIMEOUT
+        while not self.is_lost:
+            await asyncio.sleep(tick_s)
+            self._silent_s += tick_s
+            self._stalled_s += tick_s
+            limit_s = self._options.load_timeout_s if self.loading else self._options.stall_timeout_s
+            if self._silent_s > self._options.heartbeat_timeout_s:
+                await self.kill(f"gave no sign of life for {self._options.heartbeat_timeout_s:g} s")
+            elif self._replies and self._beat.get("busy") and self._stalled_s > limit_s:
+                await self.kill(f"made no progress for {limit_s:g} s")
+
+    async def kill(self, reason: str) -> None:
+        """End the process and everything in it; the kernel takes back its memory. Returns when it is gone."""
+        if not self.is_lost:
+            log.info("worker %d %s: ending it", self.pid, reason)
+            self._lose(f"The worker {reason} and was ended while it had this request. Send it again.")
+        self._process.kill()
+        await self._ended()
+
+    def _lose(self, message: str) -> None:
+        """From now on this worker is gone; every request it had learns so."""
+        self.is_lost = True
+        self.loading = None
+        self.loaded.clear()
+        self._writer.close()
+        for reply in self._replies.values():
+            reply.put(WorkerLost(message))
+        self._replies.clear()
+        self._on_change()
+
+    async def _ended(self) -> str:
+        """Wait for the process to be gone, without blocking the loop: pidfd_open(2). Returns how it ended."""
+        if self._process.poll() is None:
+            ended = asyncio.Event()
+            fd = os.pidfd_open(self.pid)
+            loop = asyncio.get_running_loop()
+            loop.add_reader(fd, ended.set)
+            try:
+                await ended.wait()
+            finally:
+                loop.remove_reader(fd)
+                os.close(fd)
+        code = self._process.wait()
+        return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+def _rebuild(header: Header) -> StepaudiodError:
+    """The error that crossed the border, as it was."""
+    kind = getattr(errors, header["error"], EngineError)
+    if issubclass(kind, InvalidRequest):
+        return kind(header["message"], header["param"])
+    return EngineError(header["message"]) if not issubclass(kind, EngineError) else kind(header["message"])

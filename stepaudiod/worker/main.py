@@ -27,7 +27,7 @@ from stepaudiod.speech import SpeechRequest
 from stepaudiod.worker.protocol import WINDOW_BYTES, Header, pack, receive_frame
 
 if TYPE_CHECKING:
-    from stepaudiod.audio.encode import open_encoder
+    from stepaudiod.audio.encode import Encoder
     from stepaudiod.engines.base import Engine, Waveform
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """The one typed model of the configuration, and where it is read from.
 
-Later wins: built-in defaults < `stepaudiod.toml` < `conf.d/*.toml` beside it, by name < `STEPAUDIOD_*` < command line.
+Later wins: defaults < `stepaudiod.toml` < `conf.d/*.toml` beside it, by name < `STEPAUDIOD_*` < command line.
 Every mistake is reported with the file (or variable, or option) it stands in and the path of its key.
 """
 
@@ -66,15 +66,21 @@ class Timeouts(Section):
 class Settings(BaseSettings):
     """The whole configuration."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter=NESTED)
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter=NESTED
+    )
 
     engine: str = Field("auto", description='"auto" takes the best that is installed; or an engine by name')
     idle_timeout: Seconds | Literal["never"] = Field(
         300, ge=0, description='seconds without work until the daemon exits; "never" keeps it resident'
     )
-    threads: int = Field(0, ge=0, description="processor threads for the engine; 0 takes what the machine has, up to 4")
+    threads: int = Field(
+        0, ge=0, description="processor threads for the engine; 0 takes what the machine has, up to 4"
+    )
     cache_dir: Path = Field(Path("/var/cache/stepaudiod"), description="files that can be made again")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what the journal gets")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="what the journal gets"
+    )
     listen: Listen = Listen()
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
@@ -136,7 +142,9 @@ def _file_layers(path: Path | None) -> list[Layer]:
     """The file and its drop-ins, in the order they apply."""
     main = path or DEFAULT_PATH
     if path is not None and not path.exists():
-        raise ConfigError(f"{path}: there is no such file. Name another with --config, or leave the option out.")
+        raise ConfigError(
+            f"{path}: there is no such file. Name another with --config, or leave the option out."
+        )
     paths = [main] if main.exists() else []
     paths += sorted((main.parent / "conf.d").glob("*.toml"))
     return [(str(p), _read(p)) for p in paths]
@@ -200,7 +208,9 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         known = merged.get(key)
-        merged[key] = _merge(known, value) if isinstance(known, dict) and isinstance(value, Mapping) else value
+        merged[key] = (
+            _merge(known, value) if isinstance(known, dict) and isinstance(value, Mapping) else value
+        )
     return merged
 
 
@@ -218,7 +228,7 @@ def _explain(error: ValidationError, layers: list[Layer]) -> list[str]:
 
 
 def _locate(loc: tuple[int | str, ...], layers: list[Layer]) -> tuple[list[str], Any]:
-    """The part of pydantic's location that is a key path (it also names union members), and the value there."""
+    """The key path in pydantic's location (which also names union members), and the value there."""
     table: Any = {}
     for _, layer in layers:
         table = _merge(table, layer)

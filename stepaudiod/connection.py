@@ -1,7 +1,7 @@
 """One client's connection: uvicorn's HTTP/1.1 protocol with deadlines, and errors in OpenAI's form.
 
-uvicorn waits for ever for a request that never comes, and for a client that never reads. Here each of the two has
-a deadline, and a connection can say whether closing it would lose anything (`is_quiet`).
+Uvicorn waits for ever for a request that never comes, and for a client that never reads. Here each of the two
+has a deadline, and a connection can say whether closing it would lose anything (`is_quiet`).
 """
 
 from __future__ import annotations

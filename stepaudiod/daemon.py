@@ -61,7 +61,15 @@ class Daemon:
         else:
             log.error("the configuration is broken, every request gets 503: %s", self.broken)
             apps = dict.fromkeys(ROLES, refuse_everything(self.broken))
-        server = Server(listeners, apps, self.settings.timeouts, idle, service, notifier, lambda: self._reload(service, idle, server))
+        server = Server(
+            listeners,
+            apps,
+            self.settings.timeouts,
+            idle,
+            service,
+            notifier,
+            lambda: self._reload(service, idle, server),
+        )
         await server.serve()
 
     async def _spawn(self) -> WorkerProcess:
@@ -110,19 +118,23 @@ def _listeners(settings: Settings) -> list[Listener]:
     """What systemd passed, or what the configuration says."""
     if activated():
         return activated_listeners()
-    return [
-        Listener(role, bind(address))
-        for role in ROLES
-        for address in getattr(settings.listen, role)
-    ]
+    return [Listener(role, bind(address)) for role in ROLES for address in getattr(settings.listen, role)]
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="stepaudiod", description="Speech that isn't running until you connect.")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="instead of /etc/stepaudiod/stepaudiod.toml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for instance limits.max_queue=8")
-    parser.add_argument("--check-config", action="store_true", help="say whether the configuration is sound, and exit")
+    parser = argparse.ArgumentParser(
+        prog="stepaudiod", description="Speech that isn't running until you connect."
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="instead of /etc/stepaudiod/stepaudiod.toml"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="for instance limits.max_queue=8"
+    )
+    parser.add_argument(
+        "--check-config", action="store_true", help="say whether the configuration is sound, and exit"
+    )
     parser.add_argument("--version", action="version", version=f"stepaudiod {__version__}")
     return parser.parse_args(argv)
 
@@ -143,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the daemon.
 
     Returns:
-        0 after an idle exit or a stop, 1 for a check that failed or an address that can't be had, 2 for bad options.
+        0 after an idle exit or a stop, 1 where a check failed or an address can't be had, 2 for bad options.
     """
     options = _arguments(argv)
     try:

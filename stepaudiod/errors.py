@@ -28,6 +28,7 @@ class StepaudiodError(Exception):
 
     @property
     def message(self) -> str:
+        """The sentence."""
         return str(self)
 
 
@@ -110,7 +111,7 @@ class EngineUnavailable(EngineError):
 
 
 class ModelFileError(EngineError):
-    """A model file is missing, truncated or wrong; names it, what was expected, and the command that mends it."""
+    """A model file is missing, truncated or wrong; names it, what was expected, and the mend."""
 
     code = "model_file_invalid"
 

@@ -182,7 +182,7 @@ class Server(uvicorn.Server):
 
 
 def _uvicorn_config(app: ASGIApp, timeouts: Timeouts) -> uvicorn.Config:
-    """uvicorn as we use it: HTTP/1.1 alone, our logging, no lifespan."""
+    """Uvicorn as we use it: HTTP/1.1 alone, our logging, no lifespan."""
     return uvicorn.Config(
         app,
         loop="asyncio",
@@ -200,5 +200,11 @@ def _uvicorn_config(app: ASGIApp, timeouts: Timeouts) -> uvicorn.Config:
 def _address(listener: Listener) -> str:
     """How a person writes it."""
     name = listener.socket.getsockname()
-    where = f"[{name[0]}]:{name[1]}" if len(name) == 4 else f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)
+    where = (
+        f"[{name[0]}]:{name[1]}"
+        if len(name) == 4
+        else f"{name[0]}:{name[1]}"
+        if isinstance(name, tuple)
+        else str(name)
+    )
     return f"{where} ({listener.role})"

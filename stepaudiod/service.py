@@ -1,7 +1,8 @@
 """What the front knows of work: who waits, who is being served, which engine serves them. Knows no HTTP.
 
-A request waits for its turn in one bounded queue, first come, first served, whichever socket it came by. The worker
-is spawned for the first of them. A request that is closed, at any point, gives back its place and stops its work.
+A request waits for its turn in one bounded queue, first come, first served, whichever socket it came by. The
+worker is spawned for the first of them. A request that is closed, at any point, gives back its place and stops
+its work.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from stepaudiod.engines.catalog import Catalog, Choice
 from stepaudiod.errors import Busy, EngineUnavailable, StepaudiodError, Stopping
 from stepaudiod.idle import IdleClock
 from stepaudiod.speech import EngineDescription, SpeechRequest
-from stepaudiod.worker.process import Audio, Reply, WorkerProcess
+from stepaudiod.worker.process import Audio, WorkerProcess
 
 log = logging.getLogger(__name__)
 
@@ -115,12 +116,20 @@ class Service:
             self._idle.end()
             self._record(outcome, engine, request_id, time.monotonic() - started, audio_s)
 
-    def _record(self, outcome: str, engine: EngineDescription, request_id: str, duration_s: float, audio_s: float) -> None:
+    def _record(
+        self, outcome: str, engine: EngineDescription, request_id: str, duration_s: float, audio_s: float
+    ) -> None:
         """One line a request, with fields for the journal; never the text itself."""
         setattr(self.counters, outcome, getattr(self.counters, outcome) + 1)
         fields = {"REQUEST_ID": request_id, "ENGINE": engine.name, "DURATION_MS": round(duration_s * 1000)}
         log.info(
-            "%s %s: %.1f s of speech in %.2f s [%s]", engine.name, outcome, audio_s, duration_s, request_id, extra=fields
+            "%s %s: %.1f s of speech in %.2f s [%s]",
+            engine.name,
+            outcome,
+            audio_s,
+            duration_s,
+            request_id,
+            extra=fields,
         )
         self.on_change()
 
@@ -132,7 +141,10 @@ class Service:
         if len(self._waiting) >= self.limits.max_queue:
             rounds = math.ceil((len(self._waiting) + 1) / self.limits.concurrency)
             retry_after_s = max(1, math.ceil(self._typical_s * rounds))
-            raise Busy(f"{len(self._waiting)} requests are waiting already. Try again in {retry_after_s} s.", retry_after_s)
+            raise Busy(
+                f"{len(self._waiting)} requests are waiting already. Try again in {retry_after_s} s.",
+                retry_after_s,
+            )
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
@@ -163,7 +175,9 @@ class Service:
         """The worker, started where there is none."""
         async with self._spawning:
             if self.is_stopping:
-                raise Stopping("The daemon is stopping. Connect again: the next connection starts a fresh one.")
+                raise Stopping(
+                    "The daemon is stopping. Connect again: the next connection starts a fresh one."
+                )
             if self.worker is None or self.worker.is_lost:
                 self.worker = await self._spawn()
                 self.worker.watch_changes(self.on_change)

@@ -1,4 +1,4 @@
-"""The values that cross layers: what is asked for, who speaks, what an engine can do. No behaviour, no numpy."""
+"""The values that cross layers: what is asked for, who speaks, what an engine can do. No behaviour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What systemd hands us and what we tell it: listening sockets, notifications, the journal. Works without it too.
+"""What systemd hands us and what we tell it: sockets, notifications, the journal. Works without it too.
 
 Sources: sd_listen_fds(3), sd_notify(3), systemd.journal-fields(7).
 """
@@ -89,12 +89,16 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 class Notifier:
-    """sd_notify(3): what `systemctl status` shows and what the manager waits for. Does nothing without systemd."""
+    """sd_notify(3): what `systemctl status` shows and the manager waits for. Without systemd it does nothing."""
 
     def __init__(self) -> None:
         self._notifier = sdnotify.SystemdNotifier()
         self._status = ""
-        usec = os.environ.get("WATCHDOG_USEC") if os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid()) else None
+        usec = (
+            os.environ.get("WATCHDOG_USEC")
+            if os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+            else None
+        )
         self.watchdog_s = int(usec) / 1e6 if usec else None
         """Seconds within which the manager wants a sign of life; None where it doesn't."""
 

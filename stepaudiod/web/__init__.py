@@ -1,0 +1,1 @@
+"""The HTTP side: applications, routes, schemas, the page."""

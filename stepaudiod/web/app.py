@@ -62,7 +62,9 @@ def build_app(role: Role, settings: Callable[[], Settings], service: Service, id
         service: the queue and the worker.
         idle: for what the status says of sleep.
     """
-    app = Starlette(routes=ROUTES[role], middleware=[Middleware(RequestId)], exception_handlers=dict(HANDLERS))
+    app = Starlette(
+        routes=ROUTES[role], middleware=[Middleware(RequestId)], exception_handlers=dict(HANDLERS)
+    )
     app.state.settings = settings
     app.state.service = service
     app.state.idle = idle

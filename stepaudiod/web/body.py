@@ -1,4 +1,4 @@
-"""A request's JSON body: read within its limits, checked against its schema, every mistake named by its field."""
+"""A request's JSON body: read within its limits, checked against its schema, mistakes named by their field."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ async def read_form(request: Request, schema: type[Form], settings: Settings) ->
 async def _read(request: Request, settings: Settings) -> bytes:
     """Every byte, as long as they keep coming and aren't too many."""
     limit = settings.limits.max_body
-    too_large = TooLarge(f"The body is larger than {limit:,} bytes (limits.max_body). Send the text in parts.")
+    too_large = TooLarge(
+        f"The body is larger than {limit:,} bytes (limits.max_body). Send the text in parts."
+    )
     if int(request.headers.get("content-length", 0)) > limit:
         raise too_large
     body = bytearray()

@@ -1,6 +1,6 @@
 """The only map from errors to statuses, and the one form every error takes: OpenAI's, all four fields.
 
-    {"error": {"message": "...", "type": "invalid_request_error", "param": "voice", "code": "invalid_value"}}
+{"error": {"message": "...", "type": "invalid_request_error", "param": "voice", "code": "invalid_value"}}
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ def error_body(message: str, status: int, code: str | None = None, param: str | 
 
 
 def error_response(
-    message: str, status: int, code: str | None = None, param: str | None = None, headers: dict[str, str] | None = None
+    message: str,
+    status: int,
+    code: str | None = None,
+    param: str | None = None,
+    headers: dict[str, str] | None = None,
 ) -> Response:
     """One error as a response."""
     return Response(error_body(message, status, code, param), status, headers, "application/json")

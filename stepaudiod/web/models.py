@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from typing import Any
 
 from starlette.requests import Request
@@ -20,7 +19,12 @@ CREATED = 1763856000
 
 def _describe(engine: EngineDescription, service: Service) -> dict[str, Any]:
     """A model in OpenAI's form, and what more there is to know of it."""
-    model: dict[str, Any] = {"id": engine.name, "object": "model", "created": CREATED, "owned_by": "stepaudiod"}
+    model: dict[str, Any] = {
+        "id": engine.name,
+        "object": "model",
+        "created": CREATED,
+        "owned_by": "stepaudiod",
+    }
     choice = service.choice()
     if choice.engine is engine:
         model["default"] = choice.reason
@@ -30,7 +34,9 @@ def _describe(engine: EngineDescription, service: Service) -> dict[str, Any]:
 async def list_models(request: Request) -> Response:
     """`GET /v1/models`: what is installed, the best first."""
     service: Service = request.app.state.service
-    return JSONResponse({"object": "list", "data": [_describe(e, service) for e in service.catalog.installed()]})
+    return JSONResponse(
+        {"object": "list", "data": [_describe(e, service) for e in service.catalog.installed()]}
+    )
 
 
 async def list_voices(request: Request) -> Response:
@@ -47,7 +53,9 @@ async def list_voices(request: Request) -> Response:
                 "gender": voice.gender,
                 "languages": voice.languages,
                 "model": engine.name,
-                "openai_names": sorted(n for n, ids in engine.openai_voices.items() if voice.id in ids.values()),
+                "openai_names": sorted(
+                    n for n, ids in engine.openai_voices.items() if voice.id in ids.values()
+                ),
             }
             for voice in engine.voices
         ]

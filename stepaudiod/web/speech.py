@@ -53,15 +53,15 @@ def _check_length(text: str, settings: Settings) -> None:
     """Refuse a text that is longer than the configuration allows."""
     limit = settings.limits.max_text
     if len(text) > limit:
-        message = f"'input' has {len(text):,} characters; at most {limit:,} are allowed (limits.max_text). Send it in parts."
-        raise InvalidRequest(message, "input")
+        message = f"'input' has {len(text):,} characters; at most {limit:,} are allowed (limits.max_text)."
+        raise InvalidRequest(f"{message} Send it in parts.", "input")
 
 
 class AudioResponse(Response):
-    """Audio sent as it is made. Stops the work when the client goes; cuts the connection when the work fails midway.
+    """Audio sent as it is made. Stops the work when the client goes, cuts the connection when the work fails.
 
-    An error before the first chunk is raised, and answered with its status. After it, the only honest sign that
-    HTTP/1.1 has is a body without its end: the client sees that the audio isn't complete.
+    An error before the first chunk is raised, and answered with its status. After it, the only honest sign
+    that HTTP/1.1 has is a body without its end: the client sees that the audio isn't complete.
     """
 
     def __init__(self, audio: AsyncIterator[Audio], media_type: str, headers: dict[str, str]) -> None:

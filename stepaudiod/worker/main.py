@@ -1,8 +1,9 @@
 """The worker: the child process that owns the engines. Knows no HTTP and no systemd.
 
 Three threads. The main one works: it steps the requests in turn, a chunk each, so that a short request isn't
-held up by a long one and a cancelled one stops within a chunk. One receives frames. One sends heartbeats with a
-count of the progress made, so that the front can tell slow from stuck. When the front dies, the kernel kills us.
+held up by a long one and a cancelled one stops within a chunk. One receives frames. One sends heartbeats with
+a count of the progress made, so that the front can tell slow from stuck. When the front dies, the kernel kills
+us.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class Job:
 
     def step(self) -> tuple[bytes, float, bool]:
         """Make the next chunk: its encoded bytes, its seconds, and whether it was the last."""
-        assert self._waveforms is not None and self._encoder is not None
+        assert self._waveforms is not None
+        assert self._encoder is not None
         waveform = next(self._waveforms, None)
         if waveform is None:
             return self._encoder.finish(), 0.0, True
@@ -178,7 +180,9 @@ class Worker:
                 threading.Thread(target=import_module, args=("av",), daemon=True).start()
             self._report_loading(job.engine, "imports", 0.0)
             module, _, name = job.factory.partition(":")
-            engine: Engine = getattr(import_module(module), name)(cache_dir=self._cache_dir, threads=self._threads)
+            engine: Engine = getattr(import_module(module), name)(
+                cache_dir=self._cache_dir, threads=self._threads
+            )
             engine.load(lambda stage, fraction: self._report_loading(job.engine, stage, fraction))
             self._engines[job.engine] = engine
             self._send({"op": "loaded", "engine": job.engine, "duration_s": time.monotonic() - started})
@@ -191,17 +195,19 @@ class Worker:
 
 
 def _describe(error: Exception) -> dict[str, Any]:
-    """An error as it crosses the border: ours by name, any other as a failed engine, its trace in the journal."""
+    """An error as it crosses the border: ours by name; any other as a failed engine, its trace in the journal."""
     if isinstance(error, StepaudiodError):
         param = error.param if isinstance(error, InvalidRequest) else None
         return {"error": type(error).__name__, "message": error.message, "param": param}
     log.error("the engine raised", exc_info=error)
-    message = f"The engine failed on this request ({type(error).__name__}: {error}). The journal has the details."
+    message = (
+        f"The engine failed on this request ({type(error).__name__}: {error}). The journal has the details."
+    )
     return {"error": "EngineError", "message": message, "param": None}
 
 
 def _die_with(parent: int) -> None:
-    """Let the kernel kill us when the front dies, and be the first to go when memory runs out: prctl(2), proc(5)."""
+    """Let the kernel kill us when the front dies, and first when memory runs out: prctl(2), proc(5)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
@@ -220,7 +226,9 @@ def main() -> None:
     options = parser.parse_args()
     _die_with(options.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr
+    )
     Worker(socket.socket(fileno=options.fd), options.cache_dir, options.threads, options.beat).run()
 
 

@@ -78,7 +78,7 @@ class Reply:
 
 
 class WorkerProcess:
-    """One child process with its engines. `spawn` it; when it is lost it stays lost, and another takes its place."""
+    """One child process with its engines. When it is lost it stays lost, and another takes its place."""
 
     def __init__(
         self,
@@ -114,8 +114,14 @@ class WorkerProcess:
             command += ["--threads", str(options.threads), "--log-level", options.log_level]
             command += ["--beat", str(options.heartbeat_timeout_s / BEATS_PER_TIMEOUT)]
             # systemd's notify socket and watchdog are the front's alone
-            environ = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")}
-            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environ)
+            environ = {
+                k: v
+                for k, v in os.environ.items()
+                if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+            }
+            process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environ
+            )
         reader, writer = await asyncio.open_connection(sock=ours)
         log.info("worker %d started", process.pid)
         return cls(process, reader, writer, options)
@@ -157,7 +163,9 @@ class WorkerProcess:
             while True:
                 self._handle(*await read_frame(self._reader))
         if not self.is_lost:
-            self._lose("The worker died while it had this request. Send it again: a new worker takes its place.")
+            self._lose(
+                "The worker died while it had this request. Send it again: a new worker takes its place."
+            )
             self._process.kill()
             log.error("worker %d died (%s)", self.pid, await self._ended())
 
@@ -188,7 +196,7 @@ class WorkerProcess:
                     reply.put(_rebuild(header))
 
     async def _watch(self) -> None:
-        """Notice a worker that hangs. Counts our own ticks, so that a front that slept blames nobody for it."""
+        """Notice a worker that hangs. Counts our own ticks: a front that slept blames nobody for it."""
         tick_s = self._options.heartbeat_timeout_s / BEATS_PER_TIMEOUT
         while not self.is_lost:
             await asyncio.sleep(tick_s)

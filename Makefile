@@ -1,0 +1,72 @@
+# make run    set up, listen, speak on the first connection
+# make test   set up, check the code, run every test
+# make deb    build what apt install takes
+# make lint   check the code only
+# make lock   write constraints.txt anew
+
+PYTHON ?= /usr/bin/python3
+EXTRAS ?= kokoro
+TEST_EXTRAS := kokoro,tools,dev
+LISTEN ?= 127.0.0.1:7860
+RUNTIME_DIR := $(or $(XDG_RUNTIME_DIR),/tmp)
+SOCKET ?= $(RUNTIME_DIR)/stepaudiod.sock
+
+VENV := .venv
+BIN := $(VENV)/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+LOCKED := $(shell cat setup.cfg pyproject.toml constraints.txt Makefile 2>/dev/null | sha256sum | cut -c1-12)
+PACKAGES := ca-certificates curl python3 python3-systemd python3-venv systemd
+TEST_PACKAGES := $(PACKAGES) mmdebstrap systemd-container
+
+.PHONY: run test deb lint lock clean
+.SILENT: run
+
+run: $(VENV)/.run-$(LOCKED)
+	printf '\nListening. Nothing runs until somebody connects. To hear it speak:\n\n'
+	printf '  curl -s http://$(LISTEN)/v1/audio/speech -d '\''{"model": "tts-1", "voice": "alloy", "input": "Hello. I was asleep until you called."}'\'' -o hello.mp3\n\n'
+	printf 'The page: http://$(LISTEN)/   The unix socket: $(SOCKET)   Stop: Ctrl-C\n\n'
+	trap 'exit 0' INT TERM; \
+	while systemd-socket-activate -l $(LISTEN) -l $(SOCKET) --fdname=http:http \
+	  -E STEPAUDIOD_CACHE_DIR=$(or $(STEPAUDIOD_CACHE_DIR),$(CURDIR)/build/cache) \
+	  $(foreach name,$(filter-out STEPAUDIOD_CACHE_DIR,$(filter STEPAUDIOD_%,$(.VARIABLES))),-E $(name)=$($(name))) \
+	  $(CURDIR)/$(BIN)/stepaudiod; do :; done
+
+test: $(VENV)/.test-$(LOCKED) lint
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/.test-$(LOCKED)
+	$(BIN)/ruff format --check stepaudiod tests
+	$(BIN)/ruff check stepaudiod tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: $(VENV)/.test-$(LOCKED)
+	$(BIN)/pip freeze --exclude stepaudiod --exclude systemd-python > constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist
+
+$(VENV)/.run-$(LOCKED):
+	$(call install_packages,$(PACKAGES))
+	$(call install_venv,$(EXTRAS))
+	touch $@
+
+$(VENV)/.test-$(LOCKED):
+	$(call install_packages,$(TEST_PACKAGES))
+	$(call install_venv,$(TEST_EXTRAS))
+	touch $@
+
+# Debian's python3-systemd serves the environment too: building it from source would need a compiler
+define install_venv
+	$(PYTHON) -m venv $(VENV)
+	ln -sfn /usr/lib/python3/dist-packages/systemd /usr/lib/python3/dist-packages/systemd_python-*.egg-info $(VENV)/lib/python3*/site-packages/
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt wheel setuptools
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --use-pep517 -c constraints.txt \
+	  --config-settings editable_mode=compat -e '.[$(1)]'
+	$(BIN)/python -m compileall -q stepaudiod
+endef
+
+define install_packages
+	dpkg --status $(1) >/dev/null 2>&1 || \
+	  { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(1); }
+endef

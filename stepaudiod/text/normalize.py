@@ -1,20 +1,199 @@
-"""Written forms into spoken words, where the libraries that do most of it leave a hole."""
+"""Written forms into spoken words: what the libraries leave open, before they do the rest.
+
+English: hibari's converter reads numbers, dates, times and units itself. Chinese: wetext's grammars do.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
+from typing import Any
 
-_UNSPOKEN = re.compile(
-    r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ud800-\udfff]"
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\u20e3\ufe00-\ufe0f\ufeff\ud800-\udfff]"
 )
+_DRAWN = re.compile(
+    "[\u2190\u2191\u2193-\u21ff\u2300-\u23ff\u2500-\u27bf\u2b00-\u2bff\ue000-\uf8ff\ufffc-\uffff"
+    "\U0001f000-\U0001faff\U000e0000-\U0010ffff]+"
+)
+_EMPHASIS = re.compile(r"(?<![A-Za-z0-9_*])(\*\*|__|\*|_|~~|`)(?=\S)(.{1,400}?)(?<=\S)\1(?![A-Za-z0-9_])")
+_HEADING = re.compile(r"^\s*#{1,6}\s+|`")
+_FULL_WIDTH_CODES = (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))
+_FULL_WIDTH = {code: code - 0xFEE0 for code in _FULL_WIDTH_CODES}
+_FULL_WIDTH |= {
+    ord("％"): "%",
+    ord("．"): ".",
+    ord("＄"): "$",
+    ord("￥"): "¥",
+    ord("＋"): "+",
+    ord("－"): "-",
+}
 
 
 def clean(text: str) -> str:
-    """Take out what has no sound and only confuses: control and zero-width characters, lone surrogates."""
-    return unicodedata.normalize("NFC", _UNSPOKEN.sub("", text))
+    """Take out what has no sound and only confuses: control characters, emoji, drawn signs, emphasis."""
+    text = _DRAWN.sub(" ", _INVISIBLE.sub("", text))
+    text = _HEADING.sub("", _EMPHASIS.sub(r"\2", text))
+    return " ".join(unicodedata.normalize("NFC", text).translate(_FULL_WIDTH).split())
+
+
+# ---- English
+
+_NUMBER = r"\d+(?:,\d{3})*"
+_MONEY = re.compile(
+    rf"(?:US|CA|AU|NZ|HK)?([$£€])\s?({_NUMBER})(?:\.(\d+))?"
+    r"(?:\s?(hundred|thousand|million|billion|trillion|bn|tn|[kKmMbB])\b)?(?![\d,.]*\d)"
+)
+_YUAN = re.compile(rf"(?:CN¥|RMB|CNY)\s?({_NUMBER}(?:\.\d+)?)")
+_YEN = re.compile(rf"¥\s?({_NUMBER}(?:\.\d+)?)")
+_UNITS_OF_MONEY = {
+    "$": ("dollar", "dollars", "cent", "cents"),
+    "£": ("pound", "pounds", "penny", "pence"),
+    "€": ("euro", "euros", "cent", "cents"),
+}
+_SCALES = {"k": "thousand", "m": "million", "b": "billion", "bn": "billion", "tn": "trillion"}
+_VERSION = re.compile(r"(?<![\w.])([vV]?\d+(?:\.\d+){2,})(?![\w]*\.\d)")
+_PHONE = re.compile(r"(?<![\w.])(\+\d{1,3}[ -])?(?:\(\d{2,4}\) ?|\d{2,3}[ -])\d{3,4}[ -]\d{4}(?![\w-])")
+_LONG_NUMBER = re.compile(r"(?<![\d,.])\d{13,}")
+_HEIGHT = re.compile(r"(\d)['’′](\d{1,2})[\"”″]")
+_TIMES = re.compile(r"(?<=\d)(\s?)[x×](\s?)(?=\d)")
+_RANGE_OF_PERCENT = re.compile(r"(?<![\w.-])(\d+(?:\.\d+)?)%?\s?[-–]\s?(\d+(?:\.\d+)?)%")
+_ADDRESS = re.compile(r"\b(?:https?|ftp)://(?:www\.)?|\bwww\.(?=\w)")
+_GREEK_LETTER = re.compile(r"(?<![\u0370-\u03ff])[\u0391-\u03a9\u03b1-\u03c9](?![\u0370-\u03ff])")
 
 
 def normalize_english(text: str) -> str:
     """English text in the form that hibari's converter reads best."""
-    return clean(text)
+    text = _ADDRESS.sub("", text).replace("№", "number ")
+    text = _GREEK_LETTER.sub(_greek_name, text)
+    if not any(character.isdigit() for character in text):
+        return text
+    text = _PHONE.sub(lambda phone: _digits_apart(phone.group()), text)
+    text = _VERSION.sub(_version, text)
+    text = _MONEY.sub(_money, text)
+    text = _YUAN.sub(r"\1 yuan", text)
+    text = _YEN.sub(r"\1 yen", text)
+    text = _HEIGHT.sub(r"\1 foot \2", text)
+    text = _RANGE_OF_PERCENT.sub(r"\1 to \2%", text)
+    text = _TIMES.sub(lambda sign: " times " if sign.group(1) else " by ", text)
+    return _LONG_NUMBER.sub(lambda number: " ".join(number.group()), text)
+
+
+def _greek_name(match: re.Match[str]) -> str:
+    name = unicodedata.name(match.group()).split()[3].lower()
+    before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
+    return f"{' ' * before.isalnum()}{name}{' ' * after.isalnum()}"
+
+
+def _money(match: re.Match[str]) -> str:
+    """Make "$1,234.50" "1,234 dollars and 50 cents": the converter carries a sign on to the next number."""
+    sign, whole, fraction, scale = match.groups()
+    one, many, small_one, small_many = _UNITS_OF_MONEY[sign]
+    if scale:
+        number = f"{whole}.{fraction}" if fraction else whole
+        return f"{number} {_SCALES.get(scale.lower(), scale)} {many}"
+    if fraction and len(fraction) != 2:
+        return f"{whole}.{fraction} {many}"
+    units = f"{whole} {one if whole == '1' else many}"
+    cents = int(fraction or 0)
+    if not cents:
+        return units
+    change = f"{cents} {small_one if cents == 1 else small_many}"
+    return change if whole == "0" else f"{units} and {change}"
+
+
+def _version(match: re.Match[str]) -> str:
+    """Make "2.13.0" "2 point 13 point 0"; four numbers are an address and have dots."""
+    parts = match.group().split(".")
+    return (" dot " if len(parts) == 4 else " point ").join(parts)
+
+
+def _digits_apart(phone: str) -> str:
+    plus = "plus " if phone.startswith("+") else ""
+    return plus + ", ".join(" ".join(group) for group in re.findall(r"\d+", phone))
+
+
+# ---- Chinese
+
+_HAN_DIGITS = str.maketrans("0123456789", "零一二三四五六七八九")
+_THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_AMOUNT = r"(\d+(?:\.\d+)?)(?:\.00)?\s?([十百千万亿]*)"
+_CURRENCIES = {
+    "(?:CN)?¥|RMB|CNY": "元",
+    "HK[$]": "港元",
+    "(?:US)?[$]": "美元",
+    "€": "欧元",
+    "£": "英镑",
+    "₩": "韩元",
+}
+_CURRENCY_BEFORE = [
+    (re.compile(rf"(?:{sign})\s?{_AMOUNT}"), rf"\1\2{name}") for sign, name in _CURRENCIES.items()
+]
+_CURRENCY_AFTER = [(re.compile(rf"(?<=\d)\s?(?:{sign})"), name) for sign, name in _CURRENCIES.items()]
+_WHOLE_AMOUNT = re.compile(r"(?<=\d)\.00(?=元|美元|欧元|英镑|港元)")
+_MOBILE = re.compile(r"(?<!\d)(?:\+?(86)[- ]?)?(1[3-9]\d)[- ]?(\d{4})[- ]?(\d{4})(?!\d)")
+_CODE = re.compile(r"((?:号码?|密码|验证码|编号|邮编|代码|尾号)(?:是|为|：|:)?\s?)(\d{4,})(?![\d.年月])")
+_DISCOUNT = re.compile(r"(\d+)\.(\d+)折")
+_LETTER_HYPHEN = re.compile(r"(?<=[A-Za-z])-(?=\d)")
+_FLOOR = re.compile(r"(?<=[A-Za-z])2(?=[层楼座栋单号口])")
+_DECADE = re.compile(r"(?<=\d{4})s(?![A-Za-z])")
+_HAN_SIGNS = {
+    "㎡": "平方米", "㎏": "千克", "㎜": "毫米", "㎝": "厘米", "㎞": "千米",
+    "°C": "摄氏度", "℉": "华氏度", "°F": "华氏度", "№": "第", "&": "和", "@": "艾特",
+    "÷": "除以", "±": "正负", "≈": "约等于", "≥": "大于等于", "≤": "小于等于",
+}  # fmt: skip
+_LEFT_OVER = str.maketrans(
+    {"¥": "元", "$": "美元", "€": "欧元", "£": "英镑", "%": "百分号", "+": "加", "=": "等于"}
+)
+
+
+@cache
+def _chinese_grammar() -> Any:
+    from wetext import Normalizer
+
+    return Normalizer(lang="zh", operator="tn")
+
+
+def normalize_chinese(text: str) -> str:
+    """Chinese text with every number, date, amount and unit in characters; Latin words stay as they are."""
+    for sign, name in _HAN_SIGNS.items():
+        text = text.replace(sign, name)
+    if any(character.isdigit() for character in text):
+        text = _before_the_grammar(text)
+        text = str(_chinese_grammar().normalize(text))
+    text = text.translate(_LEFT_OVER)
+    return "".join(_digit(character) for character in text)
+
+
+def _before_the_grammar(text: str) -> str:
+    """Forms that wetext reads wrongly or leaves alone."""
+    text = _THOUSANDS.sub(lambda number: number.group().replace(",", ""), text)
+    for sign, words in _CURRENCY_BEFORE:
+        text = sign.sub(words, text)
+    for sign, words in _CURRENCY_AFTER:
+        text = sign.sub(words, text)
+    text = _WHOLE_AMOUNT.sub("", text)
+    text = _MOBILE.sub(_mobile, text)
+    text = _CODE.sub(lambda code: code.group(1) + code.group(2).translate(_HAN_DIGITS), text)
+    text = _DISCOUNT.sub(lambda cut: f"{cut.group(1)}点{cut.group(2).translate(_HAN_DIGITS)}折", text)
+    text = _LETTER_HYPHEN.sub(" ", text)
+    text = _FLOOR.sub("二", text)
+    text = _DECADE.sub("年代", text)
+    text = _TIMES.sub("乘", text)
+    return _LONG_NUMBER.sub(lambda number: number.group().translate(_HAN_DIGITS), text)
+
+
+def _mobile(match: re.Match[str]) -> str:
+    """A mobile number, digit by digit; a one among them is "yāo", so that nobody hears a seven."""
+    country, *groups = match.groups()
+    spoken = "".join(groups).translate(_HAN_DIGITS).replace("一", "幺")
+    return f"加八六，{spoken}" if country else spoken
+
+
+def _digit(character: str) -> str:
+    """Whatever digit is left, so that none is dropped in silence."""
+    if not character.isdigit():
+        return character
+    return str(unicodedata.digit(character)).translate(_HAN_DIGITS)

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001  (the marks of both languages are meant)
 """Which languages a text is in, and its runs by language. Knows English, Chinese, and "something else".
 
 Letters decide: Han is Chinese (unless kana stand beside it: then it is Japanese), Latin is English. Digits,
@@ -17,12 +16,15 @@ SAMPLE = 20_000
 """How many characters are looked at to tell a text's main language."""
 
 HAN = r"\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-LATIN = r"A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0300-\u036f\u1e00-\u1eff\uff21-\uff3a\uff41-\uff5a"
+LATIN = (
+    r"A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0300-\u036f\u1e00-\u1eff"
+    r"\uff21-\uff3a\uff41-\uff5a"
+)
 KANA = r"\u3041-\u3096\u30a1-\u30fa\u31f0-\u31ff\uff66-\uff9d"
 GREEK = r"\u0370-\u03ff"
 
 _HAN = re.compile(f"[{HAN}]")
-_LATIN_WORD = re.compile(rf"[{LATIN}]+(?:['’][{LATIN}]+)*")
+_LATIN_WORD = re.compile(rf"(?<![{LATIN}\d/'’])(?:[AaI](?![{LATIN}\d])|[{LATIN}]{{2,}}(?!\d))")
 _LATIN = re.compile(f"[{LATIN}]")
 _KANA = re.compile(f"[{KANA}]")
 _LETTER = re.compile(r"[^\W\d_]")
@@ -41,7 +43,8 @@ class Run:
 def main_language(text: str) -> str:
     """The language that most of the text is in: "en", "zh", "ja" or "other".
 
-    A Chinese character weighs as much as a Latin word. Text without letters is English.
+    Four Chinese characters weigh as much as three Latin words; units and lone letters ("5kg", "U盘") weigh
+    nothing. Text without letters is English.
     """
     if text.isascii():
         return "en"
@@ -55,12 +58,17 @@ def main_language(text: str) -> str:
         return "ja"
     if foreign > han + latin:
         return "other"
-    return "zh" if han > words else "en"
+    return "zh" if han and 0.75 * han >= words else "en"
 
 
 def has_chinese(text: str) -> bool:
     """Whether there is any Han character."""
     return not text.isascii() and _HAN.search(text) is not None
+
+
+def has_letters(text: str) -> bool:
+    """Whether there is a letter of any script."""
+    return _LETTER.search(text) is not None
 
 
 def has_letters_of(text: str, languages: tuple[str, ...]) -> bool:

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001  (the marks of both languages are meant)
 """Text of any length into pieces that an engine can say in one breath. Knows no engine and no audio.
 
     text ──► sentence marks, newlines ──► short ones joined ──► long ones cut at clauses, spaces, characters
@@ -49,7 +48,8 @@ class Piece:
 _CLOSING = "\"'”’»)\\]】）》」』〕"
 _MARKS = re.compile(rf"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*|[.!?;…。！？；｡]+[{_CLOSING}]*", re.UNICODE)
 _NEWLINE = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
-_WIDE = re.compile(r"[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
+_WIDE = re.compile(
+    r"[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff01-\uff60\U00020000-\U0003ffff]"
 )
 _CLAUSE_MARK = re.compile(
     r"[,:][\"'”’)\]]*(?=\s)|[，、：][”’」』）】》]*|[—–]+|(?<=\s)-(?=\s)|[)）\]】](?=\s)"
@@ -58,8 +58,8 @@ _OPENING = "\"'“‘«(（[【《「『〔"
 _FULL_WIDTH_MARKS = frozenset("。！？；｡")
 _ABBREVIATIONS = frozenset(
     """
-    mr mrs ms dr prof st mt ft gen gov sen rep capt lt col sgt cmdr rev hon pres supt cpl maj adm fr msgr sr jr
-    messrs mme mlle vs etc eg ie cf al approx est dept fig figs no nos vol vols ed eds pp ch sec art
+    mr mrs ms dr prof st mt ft gen gov sen rep capt lt col sgt cmdr rev hon pres supt cpl maj adm fr msgr sr
+    jr messrs mme mlle vs etc eg ie cf al approx est dept fig figs no nos vol vols ed eds pp ch sec art
     inc ltd co corp bros jan feb mar apr jun jul aug sep sept oct nov dec
     mon tue tues wed thu thur thurs fri sat sun ave blvd rd hwy
     """.split()  # noqa: SIM905

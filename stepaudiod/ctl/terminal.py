@@ -1,0 +1,71 @@
+"""What people and programs see: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from stepaudiod.ctl.errors import CtlError, DaemonRefused
+
+ERASE_LINE = "\r\x1b[K"
+
+
+class Terminal:
+    """The two streams.
+
+    Args:
+        as_json: results and errors are JSON, one object a line.
+        is_quiet: no progress and no notes; results and errors remain.
+    """
+
+    def __init__(self, *, as_json: bool, is_quiet: bool) -> None:
+        self.as_json = as_json
+        self._is_quiet = is_quiet
+        self._has_progress = False
+        self.shows_progress = not is_quiet and not as_json and sys.stderr.isatty()
+        """Whether somebody is watching."""
+
+    def result(self, value: Any, text: str, stream: TextIO | None = None) -> None:
+        """Print what was asked for: `value` for programs, `text` for people; nothing where it is empty."""
+        if written := json.dumps(value, ensure_ascii=False) if self.as_json else text:
+            print(written, file=stream or sys.stdout, flush=True)
+
+    def note(self, text: str) -> None:
+        """Tell a person something that no program needs."""
+        if not self._is_quiet and not self.as_json:
+            self.end_progress()
+            print(text, file=sys.stderr, flush=True)
+
+    def progress(self, text: str) -> None:
+        """Replace the line that says how far we are."""
+        if self.shows_progress:
+            self._has_progress = True
+            print(ERASE_LINE + text, end="", file=sys.stderr, flush=True)
+
+    def end_progress(self) -> None:
+        """Leave no trace of that line."""
+        if self._has_progress:
+            self._has_progress = False
+            print(ERASE_LINE, end="", file=sys.stderr, flush=True)
+
+    def error(self, error: CtlError) -> None:
+        """Say why the command failed."""
+        self.end_progress()
+        if not self.as_json:
+            print(f"stepaudioctl: {error.message}", file=sys.stderr)
+            return
+        said: dict[str, Any] = {"message": error.message, "code": error.code, "exit_code": error.exit_code}
+        if isinstance(error, DaemonRefused):
+            said |= {"status": error.status, "param": error.param}
+        print(json.dumps({"error": said}, ensure_ascii=False), file=sys.stderr)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell."""
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    )

@@ -1,0 +1,38 @@
+"""`stepaudioctl unload`: give the memory back now."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from stepaudiod.ctl.options import word
+
+if TYPE_CHECKING:
+    from stepaudiod.ctl.options import Options
+    from stepaudiod.ctl.terminal import Terminal
+
+NAME = "unload"
+SUMMARY = "free the memory of a model"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument(
+        "model", type=word, nargs="?", metavar="MODEL", help="default: everything that is loaded"
+    )
+
+
+def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
+    """Unload one model, or all."""
+    with options.connect(terminal) as client:
+        if arguments.model:
+            names = [arguments.model]
+        else:
+            models = client.get("/api/v1/models/status")
+            names = [name for name, model in models.items() if model.get("loaded")]
+        answers = [client.post(f"/api/v1/models/{quote(name, safe='')}/unload") for name in names]
+    # one worker holds them all: by the second order there may be nothing left, and that is as it should be
+    unloaded = [a["model"] for a in answers if a["unloaded"] or not arguments.model]
+    text = f"unloaded {', '.join(unloaded)}" if unloaded else "nothing was loaded"
+    terminal.result({"unloaded": unloaded}, text)

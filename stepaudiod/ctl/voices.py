@@ -1,0 +1,40 @@
+"""`stepaudioctl voices`: who can speak."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from stepaudiod.ctl.options import word
+from stepaudiod.ctl.terminal import table
+
+if TYPE_CHECKING:
+    from stepaudiod.ctl.options import Options
+    from stepaudiod.ctl.terminal import Terminal
+
+NAME = "voices"
+SUMMARY = "list the voices"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument(
+        "--model", type=word, metavar="MODEL", help="of this model; default: the one the daemon has chosen"
+    )
+
+
+def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
+    """List the voices."""
+    with options.connect(terminal) as client:
+        voices = client.get("/v1/voices", **({"model": arguments.model} if arguments.model else {}))
+    rows = [
+        (
+            voice["id"],
+            ", ".join(voice.get("languages") or [voice.get("locale", "")]),
+            voice.get("gender", ""),
+            voice.get("description", ""),
+            " ".join(voice.get("openai_names", [])),
+        )
+        for voice in voices
+    ]
+    terminal.result(voices, table(("VOICE", "SPEAKS", "GENDER", "DESCRIPTION", "OPENAI NAMES"), rows))

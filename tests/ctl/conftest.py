@@ -1,0 +1,162 @@
+"""A daemon started by hand, and `stepaudioctl` as a process beside it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+DEADLINE_S = 60.0
+LONG_TEXT = "This sentence is one of very many, and nobody will ever hear the last of them. " * 600
+
+
+class HandStarted:
+    """`stepaudiod --set …`, as a person starts it; its log is awaited line by line."""
+
+    def __init__(self, folder: Path, settings: dict[str, object]) -> None:
+        self.socket = str(folder / "sock")
+        listen = {"listen.http": f'["{self.socket}", "127.0.0.1:0"]', "engine": "hibari", "cache_dir": folder}
+        command = [sys.executable, "-m", "stepaudiod"]
+        command += [f"--set={key}={value}" for key, value in (listen | settings).items()]
+        self.process = subprocess.Popen(command, env=_environ(), stderr=subprocess.PIPE, text=True)
+        self._lines: list[str] = []
+        self._said = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        ready = self.wait_for("ready on")
+        match = re.search(r"127\.0\.0\.1:\d+", ready)
+        assert match is not None
+        self.url = f"http://{match.group()}"
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._said:
+                self._lines.append(line)
+                self._said.notify_all()
+
+    def wait_for(self, text: str) -> str:
+        """The first line of the log that has this in it, once it is there."""
+
+        def found() -> list[str]:
+            return [line for line in self._lines if text in line]
+
+        with self._said:
+            assert self._said.wait_for(lambda: bool(found()), DEADLINE_S), (text, self._lines)
+            return found()[0]
+
+    def end(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+class Ctl:
+    """Runs `stepaudioctl` for one address.
+
+    Args:
+        address: options that say where the daemon is.
+        path: the PATH it sees, so that only the players of a test are there.
+    """
+
+    def __init__(self, address: tuple[str, ...], path: str) -> None:
+        self.address = address
+        self.path = path
+
+    def start(self, *arguments: str, **options: object) -> subprocess.Popen[bytes]:
+        """The process, its streams piped unless said otherwise."""
+        command = [sys.executable, "-m", "stepaudiod.ctl", *arguments, *self.address]
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, env=_environ(PATH=self.path), **(pipes | options))  # type: ignore[call-overload,no-any-return]
+
+    def run(self, *arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+        """What it did, once it is done."""
+        command = [sys.executable, "-m", "stepaudiod.ctl", *arguments, *self.address]
+        environ = _environ(PATH=self.path)
+        return subprocess.run(
+            command, input=stdin or b"", env=environ, capture_output=True, timeout=DEADLINE_S, check=False
+        )
+
+    def ok(self, *arguments: str, stdin: bytes | None = None) -> bytes:
+        """Its standard output; it must succeed and have nothing to complain of."""
+        done = self.run(*arguments, stdin=stdin)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout
+
+
+def _environ(**more: str) -> dict[str, str]:
+    """Ours without what would tell the programs where to go."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("STEPAUDIOD_")} | more
+
+
+def add_program(folder: Path, name: str, script: str) -> None:
+    """A shell script on the PATH of a test."""
+    program = folder / name
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+
+
+StartByHand = Callable[..., HandStarted]
+
+
+@pytest.fixture
+def start_by_hand(tmp_path: Path) -> Iterator[StartByHand]:
+    """Start a daemon with some settings."""
+    started: list[HandStarted] = []
+
+    def start(**settings: object) -> HandStarted:
+        folder = tmp_path / f"daemon-{len(started)}"
+        folder.mkdir()
+        keys = {key.replace("__", "."): value for key, value in settings.items()}
+        started.append(HandStarted(folder, keys))
+        return started[-1]
+
+    yield start
+    for daemon in started:
+        daemon.end()
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """The only folder on the PATH of `stepaudioctl`; what players' scripts need is there."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for name in ("sh", "cat", "head", "echo"):
+        (folder / name).symlink_to(shutil.which(name) or "")
+    return folder
+
+
+@pytest.fixture
+def hand_started(start_by_hand: StartByHand) -> HandStarted:
+    """A daemon with the small English voice."""
+    return start_by_hand()
+
+
+@pytest.fixture
+def ctl(hand_started: HandStarted, programs: Path) -> Ctl:
+    """`stepaudioctl` for that daemon, over its unix socket."""
+    return Ctl(("--socket", hand_started.socket), str(programs))
+
+
+@pytest.fixture(scope="session")
+def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandStarted]:
+    """One daemon for the tests that leave no trace in it."""
+    daemon = HandStarted(tmp_path_factory.mktemp("daemon"), {})
+    yield daemon
+    daemon.end()
+
+
+@pytest.fixture
+def shared_ctl(shared_daemon: HandStarted, programs: Path) -> Ctl:
+    """`stepaudioctl` for the shared daemon."""
+    return Ctl(("--socket", shared_daemon.socket), str(programs))

@@ -1,0 +1,94 @@
+"""status, voices, unload: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import stepaudiod
+from tests.ctl.conftest import LONG_TEXT, Ctl, HandStarted, add_program
+
+SYSTEMCTL = """\
+case "$1" in
+list-sockets) echo "{socket} stepaudiod.socket stepaudiod.service" ;;
+show) echo {state} ;;
+esac"""
+
+
+def test_status_is_a_table(shared_ctl: Ctl) -> None:
+    text = shared_ctl.ok("status").decode()
+    assert text.startswith(f"stepaudiod   {stepaudiod.__version__} · ")
+    assert "\nMODEL " in text
+    assert "\nhibari " in text
+
+
+def test_status_as_json_is_what_the_daemon_says(shared_ctl: Ctl) -> None:
+    status = json.loads(shared_ctl.ok("--json", "status"))
+    assert status["daemon"]["engine"] == "hibari"
+    assert status["hibari"]["idle_timeout"] == 300
+
+
+def test_no_wake_lets_a_sleeping_daemon_sleep(programs: Path, tmp_path: Path) -> None:
+    socket = tmp_path / "nobody-listens-here"
+    add_program(programs, "systemctl", SYSTEMCTL.format(socket=socket, state="inactive"))
+    ctl = Ctl(("--socket", str(socket)), str(programs))
+    assert ctl.ok("status", "--no-wake").startswith(b"asleep")
+    assert json.loads(ctl.ok("status", "--no-wake", "--json")) == {"asleep": True}
+
+
+def test_no_wake_asks_a_daemon_that_is_awake(
+    shared_daemon: HandStarted, shared_ctl: Ctl, programs: Path
+) -> None:
+    add_program(programs, "systemctl", SYSTEMCTL.format(socket=shared_daemon.socket, state="active"))
+    status = json.loads(shared_ctl.ok("status", "--no-wake", "--json"))
+    assert status["asleep"] is False
+    assert status["daemon"]["engine"] == "hibari"
+
+
+def test_no_wake_knows_the_addresses_of_tcp_sockets(programs: Path) -> None:
+    add_program(programs, "systemctl", SYSTEMCTL.format(socket="[::1]:7860", state="inactive"))
+    ctl = Ctl(("--url", "http://localhost:7860"), str(programs))
+    assert ctl.ok("status", "--no-wake").startswith(b"asleep")
+
+
+def test_no_wake_says_when_it_cannot_tell(shared_ctl: Ctl) -> None:
+    done = shared_ctl.run("status", "--no-wake")
+    assert done.returncode == 3
+    assert b"can't be found out" in done.stderr
+
+
+def test_voices_are_a_table(shared_ctl: Ctl) -> None:
+    lines = shared_ctl.ok("voices").decode().splitlines()
+    assert lines[0].split() == ["VOICE", "SPEAKS", "GENDER", "DESCRIPTION", "OPENAI", "NAMES"]
+    assert lines[1].split()[:3] == ["heart", "en", "female"]
+
+
+def test_voices_as_json_are_of_the_model(shared_ctl: Ctl) -> None:
+    voices = json.loads(shared_ctl.ok("voices", "--model", "hibari", "--json"))
+    assert [voice["id"] for voice in voices] == ["heart"]
+
+
+def test_unload_frees_what_is_loaded(hand_started: HandStarted, ctl: Ctl) -> None:
+    ctl.ok("say", "Hello.", "-")
+    assert json.loads(ctl.ok("status", "--json"))["hibari"]["loaded"]
+    assert ctl.ok("unload") == b"unloaded hibari\n"
+    assert json.loads(ctl.ok("status", "--json"))["daemon"]["worker_pid"] is None
+    assert ctl.ok("unload") == b"nothing was loaded\n"
+
+
+def test_unload_takes_a_name(hand_started: HandStarted, ctl: Ctl) -> None:
+    assert json.loads(ctl.ok("unload", "hibari", "--json")) == {"unloaded": []}
+    ctl.ok("say", "Hello.", "-")
+    assert json.loads(ctl.ok("unload", "hibari", "--json")) == {"unloaded": ["hibari"]}
+
+
+def test_unload_never_cuts_a_request_off(hand_started: HandStarted, ctl: Ctl) -> None:
+    speaking = ctl.start("say", LONG_TEXT, "-o", "-")
+    assert speaking.stdout is not None
+    assert speaking.stdout.read(4) == b"RIFF"
+    done = ctl.run("unload", "hibari", "--timeout", "2")
+    assert done.returncode == 1
+    assert b"is being served" in done.stderr
+    assert speaking.poll() is None
+    speaking.kill()
+    speaking.communicate()

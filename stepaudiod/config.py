@@ -10,7 +10,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -71,8 +71,8 @@ class Settings(BaseSettings):
     )
 
     engine: str = Field("auto", description='"auto" takes the best that is installed; or an engine by name')
-    idle_timeout: Seconds | Literal["never"] = Field(
-        300, ge=0, description='seconds without work until the daemon exits; "never" keeps it resident'
+    idle_timeout: Annotated[Seconds, Field(ge=0)] | Literal["never"] = Field(
+        300, description='seconds without work until the daemon exits; "never" keeps it resident'
     )
     threads: int = Field(
         0, ge=0, description="processor threads for the engine; 0 takes what the machine has, up to 4"

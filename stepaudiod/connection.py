@@ -23,6 +23,9 @@ from stepaudiod.web.errors import error_body
 SEND_BUFFER_BYTES = 256 * 1024
 """Small enough that a client which plays while it reads is seen to read."""
 
+LINGER_S = 1.0
+"""How long a refused client is listened to after the answer."""
+
 
 class Connection(H11Protocol):
     """One client.
@@ -38,11 +41,12 @@ class Connection(H11Protocol):
         self._timeouts = timeouts
         self._header_deadline: asyncio.TimerHandle | None = None
         self._reading_deadline: asyncio.TimerHandle | None = None
+        self._is_refused = False
 
     @property
     def is_quiet(self) -> bool:
         """Whether it has been answered all it asked, and nothing of a next request has come."""
-        return self._is_answered and self._header_deadline is None
+        return self._is_refused or (self._is_answered and self._header_deadline is None)
 
     @property
     def _is_answered(self) -> bool:
@@ -72,6 +76,8 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """The deadline runs from the first byte of a request to the end of its headers."""
+        if self._is_refused:
+            return
         if self.is_quiet:
             self._expect_headers()
         before = self.cycle
@@ -124,8 +130,13 @@ class Connection(H11Protocol):
         self._refuse(status, f"This isn't a request that can be read: {error or msg}.")
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer and close; where an answer has begun, only close."""
+        """Answer and close; where an answer has begun, only close.
+
+        What the client still sends is read and dropped for a moment: closing on unread bytes would reset the
+        connection, and the client would never see the answer (RFC 9112, section 9.6).
+        """
         self._stop_expecting()
+        self._is_refused = True
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = error_body(message, status)
             headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
@@ -136,4 +147,6 @@ class Connection(H11Protocol):
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)

@@ -1,8 +1,8 @@
 """What the front knows of work: who waits, who is being served, which engine serves them. Knows no HTTP.
 
-A request waits for its turn in one bounded queue, first come, first served, whichever socket it came by. The
-worker is spawned for the first of them. A request that is closed, at any point, gives back its place and stops
-its work.
+A request waits for its turn in one bounded queue, first come, first served, whichever socket it came by.
+The worker is spawned for the first of them. A request that is closed, at any point, gives back its place
+and stops its work.
 """
 
 from __future__ import annotations
@@ -230,4 +230,7 @@ class Service:
             queued = f", {self.queued} waiting" if self._waiting else ""
             return f"speaking to {self._active}{queued}"
         remaining_s = self._idle.remaining_s
-        return "awake for good" if remaining_s is None else f"asleep in {math.ceil(remaining_s)} s"
+        if remaining_s is None:
+            return "awake for good"
+        step_s = 10 if remaining_s > 10 else 1  # each change is a message to the manager
+        return f"asleep in {math.ceil(remaining_s / step_s) * step_s} s"

@@ -89,7 +89,7 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 class Notifier:
-    """sd_notify(3): what `systemctl status` shows and the manager waits for. Without systemd it does nothing."""
+    """sd_notify(3): what `systemctl status` shows and the manager waits for. Silent without systemd."""
 
     def __init__(self) -> None:
         self._notifier = sdnotify.SystemdNotifier()
@@ -110,7 +110,8 @@ class Notifier:
         """The line that `systemctl status` shows; said only when it changes."""
         if text != self._status:
             self._status = text
-            self._notifier.notify(f"STATUS={text}")
+            # sdnotify encodes as Latin-1, and systemd wants UTF-8
+            self._notifier.notify(f"STATUS={text}".encode().decode("latin-1"))
 
     def watchdog(self) -> None:
         """A sign of life."""

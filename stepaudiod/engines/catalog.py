@@ -129,7 +129,10 @@ class Catalog:
             EngineUnavailable: what is set isn't installed, or nothing is.
         """
         if setting != "auto":
-            return Choice(self.get(setting), f'engine = "{setting}" is configured')
+            try:
+                return Choice(self.get(setting), f'engine = "{setting}" is configured')
+            except NotFound as error:
+                raise EngineUnavailable(f'engine = "{setting}" is configured. {error}') from None
         better: list[str] = []
         for engine in self.engines:
             if missing := self._missing[engine.name]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepaudiod.errors import InvalidRequest, NotFound, Unsupported
+from stepaudiod.errors import InvalidRequest, Unsupported
 from stepaudiod.speech import EngineDescription, Voice
 from stepaudiod.text.scripts import has_chinese, has_letters_of, main_language
 from stepaudiod.text.speakable import is_speakable
@@ -19,7 +19,7 @@ def resolve_voice(engine: EngineDescription, name: str, text: str) -> str:
         text: what is to be said; its main language decides whom an OpenAI name stands for.
 
     Raises:
-        NotFound: nobody here is called that.
+        InvalidRequest: nobody here is called that.
     """
     if not name:
         return engine.voices[0].id
@@ -30,7 +30,7 @@ def resolve_voice(engine: EngineDescription, name: str, text: str) -> str:
         return by_language.get(main_language(text)) or by_language["en"]
     own = ", ".join(voice.id for voice in engine.voices)
     theirs = ", ".join(engine.openai_voices)
-    raise NotFound(
+    raise InvalidRequest(
         f"The engine {engine.name} has no voice {name[:80]!r}. Its voices: {own}."
         + (f" OpenAI's names work too: {theirs}." if theirs else ""),
         "voice",

@@ -1,9 +1,8 @@
-"""A request's JSON body: read within its limits, checked against its schema, mistakes named by their field."""
+"""A request's JSON body: read within its limits, checked against its schema, mistakes named by field."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -11,6 +10,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from stepaudiod.config import Settings
 from stepaudiod.errors import InvalidRequest, TooLarge, TooSlow
+
+DISCARD = 64
+"""How many times the limit is read and dropped, so that a client which still sends can hear why it is refused."""
 
 Form = TypeVar("Form", bound=BaseModel)
 
@@ -25,9 +27,7 @@ async def read_form(request: Request, schema: type[Form], settings: Settings) ->
     """
     body = await _read(request, settings)
     try:
-        return schema.model_validate(json.loads(body))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"The body isn't JSON: {error}.") from None
+        return schema.model_validate_json(body)
     except ValidationError as error:
         raise InvalidRequest(*_explain(error)) from None
 
@@ -35,30 +35,31 @@ async def read_form(request: Request, schema: type[Form], settings: Settings) ->
 async def _read(request: Request, settings: Settings) -> bytes:
     """Every byte, as long as they keep coming and aren't too many."""
     limit = settings.limits.max_body
-    too_large = TooLarge(
-        f"The body is larger than {limit:,} bytes (limits.max_body). Send the text in parts."
-    )
-    if int(request.headers.get("content-length", 0)) > limit:
-        raise too_large
-    body = bytearray()
+    body, size = bytearray(), 0
     stream = request.stream()
-    while True:
+    while size <= DISCARD * limit:
         try:
             async with asyncio.timeout(settings.timeouts.body):
-                body += await anext(stream)
+                piece = await anext(stream)
         except StopAsyncIteration:
-            return bytes(body)
+            break
         except TimeoutError:
             raise TooSlow(f"The body stopped coming for {settings.timeouts.body:g} s.") from None
         except ClientDisconnect:
             raise InvalidRequest("The client left before its request was complete.") from None
-        if len(body) > limit:
-            raise too_large
+        size += len(piece)
+        if size <= limit:
+            body += piece
+    if size > limit:
+        raise TooLarge(f"The body is larger than {limit:,} bytes (limits.max_body). Send the text in parts.")
+    return bytes(body)
 
 
-def _explain(error: ValidationError) -> tuple[str, str]:
+def _explain(error: ValidationError) -> tuple[str, str | None]:
     """What is wrong with which field; the first mistake decides `param`."""
     item = error.errors()[0]
+    if item["type"] in ("json_invalid", "model_type"):
+        return f"The body isn't a JSON object: {item['msg']}.", None
     names = [str(part) for part in item["loc"] if part not in ("str", "VoiceId")]
     param = ".".join(names) or "body"
     if item["type"] == "missing":

@@ -38,6 +38,9 @@ STATUSES: dict[type[StepaudiodError], int] = {
 RETRY_AFTER_S = {errors.Stopping: 1, errors.WorkerLost: 1}
 """Errors that the same request won't meet again: whole seconds until it is worth sending."""
 
+UNFINISHED = (408, 413)
+"""Answers to a request that has not come whole: the connection can't carry another."""
+
 
 def error_body(message: str, status: int, code: str | None = None, param: str | None = None) -> bytes:
     """The JSON of one error."""
@@ -66,6 +69,8 @@ async def on_stepaudiod_error(request: Request, error: Exception) -> Response:
     status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
     retry_after_s = error.retry_after_s if isinstance(error, Busy) else RETRY_AFTER_S.get(type(error))
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    if status in UNFINISHED:
+        headers["Connection"] = "close"
     param = error.param if isinstance(error, InvalidRequest) else None
     return error_response(error.message, status, error.code, param, headers)
 

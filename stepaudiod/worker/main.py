@@ -1,9 +1,9 @@
 """The worker: the child process that owns the engines. Knows no HTTP and no systemd.
 
 Three threads. The main one works: it steps the requests in turn, a chunk each, so that a short request isn't
-held up by a long one and a cancelled one stops within a chunk. One receives frames. One sends heartbeats with
-a count of the progress made, so that the front can tell slow from stuck. When the front dies, the kernel kills
-us.
+held up by a long one and a cancelled one stops within a chunk. One receives frames. One sends heartbeats
+with a count of the progress made, so that the front can tell slow from stuck. When the front dies, the
+kernel kills us.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Worker:
 
 
 def _describe(error: Exception) -> dict[str, Any]:
-    """An error as it crosses the border: ours by name; any other as a failed engine, its trace in the journal."""
+    """An error as it crosses the border: ours by name, any other as a failed engine."""
     if isinstance(error, StepaudiodError):
         param = error.param if isinstance(error, InvalidRequest) else None
         return {"error": type(error).__name__, "message": error.message, "param": param}

@@ -1,0 +1,238 @@
+"""The daemon as systemd runs it: it gets listening sockets and a notify socket, and is started on a connection."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+DEADLINE_S = 60.0
+"""A test that waits for an event gives up here; nothing is ever asserted to be this slow."""
+
+
+class NotifySocket:
+    """The manager's end of sd_notify(3): keeps every message, and waits for one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.messages: list[str] = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._arrived = threading.Condition()
+        self._thread = threading.Thread(target=self._receive, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", str(self.path))
+        self._thread.join(DEADLINE_S)
+        self._socket.close()
+
+    def _receive(self) -> None:
+        while message := self._socket.recv(4096).decode():
+            with self._arrived:
+                self.messages += message.split("\n")
+                self._arrived.notify_all()
+
+    def wait_for(self, text: str, count: int = 1) -> str:
+        """The first message that starts so; with `count`, once that many have come."""
+
+        def found() -> list[str]:
+            return [m for m in self.messages if m.startswith(text)]
+
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(found()) >= count, DEADLINE_S), (text, self.messages)
+            return found()[count - 1]
+
+
+class DaemonProcess:
+    """A running daemon with the sockets it was given.
+
+    Args:
+        folder: for its unix socket, its notify socket and its log.
+        settings: `key=value`, as for `--set`.
+        roles: one TCP socket for each; the unix socket is the first role's.
+        listeners: sockets to hand on instead of new ones.
+        environ: more variables.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, object],
+        roles: tuple[str, ...] = ("http",),
+        listeners: list[tuple[str, socket.socket]] | None = None,
+        environ: dict[str, str] | None = None,
+        options: tuple[str, ...] = (),
+    ) -> None:
+        self.folder = folder
+        self.log_path = folder / "log"
+        self.listeners = listeners if listeners is not None else listening_sockets(folder, roles)
+        self.notify = NotifySocket(folder / f"notify-{len(list(folder.iterdir()))}")
+        names = ":".join(name for name, _ in self.listeners)
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("STEPAUDIOD_", "LISTEN_"))} | {
+            "LISTEN_FDS": str(len(self.listeners)),
+            "LISTEN_FDNAMES": names,
+            "NOTIFY_SOCKET": str(self.notify.path),
+            **(environ or {}),
+        }
+        defaults: dict[str, object] = {"engine": "hibari", "cache_dir": folder / "cache"}
+        assignments = [f"--set={key}={value}" for key, value in (defaults | settings).items()]
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                # $$ stays the process's own through exec, which is what LISTEN_PID must be
+                ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh"]
+                + [sys.executable, "-m", "stepaudiod", *assignments, *options],
+                env=env,
+                stderr=log,
+                pass_fds=range(3, 3 + len(self.listeners)),
+                preexec_fn=self._hand_on,
+            )
+
+    def _hand_on(self) -> None:
+        """In the child: the sockets become descriptors 3, 4, …: sd_listen_fds(3)."""
+        high = [os.dup(fd) for fd in self._high_copies()]
+        for number, fd in enumerate(high, start=3):
+            os.dup2(fd, number, inheritable=True)
+
+    def _high_copies(self) -> list[int]:
+        """Copies that are out of the way of 3, 4, …"""
+        import fcntl
+
+        return [fcntl.fcntl(s.fileno(), fcntl.F_DUPFD, 100) for _, s in self.listeners]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The first TCP socket."""
+        host, port = self.listeners[0][1].getsockname()
+        return host, port
+
+    @property
+    def url(self) -> str:
+        """The base URL of the first TCP socket."""
+        return self.url_of(self.listeners[0][0])
+
+    def url_of(self, role: str) -> str:
+        """The base URL of the TCP socket of that role."""
+        listener = next(s for name, s in self.listeners if name == role and s.family == socket.AF_INET)
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    @property
+    def unix_path(self) -> str:
+        """The unix socket."""
+        return str(next(s.getsockname() for _, s in self.listeners if s.family == socket.AF_UNIX))
+
+    def client(self, role: str | None = None) -> httpx.Client:
+        """A client of the TCP socket."""
+        return httpx.Client(base_url=self.url_of(role) if role else self.url, timeout=DEADLINE_S)
+
+    def client_of(self, listener: socket.socket) -> httpx.Client:
+        """A client of that very socket, TCP or unix."""
+        if listener.family == socket.AF_UNIX:
+            transport = httpx.HTTPTransport(uds=listener.getsockname())
+            return httpx.Client(base_url="http://localhost", transport=transport, timeout=DEADLINE_S)
+        return httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=DEADLINE_S)
+
+    @functools.cached_property
+    def shared_client(self) -> httpx.Client:
+        """A client that lives as long as the daemon."""
+        return self.client()
+
+    def log(self) -> str:
+        """Everything it has said on stderr."""
+        return self.log_path.read_text()
+
+    def wait(self) -> int:
+        """The exit status, once it has gone."""
+        return self.process.wait(DEADLINE_S)
+
+    def worker_pid(self) -> int:
+        """The process of the worker, by asking the daemon."""
+        with self.client() as client:
+            pid = client.get("/api/v1/models/status").json()["daemon"]["worker_pid"]
+        assert pid is not None
+        return int(pid)
+
+    def end(self) -> None:
+        """Kill it if it still runs, and close the sockets."""
+        if "shared_client" in vars(self):
+            self.shared_client.close()
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGCONT)
+                self.process.kill()
+        self.process.wait()
+        self.notify.close()
+        for _, listener in self.listeners:
+            listener.close()
+
+
+def listening_sockets(folder: Path, roles: tuple[str, ...] = ("http",)) -> list[tuple[str, socket.socket]]:
+    """A TCP socket for each role, and a unix socket for the first."""
+    sockets: list[tuple[str, socket.socket]] = []
+    for role in roles:
+        listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        sockets.append((role, listener))
+    unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    unix.bind(str(folder / "sock"))
+    unix.listen(4096)
+    sockets.append((roles[0], unix))
+    return sockets
+
+
+class Activator:
+    """Holds listening sockets as systemd does, and starts a daemon whenever somebody connects and none runs."""
+
+    def __init__(self, folder: Path, settings: dict[str, object]) -> None:
+        self.listeners = listening_sockets(folder)
+        self.starts = 0
+        self.exit_codes: list[int] = []
+        self._folder = folder
+        self._settings = settings
+        self._wake, self._stop = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where to connect."""
+        host, port = self.listeners[0][1].getsockname()
+        return host, port
+
+    def _run(self) -> None:
+        poll = select.poll()
+        for _, listener in self.listeners:
+            poll.register(listener, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in poll.poll()]
+            if self._wake.fileno() in ready:
+                return
+            self.starts += 1
+            daemon = DaemonProcess(self._folder, self._settings, listeners=self.listeners)
+            self.exit_codes.append(daemon.process.wait())
+            daemon.notify.close()
+
+    def end(self) -> None:
+        """Start no more; the present daemon leaves when it is idle."""
+        self._stop.send(b"x")
+        self._thread.join(DEADLINE_S)
+        for each in (self._wake, self._stop, *(listener for _, listener in self.listeners)):
+            each.close()
+
+
+def pids_of_group(parent: int) -> Iterator[int]:
+    """The children of a process."""
+    for entry in Path(f"/proc/{parent}/task").iterdir():
+        yield from map(int, (entry / "children").read_text().split())

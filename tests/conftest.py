@@ -1,0 +1,62 @@
+"""Fixtures: each is a factory, and what it made is taken down after the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.activation import Activator, DaemonProcess
+
+StartDaemon = Callable[..., DaemonProcess]
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
+    """Start a daemon that has its sockets from us; returns when it is ready."""
+    yield from _starter(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def start_module_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartDaemon]:
+    """The same, for a daemon that the tests of a module share."""
+    yield from _starter(tmp_path_factory.mktemp("shared"))
+
+
+def _starter(parent: Path) -> Iterator[StartDaemon]:
+    """Start daemons, and end them in the end."""
+    started: list[DaemonProcess] = []
+
+    def start(settings: dict[str, object] | None = None, **options: Any) -> DaemonProcess:
+        folder = parent / f"daemon-{len(started)}"
+        folder.mkdir()
+        daemon = DaemonProcess(folder, settings or {}, **options)
+        started.append(daemon)
+        daemon.notify.wait_for("READY=1")
+        return daemon
+
+    yield start
+    for daemon in started:
+        daemon.end()
+
+
+@pytest.fixture
+def daemon(start_daemon: StartDaemon) -> DaemonProcess:
+    """A daemon with the default settings and the small English voice."""
+    return start_daemon()
+
+
+@pytest.fixture
+def activator(tmp_path: Path) -> Iterator[Callable[[dict[str, object]], Activator]]:
+    """Hold sockets and start a daemon for whoever connects."""
+    made: list[Activator] = []
+
+    def make(settings: dict[str, object]) -> Activator:
+        made.append(Activator(tmp_path, {"engine": "hibari"} | settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()

@@ -1,0 +1,182 @@
+"""The process border: deaths, hangs, cancellation, the queue. Each costs only the requests in flight."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.activation import DEADLINE_S, DaemonProcess, pids_of_group
+from tests.conftest import StartDaemon
+
+SAY = {"model": "tts-1", "voice": "alloy", "input": "Hello there.", "response_format": "wav"}
+LONG = SAY | {"input": "This is one more sentence of a long text. " * 2000}
+
+
+def test_a_worker_that_is_killed_costs_only_the_request_in_flight(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        assert client.post("/v1/audio/speech", json=SAY).status_code == 200
+        worker = daemon.worker_pid()
+        with (
+            pytest.raises(httpx.RemoteProtocolError),
+            client.stream("POST", "/v1/audio/speech", json=LONG) as response,
+        ):
+            chunks = response.iter_raw()
+            next(chunks)
+            os.kill(worker, signal.SIGKILL)
+            for _ in chunks:
+                pass
+        assert client.post("/v1/audio/speech", json=SAY).status_code == 200
+        assert daemon.worker_pid() != worker
+
+
+def test_a_worker_that_dies_before_the_first_chunk_gives_a_503_that_says_so(daemon: DaemonProcess) -> None:
+    with ThreadPoolExecutor() as pool, daemon.client() as client:
+        response = pool.submit(client.post, "/v1/audio/speech", json=SAY)
+        daemon.notify.wait_for("STATUS=speaking to 1 · loading hibari")
+        (worker,) = pids_of_group(daemon.process.pid)
+        os.kill(worker, signal.SIGKILL)
+        answer = response.result(DEADLINE_S)
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "1"
+        assert answer.json()["error"]["code"] == "worker_lost"
+        assert client.post("/v1/audio/speech", json=SAY).status_code == 200
+
+
+def test_a_worker_that_hangs_is_replaced(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon({"timeouts.heartbeat": 1})
+    with daemon.client() as client:
+        assert client.post("/v1/audio/speech", json=SAY).status_code == 200
+        worker = daemon.worker_pid()
+        os.kill(worker, signal.SIGSTOP)
+        answer = client.post("/v1/audio/speech", json=SAY)
+        assert answer.status_code == 503
+        assert "no sign of life" in answer.json()["error"]["message"]
+        assert client.post("/v1/audio/speech", json=SAY).status_code == 200
+        assert daemon.worker_pid() != worker
+
+
+def test_the_worker_dies_with_the_front(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        assert client.post("/v1/audio/speech", json=SAY).status_code == 200
+    worker = os.pidfd_open(daemon.worker_pid())
+    daemon.process.kill()
+    gone, _, _ = select.select([worker], [], [], DEADLINE_S)
+    os.close(worker)
+    assert gone, "the worker is still there"
+
+
+def test_beyond_the_queue_comes_429_with_whole_seconds(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon({"limits.concurrency": 1, "limits.max_queue": 1})
+    with daemon.client() as client, contextlib.ExitStack() as clients:
+
+        def begin() -> None:
+            other = clients.enter_context(socket.create_connection(daemon.address, timeout=DEADLINE_S))
+            other.sendall(speech_request(LONG))
+
+        begin()
+        daemon.notify.wait_for("STATUS=speaking to 1")
+        begin()
+        daemon.notify.wait_for("STATUS=speaking to 1, 1 waiting")
+        refused = client.post("/v1/audio/speech", json=SAY)
+        assert refused.status_code == 429
+        assert int(refused.headers["Retry-After"]) >= 1
+        error = refused.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["type"] == "rate_limit_error"
+        clients.close()
+        daemon.notify.wait_for("STATUS=asleep in")
+        assert client.post("/v1/audio/speech", json=SAY).status_code == 200
+
+
+def speech_request(body: dict[str, object]) -> bytes:
+    payload = json.dumps(body).encode()
+    head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(payload)}\r\n\r\n"
+    return head.encode() + payload
+
+
+def test_a_client_that_leaves_stops_its_work(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        with client.stream("POST", "/v1/audio/speech", json=LONG) as response:
+            next(response.iter_raw())
+        daemon.notify.wait_for("STATUS=asleep in", count=2)
+        status = client.get("/api/v1/models/status").json()["daemon"]
+        assert status["requests"]["cancelled"] == 1
+        assert status["active"] == 0
+
+
+def test_a_client_that_leaves_while_it_waits_gives_up_its_place(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon({"limits.concurrency": 1, "limits.max_queue": 1})
+    with socket.create_connection(daemon.address) as first:
+        first.sendall(speech_request(LONG))
+        daemon.notify.wait_for("STATUS=speaking to 1")
+        with socket.create_connection(daemon.address) as second:
+            second.sendall(speech_request(SAY))
+            daemon.notify.wait_for("STATUS=speaking to 1, 1 waiting")
+        daemon.notify.wait_for("STATUS=speaking to 1 · hibari")
+    daemon.notify.wait_for("STATUS=asleep in", count=2)
+
+
+def test_a_slow_reader_holds_up_nobody_else(daemon: DaemonProcess) -> None:
+    with socket.create_connection(daemon.address) as slow, daemon.client() as client:
+        slow.sendall(speech_request(LONG | {"response_format": "pcm"}))
+        assert slow.recv(100).startswith(b"HTTP/1.1 200")
+        for _ in range(5):
+            assert client.post("/v1/audio/speech", json=SAY).status_code == 200
+        status = client.get("/api/v1/models/status").json()["daemon"]
+        assert status["active"] == 1
+
+
+def test_a_client_that_stops_reading_is_let_go(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon({"timeouts.client": 0.5, "idle_timeout": 0.5})
+    with socket.create_connection(daemon.address) as stalled:
+        stalled.sendall(speech_request(LONG | {"response_format": "pcm"}))
+        assert daemon.wait() == 0
+
+
+def test_short_requests_are_not_held_up_by_a_long_one(daemon: DaemonProcess) -> None:
+    finished: list[str] = []
+
+    def say(body: dict[str, object], name: str) -> None:
+        with daemon.client() as client:
+            client.post("/v1/audio/speech", json=body)
+            finished.append(name)
+
+    with daemon.client() as client:
+        client.post("/v1/audio/speech", json=SAY)
+        text = {"input": "This is one more sentence of a text. " * 200}
+        long = threading.Thread(target=say, args=(SAY | text, "long"))
+        long.start()
+        daemon.notify.wait_for("STATUS=speaking to 1", count=2)
+        say(SAY, "short")
+        long.join(DEADLINE_S)
+    assert finished == ["short", "long"]
+
+
+def test_unloading_ends_the_worker_and_says_whether_there_was_one(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        path = "/api/v1/models/hibari/unload"
+        assert client.post(path).json() == {"model": "hibari", "unloaded": False}
+        client.post("/v1/audio/speech", json=SAY)
+        worker = daemon.worker_pid()
+        assert client.post(path).json() == {"model": "hibari", "unloaded": True}
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
+        assert client.post("/v1/audio/speech", json=SAY).status_code == 200
+
+
+def test_unloading_never_cuts_off_a_request(daemon: DaemonProcess) -> None:
+    with daemon.client() as client, daemon.client() as other:
+        with other.stream("POST", "/v1/audio/speech", json=LONG) as response:
+            next(response.iter_raw())
+            refused = client.post("/api/v1/models/hibari/unload")
+        assert refused.status_code == 429
+        assert refused.json()["error"]["code"] == "busy"

@@ -1,4 +1,4 @@
-"""The daemon as systemd runs it: it gets listening sockets and a notify socket, and is started on a connection."""
+"""The daemon as systemd runs it: it gets its sockets from outside, and is started on a connection."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ class DaemonProcess:
         }
         defaults: dict[str, object] = {"engine": "hibari", "cache_dir": folder / "cache"}
         assignments = [f"--set={key}={value}" for key, value in (defaults | settings).items()]
+        command = [sys.executable, "-m", "stepaudiod", *assignments, *options]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 # $$ stays the process's own through exec, which is what LISTEN_PID must be
-                ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh"]
-                + [sys.executable, "-m", "stepaudiod", *assignments, *options],
+                ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *command],
                 env=env,
                 stderr=log,
                 pass_fds=range(3, 3 + len(self.listeners)),
@@ -192,7 +192,7 @@ def listening_sockets(folder: Path, roles: tuple[str, ...] = ("http",)) -> list[
 
 
 class Activator:
-    """Holds listening sockets as systemd does, and starts a daemon whenever somebody connects and none runs."""
+    """Holds listening sockets as systemd does, and starts a daemon when somebody connects and none runs."""
 
     def __init__(self, folder: Path, settings: dict[str, object]) -> None:
         self.listeners = listening_sockets(folder)

@@ -1,4 +1,4 @@
-"""Life and death: what wakes the daemon, what keeps it awake, how it leaves, and that nobody is lost by it."""
+"""Life and death: what wakes the daemon, what keeps it awake, how it leaves; nobody is lost by it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from tests.conftest import StartDaemon
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 SAY = {"model": "tts-1", "voice": "alloy", "input": "Hello there.", "response_format": "wav"}
+
+LONG = SAY | {"input": "One more sentence. " * 100}
 
 
 def receive_all(connection: socket.socket) -> bytes:
@@ -85,8 +87,8 @@ def test_a_client_that_dawdles_is_waited_for(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"idle_timeout": 0.2})
     with socket.create_connection(daemon.address, timeout=DEADLINE_S) as connection:
         # the idle period passes ten times over while the client has yet to say a word
+        connection.settimeout(2)
         with pytest.raises(TimeoutError):
-            connection.settimeout(2)
             connection.recv(1)
         assert daemon.process.poll() is None
         connection.settimeout(DEADLINE_S)

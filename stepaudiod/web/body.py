@@ -12,7 +12,7 @@ from stepaudiod.config import Settings
 from stepaudiod.errors import InvalidRequest, TooLarge, TooSlow
 
 DISCARD = 64
-"""How many times the limit is read and dropped, so that a client which still sends can hear why it is refused."""
+"""This many times the limit is read and dropped, so that a client which still sends hears the refusal."""
 
 Form = TypeVar("Form", bound=BaseModel)
 

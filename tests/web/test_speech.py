@@ -8,6 +8,7 @@ import wave
 
 import av
 import httpx
+import httpx2
 import openai
 import pytest
 
@@ -63,9 +64,10 @@ def test_every_format_is_what_it_says(
     assert response.status_code == 200
     assert response.headers["content-type"] == media_type
     assert response.headers["X-StepAudio-Model"] == "hibari"
-    with av.open(io.BytesIO(response.content)) as container:
+    with av.open(io.BytesIO(response.content), "r") as container:
         stream = container.streams.audio[0]
-        seconds = sum(f.samples for f in container.decode(stream)) / stream.rate
+        samples: int = sum(frame.samples for frame in container.decode(stream))
+        seconds = samples / stream.rate
         assert stream.codec_context.name.startswith(codec)
     assert 1 < seconds < 5
 
@@ -221,7 +223,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_request_hurts_nobody(
 
 
 def test_the_official_client_speaks_over_tcp_and_the_unix_socket(awake: DaemonProcess) -> None:
-    over_unix = httpx.Client(transport=httpx.HTTPTransport(uds=awake.unix_path))
+    over_unix = openai.DefaultHttpxClient(transport=httpx2.HTTPTransport(uds=awake.unix_path))
     for http_client, base in ((None, awake.url), (over_unix, "http://localhost")):
         with openai.OpenAI(api_key="none", base_url=f"{base}/v1", http_client=http_client) as ai:
             response = ai.audio.speech.create(

@@ -23,7 +23,7 @@ exit codes:
   1    the daemon answered with an error
   2    wrong usage
   3    the daemon can't be reached
-  4    the audio came incomplete, or could not be kept
+  4    the audio came incomplete, or there was no room for it
   5    no player was found, or it failed
   130  interrupted by Ctrl-C (the daemon stops the work); 143 by a termination signal
   141  whoever read the output has gone
@@ -72,6 +72,17 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; argparse has no place for a last `-` behind options: `say "text" --voice x -`."""
+    parser = build_parser()
+    arguments, left = parser.parse_known_args(argv)
+    if left == ["-"] and vars(arguments).get("to_pipe", "-") is None:
+        arguments.to_pipe = "-"
+    elif left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    return arguments
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -80,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         with _termination_raises():
-            return _run(build_parser().parse_args(argv))
+            return _run(_parse(argv))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
     except Terminated as stop:
@@ -88,8 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # the interpreter would try to write what is left once more, and complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
 
 

@@ -55,9 +55,7 @@ class Options:
             socket, url = environ.get("STEPAUDIOD_SOCKET"), environ.get("STEPAUDIOD_URL")
         api_key = given.get("api_key") or environ.get("STEPAUDIOD_API_KEY") or None
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
-            raise WrongUsage(
-                "The API key has characters that HTTP can't send: only ASCII, and no line breaks."
-            )
+            raise WrongUsage("The API key has characters that HTTP can't send: only ASCII, no line breaks.")
         return cls(
             socket=socket or DEFAULT_SOCKET,
             url=_checked(url) if url else None,

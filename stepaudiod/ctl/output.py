@@ -6,12 +6,12 @@ import contextlib
 import os
 import stat
 import struct
-import sys
 import tempfile
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from stepaudiod.ctl.errors import IncompleteAudio, WrongUsage
+from stepaudiod.ctl.terminal import write_out
 
 WAV_HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
 WAV_UNKNOWN_SIZE = 0xFFFF_FFFF
@@ -93,8 +93,7 @@ class PipeOutput:
 
     def write(self, data: bytes) -> bool:
         """Pass the next bytes on at once."""
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        write_out(data)
         return True
 
     def finish(self) -> None:

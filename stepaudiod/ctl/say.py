@@ -48,14 +48,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of the output; without it, its extension decides (.ogg is opus)",
     )
     parser.add_argument(
-        "--voice", type=word, default="", metavar="VOICE", help="a voice of `stepaudioctl voices`"
+        "--voice", type=word, default="", metavar="VOICE", help="one of `stepaudioctl voices`"
     )
     parser.add_argument(
         "--model",
         type=word,
         default=DEFAULT_MODEL,
         metavar="MODEL",
-        help="default: the one the daemon has chosen",
+        help="default: what the daemon has chosen",
     )
     parser.add_argument("--speed", type=number, metavar="X", help="0.25 to 4; 1 is the voice's own pace")
     parser.add_argument("--seed", type=int, metavar="N", help="the same number makes the same audio")
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
         "size_bytes": meter.size_bytes,
         "duration_s": meter.duration_s,
     }
-    terminal.result(said, "", sys.stderr if output == "-" else sys.stdout)
+    terminal.result(said, "", sys.stderr if output == "-" else None)
 
 
 def _receive(form: dict[str, Any], sink: Sink, meter: Meter, options: Options, terminal: Terminal) -> None:

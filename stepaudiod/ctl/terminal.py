@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from stepaudiod.ctl.errors import CtlError, DaemonRefused
+from stepaudiod.ctl.errors import CtlError, DaemonRefused, IncompleteAudio
 
 ERASE_LINE = "\r\x1b[K"
 
@@ -30,7 +31,10 @@ class Terminal:
     def result(self, value: Any, text: str, stream: TextIO | None = None) -> None:
         """Print what was asked for: `value` for programs, `text` for people; nothing where it is empty."""
         if written := json.dumps(value, ensure_ascii=False) if self.as_json else text:
-            print(written, file=stream or sys.stdout, flush=True)
+            if stream is None:
+                write_out(f"{written}\n".encode())
+            else:
+                print(written, file=stream, flush=True)
 
     def note(self, text: str) -> None:
         """Tell a person something that no program needs."""
@@ -60,6 +64,25 @@ class Terminal:
         if isinstance(error, DaemonRefused):
             said |= {"status": error.status, "param": error.param}
         print(json.dumps({"error": said}, ensure_ascii=False), file=sys.stderr)
+
+
+def write_out(data: bytes) -> None:
+    """Write to standard output at once.
+
+    Raises:
+        BrokenPipeError: whoever read it has gone.
+        IncompleteAudio: there is no room for it.
+    """
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        # the interpreter would try to write what is left once more at its end, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        message = f"Standard output could not be written to its end: {error.strerror}."
+        raise IncompleteAudio(message) from None
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

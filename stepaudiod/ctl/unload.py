@@ -18,9 +18,7 @@ SUMMARY = "free the memory of a model"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
-    parser.add_argument(
-        "model", type=word, nargs="?", metavar="MODEL", help="default: everything that is loaded"
-    )
+    parser.add_argument("model", type=word, nargs="?", metavar="MODEL", help="default: all that is loaded")
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:

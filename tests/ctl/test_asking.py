@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 import stepaudiod
-from tests.ctl.conftest import LONG_TEXT, Ctl, HandStarted, add_program
+from tests.ctl.conftest import DEADLINE_S, LONG_TEXT, Ctl, HandStarted, add_program
 
 SYSTEMCTL = """\
 case "$1" in
@@ -51,10 +53,33 @@ def test_no_wake_knows_the_addresses_of_tcp_sockets(programs: Path) -> None:
     assert ctl.ok("status", "--no-wake").startswith(b"asleep")
 
 
-def test_no_wake_says_when_it_cannot_tell(shared_ctl: Ctl) -> None:
+@pytest.mark.parametrize(
+    ("systemctl", "why"),
+    [
+        (None, b"systemctl can't be asked"),
+        ("echo Failed to connect to bus >&2; exit 1", b"systemctl doesn't tell (Failed to connect to bus)"),
+        (SYSTEMCTL.format(socket="/run/another.sock", state="active"), b"systemd holds no such socket"),
+    ],
+)
+def test_no_wake_says_when_it_cannot_tell(
+    shared_ctl: Ctl, programs: Path, systemctl: str | None, why: bytes
+) -> None:
+    if systemctl is not None:
+        add_program(programs, "systemctl", systemctl)
     done = shared_ctl.run("status", "--no-wake")
     assert done.returncode == 3
-    assert b"can't be found out" in done.stderr
+    assert why in done.stderr
+
+
+def test_an_answer_that_has_no_room_is_an_error(shared_ctl: Ctl) -> None:
+    with open("/dev/full", "wb") as full:
+        process = shared_ctl.start("status", stdout=full)
+        _, complaint = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 4
+    assert (
+        complaint
+        == b"stepaudioctl: Standard output could not be written to its end: No space left on device.\n"
+    )
 
 
 def test_voices_are_a_table(shared_ctl: Ctl) -> None:

@@ -60,7 +60,8 @@ def test_an_unknown_voice_is_the_daemons_error(shared_ctl: Ctl) -> None:
 
 def test_errors_are_json_on_request(shared_ctl: Ctl) -> None:
     error = json.loads(shared_ctl.run("say", "Hello.", "-", "--voice", "nobody", "--json").stderr)["error"]
-    assert (error["exit_code"], error["status"], error["param"]) == (1, 404, "voice")
+    assert (error["exit_code"], error["param"]) == (1, "voice")
+    assert 400 <= error["status"] < 500
 
 
 @pytest.mark.parametrize(

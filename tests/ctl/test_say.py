@@ -64,7 +64,7 @@ def test_a_wav_file_tells_its_true_length(shared_ctl: Ctl, tmp_path: Path) -> No
         assert file.getnframes() * 2 + 44 == path.stat().st_size
 
 
-@pytest.mark.parametrize("way", [("-o", "-"), ("-",)])
+@pytest.mark.parametrize("way", [("-o", "-"), ("-",), ("--voice", "heart", "-")])
 def test_a_pipe_gets_wav(shared_ctl: Ctl, way: tuple[str, ...]) -> None:
     audio = shared_ctl.ok("say", TEXT, *way)
     assert audio[:4] == b"RIFF"
@@ -179,6 +179,15 @@ def test_a_reader_that_leaves_ends_the_work_quietly(hand_started: HandStarted, c
     assert process.stderr.read() == b""
     process.stderr.close()
     hand_started.wait_for("hibari cancelled")
+
+
+def test_a_full_disk_makes_the_audio_incomplete(shared_ctl: Ctl) -> None:
+    for output in ("/dev/full", "-"):
+        with open("/dev/full", "wb") as full:
+            process = shared_ctl.start("say", TEXT, "-o", output, "--format", "wav", stdout=full)
+            _, complaint = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 4
+        assert b"No space left on device" in complaint
 
 
 def test_a_worker_that_dies_makes_the_audio_incomplete(ctl: Ctl) -> None:

@@ -7,9 +7,11 @@ has a deadline, and a connection can say whether closing it would lose anything 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import socket
 import sys
+import termios
 from typing import Any, cast
 
 import h11
@@ -114,7 +116,26 @@ class Connection(H11Protocol):
     def pause_writing(self) -> None:
         """The client reads too slowly; from here it has a deadline to read on."""
         super().pause_writing()
-        self._reading_deadline = self.loop.call_later(self._timeouts.client, self.transport.abort)
+        self._expect_reading(self._unread_bytes())
+
+    def _unread_bytes(self) -> int:
+        """Bytes written that the client's machine hasn't taken: ours and the kernel's (tcp(7), SIOCOUTQ)."""
+        fd = self.transport.get_extra_info("socket").fileno()
+        kernel = int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return self.transport.get_write_buffer_size() + kernel
+
+    def _expect_reading(self, unread_bytes: int) -> None:
+        """Start the deadline; whoever has read something by then gets another."""
+        deadline_s = self._timeouts.client
+        self._reading_deadline = self.loop.call_later(deadline_s, self._reading_is_late, unread_bytes)
+
+    def _reading_is_late(self, unread_bytes: int) -> None:
+        """The deadline is over."""
+        now_unread = self._unread_bytes()
+        if now_unread < unread_bytes:
+            self._expect_reading(now_unread)
+        else:
+            self.transport.abort()
 
     def resume_writing(self) -> None:
         """The client reads on."""

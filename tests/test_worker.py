@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -138,6 +139,23 @@ def test_a_client_that_stops_reading_is_let_go(start_daemon: StartDaemon) -> Non
     with socket.create_connection(daemon.address) as stalled:
         stalled.sendall(speech_request(LONG | {"response_format": "pcm"}))
         assert daemon.wait() == 0
+
+
+def test_a_client_that_reads_slowly_and_steadily_is_not_let_go(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon({"timeouts.client": 0.3})
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+        reader.connect(daemon.address)
+        # one sentence is far more than the buffers between us hold
+        reader.sendall(speech_request(SAY | {"input": "Hello, " * 100, "speed": 0.25}))
+        size = 0
+        while part := reader.recv(65536):
+            size += len(part)
+            time.sleep(0.02)  # a player that reads as it plays
+            if part.endswith(b"0\r\n\r\n"):
+                break
+    assert part
+    assert size > 1_000_000
 
 
 def test_short_requests_are_not_held_up_by_a_long_one(daemon: DaemonProcess) -> None:

@@ -52,8 +52,8 @@ class Options:
         if socket and url:
             raise WrongUsage("--socket and --url name two daemons. Give one of them.")
         if not socket and not url:
-            socket, url = environ.get("STEPAUDIOD_SOCKET"), environ.get("STEPAUDIOD_URL")
-        api_key = given.get("api_key") or environ.get("STEPAUDIOD_API_KEY") or None
+            socket, url = environ.get("STEPAUDIOCTL_SOCKET"), environ.get("STEPAUDIOCTL_URL")
+        api_key = given.get("api_key") or environ.get("STEPAUDIOCTL_API_KEY") or None
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise WrongUsage("The API key has characters that HTTP can't send: only ASCII, no line breaks.")
         return cls(
@@ -119,13 +119,13 @@ def global_options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = parser.add_argument_group("options of every command")
     group.add_argument(
-        "--socket", metavar="PATH", help=f"unix socket (default: $STEPAUDIOD_SOCKET or {DEFAULT_SOCKET})"
+        "--socket", metavar="PATH", help=f"unix socket (default: $STEPAUDIOCTL_SOCKET or {DEFAULT_SOCKET})"
     )
     group.add_argument(
-        "--url", metavar="URL", help="a TCP server instead, as http://host:port (default: $STEPAUDIOD_URL)"
+        "--url", metavar="URL", help="a TCP server instead, as http://host:port (default: $STEPAUDIOCTL_URL)"
     )
     group.add_argument(
-        "--api-key", metavar="KEY", help="sent as a bearer token (better: $STEPAUDIOD_API_KEY)"
+        "--api-key", metavar="KEY", help="sent as a bearer token (better: $STEPAUDIOCTL_API_KEY)"
     )
     group.add_argument(
         "--timeout",

@@ -192,6 +192,7 @@ class WorkerProcess:
                 if reply := self._replies.pop(header["id"], None):
                     reply.put(None)
             case "failed":
+                self.loading = None
                 if reply := self._replies.pop(header["id"], None):
                     reply.put(_rebuild(header))
 

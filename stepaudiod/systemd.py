@@ -5,6 +5,7 @@ Sources: sd_listen_fds(3), sd_notify(3), systemd.journal-fields(7).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -15,6 +16,9 @@ from typing import Literal
 import sdnotify
 
 log = logging.getLogger(__name__)
+
+BACKLOG = 4096
+"""Connections that the kernel queues for us; it cuts this to net.core.somaxconn."""
 
 Role = Literal["http", "api", "page"]
 """What a socket serves: the page and the API, the API only, the page and what it needs."""
@@ -65,26 +69,22 @@ def bind(address: str) -> socket.socket:
     if not host or not port.isdigit():
         raise ValueError(f"{address!r} isn't address:port, [v6 address]:port or the path of a socket")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if family == socket.AF_INET6:
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    listener.bind((host.strip("[]"), int(port)))
-    listener.listen(4096)
-    return listener
+    return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=BACKLOG)
 
 
 def _bind_unix(path: str) -> socket.socket:
     """A leftover socket file that nobody answers at is replaced; one that is in use is not."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     if os.path.exists(path):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             if probe.connect_ex(path) == 0:
                 raise OSError(f"{path} is in use by another process")
         os.unlink(path)
-    listener.bind(path)
-    os.chmod(path, 0o660)
-    listener.listen(4096)
+    with contextlib.ExitStack() as on_error:
+        listener = on_error.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        listener.bind(path)
+        os.chmod(path, 0o660)
+        listener.listen(BACKLOG)
+        on_error.pop_all()
     return listener
 
 

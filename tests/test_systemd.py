@@ -1,0 +1,76 @@
+"""Sockets, however they come: from systemd under any name, or bound by ourselves."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from stepaudiod.systemd import bind
+from tests.activation import DEADLINE_S
+
+
+def free_port(family: socket.AddressFamily) -> int:
+    with socket.create_server(("", 0), family=family) as probe:
+        return int(probe.getsockname()[1])
+
+
+def test_every_socket_of_systemd_socket_activate_wakes_and_is_served(tmp_path: Path) -> None:
+    v4, v6, unix = free_port(socket.AF_INET), free_port(socket.AF_INET6), tmp_path / "sock"
+    command = ["systemd-socket-activate", "-l", f"127.0.0.1:{v4}", "-l", f"[::1]:{v6}", "-l", str(unix)]
+    command += ["--fdname=http:api:http", sys.executable, "-m", "stepaudiod", "--set=idle_timeout=0.5"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "Listening on" in (line := process.stderr.readline()) and str(unix) not in line:
+            pass
+        over_unix = httpx.Client(transport=httpx.HTTPTransport(uds=str(unix)), timeout=DEADLINE_S)
+        with over_unix, httpx.Client(timeout=DEADLINE_S) as over_tcp:
+            assert over_unix.get("http://localhost/").status_code == 200
+            assert over_tcp.get(f"http://127.0.0.1:{v4}/").status_code == 200
+            assert over_tcp.get(f"http://[::1]:{v6}/healthz").status_code == 200
+            assert over_tcp.get(f"http://[::1]:{v6}/").status_code == 404
+        assert process.wait(DEADLINE_S) == 0
+        said = process.stderr.read()
+    assert f"127.0.0.1:{v4} (http), [::1]:{v6} (api), {unix} (http)" in said
+
+
+def test_by_hand_it_binds_what_the_configuration_says(tmp_path: Path) -> None:
+    unix, v6 = tmp_path / "sock", free_port(socket.AF_INET6)
+    listen = [f'--set=listen.http=["{unix}"]', f'--set=listen.api=["[::1]:{v6}"]']
+    command = [sys.executable, "-m", "stepaudiod", "--set=idle_timeout=0.5", *listen]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "ready on" not in process.stderr.readline():
+            pass
+        with httpx.Client(timeout=DEADLINE_S) as client:
+            assert client.get(f"http://[::1]:{v6}/healthz").status_code == 200
+        assert process.wait(DEADLINE_S) == 0
+
+
+def test_an_address_that_cannot_be_had_is_said_and_ends_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f'--set=listen.http=["127.0.0.1:{taken.getsockname()[1]}"]'
+        command = [sys.executable, "-m", "stepaudiod", listen]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "can't listen" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_socket_file_nobody_answers_at_is_replaced(tmp_path: Path) -> None:
+    path = str(tmp_path / "sock")
+    bind(path).close()
+    with bind(path) as again:
+        assert again.getsockname() == path
+        with pytest.raises(OSError, match="in use"):
+            bind(path)
+
+
+def test_what_is_no_address_is_named() -> None:
+    for address in ("7860", "localhost", "127.0.0.1:http", ":"):
+        with pytest.raises(ValueError, match="isn't address:port"):
+            bind(address)

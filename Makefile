@@ -8,7 +8,7 @@ PYTHON ?= /usr/bin/python3
 EXTRAS ?= kokoro
 TEST_EXTRAS := kokoro,tools,dev
 LISTEN ?= 127.0.0.1:7860
-RUNTIME_DIR := $(or $(XDG_RUNTIME_DIR),/tmp)
+RUNTIME_DIR := $(if $(filter 0,$(shell id -u)),/run,$(or $(XDG_RUNTIME_DIR),$(CURDIR)/build))
 SOCKET ?= $(RUNTIME_DIR)/stepaudiod.sock
 
 VENV := .venv
@@ -22,6 +22,7 @@ TEST_PACKAGES := $(PACKAGES) mmdebstrap systemd-container
 .SILENT: run
 
 run: $(VENV)/.run-$(LOCKED)
+	mkdir -p build
 	printf '\nListening. Nothing runs until somebody connects. To hear it speak:\n\n'
 	printf '  curl -s http://$(LISTEN)/v1/audio/speech -d '\''{"model": "tts-1", "voice": "alloy", "input": "Hello. I was asleep until you called."}'\'' -o hello.mp3\n\n'
 	printf 'The page: http://$(LISTEN)/   The unix socket: $(SOCKET)   Stop: Ctrl-C\n\n'

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepaudiod.audio.formats import MEDIA_TYPES
+from stepaudiod.audio.resample import Resampler
 from stepaudiod.errors import InvalidRequest
 
 Waveform = NDArray[np.float32]
@@ -99,7 +100,7 @@ class PcmEncoder:
     """Bare 16-bit little-endian samples at 24 kHz, whatever the engine's rate."""
 
     def __init__(self, sample_rate: int) -> None:
-        self._resample = None if sample_rate == PCM_RATE else _Resampler(sample_rate, PCM_RATE)
+        self._resample = None if sample_rate == PCM_RATE else Resampler(sample_rate, PCM_RATE)
 
     def encode(self, waveform: Waveform) -> bytes:
         """Take samples; return them rounded."""
@@ -110,29 +111,6 @@ class PcmEncoder:
     def finish(self) -> bytes:
         """Return what the change of rate still holds."""
         return b"" if self._resample is None else to_pcm16(self._resample(None)).tobytes()
-
-
-class _Resampler:
-    """Streaming change of rate. Called with None it gives back what it still holds."""
-
-    def __init__(self, source_rate: int, target_rate: int) -> None:
-        import av
-
-        self._source_rate = source_rate
-        self._frame: Any = av.AudioFrame
-        self._resampler = av.AudioResampler(format="flt", layout="mono", rate=target_rate)
-
-    def __call__(self, waveform: Waveform | None) -> Waveform:
-        frame = None
-        if waveform is not None:
-            if waveform.size == 0:
-                return np.zeros(0, np.float32)
-            frame = self._frame.from_ndarray(
-                waveform.reshape(1, -1), format="flt", layout="mono"
-            )  # (1, samples)
-            frame.sample_rate = self._source_rate
-        parts = [out.to_ndarray().reshape(-1) for out in self._resampler.resample(frame)]
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
 class _Sink(RawIOBase):
@@ -203,7 +181,7 @@ class CodecEncoder:
     def finish(self) -> bytes:
         """Return the last packets."""
         if self._samples == 0:
-            self.encode(np.zeros(1, np.float32))
+            self.encode(np.zeros(self._source_rate // 50, np.float32))
         self._container.mux(self._stream.encode(None))
         self._container.close()
         return self._sink.take()

@@ -24,6 +24,9 @@ SHORT = 14
 LOOK_BACK = 24
 """How far before a full stop an abbreviation is looked for."""
 
+LONG = 2_000
+"""A stretch of more characters than this ends at its next mark, whatever the mark means."""
+
 WRAPPED_LINE = 55
 """A line at least this long without an end mark was probably wrapped by an editor, not ended by a writer."""
 
@@ -55,6 +58,14 @@ _CLAUSE_MARK = re.compile(
     r"[,:][\"'”’)\]]*(?=\s)|[，、：][”’」』）】》]*|[—–]+|(?<=\s)-(?=\s)|[)）\]】](?=\s)"
 )
 _OPENING = "\"'“‘«(（[【《「『〔"
+_JOINT = re.compile(
+    r"\s(?=(?:and|but|or|because|which|that|who|when|while|where|if|so|then|with|for|to|in|on|at|from|as)\s)"
+    r"|(?<=[\u4e00-\u9fff])(?=然后|但是|所以|因为|而且|如果|虽然|接着|并且|或者|可是|以及|最后|不过|因此)"
+    r"|(?<=[\u4e00-\u9fff][了的着过吗呢吧])(?=[\u4e00-\u9fff])"
+)
+"""Where a sentence without marks may best be taken apart: before a conjunction, after a particle."""
+
+_BULLET = re.compile(r"^[-*•–·]\s+")
 _FULL_WIDTH_MARKS = frozenset("。！？；｡")
 _ABBREVIATIONS = frozenset(
     """
@@ -64,7 +75,7 @@ _ABBREVIATIONS = frozenset(
     mon tue tues wed thu thur thurs fri sat sun ave blvd rd hwy
     """.split()  # noqa: SIM905
 )
-_MAY_END = frozenset("etc inc ltd co corp bros jr sr al ave blvd rd hwy st est no".split())  # noqa: SIM905
+_MAY_END = frozenset("etc inc ltd co corp bros jr sr al ave blvd rd hwy est".split())  # noqa: SIM905
 """Abbreviations that end a sentence as readily as not; a capital after them decides."""
 
 
@@ -79,7 +90,7 @@ def split_sentences(text: str, limit: int = 240, first_limit: int = 100) -> Iter
     Yields:
         Pieces that each have something to say, whitespace collapsed, in order.
     """
-    allowed = first_limit
+    allowed = first_limit = min(first_limit, limit)
     for sentence in _joined(_sentences(text), first_limit, limit):
         for piece in _cut(sentence, allowed, limit):
             yield piece
@@ -101,8 +112,8 @@ def _sentences(text: str) -> Iterator[Piece]:
             after = _after_newline(text, line_start, mark)
             line_start = end
         else:
-            after = _after_mark(text, mark)
-        if after is Break.NONE:
+            after = _after_mark(text, mark, line_start)
+        if after is Break.NONE and end - start < LONG:
             continue
         yield from _tidy(text, start, end, after)
         start = end
@@ -110,7 +121,7 @@ def _sentences(text: str) -> Iterator[Piece]:
 
 
 def _tidy(text: str, start: int, end: int, after: Break) -> Iterator[Piece]:
-    stretch = " ".join(text[start:end].split())
+    stretch = _BULLET.sub("", " ".join(text[start:end].split()))
     if is_speakable(stretch):
         yield Piece(stretch, after)
 
@@ -125,22 +136,29 @@ def _after_newline(text: str, line_start: int, mark: re.Match[str]) -> Break:
     return Break.SENTENCE
 
 
-def _after_mark(text: str, mark: re.Match[str]) -> Break:
+def _after_mark(text: str, mark: re.Match[str], line_start: int) -> Break:
     """What a run of end marks (with the quotes that close after it) ends."""
     marks = mark.group()
     last = marks.rstrip("\"'”’»)]】）》」』〕")[-1]
     if last in _FULL_WIDTH_MARKS:
         return Break.CLAUSE if last == "；" else Break.SENTENCE
     following = text[mark.end() : mark.end() + 1]
-    if following and not following.isspace() and not _WIDE.match(following):
+    letter_like = following.isalnum() or following.isascii()  # not an emoji
+    if following and letter_like and not following.isspace() and not _WIDE.match(following):
         return Break.NONE
     if last == ";":
         return Break.CLAUSE
     if following and _goes_on(text, mark.end()):
         return Break.NONE
-    if marks.startswith(".") and len(marks) == 1 and _is_abbreviation(text, mark.start(), following):
-        return Break.NONE
+    if marks == "." and (
+        _is_abbreviation(text, mark.start(), following) or _is_list_number(text, line_start, mark.start())
+    ):
+        return Break.NONE  # "Dr." and the numbers of a list
     return Break.SENTENCE
+
+
+def _is_list_number(text: str, line_start: int, stop: int) -> bool:
+    return stop - line_start < LOOK_BACK and text[line_start:stop].strip().isdecimal()
 
 
 def _goes_on(text: str, position: int) -> bool:
@@ -160,6 +178,8 @@ def _is_abbreviation(text: str, stop: int, following: str) -> bool:
     bare = word.replace(".", "")
     if "." in word:  # e.g. U.S. Ph.D. a.m.: a capital after the lower-case ones ends the sentence
         return bare.isalpha() and len(bare) <= 4 and bare.lower() not in ("am", "pm")
+    if bare.lower() in ("no", "nos"):  # "No. 5", and the answer "No."
+        return text[stop + 1 : stop + 3].strip()[:1].isdigit()
     return bare.lower() in _ABBREVIATIONS and bare.lower() not in _MAY_END
 
 
@@ -186,7 +206,11 @@ def _joined(sentences: Iterator[Piece], first_limit: int, limit: int) -> Iterato
 
 
 def _join(left: str, right: str) -> str:
-    return left + right if _WIDE.match(left[-1]) else f"{left} {right}"
+    """Two sentences as one; a line that ended without a mark gets one."""
+    wide = _WIDE.match(left[-1]) is not None
+    if left[-1].isalnum():
+        left += "。" if wide else "."
+    return left + right if wide else f"{left} {right}"
 
 
 def _cut(sentence: Piece, first_limit: int, limit: int) -> Iterator[Piece]:
@@ -221,7 +245,7 @@ def _window(text: str, start: int, limit: int) -> int:
 
 
 def _best_cut(text: str, start: int, end: int) -> tuple[int, Break]:
-    """Where to cut `text[start:end]`: after a clause mark, else at a space, else between letters."""
+    """Where to cut `text[start:end]`: after a clause mark, else at a joint or a space, else between letters."""
     earliest = start + (end - start) // 3
     clause = -1
     for mark in _CLAUSE_MARK.finditer(text, start, min(end + 1, len(text))):
@@ -229,6 +253,9 @@ def _best_cut(text: str, start: int, end: int) -> tuple[int, Break]:
             clause = mark.end()
     if clause > 0:
         return clause, Break.CLAUSE
+    joints = [mark.start() for mark in _JOINT.finditer(text, earliest + 1, end)]
+    if joints:
+        return joints[-1], Break.NONE
     space = text.rfind(" ", earliest, end + 1)
     if space > start:
         return space, Break.NONE

@@ -12,6 +12,7 @@ RUNTIME_DIR := $(if $(filter 0,$(shell id -u)),/run,$(or $(XDG_RUNTIME_DIR),$(CU
 SOCKET ?= $(RUNTIME_DIR)/stepaudiod.sock
 
 VENV := .venv
+comma := ,
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 LOCKED := $(shell cat setup.cfg pyproject.toml constraints.txt Makefile 2>/dev/null | sha256sum | cut -c1-12)
@@ -21,7 +22,7 @@ TEST_PACKAGES := $(PACKAGES) mmdebstrap systemd-container
 .PHONY: run test deb lint lock clean
 .SILENT: run
 
-run: $(VENV)/.run-$(LOCKED)
+run: $(VENV)/.run-$(LOCKED)-$(subst $(comma),-,$(EXTRAS))
 	mkdir -p build
 	printf '\nListening. Nothing runs until somebody connects. To hear it speak:\n\n'
 	printf '  curl -s http://$(LISTEN)/v1/audio/speech -d '\''{"model": "tts-1", "voice": "alloy", "input": "Hello. I was asleep until you called."}'\'' -o hello.mp3\n\n'
@@ -47,7 +48,7 @@ lock: $(VENV)/.test-$(LOCKED)
 clean:
 	rm -rf $(VENV) build dist
 
-$(VENV)/.run-$(LOCKED):
+$(VENV)/.run-$(LOCKED)-$(subst $(comma),-,$(EXTRAS)):
 	$(call install_packages,$(PACKAGES))
 	$(call install_venv,$(EXTRAS))
 	touch $@

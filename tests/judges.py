@@ -70,7 +70,7 @@ def mel_filters(bins: int, n_fft: int) -> Array:
 
     top = 15 + 27 * np.log(RATE / 2 / 1000) / np.log(6.4)
     edges = to_hz(np.linspace(0, top, bins + 2, dtype=np.float32))
-    frequencies = np.linspace(0, RATE / 2, n_fft // 2 + 1)
+    frequencies = np.fft.rfftfreq(n_fft, 1 / RATE)  # of an odd n_fft, the last is below RATE / 2
     slopes = edges[:, None] - frequencies[None]  # (bins + 2, n_fft // 2 + 1)
     widths = np.diff(edges)
     rising, falling = -slopes[:-2] / widths[:-1, None], slopes[2:] / widths[1:, None]
@@ -85,7 +85,8 @@ def mel_power(audio: Array, n_fft: int, bins: int, pad_mode: Any) -> Array:
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]  # (frames, n_fft)
     window = np.hanning(n_fft + 1)[:-1].astype(np.float32)
     power = np.abs(np.fft.rfft(frames * window, axis=1)) ** 2  # (frames, n_fft // 2 + 1)
-    return (mel_filters(bins, n_fft) @ power.T).astype(np.float32)
+    mel: Array = (mel_filters(bins, n_fft) @ power.T).astype(np.float32)
+    return mel
 
 
 # ---- what is heard
@@ -163,9 +164,13 @@ def p808_mos(waveform: Array, sample_rate: int) -> float:
     """DNSMOS P.808: the opinion score, 1 to 5, that listeners would give; the mean over windows of 9 s."""
     audio = resample(waveform, sample_rate, RATE)
     length = int(9.01 * RATE)
-    audio = np.tile(audio, -(-length // len(audio))) if len(audio) < length else audio
+    while len(audio) < length:  # doubled, as the reference does it: the windows must be the same
+        audio = np.concatenate([audio, audio])
+    windows = int(np.floor(len(audio) / RATE) - 9.01) + 1
     scores = []
-    for start in range(0, len(audio) - length + 1, RATE):
+    for start in range(0, windows * RATE, RATE):
+        if start + length > len(audio):
+            continue
         mel = mel_power(audio[start : start + length - 160], 321, 120, "constant")
         decibels = 10 * np.log10(np.maximum(mel, 1e-10) / max(mel.max(), 1e-10))
         features = (np.maximum(decibels, -80) + 40) / 40
@@ -190,7 +195,8 @@ def _encode(waveform: Array, sample_rate: int) -> Array:
     output = _whisper().encode(_features(audio))
     features = np.asarray(output, np.float32)[0, : int(len(audio) / RATE * FRAMES_PER_S)]  # (frames, 384)
     features = features - features.mean(axis=0)
-    return features / np.linalg.norm(features, axis=1, keepdims=True)
+    unit: Array = features / np.linalg.norm(features, axis=1, keepdims=True)
+    return unit
 
 
 def _without_silence(audio: Array) -> Array:
@@ -201,7 +207,8 @@ def _without_silence(audio: Array) -> Array:
     loud = level > 0.04 * np.percentile(level, 95)
     near = np.convolve(loud, np.ones(15), "same") > 0
     kept = frames[near].reshape(-1)
-    return (kept / np.abs(kept).max() * 0.7).astype(np.float32)
+    level_audio: Array = (kept / np.abs(kept).max() * 0.7).astype(np.float32)
+    return level_audio
 
 
 def _aligned(left: Array, right: Array) -> float:

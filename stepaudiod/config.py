@@ -78,7 +78,7 @@ class Settings(BaseSettings):
         0, ge=0, description="processor threads for the engine; 0 takes what the machine has, up to 4"
     )
     cache_dir: Path | Literal["auto"] = Field(
-        "auto", description='files that can be made again; "auto" is /var/cache/stepaudiod, or ~/.cache by hand'
+        "auto", description='files to be made again; "auto": /var/cache/stepaudiod, or ~/.cache by hand'
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="what the journal gets"
@@ -106,7 +106,7 @@ class Settings(BaseSettings):
 
     @property
     def cache_path(self) -> Path:
-        """Where files that can be made again go: the unit's own folder (systemd.exec(5)), root's, or the user's."""
+        """Where the cache is: the unit's own folder (systemd.exec(5)), root's, or the user's."""
         if self.cache_dir != "auto":
             return self.cache_dir
         if "CACHE_DIRECTORY" in os.environ:

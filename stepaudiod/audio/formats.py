@@ -1,4 +1,4 @@
-"""The six response formats of OpenAI's speech API. Knows no codec: the front names them, the worker encodes them."""
+"""The six response formats of OpenAI's speech API. Knows no codec: the worker encodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine: what the worker asks of anything that makes speech. Knows no queue, no HTTP, no process border."""
+"""The engine: what the worker asks of anything that makes speech. Knows no queue and no HTTP."""
 
 from __future__ import annotations
 

@@ -31,10 +31,10 @@ def machine() -> Iterator[Machine]:
     """A booted Debian; where there can't be one the tests are skipped, though not in CI."""
     try:
         root = cached_root()
-        folders = _folders()
+        folders = daemon_folders()
         with Machine.boot(root, read_only=folders) as booted:
             booted.install_units(UNITS)
-            _install_daemon(booted, folders)
+            install_daemon(booted, folders)
             yield booted
     except Unavailable as error:
         if os.environ.get("CI", "").lower() in ("1", "true"):
@@ -42,13 +42,13 @@ def machine() -> Iterator[Machine]:
         pytest.skip(f"no machine for the tests: {error}")
 
 
-def _folders() -> list[Path]:
+def daemon_folders() -> list[Path]:
     """The code, and the environment it runs in if that is elsewhere."""
     environment = Path(sys.prefix)
     return [CHECKOUT] if environment.is_relative_to(CHECKOUT) else [CHECKOUT, environment]
 
 
-def _install_daemon(machine: Machine, folders: list[Path]) -> None:
+def install_daemon(machine: Machine, folders: list[Path]) -> None:
     """Put this checkout's `stepaudiod` where the units expect it."""
     machine.path("/usr/bin/stepaudiod").symlink_to(Path(sys.prefix) / "bin" / "stepaudiod")
     hidden = [str(folder) for folder in folders if any(folder.is_relative_to(place) for place in HIDDEN)]

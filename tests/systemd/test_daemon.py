@@ -1,0 +1,253 @@
+"""The daemon under a real systemd: its sockets, its sleep, its deaths, what it tells."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from tests.systemd.journal import Entry
+from tests.systemd.machine import API, TCP4, TCP6, UNIX, Machine
+from tests.systemd.network import Address, Reply
+
+SERVICE, SOCKET, API_SOCKET = "stepaudiod.service", "stepaudiod.socket", "stepaudiod-api.socket"
+CONFIG = "/etc/stepaudiod/stepaudiod.toml"
+COULD_NOT_CONNECT = 7  # curl(1), exit codes
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+LONG = "This is one more sentence of a long text. " * 150
+
+
+@pytest.fixture
+def sleeping(machine: Machine) -> Iterator[Machine]:
+    """The machine with listening sockets, the small English voice, and no process of ours."""
+    configure(machine)
+    machine.systemctl("start", SOCKET)
+    yield machine
+    machine.reset(SERVICE, SOCKET, API_SOCKET)
+
+
+def configure(machine: Machine, **settings: object) -> None:
+    lines = {"engine": '"hibari"', "idle_timeout": 300, **settings}
+    machine.write(CONFIG, "".join(f"{key} = {value}\n" for key, value in lines.items()))
+
+
+def say(machine: Machine, text: str = "Hello there.", at: Address = TCP4, **headers: str) -> Reply:
+    body = {"model": "tts-1", "voice": "alloy", "input": text, "response_format": "wav"}
+    return machine.request("POST", "/v1/audio/speech", json.dumps(body).encode(), headers, at=at)
+
+
+def status_line(machine: Machine) -> str:
+    return machine.show(SERVICE, "StatusText")
+
+
+def test_nothing_runs_until_somebody_connects(sleeping: Machine) -> None:
+    assert sleeping.show(SOCKET, "ActiveState") == "active"
+    assert sleeping.show(SERVICE, "ActiveState") == "inactive"
+    assert sleeping.processes(SERVICE) == []
+
+
+@pytest.mark.parametrize("at", [TCP4, TCP6, UNIX], ids=["IPv4", "IPv6", "unix"])
+def test_a_connection_to_any_socket_wakes_it_and_it_speaks(sleeping: Machine, at: Address) -> None:
+    reply = say(sleeping, at=at)
+    assert reply.status == 200
+    assert reply.body.startswith(b"RIFF")
+    assert len(reply.body) > 24_000
+
+
+def test_the_unix_socket_is_for_its_group(sleeping: Machine) -> None:
+    path = str(UNIX)
+    found = sleeping.run("stat", "--format=%U %G %a", path).stdout.split()
+    assert found == ["root", "stepaudio", "660"]
+    curl = ["curl", "-sS", "--unix-socket", path, "http://localhost/healthz"]
+    assert sleeping.run(*curl, user="stepaudio").stdout == '{"status":"ok"}'
+    assert sleeping.run(*curl, user="nobody", check=False).returncode == COULD_NOT_CONNECT
+
+
+def test_asleep_it_holds_nothing_and_the_next_connection_wakes_it(sleeping: Machine) -> None:
+    configure(sleeping, idle_timeout=0.5)
+    for _ in range(2):
+        assert say(sleeping).status == 200
+        sleeping.wait_for_state(SERVICE, "inactive")
+        assert sleeping.processes(SERVICE) == []
+        assert sleeping.show(SERVICE, "Result") == "success"
+        assert sleeping.show(SOCKET, "ActiveState") == "active"
+
+
+def test_systemctl_status_reads_like_a_sentence(sleeping: Machine) -> None:
+    assert say(sleeping).status == 200
+    sleeping.wait_until(
+        lambda: status_line(sleeping) == "asleep in 300 s · hibari · 1 request served", "it says so"
+    )
+    assert "asleep in" in sleeping.systemctl("status", SERVICE)
+
+
+def test_health_checks_do_not_keep_it_awake(sleeping: Machine) -> None:
+    configure(sleeping, idle_timeout=1)
+    checked = 0
+    sleeping.request("GET", "/healthz")
+    first = sleeping.show(SERVICE, "InvocationID")
+    while sleeping.show(SERVICE, "InvocationID") == first:
+        checked += sleeping.request("GET", "/healthz").status == 200
+    assert checked > 2
+
+
+def test_the_journal_has_fields_and_never_the_text(sleeping: Machine) -> None:
+    mark = sleeping.journal.mark()
+    say(sleeping, "A secret sentence.", **{"X-Request-Id": "request-7"})
+
+    def is_ours(entry: Entry) -> bool:
+        return entry.get("REQUEST_ID") == "request-7"
+
+    entry = sleeping.journal.wait_for(is_ours, since=mark)
+    assert entry["ENGINE"] == "hibari"
+    assert int(entry["DURATION_MS"]) > 0
+    assert entry["SYSLOG_IDENTIFIER"] == "stepaudiod"
+    assert "secret" not in sleeping.journal.tail(mark, lines=1000)
+
+
+def test_a_killed_worker_costs_only_the_request_in_flight(sleeping: Machine) -> None:
+    assert say(sleeping).status == 200
+    (worker,) = sleeping.children(SERVICE)
+    front = sleeping.main_process(SERVICE)
+    os.kill(worker, signal.SIGKILL)
+    sleeping.wait_for_exit(worker)
+    assert say(sleeping).status == 200
+    assert sleeping.main_process(SERVICE) == front
+    assert sleeping.children(SERVICE) != [worker]
+
+
+def test_a_killed_front_takes_its_worker_along_and_the_socket_still_answers(sleeping: Machine) -> None:
+    assert say(sleeping).status == 200
+    (worker,) = sleeping.children(SERVICE)
+    os.kill(sleeping.main_process(SERVICE), signal.SIGKILL)
+    sleeping.wait_for_exit(worker)
+    assert say(sleeping).status == 200
+    assert sleeping.show(SOCKET, "ActiveState") == "active"
+
+
+def test_a_front_that_hangs_is_replaced_by_the_watchdog(sleeping: Machine) -> None:
+    sleeping.drop_in(SERVICE, "[Service]\nWatchdogSec=1s\n")
+    sleeping.request("GET", "/healthz")
+    front = sleeping.main_process(SERVICE)
+    os.kill(front, signal.SIGSTOP)
+    sleeping.wait_for_exit(front, timeout_s=30)
+    assert sleeping.request("GET", "/healthz").status == 200
+
+
+def test_reload_takes_the_new_configuration_and_tells_the_manager(sleeping: Machine) -> None:
+    sleeping.request("GET", "/healthz")
+    front = sleeping.main_process(SERVICE)
+    configure(sleeping, idle_timeout='"never"')
+    sleeping.systemctl("reload", SERVICE)
+    sleeping.wait_until(lambda: status_line(sleeping).startswith("awake for good"), "it never sleeps now")
+    configure(sleeping, idle_timeout='"soon"')
+    mark = sleeping.journal.mark()
+    sleeping.systemctl("reload", SERVICE)
+    sleeping.journal.wait_for(
+        lambda entry: f"{CONFIG}: idle_timeout" in str(entry.get("MESSAGE")), since=mark
+    )
+    assert sleeping.request("GET", "/healthz").status == 200
+    assert sleeping.main_process(SERVICE) == front
+
+
+def test_stop_finishes_what_is_being_said(sleeping: Machine) -> None:
+    say(sleeping)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        reply = pool.submit(say, sleeping, LONG)
+        sleeping.wait_until(lambda: status_line(sleeping).startswith("speaking to 1"), "it speaks")
+        sleeping.systemctl("stop", SERVICE)
+        assert reply.result().status == 200
+        assert len(reply.result().body) > 24_000 * 2 * 60
+    assert sleeping.show(SERVICE, "Result") == "success"
+    assert sleeping.processes(SERVICE) == []
+    assert say(sleeping).status == 200, "the socket still listens"
+
+
+def test_stopping_the_socket_stops_all(sleeping: Machine) -> None:
+    sleeping.request("GET", "/healthz")
+    sleeping.systemctl("stop", SOCKET)
+    assert sleeping.show(SERVICE, "ActiveState") == "inactive"
+    with pytest.raises(OSError, match="refused"):
+        sleeping.connect()
+
+
+def test_a_broken_configuration_answers_503_and_the_socket_survives(sleeping: Machine) -> None:
+    configure(sleeping, idle_timout=5)
+    mark = sleeping.journal.mark()
+    for _ in range(5):
+        reply = sleeping.request("GET", "/v1/models")
+        assert reply.status == 503
+        error = json.loads(reply.body)["error"]
+        assert error["code"] == "config_invalid"
+        assert f"{CONFIG}: idle_timout: there is no such key" in error["message"]
+    sleeping.journal.wait_for(lambda entry: "idle_timout" in str(entry.get("MESSAGE")), since=mark)
+    sleeping.wait_for_state(SERVICE, "inactive")
+    assert sleeping.show(SOCKET, "ActiveState") == "active"
+    configure(sleeping)
+    assert say(sleeping).status == 200, "mended, it works without a restart"
+
+
+def test_the_socket_of_the_former_api_serves_the_api_alone(sleeping: Machine) -> None:
+    sleeping.systemctl("start", API_SOCKET)
+    assert sleeping.request("GET", "/healthz", at=API).status == 200
+    assert say(sleeping, at=API).status == 200
+    assert sleeping.request("GET", "/", at=API).status == 404
+    assert sleeping.request("GET", "/", at=TCP4).status == 200
+    assert len(sleeping.children(SERVICE)) == 1, "one worker serves both"
+
+
+def test_each_instance_has_its_own_configuration(machine: Machine) -> None:
+    units = [f"stepaudiod@gpu{n}.{kind}" for n in (0, 1) for kind in ("service", "socket")]
+    try:
+        for number in (0, 1):
+            text = f'engine = "hibari"\nidle_timeout = {100 + number * 100}\n'
+            machine.write(f"/etc/stepaudiod/instances/gpu{number}.toml", text)
+            machine.systemctl("start", f"stepaudiod@gpu{number}.socket")
+            assert say(machine, at=f"/run/stepaudiod-gpu{number}.sock").status == 200
+        for number in (0, 1):
+            reply = machine.request("GET", "/api/v1/models/status", at=f"/run/stepaudiod-gpu{number}.sock")
+            assert json.loads(reply.body)["hibari"]["idle_timeout"] == 100 + number * 100
+            assert len(machine.processes(f"stepaudiod@gpu{number}.service")) == 2
+    finally:
+        machine.reset(*units)
+
+
+@pytest.mark.slow
+def test_nobody_is_lost_around_idle_exits(sleeping: Machine) -> None:
+    configure(sleeping, idle_timeout=0.1)
+    mark = sleeping.journal.mark()
+
+    def call_again_and_again(seed: int) -> list[bytes]:
+        luck = random.Random(seed)
+        answers = []
+        for _ in range(110):
+            time.sleep(luck.uniform(0, 0.7))  # a random instant is the point of this test
+            with closing(sleeping.connect(luck.choice([TCP4, TCP6, UNIX]))) as connection:
+                if luck.random() < 0.25:
+                    time.sleep(luck.uniform(0, 0.4))
+                connection.sendall(HEALTH)
+                answers.append(read_all(connection))
+        return answers
+
+    with concurrent.futures.ThreadPoolExecutor(3) as clients:
+        answers = [answer for each in clients.map(call_again_and_again, range(3)) for answer in each]
+    assert len(answers) == 330
+    assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+    exits = [e for e in sleeping.journal.since(mark) if "asleep until the next" in str(e.get("MESSAGE"))]
+    assert len(exits) > 20, "there were too few exits to show anything"
+    assert sleeping.show(SOCKET, "Result") == "success"
+
+
+def read_all(connection: socket.socket) -> bytes:
+    parts = []
+    while part := connection.recv(65536):
+        parts.append(part)
+    return b"".join(parts)

@@ -192,7 +192,8 @@ def test_unloading_ends_the_worker_and_says_whether_there_was_one(daemon: Daemon
 def test_unloading_never_cuts_off_a_request(daemon: DaemonProcess) -> None:
     with daemon.client() as client, daemon.client() as other:
         with other.stream("POST", "/v1/audio/speech", json=LONG) as response:
-            next(response.iter_raw())
+            chunks = response.iter_raw()  # kept: a generator that is dropped closes the connection
+            next(chunks)
             refused = client.post("/api/v1/models/hibari/unload")
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "busy"

@@ -222,8 +222,14 @@ class AudioStream:
             self._sizes.pop(0)
         return self._vocoder.decode(mel, is_last=False)
 
-    def finish(self) -> Tensor:
-        """Give the rest, `(samples,)`: what had to wait for a neighbour, and the last chunk's overlap."""
+    def finish(self, code: int | None = None) -> Tensor:
+        """Give the rest, `(samples,)`: what had to wait for a neighbour, and the last chunk's overlap.
+
+        Args:
+            code: the last code, if it is known only now that it is the last; it completes no chunk of its own.
+        """
+        if code is not None:
+            self._codes.append(code)
         if not self._codes:
             return torch.zeros(0)
         if not self._flow.is_ready:

@@ -66,7 +66,7 @@ class Lookahead(nn.Module):
         """Turn `(batch, n + 3, size)` into `(batch, n, size)`, and give the two columns to keep."""
         y = F.leaky_relu(self.conv1(x.transpose(1, 2)))  # (batch, size, n)
         y = torch.cat((y.new_zeros(*y.shape[:2], 2) if past is None else past, y), dim=2)
-        return self.conv2(y).transpose(1, 2) + x[:, :-LOOKAHEAD], y[..., -2:]
+        return self.conv2(y).transpose(1, 2).contiguous() + x[:, :-LOOKAHEAD], y[..., -2:]
 
 
 class UpLayer(nn.Module):
@@ -80,7 +80,7 @@ class UpLayer(nn.Module):
         """Turn `(batch, n, size)` into `(batch, 2n, size)`, and give the four columns to keep."""
         y = x.transpose(1, 2).repeat_interleave(UP, dim=2)  # (batch, size, 2n)
         y = torch.cat((y.new_zeros(*y.shape[:2], 2 * UP) if past is None else past, y), dim=2)
-        return self.conv(y).transpose(1, 2), y[..., -2 * UP :]
+        return self.conv(y).transpose(1, 2).contiguous(), y[..., -2 * UP :]
 
 
 class RelativeAttention(nn.Module):
@@ -110,19 +110,20 @@ class RelativeAttention(nn.Module):
         Returns:
             `(batch, n, size)`, and the keys and values with the new ones.
         """
-        q, k, v = (self._split(linear(x)) for linear in (self.linear_q, self.linear_k, self.linear_v))
+        q = self._heads(self.linear_q(x))
+        k, v = (self._heads(linear(x)).transpose(1, 2) for linear in (self.linear_k, self.linear_v))
         if past is not None:
             k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
-        p = self.linear_pos(positions).unflatten(-1, (self.heads, -1)).transpose(0, 1)  # (heads, 2 * keys - 1, head)
-        by_position = _shift((q + self.pos_bias_v[:, None]) @ p.transpose(-1, -2), k.shape[2])
-        scale = 1.0 / math.sqrt(self.head_size)
-        attended = F.scaled_dot_product_attention(
-            q + self.pos_bias_u[:, None], k, v, attn_mask=by_position * scale, scale=scale
-        )
-        return self.linear_out(attended.transpose(1, 2).flatten(2)), (k, v)
+        p = self._heads(self.linear_pos(positions)).transpose(0, 1)  # (heads, 2 * keys - 1, head)
+        by_content = (q + self.pos_bias_u).transpose(1, 2) @ k.transpose(-2, -1)
+        by_position = _shift((q + self.pos_bias_v).transpose(1, 2) @ p.transpose(-2, -1), k.shape[2])
+        # Written out, since the last bits count: the reference's float32 phases, far downstream, magnify them.
+        weights = ((by_content + by_position) / math.sqrt(self.head_size)).softmax(dim=-1)
+        attended = (weights @ v).transpose(1, 2).flatten(2)  # (batch, n, size)
+        return self.linear_out(attended), (k, v)
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)  # (batch, heads, n, head)
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, self.head_size))  # (..., n, heads, head)
 
 
 def _shift(scores: Tensor, keys: int) -> Tensor:

@@ -171,10 +171,11 @@ class DiT(nn.Module):
         half = TIME_FEATURES // 2
         rates = torch.exp(-math.log(10000.0) * torch.arange(half, device=time.device) / half)
         angles = time.float() * 1000.0 * rates
-        features = torch.cat((angles.cos(), angles.sin()))[None].to(self.in_proj.weight.dtype)
-        embedded = self.t_embedder["mlp"](features)
-        blocks = [block.adaLN_modulation(embedded).view(9, -1) for block in self.blocks]
-        return Modulation(blocks, self.final_layer.adaLN_modulation(embedded).view(2, -1))
+        features = torch.cat((angles.cos(), angles.sin())).to(self.in_proj.weight.dtype)
+        # two rows, as guidance has, and one of them kept: a lone row takes another kernel with other last bits
+        embedded = self.t_embedder["mlp"](features.expand(2, -1))
+        blocks = [block.adaLN_modulation(embedded)[0].view(9, -1) for block in self.blocks]
+        return Modulation(blocks, self.final_layer.adaLN_modulation(embedded)[0].view(2, -1))
 
     def forward(self, x: Tensor, modulation: Modulation, state: EstimatorState | None = None) -> Tensor:
         """Estimate a velocity.

@@ -76,6 +76,8 @@ def align_mel(mel: Tensor, frames: int) -> Tensor:
     Returns:
         `(frames, 80)`.
     """
+    if frames == 0:
+        return mel[:0]
     return F.interpolate(mel.T[None], size=frames, mode="nearest")[0].T
 
 
@@ -127,14 +129,12 @@ class Flow(nn.Module):
             raise InvalidRequest(f"expected 1 to {noise.shape[1]} mel frames in all, found {total}")
         prompt = MEL_FRAMES_PER_FRAME * acoustics.columns.shape[0]
         encoded = self.encoder(self.embed(everything))
-        mu = self.encoder_proj(encoded)[0]  # (total, 80)
-        mel = align_mel(acoustics.mel, prompt) if prompt else acoustics.mel[:0]
-        condition = F.pad(mel.to(mu), (0, 0, 0, total - prompt))
+        mu = self.encoder_proj(encoded)[0].T.contiguous()  # (80, total)
+        condition = F.pad(align_mel(acoustics.mel, prompt).T.to(mu), (0, total - prompt))
         speaker = self.speaker(acoustics.embedding)
         if trace is not None:
             trace.encoded, trace.mu, trace.condition, trace.speaker = encoded[0], mu, condition, speaker
-        x = noise[:, :total].T.to(mu)
-        solved = self.solve(x, mu, condition, speaker, trace=trace).T  # (80, total)
+        solved = self.solve(noise[:, :total].to(mu), mu, condition, speaker, trace=trace)
         if trace is not None:
             trace.mel = solved
         return solved[:, prompt:]
@@ -162,22 +162,22 @@ class Flow(nn.Module):
         """Go from noise to mel in ten Euler steps.
 
         Args:
-            x: `(frames, 80)` noise.
-            mu: `(frames, 80)` from the token encoder.
-            condition: `(frames, 80)` reference mel or zeros.
+            x: `(80, frames)` noise.
+            mu: `(80, frames)` from the token encoder.
+            condition: `(80, frames)` reference mel or zeros.
             speaker: `(80,)`.
             states: one for each step, of earlier chunks; they grow.
             trace: if given, gets times, first velocities, and x before each step.
 
         Returns:
-            `(frames, 80)`.
+            `(80, frames)`.
         """
-        given = torch.cat((mu, speaker.expand_as(mu), condition), dim=1)  # (frames, 240)
+        given = torch.cat((mu, speaker[:, None].expand_as(mu), condition))  # (240, frames)
         given = torch.stack((given, torch.zeros_like(given)))  # with and without conditions
         for index, (time, dt, modulation) in enumerate(self.schedule()):
-            rows = torch.cat((x.expand(2, -1, -1), given), dim=2)  # (2, frames, 320)
+            rows = torch.cat((x.expand(2, -1, -1), given), dim=1).transpose(1, 2)  # (2, frames, 320)
             state = None if states is None else states[index]
-            velocity = self.decoder["estimator"](rows, modulation, state)
+            velocity = self.decoder["estimator"](rows, modulation, state).transpose(1, 2)  # (2, 80, frames)
             if trace is not None:
                 trace.times.append(time)
                 trace.states.append(x)

@@ -75,9 +75,8 @@ class FlowStream:
     def begin(self, ahead: Tensor) -> None:
         """Take in the reference; `ahead` is the first `(3, 2)` columns of what follows it."""
         columns = torch.cat((self._acoustics.columns, ahead))
-        mel = align_mel(self._acoustics.mel, self._prompt_frames)
         if self._prompt_frames:
-            self._run(columns, mel, is_last=False)
+            self._run(columns, align_mel(self._acoustics.mel, self._prompt_frames).T, is_last=False)
         self.is_ready = True
 
     def decode(self, columns: Tensor, is_last: bool) -> Tensor:
@@ -93,16 +92,16 @@ class FlowStream:
         mel = self._run(columns, None, is_last)
         for state in self._states:
             state.forget(REMEMBERED_FRAMES, self._prompt_frames)
-        return mel.T
+        return mel
 
     def _run(self, columns: Tensor, condition: Tensor | None, is_last: bool) -> Tensor:
         flow = self._flow
         encoded = flow.encoder.encode_chunk(flow.embed(columns.to(flow.device)), self._encoder_state, is_last)
-        mu = flow.encoder_proj(encoded)[0]  # (2n, 80)
+        mu = flow.encoder_proj(encoded)[0].T.contiguous()  # (80, 2n)
         condition = torch.zeros_like(mu) if condition is None else condition.to(mu)
         offset = self._states[0].frames if self._style is StreamStyle.REFERENCE else self._position
-        self._position += mu.shape[0]
-        x = self._noise_at(offset, mu.shape[0]).T.to(mu)
+        self._position += mu.shape[1]
+        x = self._noise_at(offset, mu.shape[1]).to(mu)
         return flow.solve(x, mu, condition, self._speaker, self._states)
 
     def _noise_at(self, offset: int, frames: int) -> Tensor:

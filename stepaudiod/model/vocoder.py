@@ -78,7 +78,7 @@ class PitchPredictor(nn.Module):
         x = mel[None]
         for conv in self.condnet.values():
             x = F.elu(conv(x))
-        pitch: Tensor = self.classifier(x[0].T)[:, 0].abs()
+        pitch: Tensor = self.classifier(x.transpose(1, 2))[0, :, 0].abs()  # (1, frames, 1) -> (frames,)
         return pitch
 
 

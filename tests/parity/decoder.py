@@ -55,11 +55,11 @@ def whole(golden: Golden, networks: Networks, acoustics: Acoustics) -> Arrays:
 def _flow_keys(trace: FlowTrace) -> Arrays:
     named = {
         "flow_enc_out": trace.encoded,
-        "flow_mu": None if trace.mu is None else trace.mu.T,
-        "flow_cond": None if trace.condition is None else trace.condition.T,
+        "flow_mu": trace.mu,
+        "flow_cond": trace.condition,
         "flow_spk": trace.speaker,
-        "flow_v_step0": None if trace.first_velocity is None else trace.first_velocity.transpose(1, 2),
-        "flow_x_steps": torch.stack(trace.states).transpose(1, 2),
+        "flow_v_step0": trace.first_velocity,
+        "flow_x_steps": torch.stack(trace.states),
         "flow_mel_full": trace.mel,
     }
     made = {key: to_array(value) for key, value in named.items() if value is not None}

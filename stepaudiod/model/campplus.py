@@ -104,7 +104,7 @@ class Transit(nn.Module):
 
 
 class SpeakerEncoder(nn.Module):
-    """The whole network, in float32."""
+    """The whole network, in float64: it is small, and its output is rounded to few bits where parity is wanted."""
 
     def __init__(self, state: dict[str, Tensor], layers: list[int]) -> None:
         super().__init__()
@@ -137,15 +137,14 @@ class SpeakerEncoder(nn.Module):
 
         Source: CAM++ (arXiv 2303.00332).
         """
-        x = F.relu(self.tdnn(self.head(features.transpose(1, 2))))
+        x = F.relu(self.tdnn(self.head(features.to(self.dense.weight.dtype).transpose(1, 2))))
         for block, transit in zip(self.blocks, self.transits, strict=True):
             for layer in block:  # type: ignore[attr-defined]
                 x = torch.cat((x, layer(x)), dim=1)
             x = transit(x)
         x = F.relu(x if self.out_nonlinear is None else self.out_nonlinear(x))
         statistics = torch.cat((x.mean(-1), x.std(-1, unbiased=True)), dim=1)  # (batch, 2 * channels)
-        embedding: Tensor = self.dense(statistics)
-        return embedding
+        return self.dense(statistics).to(features.dtype)
 
     def embed(self, waveform: Tensor) -> Tensor:
         """Identify the speaker of `(samples,)` at 16 kHz: `(192,)`."""
@@ -164,7 +163,7 @@ def load_speaker_encoder(path: Path, device: torch.device) -> SpeakerEncoder:
     state, layers = _named_state(graph)
     with torch.device("meta"):
         encoder = SpeakerEncoder(state, layers)
-    install(encoder, state, path, device, torch.float32)
+    install(encoder, state, path, device, torch.float64)
     return encoder
 
 
@@ -225,13 +224,13 @@ def _affine(graph: OnnxGraph, node: str) -> tuple[Tensor, Tensor]:
     shift = -mean * scale
     if graph.has(node, 2):
         shift = shift + graph.operand(node, 2).double()
-    return scale.float(), shift.float()
+    return scale, shift
 
 
 def _take_output(graph: OnnxGraph, state: dict[str, Tensor]) -> None:
     """Fold the last BatchNorm, which has no weights of its own, into the output layer."""
     _take_conv(graph, "/xvector/dense/linear", state, "dense")
-    weight = state["dense.weight"].flatten(1)  # (192, 2 * channels, 1) -> (192, 2 * channels)
+    weight = state["dense.weight"].double().flatten(1)  # (192, 2 * channels, 1) -> (192, 2 * channels)
     bias = state.get("dense.bias", weight.new_zeros(weight.shape[0]))
     norm = "/xvector/dense/nonlinear/batchnorm/BatchNormalization"
     if graph.has(norm):

@@ -1,8 +1,8 @@
 """Where the published files lie, and whether they are whole. Loads no network.
 
-    models/
-      Step-Audio-EditX/       the language model, its vocabulary, and in CosyVoice-300M-25Hz/ the decoders
-      Step-Audio-Tokenizer/   both audio tokenisers
+models/
+  Step-Audio-EditX/       the language model, its vocabulary, and in CosyVoice-300M-25Hz/ the decoders
+  Step-Audio-Tokenizer/   both audio tokenisers
 """
 
 from __future__ import annotations

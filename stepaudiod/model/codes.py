@@ -1,9 +1,9 @@
 """The two code streams and the ids, groups and columns they take. Arithmetic only.
 
-    linguistic  16.67 Hz   a  b        a' b'
-    semantic    25 Hz       c d e       c' d' e'
-    one group, 0.12 s:     [a b c d e] [a' b' c' d' e']      as the language model reads and writes it
-    flow decoder, 25 Hz:   (a, c) (b, d) (filler, e)         three frames a group
+linguistic  16.67 Hz   a  b        a' b'
+semantic    25 Hz       c d e       c' d' e'
+one group, 0.12 s:     [a b c d e] [a' b' c' d' e']      as the language model reads and writes it
+flow decoder, 25 Hz:   (a, c) (b, d) (filler, e)         three frames a group
 """
 
 from __future__ import annotations

@@ -81,9 +81,7 @@ class BlockAttention(nn.Module):
         self.k_norm = nn.LayerNorm(head_size)
         self.proj = nn.Linear(heads * head_size, size)
 
-    def forward(
-        self, x: Tensor, past: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Attend from `(batch, frames, size)` to itself and the past; gives the result and the grown cache."""
         q, k, v = (
             linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (batch, heads, frames, head)
@@ -105,9 +103,7 @@ class BlockConvolution(nn.Module):
             {"1": nn.Conv1d(size, size, KERNEL), "3": nn.LayerNorm(size), "6": nn.Conv1d(size, size, KERNEL)}
         )
 
-    def forward(
-        self, x: Tensor, past: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run over `(batch, frames, size)`; gives the result and both convolutions' last columns."""
         x, first = self._causal("1", x.transpose(1, 2), None if past is None else past[0])
         x = F.mish(self.block["3"](x.transpose(1, 2)))

@@ -84,7 +84,8 @@ class Edit:
             )
         if not MIN_INTENSITY <= self.intensity <= MAX_INTENSITY:
             raise InvalidRequest(
-                f"intensity must be {MIN_INTENSITY} to {MAX_INTENSITY:g}, found {self.intensity:g}", "intensity"
+                f"intensity must be {MIN_INTENSITY} to {MAX_INTENSITY:g}, found {self.intensity:g}",
+                "intensity",
             )
         self._check_info()
         self._check_text()
@@ -96,7 +97,8 @@ class Edit:
             raise InvalidRequest(f"{self.kind} must be one of {_listed(options)}; found {found}", "edit_info")
         if not options and self.info:
             raise InvalidRequest(
-                f"{self.kind} takes no edit_info, found {self.info!r}; emotion, style and speed do", "edit_info"
+                f"{self.kind} takes no edit_info, found {self.info!r}; emotion, style and speed do",
+                "edit_info",
             )
         if self.intensity != 1.0 and (self.kind not in ("emotion", "style") or self.info == REMOVE):
             what = self.kind if self.info != REMOVE else f"{self.kind} remove"
@@ -116,7 +118,9 @@ class Edit:
         if unknown:
             raise InvalidRequest(f"there is no tag [{unknown[0]}]; there are {_tags()}", "text")
         if not any(name in TAGS for name in names):
-            raise InvalidRequest(f"the new text holds no tag; put one or more where the sounds go: {_tags()}", "text")
+            raise InvalidRequest(
+                f"the new text holds no tag; put one or more where the sounds go: {_tags()}", "text"
+            )
 
     @property
     def needs_transcript(self) -> bool:
@@ -128,7 +132,9 @@ class Edit:
         return instruction(self.kind, self.info, self.text, transcript, self.intensity)
 
 
-def instruction(kind: str, info: str | None, text: str | None, transcript: str, intensity: float = 1.0) -> str:
+def instruction(
+    kind: str, info: str | None, text: str | None, transcript: str, intensity: float = 1.0
+) -> str:
     """Word an edit, unchecked, ending with a line break.
 
     Args:

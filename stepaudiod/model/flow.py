@@ -108,7 +108,9 @@ class Flow(nn.Module):
         """Where the weights lie."""
         return self.encoder_proj.weight.device
 
-    def forward(self, columns: Tensor, acoustics: Acoustics, noise: Tensor, trace: FlowTrace | None = None) -> Tensor:
+    def forward(
+        self, columns: Tensor, acoustics: Acoustics, noise: Tensor, trace: FlowTrace | None = None
+    ) -> Tensor:
         """Decode a whole utterance.
 
         Args:

@@ -68,7 +68,9 @@ class Batch:
         length: positions each, prompt and output together.
     """
 
-    def __init__(self, model: Step1ForCausalLM, rows: int = DEFAULT_ROWS, length: int = DEFAULT_LENGTH) -> None:
+    def __init__(
+        self, model: Step1ForCausalLM, rows: int = DEFAULT_ROWS, length: int = DEFAULT_LENGTH
+    ) -> None:
         self.model = model
         self.rows = rows
         self.length = min(length, model.config.max_seq_len)
@@ -85,7 +87,9 @@ class Batch:
         """
         room = self.length - len(prompt)
         if room < 1:
-            raise InvalidRequest(f"expected a prompt below {self.length} tokens, found {len(prompt)}; shorten it")
+            raise InvalidRequest(
+                f"expected a prompt below {self.length} tokens, found {len(prompt)}; shorten it"
+            )
         sequence = Sequence(self, Sampler(options, seed, prompt), min(max_tokens, room))
         with self._lock, torch.inference_mode():
             while len(self._active) >= self.rows:

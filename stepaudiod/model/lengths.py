@@ -79,7 +79,9 @@ def bounds_for_edit(kind: str, info: str | None, seconds: float, tags: int = 0) 
         seconds: of the recording.
         tags: how many sounds are added.
     """
-    least, most = {"denoise": (0.5, 1.3), "vad": (0.2, 1.2), "paralinguistic": (0.5, 1.6)}.get(kind, (0.35, 2.0))
+    least, most = {"denoise": (0.5, 1.3), "vad": (0.2, 1.2), "paralinguistic": (0.5, 1.6)}.get(
+        kind, (0.35, 2.0)
+    )
     if kind == "speed":
         least, most = (0.3, 1.3) if "faster" in (info or "") else (0.7, 3.0)
     return Bounds(least * seconds - 0.5, most * seconds + 1.0 + 2.0 * tags)

@@ -64,7 +64,9 @@ def stack_frames(frames: Tensor, rows: int) -> Tensor:
     needed = STRIDE * (rows - 1) + STACK
     padded = torch.cat((frames[:1].expand(3, -1), frames))[:needed]
     padded = torch.cat((padded, padded[-1:].expand(needed - padded.shape[0], -1)))
-    return padded.unfold(0, STACK, STRIDE).transpose(1, 2).reshape(rows, FEATURE_SIZE)  # (rows, 80, 7) -> (rows, 560)
+    return (
+        padded.unfold(0, STACK, STRIDE).transpose(1, 2).reshape(rows, FEATURE_SIZE)
+    )  # (rows, 80, 7) -> (rows, 560)
 
 
 class SanmLayer(nn.Module):
@@ -226,7 +228,9 @@ def load_linguistic(folder: Path, centroids: Path, device: torch.device) -> Ling
     """
     path = folder / "model.pt"
     state = read_torch_file(path)
-    encoder_state = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
+    encoder_state = {
+        name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")
+    }
     size, inner = shape_of(encoder_state, "encoders0.0.feed_forward.w_2.weight", path)
     with torch.device("meta"):
         encoder = SanmEncoder(size, inner, 1 + _later_layers(encoder_state, path))
@@ -253,7 +257,9 @@ def _read_normalisation(path: Path) -> tuple[Tensor, Tensor]:
         match = re.search(rf"<{tag}>[^\[]*\[[^\]]*\]", text)
         numbers = match.group(0).split("[")[1].rstrip("]").split() if match else []
         if len(numbers) != FEATURE_SIZE:
-            raise ModelFileError(f"{path}: expected {FEATURE_SIZE} numbers in <{tag}>, found {len(numbers)}; {mend()}")
+            raise ModelFileError(
+                f"{path}: expected {FEATURE_SIZE} numbers in <{tag}>, found {len(numbers)}; {mend()}"
+            )
         found.append(torch.tensor([float(number) for number in numbers]))
     return found[0], found[1]
 

@@ -18,7 +18,14 @@ from stepaudiod.errors import ModelFileError
 from stepaudiod.model import wire
 from stepaudiod.model.weights import mend
 
-DTYPES = {1: torch.float32, 6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float16, 11: torch.float64}
+DTYPES = {
+    1: torch.float32,
+    6: torch.int32,
+    7: torch.int64,
+    9: torch.bool,
+    10: torch.float16,
+    11: torch.float64,
+}
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,9 @@ def _node(buffer: memoryview) -> Node:
             kind = wire.text(value)
         elif number == 5 and kind == "Constant":
             constant = next(_messages(wire.view(value), 5), None)
-    return Node(name or f"{kind}:{outputs[0] if outputs else ''}", kind, tuple(inputs), tuple(outputs), constant)
+    return Node(
+        name or f"{kind}:{outputs[0] if outputs else ''}", kind, tuple(inputs), tuple(outputs), constant
+    )
 
 
 def _tensor_name(buffer: memoryview) -> str:

@@ -46,7 +46,16 @@ from stepaudiod.model.segments import (
 from stepaudiod.model.source import PhaseArithmetic
 from stepaudiod.model.speaking import Report, Speaker, Turn, new_seed
 
-__all__ = ["Edit", "LoadProgress", "Pipeline", "PipelineOptions", "Quantization", "Reference", "Report", "Synthesis"]
+__all__ = [
+    "Edit",
+    "LoadProgress",
+    "Pipeline",
+    "PipelineOptions",
+    "Quantization",
+    "Reference",
+    "Report",
+    "Synthesis",
+]
 
 SAMPLE_RATE = features.MEL_RATE
 """Of all output, in Hz."""
@@ -90,7 +99,13 @@ class PipelineOptions:
         """What the code of December 2025 did, for comparison."""
         sampling = SamplingOptions(top_k=50, is_pattern_enforced=False, is_repetition_masked=True)
         return cls(
-            PromptForm.DECEMBER, sampling, False, True, True, PhaseArithmetic.REFERENCE, is_output_checked=False
+            PromptForm.DECEMBER,
+            sampling,
+            False,
+            True,
+            True,
+            PhaseArithmetic.REFERENCE,
+            is_output_checked=False,
         )
 
 
@@ -165,11 +180,17 @@ class Pipeline:
         kind = Quantization.named(quantization) if isinstance(quantization, str) else quantization
         checkpoint = Checkpoint(Path(models_dir))
         with torch.inference_mode():
-            networks = load_networks(checkpoint, torch.device(device), dtype, kind, quantized_folder, progress)
+            networks = load_networks(
+                checkpoint, torch.device(device), dtype, kind, quantized_folder, progress
+            )
         return cls(networks, options)
 
     def encode_reference(
-        self, waveform: Waveform | Tensor, sample_rate: int, transcript: str = "", transcribe: Transcribe | None = None
+        self,
+        waveform: Waveform | Tensor,
+        sample_rate: int,
+        transcript: str = "",
+        transcribe: Transcribe | None = None,
     ) -> Reference:
         """Encode a voice's reference; of one over 30 s the best stretch is chosen and named in the result.
 
@@ -229,7 +250,8 @@ class Pipeline:
             raise InvalidRequest("there is no text to say", "input")
         if edit is not None and edit.kind not in CLONE_EDITS:
             raise InvalidRequest(
-                f"{edit.kind} can't be combined with a clone; {' and '.join(CLONE_EDITS)} can, others are edits", "mode"
+                f"{edit.kind} can't be combined with a clone; {' and '.join(CLONE_EDITS)} can, others are edits",
+                "mode",
             )
         said = reference.transcript if prompt_text is None else prompt_text
         pieces = [with_language(piece, language) for piece in splitter(text) if piece.strip()]
@@ -239,7 +261,9 @@ class Pipeline:
             for index, piece in enumerate(pieces):
                 turns = [self._clone_turn(reference, said, piece)]
                 turns += self._edit_turns(edit, piece, None) if edit is not None else []
-                part = self._speaker.speak(turns, reference, report.seed + index, stream, report, is_cancelled)
+                part = self._speaker.speak(
+                    turns, reference, report.seed + index, stream, report, is_cancelled
+                )
                 yield from part if len(pieces) == 1 else _softened(part)
 
         return Synthesis(speak(), report)
@@ -276,9 +300,13 @@ class Pipeline:
         long = mono.shape[-1] / sample_rate > MAX_SECONDS
         pieces = cut_points(mono, sample_rate) if long else [Stretch(0.0, mono.shape[-1] / sample_rate)]
         if edit.needs_transcript and not transcript.strip() and transcribe is None:
-            raise InvalidRequest(f"{edit.kind} needs what the recording says; denoise and vad don't", "audio_text")
+            raise InvalidRequest(
+                f"{edit.kind} needs what the recording says; denoise and vad don't", "audio_text"
+            )
         if long and edit.kind == "paralinguistic":
-            raise InvalidRequest(f"paralinguistic takes recordings of up to {MAX_SECONDS:g} s; cut this one", "input_audio")
+            raise InvalidRequest(
+                f"paralinguistic takes recordings of up to {MAX_SECONDS:g} s; cut this one", "input_audio"
+            )
         texts = share_text(transcript, [piece.seconds for piece in pieces])
         report = Report(new_seed() if seed is None else seed, None, pieces=len(pieces))
 
@@ -287,7 +315,9 @@ class Pipeline:
                 part = take(mono, sample_rate, piece)
                 if transcribe is not None and edit.needs_transcript and (long or not said):
                     said = transcribe(part, sample_rate)
-                sound = self._edit_piece(part, sample_rate, piece, said, edit, index, stream, report, is_cancelled)
+                sound = self._edit_piece(
+                    part, sample_rate, piece, said, edit, index, stream, report, is_cancelled
+                )
                 yield from sound if not long else self._in_place(sound, part, sample_rate, edit)
 
         return Synthesis(speak(), report)
@@ -310,7 +340,9 @@ class Pipeline:
         turns = self._edit_turns(edit, said, recording.seconds)
         return self._speaker.speak(turns, recording, report.seed + index, stream, report, is_cancelled)
 
-    def _in_place(self, sound: Iterator[Tensor], part: Tensor, sample_rate: int, edit: Edit) -> Iterator[Tensor]:
+    def _in_place(
+        self, sound: Iterator[Tensor], part: Tensor, sample_rate: int, edit: Edit
+    ) -> Iterator[Tensor]:
         """Put the silence back that encoding a piece cut off, except where silence was to go."""
         before, after = (0.0, 0.0) if edit.kind == "vad" else surrounding_silence(part, sample_rate)
         yield torch.zeros(round(before * SAMPLE_RATE))
@@ -328,7 +360,9 @@ class Pipeline:
             lambda ids: self._writer.edit(ids, instruction),
             bounds_for_text(said)
             if seconds is None
-            else bounds_for_edit(edit.kind, edit.info, seconds, sum((edit.text or "").count(f"[{t}]") for t in TAGS)),
+            else bounds_for_edit(
+                edit.kind, edit.info, seconds, sum((edit.text or "").count(f"[{t}]") for t in TAGS)
+            ),
         )
         return [replace(turn) for _ in range(edit.iterations)]
 
@@ -347,7 +381,9 @@ class Pipeline:
                 waveform = cut_silence(waveform, sample_rate)
             seconds = waveform.shape[-1] / sample_rate
             if seconds < SHORTEST_SECONDS:
-                raise InvalidRequest(f"the recording holds {seconds:.2f} s; expected {SHORTEST_SECONDS} s or more", "audio")
+                raise InvalidRequest(
+                    f"the recording holds {seconds:.2f} s; expected {SHORTEST_SECONDS} s or more", "audio"
+                )
             networks = self.networks
             exact = resample(waveform, sample_rate, features.CODE_RATE, torch.float64)
             trimmed = features.trim_for_codes(exact)
@@ -376,4 +412,6 @@ def _fade(part: Tensor, is_begin: bool, is_end: bool, samples: int) -> Tensor:
     middle = min(samples, part.shape[-1] // 2)
     left = softened if is_begin else part
     right = softened if is_end else part
-    return torch.cat((left[:middle], part[middle : part.shape[-1] - middle], right[part.shape[-1] - middle :]))
+    return torch.cat(
+        (left[:middle], part[middle : part.shape[-1] - middle], right[part.shape[-1] - middle :])
+    )

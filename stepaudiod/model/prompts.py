@@ -21,7 +21,9 @@ from stepaudiod.model.tokenizer import BEGIN_OF_TURN, BOS, END_OF_TURN, Segment,
 DEFAULT_SPEAKER = "debug"
 """What upstream calls every cloned speaker."""
 
-_CLONE_SYSTEM = "Generate audio with the following timbre, prosody and speaking style\n\n[speaker_start]\nspeaker name: "
+_CLONE_SYSTEM = (
+    "Generate audio with the following timbre, prosody and speaking style\n\n[speaker_start]\nspeaker name: "
+)
 _EDIT_SYSTEM = (
     "As a highly skilled audio editing and tuning specialist, you excel in interpreting user instructions and applying"
     " precise adjustments to meet their needs. Your expertise spans a wide range of enhancement capabilities, including"

@@ -40,11 +40,20 @@ class Quantization(Enum):
         Raises:
             InvalidRequest: there is none of that name.
         """
-        known = {"base": None, "none": None, "int8": cls.INT8, "bnb": cls.INT8, "int4": cls.INT4, "awq": cls.INT4}
+        known = {
+            "base": None,
+            "none": None,
+            "int8": cls.INT8,
+            "bnb": cls.INT8,
+            "int4": cls.INT4,
+            "awq": cls.INT4,
+        }
         if name is None:
             return None
         if name.lower() not in known:
-            raise InvalidRequest(f"there is no quantization {name!r}; there are {', '.join(known)}", "model_variant")
+            raise InvalidRequest(
+                f"there is no quantization {name!r}; there are {', '.join(known)}", "model_variant"
+            )
         return known[name.lower()]
 
 
@@ -108,7 +117,9 @@ class Int4Linear(nn.Module):
         """Give the weights `(outputs, inputs)` back, rounded."""
         levels = torch.stack((self.packed & 15, self.packed >> 4), dim=-1)  # (outputs, inputs / 2, 2)
         groups = levels.view(self.packed.shape[0], -1, GROUP_SIZE).to(dtype)
-        return torch.addcmul(self.zero[..., None].to(dtype), groups, self.scale[..., None].to(dtype)).flatten(1)
+        return torch.addcmul(self.zero[..., None].to(dtype), groups, self.scale[..., None].to(dtype)).flatten(
+            1
+        )
 
 
 LAYERS: dict[Quantization, type[Int8Linear] | type[Int4Linear]] = {

@@ -70,7 +70,9 @@ class Reference:
         """
         version = int(tensors["version"]) if "version" in tensors else None
         if version != VERSION:
-            raise InvalidRequest(f"an encoded reference must be of version {VERSION}, found {version}; encode it again")
+            raise InvalidRequest(
+                f"an encoded reference must be of version {VERSION}, found {version}; encode it again"
+            )
         start, end = tensors["stretch"].tolist()
         transcript = bytes(tensors["transcript"].tolist()).decode("utf-8")
         return cls(tensors["codes"], tensors["mel"], tensors["embedding"], Stretch(start, end), transcript)

@@ -47,7 +47,9 @@ def sinc_kernel(orig: int, new: int, dtype: torch.dtype) -> tuple[Tensor, int]:
     return (sinc * (window * (base / orig))).to(torch.float32), width
 
 
-def resample(waveform: Tensor, orig_rate: int, new_rate: int, kernel_dtype: torch.dtype = torch.float32) -> Tensor:
+def resample(
+    waveform: Tensor, orig_rate: int, new_rate: int, kernel_dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Change the sample rate, up or down, between any two whole rates.
 
     Args:
@@ -60,7 +62,9 @@ def resample(waveform: Tensor, orig_rate: int, new_rate: int, kernel_dtype: torc
         `(..., ceil(samples * new_rate / orig_rate))` float32, on the waveform's device.
     """
     if orig_rate <= 0 or new_rate <= 0:
-        raise InvalidRequest(f"a sample rate must be positive, found {min(orig_rate, new_rate)} Hz", "sample_rate")
+        raise InvalidRequest(
+            f"a sample rate must be positive, found {min(orig_rate, new_rate)} Hz", "sample_rate"
+        )
     if orig_rate == new_rate:
         return waveform
     divisor = math.gcd(orig_rate, new_rate)

@@ -133,7 +133,9 @@ def soften(waveform: Tensor, sample_rate: int) -> Tensor:
     samples = min(round(FADE_SECONDS * sample_rate), waveform.shape[-1] // 2)
     if samples == 0:
         return waveform
-    fade = torch.sin((torch.arange(samples, device=waveform.device) + 0.5) * (torch.pi / 2 / samples)).square()
+    fade = torch.sin(
+        (torch.arange(samples, device=waveform.device) + 0.5) * (torch.pi / 2 / samples)
+    ).square()
     softened = waveform.clone()
     softened[:samples] *= fade
     softened[-samples:] *= fade.flip(0)

@@ -102,6 +102,8 @@ def _stretched_sine(summed: Tensor, exact: bool, before: Tensor | None) -> Tenso
     held = F.interpolate(summed[None], scale_factor=HOP, mode="linear")[0]
     if before is not None:
         joined = torch.stack((before.to(summed), summed[:, 0]), dim=1)
-        held[:, : HOP // 2] = F.interpolate(joined[None], scale_factor=HOP, mode="linear")[0, :, HOP // 2 * 2 : HOP // 2 * 3]
+        held[:, : HOP // 2] = F.interpolate(joined[None], scale_factor=HOP, mode="linear")[
+            0, :, HOP // 2 * 2 : HOP // 2 * 3
+        ]
     # whole turns are dropped in float64, so that the sine itself may be taken in less
     return torch.sin((held * HOP % 1.0) * (2 * math.pi))

@@ -154,7 +154,9 @@ class Speaker:
         except Cancelled:
             return
 
-    def _turn(self, turn: Turn, ids: list[int], seed: int, report: Report, cancelled: IsCancelled) -> list[int]:
+    def _turn(
+        self, turn: Turn, ids: list[int], seed: int, report: Report, cancelled: IsCancelled
+    ) -> list[int]:
         """Run a turn whose codes only feed another."""
         for attempt in range(ATTEMPTS):
             found, problem = self._collect(turn, ids, _seed(seed, attempt), report, cancelled)
@@ -164,7 +166,13 @@ class Speaker:
         raise AssertionError("unreachable")
 
     def _whole(
-        self, turn: Turn, ids: list[int], acoustics: Acoustics, seed: int, report: Report, cancelled: IsCancelled
+        self,
+        turn: Turn,
+        ids: list[int],
+        acoustics: Acoustics,
+        seed: int,
+        report: Report,
+        cancelled: IsCancelled,
     ) -> Iterator[Tensor]:
         for attempt in range(ATTEMPTS):
             this_seed = _seed(seed, attempt)
@@ -178,7 +186,13 @@ class Speaker:
             self._complain(problem, attempt, report)
 
     def _streamed(
-        self, turn: Turn, ids: list[int], acoustics: Acoustics, seed: int, report: Report, cancelled: IsCancelled
+        self,
+        turn: Turn,
+        ids: list[int],
+        acoustics: Acoustics,
+        seed: int,
+        report: Report,
+        cancelled: IsCancelled,
     ) -> Iterator[Tensor]:
         for attempt in range(ATTEMPTS):
             this_seed = _seed(seed, attempt)
@@ -242,17 +256,23 @@ class Speaker:
         columns = to_columns(id_codes(ids))
         frames = 2 * (columns.shape[0] + acoustics.columns.shape[0])
         noise = make_noise(seed ^ _NOISE_STREAM, frames).to(self._flow.device)
-        on_device = Acoustics(*(x.to(self._flow.device) for x in (acoustics.columns, acoustics.mel, acoustics.embedding)))
+        on_device = Acoustics(
+            *(x.to(self._flow.device) for x in (acoustics.columns, acoustics.mel, acoustics.embedding))
+        )
         mel = self._flow(columns.to(self._flow.device), on_device, noise).float()
         source = make_source_noise(HOP * mel.shape[1], torch.Generator().manual_seed(seed ^ _SOURCE_STREAM))
         return self._vocoder(mel, source.to(mel.device), self._arithmetic)
 
     def _open_stream(self, acoustics: Acoustics, seed: int) -> AudioStream:
         device = self._flow.device
-        on_device = Acoustics(*(x.to(device) for x in (acoustics.columns, acoustics.mel, acoustics.embedding)))
+        on_device = Acoustics(
+            *(x.to(device) for x in (acoustics.columns, acoustics.mel, acoustics.embedding))
+        )
         generator = torch.Generator().manual_seed(seed ^ _SOURCE_STREAM)
         noise = make_noise(seed ^ _NOISE_STREAM).to(device)
-        return AudioStream(self._flow, self._vocoder, on_device, noise, lambda n: make_source_noise(n, generator))
+        return AudioStream(
+            self._flow, self._vocoder, on_device, noise, lambda n: make_source_noise(n, generator)
+        )
 
     def _complain(self, problem: str, attempt: int, report: Report) -> None:
         """Note a failed attempt; the last one is an error."""

@@ -41,7 +41,9 @@ class TextTokenizer:
     def __init__(self, path: Path) -> None:
         pieces = _read_pieces(path)
         self._control = {
-            piece: index for index, (piece, _, kind) in enumerate(pieces) if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
+            piece: index
+            for index, (piece, _, kind) in enumerate(pieces)
+            if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
         }
         # A control token must not be found inside ordinary text, so in there its entry is a string that can't occur.
         vocabulary = [

@@ -40,11 +40,15 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         size = path.stat().st_size if path.exists() else 0
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelFileError(f"{path} ({size} bytes) is no readable weights file: {reason}; {mend()}") from error
+        raise ModelFileError(
+            f"{path} ({size} bytes) is no readable weights file: {reason}; {mend()}"
+        ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelFileError(f"{path}: expected a dictionary of tensors, found {type(state).__name__}; {mend()}")
+        raise ModelFileError(
+            f"{path}: expected a dictionary of tensors, found {type(state).__name__}; {mend()}"
+        )
     return state
 
 

@@ -46,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, write."""
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
     parser.add_argument("golden", type=Path)
-    parser.add_argument("--models", type=Path, required=True, help="the folder that holds both published folders")
+    parser.add_argument(
+        "--models", type=Path, required=True, help="the folder that holds both published folders"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)

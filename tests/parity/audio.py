@@ -108,13 +108,17 @@ def prompts(golden: Golden, networks: Networks, ids: list[int]) -> Arrays:
     if "tok_probe_text" in golden:
         probes = golden.array("tok_probe_text")
         made["tok_probe_text"] = probes
-        made["tok_probe_ids"] = np.array([json.dumps(networks.tokenizer.encode(str(probe))) for probe in probes])
+        made["tok_probe_ids"] = np.array(
+            [json.dumps(networks.tokenizer.encode(str(probe))) for probe in probes]
+        )
     return made
 
 
 def _instruction(name: str, text: str, said: str) -> str:
     kind, _, info = name.partition("_")
-    option = next((option for option in OPTIONS[kind] if option.replace(" ", "_") == info), info.replace("_", " "))
+    option = next(
+        (option for option in OPTIONS[kind] if option.replace(" ", "_") == info), info.replace("_", " ")
+    )
     return instruction(kind, option, text, said)
 
 

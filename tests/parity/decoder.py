@@ -71,7 +71,12 @@ def streamed(golden: Golden, networks: Networks, acoustics: Acoustics) -> Arrays
     noises = _stored_noises(golden)
     frames = 2 * (acoustics.columns.shape[0] + golden.array("dec_tokens").shape[0])
     stream = AudioStream(
-        networks.flow, networks.vocoder, acoustics, golden.noise(frames), lambda _: next(noises), StreamStyle.REFERENCE
+        networks.flow,
+        networks.vocoder,
+        acoustics,
+        golden.noise(frames),
+        lambda _: next(noises),
+        StreamStyle.REFERENCE,
     )
     tokens = golden.array("dec_tokens").tolist()
     parts: list[tuple[int, Tensor]] = []

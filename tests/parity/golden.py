@@ -32,7 +32,9 @@ class Golden:
         with np.load(path, allow_pickle=False) as file:
             self._arrays = {name: file[name] for name in file.files}
         self.device = device
-        meta: dict[str, Any] = json.loads(str(self._arrays["meta_json"])) if "meta_json" in self._arrays else {}
+        meta: dict[str, Any] = (
+            json.loads(str(self._arrays["meta_json"])) if "meta_json" in self._arrays else {}
+        )
         self.arguments: dict[str, Any] = meta.get("args", {})
 
     def __contains__(self, key: str) -> bool:

@@ -32,7 +32,10 @@ def greedy(
 def _next(model: Step1ForCausalLM, token: int, position: int, cache: object) -> Tensor:
     device = model.device
     return model.decode(
-        torch.tensor([token], device=device), torch.tensor([position], device=device), cache, position + 1  # type: ignore[arg-type]
+        torch.tensor([token], device=device),
+        torch.tensor([position], device=device),
+        cache,
+        position + 1,  # type: ignore[arg-type]
     )[0]
 
 

@@ -1,7 +1,7 @@
 """CAM++: who is speaking, as 192 numbers. Our network; the published ONNX graph only lends its weights.
 
-The exporter folded every BatchNorm that follows a convolution into it. The ones that come first remain, and become a
-scale and a shift here.
+The exporter folded every BatchNorm that follows a convolution into it. The ones that come first remain, and
+become a scale and a shift here.
 """
 
 from __future__ import annotations
@@ -83,10 +83,12 @@ class DenseLayer(nn.Module):
         """Run over `(batch, channels, frames)`; gives `(batch, growth, frames)`."""
         y = F.relu(self.linear1(F.relu(self.nonlinear1(x))))
         frames = y.shape[-1]
-        # each frame's context: the mean over everything plus the mean over its own 100 frames (the last may be short)
+        # a frame's context: the mean over everything plus the mean over its own 100 frames
         segments = F.avg_pool1d(y, SEGMENT_FRAMES, SEGMENT_FRAMES, ceil_mode=True)
         context = y.mean(-1, keepdim=True) + segments.repeat_interleave(SEGMENT_FRAMES, -1)[..., :frames]
-        return self.linear_local(y) * torch.sigmoid(self.gate2(F.relu(self.gate1(context))))
+        gate: Tensor = torch.sigmoid(self.gate2(F.relu(self.gate1(context))))
+        local: Tensor = self.linear_local(y)
+        return local * gate
 
 
 class Transit(nn.Module):
@@ -104,7 +106,7 @@ class Transit(nn.Module):
 
 
 class SpeakerEncoder(nn.Module):
-    """The whole network, in float64: it is small, and its output is rounded to few bits where parity is wanted."""
+    """The whole network. It runs in float64: it is small, and its output may be rounded to bfloat16."""
 
     def __init__(self, state: dict[str, Tensor], layers: list[int]) -> None:
         super().__init__()
@@ -144,7 +146,8 @@ class SpeakerEncoder(nn.Module):
             x = transit(x)
         x = F.relu(x if self.out_nonlinear is None else self.out_nonlinear(x))
         statistics = torch.cat((x.mean(-1), x.std(-1, unbiased=True)), dim=1)  # (batch, 2 * channels)
-        return self.dense(statistics).to(features.dtype)
+        embedding: Tensor = self.dense(statistics)
+        return embedding.to(features.dtype)
 
     def embed(self, waveform: Tensor) -> Tensor:
         """Identify the speaker of `(samples,)` at 16 kHz: `(192,)`."""

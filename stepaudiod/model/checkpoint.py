@@ -141,5 +141,5 @@ def _check(path: Path) -> None:
     elif path.suffix == ".pt" and not zipfile.is_zipfile(path):
         # a torch file's directory stands at its end, so a cut one has none
         raise ModelFileError(
-            f"{path}: expected a complete zip archive, found {path.stat().st_size} bytes without its end; {mend()}"
+            f"{path}: expected a zip archive, found {path.stat().st_size} bytes without its end; {mend()}"
         )

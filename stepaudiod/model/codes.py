@@ -35,8 +35,8 @@ def interleave(linguistic: Tensor, semantic: Tensor) -> Tensor:
         semantic: `(m,)` int64 at 25 Hz.
 
     Returns:
-        `(5 * min(n // 2, m // 3),)` int64: two linguistic codes, then three semantic ones, repeating; the semantic
-        ones moved up by 1024.
+        `(5 * min(n // 2, m // 3),)` int64: two linguistic codes, then three semantic ones, repeating; the
+        semantic ones moved up by 1024.
 
     Source: Step-Audio (arXiv 2502.11946), section 3.1.
     """

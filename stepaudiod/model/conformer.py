@@ -2,9 +2,9 @@
 
     embed ─ lookahead ─ conformer layers ─ each frame twice, convolution ─ embed ─ conformer layers ─ norm
 
-It runs over a whole utterance, or over chunks with a state that holds what the past left behind: two or four columns
-for each causal convolution, and keys and values for each layer. The convolution that looks ahead needs three frames
-more than a chunk gives out; at the end of an utterance they are zeros.
+It runs over a whole utterance, or over chunks with a state that holds what the past left behind: two or four
+columns for each causal convolution, and keys and values for each layer. The convolution that looks ahead
+needs three frames more than a chunk gives out; at the end of an utterance they are zeros.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class EncoderState:
     caches: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def copy(self) -> EncoderState:
-        """A state that can grow without changing this one; tensors are shared, for none is written in place."""
+        """Give a state that can grow without changing this one; none of the tensors is written in place."""
         return EncoderState(self.ahead, self.up, dict(self.caches))
 
 
@@ -117,13 +117,14 @@ class RelativeAttention(nn.Module):
         p = self._heads(self.linear_pos(positions)).transpose(0, 1)  # (heads, 2 * keys - 1, head)
         by_content = (q + self.pos_bias_u).transpose(1, 2) @ k.transpose(-2, -1)
         by_position = _shift((q + self.pos_bias_v).transpose(1, 2) @ p.transpose(-2, -1), k.shape[2])
-        # Written out, since the last bits count: the reference's float32 phases, far downstream, magnify them.
+        # Written out, since the last bits count: the reference's float32 phases, far downstream, magnify
+        # them.
         weights = ((by_content + by_position) / math.sqrt(self.head_size)).softmax(dim=-1)
         attended = (weights @ v).transpose(1, 2).flatten(2)  # (batch, n, size)
         return self.linear_out(attended), (k, v)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, self.head_size))  # (..., n, heads, head)
+        return x.view(*x.shape[:-1], self.heads, self.head_size)  # (..., n, heads, head)
 
 
 def _shift(scores: Tensor, keys: int) -> Tensor:
@@ -195,7 +196,8 @@ class TokenEncoder(nn.Module):
         """Encode the next frames.
 
         Args:
-            x: `(1, n + 3, size)`, the last three of which come again with the next chunk; `(1, n, size)` if last.
+            x: `(1, n + 3, size)`, the last three of which come again with the next chunk; `(1, n, size)` if
+                last.
             state: grows by n frames.
             is_last: nothing follows.
 

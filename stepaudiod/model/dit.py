@@ -1,10 +1,10 @@
 """The flow decoder's estimator: a diffusion transformer that tells which way a noisy mel should move.
 
-Its layer norms are steered by the time alone. A solve visits the same few times again and again, so `Modulation` is
-made once a time and kept. The order within a block is attention, convolution, feed-forward.
+Its layer norms are steered by the time alone. A solve visits the same few times again and again, so
+`Modulation` is made once a time and kept. The order within a block is attention, convolution, feed-forward.
 
-Chunks: convolutions are causal and keep two columns; attention keeps keys and values of the prompt and of a stretch
-of the newest frames. Attention has no positions, so the order of the cached keys doesn't matter.
+Chunks: convolutions are causal and keep two columns; attention keeps keys and values of the prompt and of a
+stretch of the newest frames. Attention has no positions, so the order of the cached keys doesn't matter.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class EstimatorState:
     caches: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def copy(self) -> EstimatorState:
-        """A state that can grow without changing this one; tensors are shared, for none is written in place."""
+        """Give a state that can grow without changing this one; none of the tensors is written in place."""
         return EstimatorState(dict(self.columns), dict(self.caches))
 
     @property
@@ -82,7 +82,7 @@ class BlockAttention(nn.Module):
         self.proj = nn.Linear(heads * head_size, size)
 
     def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Attend from `(batch, frames, size)` to itself and the past; gives the result and the grown cache."""
+        """Attend from `(batch, frames, size)` to itself and the past; gives the result and the cache."""
         q, k, v = (
             linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (batch, heads, frames, head)
             for linear in (self.to_q, self.to_k, self.to_v)
@@ -138,7 +138,9 @@ class DiTBlock(nn.Module):
         if state is not None:
             state.caches[index], state.columns[index] = cache, columns
         y = F.gelu(self.mlp["fc1"](_modulate(x, m_shift, m_scale)), approximate="tanh")
-        return x + m_gate * self.mlp["fc2"](y)
+        y = self.mlp["fc2"](y)
+        mixed: Tensor = x + m_gate * y
+        return mixed
 
 
 class FinalLayer(nn.Module):
@@ -168,9 +170,11 @@ class DiT(nn.Module):
         rates = torch.exp(-math.log(10000.0) * torch.arange(half, device=time.device) / half)
         angles = time.float() * 1000.0 * rates
         features = torch.cat((angles.cos(), angles.sin())).to(self.in_proj.weight.dtype)
-        # two rows, as guidance has, and one of them kept: a lone row takes another kernel with other last bits
+        # two rows, as guidance has, and one of them kept: a lone row takes another kernel with other last
+        # bits
         embedded = self.t_embedder["mlp"](features.expand(2, -1))
-        blocks = [block.adaLN_modulation(embedded)[0].view(9, -1) for block in self.blocks]
+        layers = [*(block.get_submodule("adaLN_modulation") for block in self.blocks)]
+        blocks = [layer(embedded)[0].view(9, -1) for layer in layers]
         return Modulation(blocks, self.final_layer.adaLN_modulation(embedded)[0].view(2, -1))
 
     def forward(self, x: Tensor, modulation: Modulation, state: EstimatorState | None = None) -> Tensor:

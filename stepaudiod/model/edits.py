@@ -16,9 +16,10 @@ EMOTIONS = (
     "excited", "depressed", "coldness", "admiration",
 )  # fmt: skip
 STYLES = (
-    "serious", "arrogant", "child", "older", "girl", "pure", "sister", "sweet", "ethereal", "whisper", "gentle",
-    "recite", "generous", "act_coy", "warm", "shy", "comfort", "authority", "chat", "radio", "soulful", "story",
-    "vivid", "program", "news", "advertising", "roar", "murmur", "shout", "deeply", "loudly", "exaggerated",
+    "serious", "arrogant", "child", "older", "girl", "pure", "sister", "sweet", "ethereal", "whisper",
+    "gentle", "recite", "generous", "act_coy", "warm", "shy", "comfort", "authority", "chat", "radio",
+    "soulful", "story", "vivid", "program", "news", "advertising", "roar", "murmur", "shout",
+    "deeply", "loudly", "exaggerated",
 )  # fmt: skip
 SPEEDS = ("faster", "slower", "more faster", "more slower")
 TAGS = (
@@ -44,12 +45,13 @@ STRONGEST_WORD = "dramatically"
 MIN_INTENSITY, MAX_INTENSITY = 0.1, 3.0
 
 _DENOISE = (
-    "Remove any noise from the given audio while preserving the voice content clearly. Ensure that the speech quality"
-    " remains intact with minimal distortion, and eliminate all noise from the audio."
+    "Remove any noise from the given audio while preserving the voice content clearly. Ensure that the"
+    " speech quality remains intact with minimal distortion, and eliminate all noise from the audio."
 )
 _VAD = (
-    "Remove any silent portions from the given audio while preserving the voice content clearly. Ensure that the speech"
-    " quality remains intact with minimal distortion, and eliminate all silence from the audio."
+    "Remove any silent portions from the given audio while preserving the voice content clearly. Ensure"
+    " that the speech quality remains intact with minimal distortion, and eliminate all silence from the"
+    " audio."
 )
 _BRACKETED = re.compile(r"\[([A-Za-z][A-Za-z-]*)\]")
 
@@ -175,7 +177,8 @@ def with_language(text: str, language: str | None) -> str:
 
     Args:
         text: what to say; pinyin with tone digits (`guo4`) may stand for characters.
-        language: a name from `LANGUAGES`; `Mandarin`, `English`, `auto` and None add nothing. Case doesn't matter.
+        language: a name from `LANGUAGES`; `Mandarin`, `English`, `auto` and None add nothing. Case doesn't
+            matter.
 
     Raises:
         InvalidRequest: the model doesn't know the language.

@@ -43,7 +43,7 @@ def limit_peak(waveform: Tensor) -> Tensor:
 
 
 def voiced_bounds(waveform: Tensor) -> tuple[int, int]:
-    """Find where sound begins and ends: the stretch between the first and last frame within 20 dB of the loudest.
+    """Find where sound begins and ends: the first and the last frame within 20 dB of the loudest.
 
     Args:
         waveform: `(samples,)`.
@@ -63,7 +63,7 @@ def voiced_bounds(waveform: Tensor) -> tuple[int, int]:
 
 
 def trim_for_codes(waveform: Tensor) -> Tensor:
-    """Stage B: full level, silence cut at both ends, and the exact margins that the tokenisers were trained with.
+    """Stage B: full level, no silence at the ends but the margins that the tokenisers were trained with.
 
     Args:
         waveform: `(samples,)` at 16 kHz.
@@ -83,7 +83,8 @@ def kaldi_filter_bank(waveform: Tensor, window: Literal["hamming", "povey"]) -> 
     """Kaldi's 80-bin log mel filter bank at 16 kHz: 25 ms frames every 10 ms, no padding, no dither.
 
     Args:
-        waveform: `(samples,)` at 16 kHz, in the scale the consumer expects (CAM++ -1..1, Paraformer times 32768).
+        waveform: `(samples,)` at 16 kHz, in the scale the consumer expects (CAM++ -1..1, Paraformer times
+            32768).
         window: `povey` is Hann to the power of 0.85.
 
     Returns:
@@ -98,7 +99,8 @@ def kaldi_filter_bank(waveform: Tensor, window: Literal["hamming", "povey"]) -> 
     previous = torch.cat((frames[:, :1], frames[:, :-1]), dim=1)
     frames = (frames - 0.97 * previous) * _kaldi_window(window).to(frames)
     power = torch.fft.rfft(F.pad(frames, (0, 112))).abs().pow(2.0)  # (frames, 257)
-    return (power @ _kaldi_mel_bank().to(power)).clamp_min(FLOAT32_EPSILON).log()
+    energies: Tensor = power @ _kaldi_mel_bank().to(power)
+    return energies.clamp_min(FLOAT32_EPSILON).log()
 
 
 @lru_cache(maxsize=2)
@@ -123,7 +125,8 @@ def _kaldi_mel_bank() -> Tensor:
 def slaney_mel_bank(sample_rate: int, fft_size: int, bins: int, high_hz: float) -> Tensor:
     """Slaney's mel triangles, each of unit area: `(bins, fft_size // 2 + 1)` float32.
 
-    Source: librosa's `filters.mel` (`htk=False`, `norm="slaney"`); Whisper's `mel_128` is the same table at 16 kHz.
+    Source: librosa's `filters.mel` (`htk=False`, `norm="slaney"`); Whisper's `mel_128` is the same table at
+    16 kHz.
     """
     freqs = torch.linspace(0, sample_rate / 2, fft_size // 2 + 1, dtype=torch.float64)
     mels = torch.linspace(0.0, _hz_to_slaney(high_hz), bins + 2, dtype=torch.float64)
@@ -186,6 +189,6 @@ def prompt_mel(waveform: Tensor) -> Tensor:
 
 
 def speaker_filter_bank(waveform: Tensor) -> Tensor:
-    """CAM++'s input: the Kaldi filter bank of `(samples,)` at 16 kHz less its mean over time, `(frames, 80)`."""
+    """CAM++'s input: the filter bank of `(samples,)` at 16 kHz less its mean over time, `(frames, 80)`."""
     bank = kaldi_filter_bank(waveform, "povey")
     return bank - bank.mean(dim=0, keepdim=True)

@@ -1,11 +1,11 @@
 """Codes to mel: flow matching from noise, guided by codes, a speaker and the reference's own mel.
 
     codes ── columns ── embedding ── token encoder ── mu ───────┐
-    speaker embedding ── unit length ── linear ── speaker ──────┼── ten steps from noise ── mel, 50 frames a second
+    speaker embedding ── unit length ── linear ── speaker ──────┼── ten steps from noise ── mel at 50 Hz
     reference mel, then zeros ───────────────────── condition ──┘
 
-The reference's frames come first in everything and are cut off at the end. Guidance runs a second row with all
-conditions zero. Knows no waveform.
+The reference's frames come first in everything and are cut off at the end. Guidance runs a second row with
+all conditions zero. Knows no waveform.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class FlowTrace:
 
 
 def round_to_bfloat16(acoustics: Acoustics) -> Acoustics:
-    """Round mel and embedding as the reference does before decoding. For comparison; leaving it out is more exact."""
+    """Round mel and embedding as the reference does; for comparison, as leaving it out is more exact."""
     mel, embedding = (x.to(torch.bfloat16).to(x.dtype) for x in (acoustics.mel, acoustics.embedding))
     return Acoustics(acoustics.columns, mel, embedding)
 
@@ -87,7 +87,7 @@ def make_noise(seed: int, frames: int = NOISE_FRAMES) -> Tensor:
 
 
 class Flow(nn.Module):
-    """The decoder; parameter names are the checkpoint's, but for `decoder.estimator` and `input_embedding`."""
+    """The decoder; parameter names are the checkpoint's."""
 
     def __init__(self, encoder: TokenEncoder, estimator: DiT) -> None:
         super().__init__()
@@ -97,6 +97,12 @@ class Flow(nn.Module):
         self.encoder_proj = nn.Linear(encoder.size, MELS)
         self.decoder = nn.ModuleDict({"estimator": estimator})
         self._schedule: list[tuple[float, Tensor, Modulation]] = []
+
+    @property
+    def _estimator(self) -> DiT:
+        estimator = self.decoder["estimator"]
+        assert isinstance(estimator, DiT)
+        return estimator
 
     @property
     def dtype(self) -> torch.dtype:
@@ -179,7 +185,7 @@ class Flow(nn.Module):
         for index, (time, dt, modulation) in enumerate(self.schedule()):
             rows = torch.cat((x.expand(2, -1, -1), given), dim=1).transpose(1, 2)  # (2, frames, 320)
             state = None if states is None else states[index]
-            velocity = self.decoder["estimator"](rows, modulation, state).transpose(1, 2)  # (2, 80, frames)
+            velocity = self._estimator(rows, modulation, state).transpose(1, 2)  # (2, 80, frames)
             if trace is not None:
                 trace.times.append(time)
                 trace.states.append(x)
@@ -194,7 +200,7 @@ class Flow(nn.Module):
             span = 1 - torch.cos(span * 0.5 * torch.pi)
             time, dt = span[0], span[1] - span[0]
             for index in range(1, STEPS + 1):
-                modulation = self.decoder["estimator"].modulation(time)
+                modulation = self._estimator.modulation(time)
                 self._schedule.append((float(time), dt, modulation))
                 # the time is summed up as the reference sums it, rounding and all
                 time = time + dt

@@ -1,7 +1,7 @@
 """Sequences of ids, several at a time in one batch that they join and leave as they please.
 
-Whoever needs a token takes a step for everybody in the batch; the others find theirs waiting. So requests in threads of
-their own share each reading of the weights, without a scheduler. Knows no audio.
+Whoever needs a token takes a step for everybody in the batch; the others find theirs waiting. So requests in
+threads of their own share each reading of the weights, without a scheduler. Knows no audio.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Batch:
             self._row_is_free.notify()
 
     def _step(self, wanted: Sequence) -> None:
-        """Choose an id for everyone who has scores; if that leaves `wanted` without, run the model for the batch."""
+        """Choose an id for everyone who has scores, after running the model if `wanted` has none."""
         if wanted._scores is None:
             self._run_model()
         for sequence in self._active.values():

@@ -1,7 +1,7 @@
 """How long speech may be, and whether what came out is speech. Arithmetic on texts and waveforms.
 
-Without a bound a model that has lost its way babbles on to the end of its context; without a lower bound a clause that
-was dropped goes unnoticed. Both bounds come from the text, or from the recording that is edited.
+Without a bound a model that has lost its way babbles on to the end of its context; without a lower bound a
+clause that was dropped goes unnoticed. Both bounds come from the text, or from the recording that is edited.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def spoken_seconds(text: str) -> float:
     """Estimate how long a text takes to say, within a factor of two or so.
 
     Args:
-        text: in any of the model's languages; a tag counts as a short sound, a pinyin syllable as a character.
+        text: in any of the model's languages; a tag counts as a short sound, a pinyin syllable as a
+            character.
     """
     tags = _TAG.findall(text)
     text, syllables = _PINYIN.subn(" ", _TAG.sub(" ", text.lower()))
@@ -88,7 +89,7 @@ def bounds_for_edit(kind: str, info: str | None, seconds: float, tags: int = 0) 
 
 
 def split_text(text: str, limit: float = MAX_PIECE_SECONDS) -> list[str]:
-    """Cut a long text at sentence ends, else at commas, else at spaces; each piece is estimated below `limit` seconds.
+    """Cut a long text at sentence ends, else at commas or spaces, into pieces of at most `limit` seconds.
 
     A plain stand-in for a splitter that knows languages; short texts come back whole.
     """
@@ -142,7 +143,8 @@ def complaint(tokens: int, has_ended: bool, bounds: Bounds) -> str | None:
     if not has_ended:
         return f"it ran on: no end after {seconds:.1f} s, where {bounds.most:.1f} s was the most expected"
     if seconds < bounds.least or tokens < GROUP:
-        return f"it was cut short: {seconds:.1f} s, where {max(bounds.least, SECONDS_PER_GROUP):.1f} s was the least"
+        least = max(bounds.least, SECONDS_PER_GROUP)
+        return f"it was cut short: {seconds:.1f} s, where {least:.1f} s was the least expected"
     return None
 
 

@@ -1,12 +1,12 @@
-"""Linguistic codes ("vq02", 16.67 Hz): a streaming speech recogniser's encoder, then the nearest of 1024 centroids.
+"""Linguistic codes ("vq02", 16.67 Hz): a speech recogniser's encoder, then the nearest of 1024 centroids.
 
-The reference walks through 240 ms chunks with caches. A chunk, though, needs of its past only the keys and values of
-the four windows before it *at the same layer*, so here the chunk index is the batch dimension and each layer is one
-call over the whole recording:
+The reference walks through 240 ms chunks with caches. A chunk, though, needs of its past only the keys and
+values of the four windows before it *at the same layer*, so here the chunk index is the batch dimension and
+each layer is one call over the whole recording:
 
     rows      . . . . . 0 1 2 3 4 5 6 7 8 9 …      (zeros before the first)
     window 0  └───────5 before──┘└ 4 new ┘         attends to itself
-    window 1          └─5 before──┘└ 4 new ┘       … and to the first 4 rows of windows 0, and so on, at most 4 back
+    window 1          └─5 before──┘└ 4 new ┘       … and to the first 4 rows of at most 4 windows before
 
 What the 16 cached rows hold is each window's *first* four rows, as its own layer saw them.
 """
@@ -82,7 +82,7 @@ class SanmLayer(nn.Module):
             {
                 "linear_q_k_v": nn.Linear(size_in, 3 * size),
                 "linear_out": nn.Linear(size, size),
-                "fsmn_block": nn.Conv1d(size, size, KERNEL, groups=size, bias=False),
+                "fsmn_block": nn.Conv1d(size, size, KERNEL, padding=KERNEL // 2, groups=size, bias=False),
             }
         )
         self.feed_forward = nn.ModuleDict({"w_1": nn.Linear(size, inner), "w_2": nn.Linear(inner, size)})
@@ -104,18 +104,17 @@ class SanmLayer(nn.Module):
             self._split(q), self._with_cache(self._split(k)), self._with_cache(self._split(v)), attn_mask=mask
         )
         attended = attended.transpose(1, 2).flatten(2)  # (chunks, heads, 9, 128) -> (chunks, 9, size)
-        memory = F.conv1d(
-            v.transpose(1, 2), self.self_attn["fsmn_block"].weight, padding=KERNEL // 2, groups=v.shape[-1]
-        )
-        y = self.self_attn["linear_out"](attended) + memory.transpose(1, 2) + v
+        memory = self.self_attn["fsmn_block"](v.transpose(1, 2)).transpose(1, 2)
+        y: Tensor = self.self_attn["linear_out"](attended) + memory + v
         x = x + y if self.residual else y
-        return x + self.feed_forward["w_2"](torch.relu(self.feed_forward["w_1"](self.norm2(x))))
+        y = self.feed_forward["w_2"](torch.relu(self.feed_forward["w_1"](self.norm2(x))))
+        return x + y
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, HEAD_SIZE)).transpose(1, 2)  # (chunks, heads, 9, 128)
+        return x.view(*x.shape[:-1], self.heads, HEAD_SIZE).transpose(1, 2)  # (chunks, heads, 9, 128)
 
     def _with_cache(self, x: Tensor) -> Tensor:
-        """Put the first 4 rows of the 4 windows before each window in front of its own: (chunks, heads, 25, 128)."""
+        """Put the first 4 rows of the 4 windows before each in front of its own: (chunks, heads, 25, 128)."""
         chunks = x.shape[0]
         first = F.pad(x[:, :, :CHUNK_ROWS], (0, 0, 0, 0, 0, 0, CACHED_CHUNKS, 0))
         return torch.cat([*(first[i : i + chunks] for i in range(CACHED_CHUNKS)), x], dim=2)
@@ -173,7 +172,12 @@ class LinguisticTrace:
 
 
 class LinguisticTokenizer(nn.Module):
-    """Waveform to linguistic codes. Works in float32 whatever the language model uses: codes are near ties."""
+    """Waveform to linguistic codes, in float32 whatever the language model uses: codes are near ties."""
+
+    shift: Tensor
+    scale: Tensor
+    centroids: Tensor
+    half_norms: Tensor
 
     def __init__(self, encoder: SanmEncoder, shift: Tensor, scale: Tensor, centroids: Tensor) -> None:
         super().__init__()

@@ -124,12 +124,13 @@ def load_step1(
 ) -> Step1ForCausalLM:
     """Load the language model, quantized if wanted; see `load_networks`.
 
-    On the CPU in the file's own bfloat16 its weights stay memory-mapped and cost no memory beyond the page cache.
+    On the CPU in the file's own bfloat16 its weights stay memory-mapped and cost no memory beyond the page
+    cache.
     """
     config = Step1Config.read(checkpoint.config)
     if config.vocab_size <= AUDIO_BASE:
         raise ModelFileError(
-            f"{checkpoint.config}: expected vocab_size above {AUDIO_BASE}, found {config.vocab_size}; {mend()}"
+            f"{checkpoint.config}: expected vocab_size over {AUDIO_BASE}, found {config.vocab_size}; {mend()}"
         )
     with torch.device("meta"):
         model = Step1ForCausalLM(config)

@@ -1,7 +1,7 @@
 """Weights out of an ONNX graph, addressed by node name and input position. Runs no graph.
 
-The published graphs fold and renumber their constants (`onnx::MatMul_1672`), but their node names keep the module path
-(`/blocks.0/attn/query/MatMul`). So a weight is asked for as "input 1 of that node".
+The published graphs fold and renumber their constants (`onnx::MatMul_1672`), but their node names keep the
+module path (`/blocks.0/attn/query/MatMul`). So a weight is asked for as "input 1 of that node".
 """
 
 from __future__ import annotations

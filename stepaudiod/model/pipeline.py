@@ -5,8 +5,8 @@
     for chunk in pipeline.clone(voice, "Hello."): ...                          # float32 at 24 kHz
     for chunk in pipeline.edit(waveform, sample_rate, transcript, Edit("emotion", "happy")): ...
 
-Requests may run in threads of their own: their language-model steps share a batch. Closing a result's iterator, or
-`is_cancelled` becoming true, ends a request between two tokens.
+Requests may run in threads of their own: their language-model steps share a batch. Closing a result's
+iterator, or `is_cancelled` becoming true, ends a request between two tokens.
 """
 
 from __future__ import annotations
@@ -198,7 +198,8 @@ class Pipeline:
             waveform: `(samples,)` or `(channels, samples)`, -1..1, any rate.
             sample_rate: Hz.
             transcript: what it says.
-            transcribe: asked for a stretch's own words; without it they are estimated from the whole transcript.
+            transcribe: asked for a stretch's own words; without it they are estimated from the whole
+                transcript.
 
         Raises:
             InvalidRequest: it is silent or too short.
@@ -250,7 +251,7 @@ class Pipeline:
             raise InvalidRequest("there is no text to say", "input")
         if edit is not None and edit.kind not in CLONE_EDITS:
             raise InvalidRequest(
-                f"{edit.kind} can't be combined with a clone; {' and '.join(CLONE_EDITS)} can, others are edits",
+                f"{edit.kind} can't be combined with a clone; {' and '.join(CLONE_EDITS)} can",
                 "mode",
             )
         said = reference.transcript if prompt_text is None else prompt_text
@@ -289,7 +290,8 @@ class Pipeline:
             edit: what to change.
             seed: makes the result reproducible.
             stream: give sound while codes still come.
-            transcribe: asked for each piece's own words; without it they are estimated from the whole transcript.
+            transcribe: asked for each piece's own words; without it they are estimated from the whole
+                transcript.
             is_cancelled: asked between tokens.
 
         Raises:
@@ -394,7 +396,7 @@ class Pipeline:
 
 
 def _softened(parts: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Fade the beginning and the end of what comes in parts; each part waits for the next to show it isn't the last."""
+    """Fade the beginning and the end of what comes in parts; each waits until another follows."""
     samples = round(0.01 * SAMPLE_RATE)
     held: Tensor | None = None
     is_first = True

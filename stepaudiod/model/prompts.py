@@ -1,11 +1,11 @@
-"""The language model's prompts: what is said around the codes. Knows no sampling.
+r"""The language model's prompts: what is said around the codes. Knows no sampling.
 
 The newest upstream form is a chat of three turns, encoded as one string:
 
-    <s><|BOT|> system\\n{system}<|EOT|><|BOT|> human\\n{user}<|EOT|><|BOT|> assistant\\n
+    <s><|BOT|> system\n{system}<|EOT|><|BOT|> human\n{user}<|EOT|><|BOT|> assistant\n
 
-The code of December 2025 encoded each piece by itself, and so put a `<s>` behind every `<|BOT|>`. Both are here, the
-older one for comparison. User text is ordinary text: whatever it looks like, it can't end a turn.
+The code of December 2025 encoded each piece by itself, and so put a `<s>` behind every `<|BOT|>`. Both are
+here, the older one for comparison. User text is ordinary text: whatever it looks like, it can't end a turn.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ _CLONE_SYSTEM = (
     "Generate audio with the following timbre, prosody and speaking style\n\n[speaker_start]\nspeaker name: "
 )
 _EDIT_SYSTEM = (
-    "As a highly skilled audio editing and tuning specialist, you excel in interpreting user instructions and applying"
-    " precise adjustments to meet their needs. Your expertise spans a wide range of enhancement capabilities, including"
-    " but not limited to:\n# Emotional Enhancement\n# Speaking Style Transfer\n# Non-linguistic Adjustments\n# Audio"
-    " Tuning & Editing\nNote: You will receive instructions in natural language and are expected to accurately"
-    " interpret and execute the most suitable audio edits and enhancements.\n"
+    "As a highly skilled audio editing and tuning specialist, you excel in interpreting user instructions"
+    " and applying precise adjustments to meet their needs. Your expertise spans a wide range of enhancement"
+    " capabilities, including but not limited to:\n# Emotional Enhancement\n# Speaking Style Transfer\n"
+    "# Non-linguistic Adjustments\n# Audio Tuning & Editing\nNote: You will receive instructions in natural"
+    " language and are expected to accurately interpret and execute the most suitable audio edits and"
+    " enhancements.\n"
 )
 
 
@@ -84,7 +85,8 @@ class PromptWriter:
         ]
         if self._form is PromptForm.CHAT:
             return self._chat(system, self._user(text))
-        # the reference strips what a leading line break turns into, so that no word mark is put before the text
+        # the reference strips what a leading line break turns into, so that no word mark is put before the
+        # text
         encoded = self._encode_alone(["\n", *self._user(text)])
         return self._pieces(system, encoded[len(self._encode_alone(["\n"])) :])
 

@@ -3,8 +3,8 @@
     int8   one scale an output row                     half of bfloat16
     int4   a scale and a zero each 64 inputs, two to a byte   a good quarter of it
 
-Only the layers' matrices change; embedding, output layer and norms stay. A quantized model can be written to a folder
-and loaded from it, so that the full one need not be read again.
+Only the layers' matrices change; embedding, output layer and norms stay. A quantized model can be written to
+a folder and loaded from it, so that the full one need not be read again.
 """
 
 from __future__ import annotations
@@ -60,6 +60,9 @@ class Quantization(Enum):
 class Int8Linear(nn.Module):
     """A linear layer without bias, int8 weights, one scale a row."""
 
+    weight: Tensor
+    scale: Tensor
+
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.register_buffer("weight", torch.empty(outputs, inputs, dtype=torch.int8))
@@ -85,6 +88,10 @@ class Int8Linear(nn.Module):
 
 class Int4Linear(nn.Module):
     """A linear layer without bias, two int4 weights to a byte, a scale and a zero each 64 inputs."""
+
+    packed: Tensor
+    scale: Tensor
+    zero: Tensor
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -140,7 +147,8 @@ def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, nn.Module]
 def quantize(model: nn.Module, kind: Quantization, device: torch.device, dtype: torch.dtype) -> None:
     """Replace a language model's matrices and bring it to a device, one tensor at a time.
 
-    The model may still be memory-mapped: then the device never holds more than the quantized model and one matrix.
+    The model may still be memory-mapped: then the device never holds more than the quantized model and one
+    matrix.
 
     Args:
         model: loaded; changed in place.

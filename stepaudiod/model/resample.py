@@ -1,7 +1,7 @@
 """Windowed-sinc resampling, the kind the codes were trained on. Knows no model and no file.
 
-A linear or polyphase substitute moves codes audibly, so this reproduces torchaudio's kernel exactly: a Hann-windowed
-sinc, six zero crossings to a side, rolled off at 0.99 of the lower Nyquist frequency.
+A linear or polyphase substitute moves codes audibly, so this reproduces torchaudio's kernel exactly: a
+Hann-windowed sinc, six zero crossings to a side, rolled off at 0.99 of the lower Nyquist frequency.
 """
 
 from __future__ import annotations

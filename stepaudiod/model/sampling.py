@@ -1,8 +1,8 @@
 """From scores to the next id. Knows no network.
 
-The random numbers of a request come from a generator of its own on the CPU, one number a token, and choose by the
-inverse of the distribution. So a request gives the same codes alone, beside others, and on another device, as far as
-the scores agree.
+The random numbers of a request come from a generator of its own on the CPU, one number a token, and choose by
+the inverse of the distribution. So a request gives the same codes alone, beside others, and on another
+device, as far as the scores agree.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ class SamplingOptions:
         temperature: 0 takes the most likely id.
         top_k: keep this many; 0 keeps all. The code of December 2025 kept 50 without saying so.
         top_p: keep the most likely ids that make up this much.
-        is_pattern_enforced: two linguistic codes, then three semantic ones, and an end only between groups. The
-            reference leaves the pattern to the model, which mostly keeps it; a slip shifts everything that follows.
+        is_pattern_enforced: two linguistic codes, then three semantic ones, and an end only between groups.
+            The reference leaves the pattern to the model, which mostly keeps it; a slip shifts everything
+            that follows.
         is_repetition_masked: the rule of December 2025; see `mask_repetition`.
     """
 
@@ -105,8 +106,8 @@ class Sampler:
         """Choose the next id and remember it.
 
         Args:
-            scores: `(5121,)` as `Step1ForCausalLM.audio_logits` gives them when the pattern is enforced, and the
-                whole vocabulary's otherwise.
+            scores: `(5121,)` as `Step1ForCausalLM.audio_logits` gives them when the pattern is enforced, and
+                the whole vocabulary's otherwise.
 
         Returns:
             An id of the whole vocabulary; `END_OF_TURN` ends the output.
@@ -139,7 +140,8 @@ class Sampler:
     def _draw(self, scores: Tensor) -> int:
         if self.options.temperature == 0:
             return int(scores.argmax())
-        # drawn even where the outcome is certain, so that one request's numbers depend on nothing but their order
+        # drawn even where the outcome is certain, so that one request's numbers depend on nothing but their
+        # order
         number = torch.rand((), generator=self._generator, dtype=torch.float64).item()
         cumulative = probabilities(scores, self.options).double().cumsum(0)
         threshold = cumulative[-1:] * number

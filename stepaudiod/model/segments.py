@@ -1,6 +1,7 @@
 """Stretches of a recording: where its silences are, which stretch is best, and how pieces go back together.
 
-The model hears at most 30 s at a time. Cuts are made in the middle of silences; joints fade over a few milliseconds.
+The model hears at most 30 s at a time. Cuts are made in the middle of silences; joints fade over a few
+milliseconds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ MAX_SECONDS = 30.0
 PIECE_SECONDS = 24.0
 """Long recordings are cut into pieces of at most about this."""
 REFERENCE_SECONDS = 15.0
-"""The best stretch of a long reference is about this long: more makes every request slower and no voice clearer."""
+"""The best stretch of a long reference is about this long: more makes requests slow and no voice clearer."""
 LEAD_SECONDS, TAIL_SECONDS = 0.05, 0.22
 """Silence that is kept around a voice: what the tokenisers keep."""
 FRAME_SECONDS = 0.02
@@ -40,10 +41,10 @@ class Stretch:
 
 
 def cut_silence(waveform: Tensor, sample_rate: int) -> Tensor:
-    """Cut the silence around a voice before any stage, so that mel, codes and embedding describe the same sound.
+    """Cut the silence around a voice before any stage, so that mel, codes and embedding describe one sound.
 
-    The reference takes its mel from the whole recording and its codes from the trimmed one, and then stretches one
-    over the other.
+    The reference takes its mel from the whole recording and its codes from the trimmed one, and then
+    stretches one over the other.
 
     Args:
         waveform: `(samples,)`.
@@ -95,7 +96,7 @@ def cut_points(waveform: Tensor, sample_rate: int, limit: float = PIECE_SECONDS)
 
 
 def best_stretch(waveform: Tensor, sample_rate: int, limit: float = REFERENCE_SECONDS) -> Stretch:
-    """Choose the stretch of a long reference that shows the voice best: dense speech, begun and ended in a pause.
+    """Choose the stretch of a long reference that shows the voice best: dense speech between two pauses.
 
     Args:
         waveform: `(samples,)`.
@@ -129,7 +130,7 @@ def take(waveform: Tensor, sample_rate: int, stretch: Stretch) -> Tensor:
 
 
 def soften(waveform: Tensor, sample_rate: int) -> Tensor:
-    """Fade the first and last 10 ms, so that a piece can stand beside silence or another piece without a click."""
+    """Fade the first and last 10 ms, so that a piece can stand beside another without a click."""
     samples = min(round(FADE_SECONDS * sample_rate), waveform.shape[-1] // 2)
     if samples == 0:
         return waveform

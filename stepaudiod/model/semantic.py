@@ -42,18 +42,22 @@ class SemanticBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run over `(batch, frames, size)`, every frame seeing every other."""
-        y = self.attn_ln(x)
+        y: Tensor = self.attn_ln(x)
         q, k, v = (self._split(self.attn[name](y)) for name in ("query", "key", "value"))
         attended = F.scaled_dot_product_attention(q, k, v)
-        x = x + self.attn["out"](attended.transpose(1, 2).flatten(2))  # (batch, frames, heads * 64)
-        return x + self.mlp["2"](F.gelu(self.mlp["0"](self.mlp_ln(x))))
+        y = self.attn["out"](attended.transpose(1, 2).flatten(2))  # (batch, frames, heads * 64)
+        x = x + y
+        y = self.mlp["2"](F.gelu(self.mlp["0"](self.mlp_ln(x))))
+        return x + y
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, HEAD_SIZE)).transpose(1, 2)  # (batch, heads, frames, 64)
+        return x.view(*x.shape[:-1], self.heads, HEAD_SIZE).transpose(1, 2)  # (batch, heads, frames, 64)
 
 
 class SemanticEncoder(nn.Module):
     """Two strided convolutions, learned-length sinusoids, then blocks without a final norm."""
+
+    positional_embedding: Tensor
 
     def __init__(self, mels: int, size: int, inner: int, layers: int, positions: int) -> None:
         super().__init__()
@@ -63,7 +67,7 @@ class SemanticEncoder(nn.Module):
         self.blocks = nn.ModuleList([SemanticBlock(size, inner) for _ in range(layers)])
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Encode `(batch, 128, frames)` at 100 Hz to unit rows `(batch, ceil(ceil(frames / 2) / 2), size)`."""
+        """Encode `(batch, 128, frames)` at 100 Hz to unit rows `(batch, ceil(frames / 4), size)`."""
         x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)  # (batch, n, size)
         x = x + self.positional_embedding[: x.shape[1]]
         for block in self.blocks:
@@ -83,6 +87,9 @@ class SemanticTrace:
 class SemanticTokenizer(nn.Module):
     """Waveform to semantic codes, in float32."""
 
+    codebook: Tensor
+    half_norms: Tensor
+
     def __init__(self, encoder: SemanticEncoder, codebook: Tensor) -> None:
         super().__init__()
         self.encoder = encoder
@@ -91,7 +98,9 @@ class SemanticTokenizer(nn.Module):
 
     def trace(self, waveform: Tensor) -> SemanticTrace:
         """Tokenise `(samples,)` at 16 kHz, trimmed, and keep every step."""
-        pieces = [piece for piece in waveform.split(PIECE_SAMPLES) if piece.shape[-1] >= SHORTEST_SAMPLES]
+        pieces = [
+            piece for piece in torch.split(waveform, PIECE_SAMPLES) if piece.shape[-1] >= SHORTEST_SAMPLES
+        ]
         mels = [semantic_mel(piece) for piece in pieces]
         size = self.codebook.shape[0]
         rows = [self.encoder(mel[None])[0] for mel in mels]

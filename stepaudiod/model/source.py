@@ -3,8 +3,8 @@
     pitch, 50 Hz ─ phase of each harmonic ─ stretched 480 times ─ sine ─┐
     noise ─────────────────────────────────────────────────────────────┴─ one linear layer, tanh ─ 24 kHz
 
-The phase is a sum over the whole utterance. The reference sums it in float32 and loses the ninth harmonic's place by a
-few per cent within a minute; here it is float64. A stream carries the sum from chunk to chunk.
+The phase is a sum over the whole utterance. The reference sums it in float32 and loses the ninth harmonic's
+place by a few per cent within a minute; here it is float64. A stream carries the sum from chunk to chunk.
 """
 
 from __future__ import annotations

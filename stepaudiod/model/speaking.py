@@ -1,8 +1,8 @@
 """From prompts to sound: turns of the language model, then the decoder, watched over and tried again once.
 
-A request is a chain of turns. Each turn's codes go into the next turn's prompt; only the last one's are decoded, whole
-or as they come. What is silent, runs on or stops short is noticed and tried once more with another seed. A stream can
-only be tried again while nothing of it has been heard.
+A request is a chain of turns. Each turn's codes go into the next turn's prompt; only the last one's are
+decoded, whole or as they come. What is silent, runs on or stops short is noticed and tried once more with
+another seed. A stream can only be tried again while nothing of it has been heard.
 """
 
 from __future__ import annotations
@@ -200,7 +200,8 @@ class Speaker:
             heard = count = 0
             loudest = 0.0
             with self._begin(turn, ids, this_seed, report) as sequence:
-                for count, token in enumerate(sequence, 1):
+                for token in sequence:
+                    count += 1
                     report.output_tokens += 1
                     self._check_id(token)
                     part = stream.push(token - AUDIO_BASE)
@@ -261,7 +262,8 @@ class Speaker:
         )
         mel = self._flow(columns.to(self._flow.device), on_device, noise).float()
         source = make_source_noise(HOP * mel.shape[1], torch.Generator().manual_seed(seed ^ _SOURCE_STREAM))
-        return self._vocoder(mel, source.to(mel.device), self._arithmetic)
+        waveform: Tensor = self._vocoder(mel, source.to(mel.device), self._arithmetic)
+        return waveform
 
     def _open_stream(self, acoustics: Acoustics, seed: int) -> AudioStream:
         device = self._flow.device

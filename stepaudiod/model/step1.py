@@ -1,7 +1,8 @@
 """Step1: the decoder-only language model that reads and writes audio codes among text.
 
 What is notable:
-- no rotary or learned positions: a key's distance lowers its score by slope * sqrt(distance) (ALiBi with a root);
+- no rotary or learned positions: a key's distance lowers its score by slope * sqrt(distance) (ALiBi with a
+  root);
 - the bias depends on positions alone, so it is made once a step for all layers, in float32;
 - 48 query heads share 4 key/value heads: a group's queries are stacked as rows, and nothing is repeated;
 - keys and values go into a cache that is allocated once, and rows of a batch have lengths of their own;
@@ -128,7 +129,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
         root = (x.float().square().mean(-1, keepdim=True) + self.eps).rsqrt()
-        return x * root.to(x.dtype) * self.weight
+        normed: Tensor = x * root.to(x.dtype) * self.weight
+        return normed
 
 
 class Attention(nn.Module):
@@ -228,10 +230,10 @@ class Step1Model(nn.Module):
             if states is not None:
                 states.append(x)
             x = layer(x, cache.keys[index], cache.values[index], step)
-        x = self.norm(x)
+        hidden: Tensor = self.norm(x)
         if states is not None:
-            states.append(x)
-        return x
+            states.append(hidden)
+        return hidden
 
 
 class Step1ForCausalLM(nn.Module):
@@ -323,7 +325,7 @@ class Step1ForCausalLM(nn.Module):
         return scores
 
     def audio_logits(self, hidden: Tensor) -> Tensor:
-        """Score only what may come out: `(..., hidden)` to `(..., 5121)` float32, every code and then the end.
+        """Score only what may come out: `(..., hidden)` to `(..., 5121)` float32, all codes and then the end.
 
         A fifteenth of the output layer is read.
         """

@@ -2,16 +2,17 @@
 
     codes     5-code groups    ────[first chunk]──[second]──[all later ones]──[rest]
     decoder   needs 3 frames (one group) more than a chunk gives out; keeps keys, values and columns
-    vocoder   keeps its last 8 frames' sound back, for they lack what follows; the next chunk makes them again:
+    vocoder   keeps its last 8 frames' sound back, for they lack what follows; the next chunk makes them
+    again:
 
         chunk k    ·· context ··│────────────── new ──────────────│
                                                          └ 8 kept ┘
         chunk k+1                          ·· context ··│─8 again─│──── new ────
                                                         └┴ the first 2 fade over, with halves that sum to one
 
-The reference's own streaming fades with Hamming halves that sum to 1.08, starts each chunk's phases from zero, takes
-the same noise again once its cache is full, and breaks on references over 16 s. `StreamStyle.REFERENCE` does the
-first three, for comparison.
+The reference's own streaming fades with Hamming halves that sum to 1.08, starts each chunk's phases from
+zero, takes the same noise again once its cache is full, and breaks on references over 16 s.
+`StreamStyle.REFERENCE` does the first three, for comparison.
 """
 
 from __future__ import annotations
@@ -225,7 +226,8 @@ class AudioStream:
         """Give the rest, `(samples,)`: what had to wait for a neighbour, and the last chunk's overlap.
 
         Args:
-            code: the last code, if it is known only now that it is the last; it completes no chunk of its own.
+            code: the last code, if it is known only now that it is the last; it completes no chunk of its
+                own.
         """
         if code is not None:
             self._codes.append(code)

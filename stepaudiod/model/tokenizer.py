@@ -1,7 +1,7 @@
 """Text to ids, from the published `tokenizer.model`. Knows no prompt.
 
-The vocabulary mixes text with control tokens (`<|EOT|>`), byte tokens, and 9,216 codes written `<audio_N>`. Which of
-two things a text is makes all the difference:
+The vocabulary mixes text with control tokens (`<|EOT|>`), byte tokens, and 9,216 codes written `<audio_N>`.
+Which of two things a text is makes all the difference:
 
     trusted   ours; control tokens in it are what they say
     a user's  `<|EOT|>` in it is six characters to be read out, and can't end a turn
@@ -45,7 +45,8 @@ class TextTokenizer:
             for index, (piece, _, kind) in enumerate(pieces)
             if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
         }
-        # A control token must not be found inside ordinary text, so in there its entry is a string that can't occur.
+        # A control token must not be found inside ordinary text, so in there its entry is a string that can't
+        # occur.
         vocabulary = [
             (f"\x00{index}" if piece in self._control and index else piece, score)
             for index, (piece, score, _) in enumerate(pieces)
@@ -58,7 +59,7 @@ class TextTokenizer:
         self._control_pattern = re.compile(rf"<audio_[0-9]+>|{others}")
 
     def encode(self, text: str) -> list[int]:
-        """Encode trusted text: control tokens in it are recognised, exact and case-sensitive; no BOS is added."""
+        """Encode trusted text, in which control tokens are recognised, exact and case-sensitive; without BOS."""
         return self.encode_segments(list(self._sections(text)))
 
     def encode_segments(self, segments: Sequence[Segment]) -> list[int]:

@@ -1,7 +1,7 @@
 """HiFT: mel to waveform at 24 kHz.
 
     mel ──┬─ pitch ── harmonic source ── short spectra ─┐ (18 channels, 6 kHz)
-          └─ conv ─ ×8 ──(+)── ×5 ──(+)── ×3 ──(+)── magnitude and phase ── inverse transform ── waveform
+          └─ conv ─ x8 ──(+)── x5 ──(+)── x3 ──(+)── magnitude and phase ── inverse transform ── waveform
 
 At each (+) the source joins, brought down to that stage's rate. Knows no codes and no requests.
 """
@@ -30,7 +30,7 @@ MAX_MAGNITUDE = 100.0
 
 
 class Snake(nn.Module):
-    """x + sin²(αx)/α, with one α a channel."""
+    """x + sin²(ax)/a, with one a for each channel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -97,6 +97,8 @@ class VocoderTrace:
 
 class Vocoder(nn.Module):
     """The whole vocoder; parameter names are the checkpoint's after its weight norms are folded."""
+
+    _window: Tensor
 
     def __init__(self, base: int, pitch_channels: int) -> None:
         super().__init__()
@@ -193,7 +195,7 @@ def load_vocoder(path: Path, device: torch.device, progress: Progress | None = N
 
 
 def fold_weight_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Replace each pair of a weight norm by the weight g·v/‖v‖, the norm taken over all dimensions but the first."""
+    """Replace each weight norm's pair by g·v/‖v‖, the norm taken over all dimensions but the first."""
     folded = {name: tensor for name, tensor in state.items() if ".parametrizations." not in name}
     for name, scale in state.items():
         if name.endswith(".parametrizations.weight.original0"):

@@ -1,7 +1,7 @@
-"""Reading weights from files and putting them into modules, with every misfit named. Knows no network's inside.
+"""Reading weights from files and putting them into modules, every misfit named. Knows no network's inside.
 
-Files stay memory-mapped until a tensor is needed on its device, so loading to a GPU costs page cache, not memory.
-Nothing in a model folder is ever executed: `.pt` files are read with `weights_only=True`.
+Files stay memory-mapped until a tensor is needed on its device, so loading to a GPU costs page cache, not
+memory. Nothing in a model folder is ever executed: `.pt` files are read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Progress = Callable[[int], None]
 
 def mend() -> str:
     """Say what to do about a damaged model file."""
-    return "run `stepaudioctl models verify` to see what is damaged, `stepaudioctl models pull` to fetch it again"
+    return "run `stepaudioctl models verify` to see what is damaged, then `stepaudioctl models pull`"
 
 
 def read_torch_file(path: Path) -> dict[str, Tensor]:

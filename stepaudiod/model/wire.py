@@ -1,7 +1,8 @@
 """A reader of the protobuf wire format, just enough for two published file kinds. Knows no schema.
 
-It exists so that half a gigabyte of ONNX weights can stay memory-mapped: the usual parsers copy every byte of the file
-into the heap, and then each tensor once more. Nothing here allocates for a length-delimited field; it hands out views.
+It exists so that half a gigabyte of ONNX weights can stay memory-mapped: the usual parsers copy every byte of
+the file into the heap, and then each tensor once more. Nothing here allocates for a length-delimited field;
+it hands out views.
 """
 
 from __future__ import annotations

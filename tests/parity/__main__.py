@@ -1,4 +1,4 @@
-"""Write our dump for a golden: `python -m tests.parity GOLDEN.npz --models DIR --out MINE.npz [--device cuda]`.
+"""Write our dump for a golden: `python -m tests.parity GOLDEN.npz --models DIR --out MINE.npz`.
 
 Inputs and noises are read from the golden; what is written has its keys, and `compare.py` judges them.
 """
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device(options.device)
     golden = Golden(options.golden, device)
     made = run(golden, Networks(options.models, device, golden))
-    np.savez(options.out, **made)
+    np.savez(options.out, **made)  # type: ignore[arg-type]
     print(f"{len(made)} keys written to {options.out}")
     return 0
 

@@ -41,7 +41,7 @@ def codes(golden: Golden, networks: Networks) -> Arrays:
     semantic = networks.semantic.trace(trimmed)
     ids = code_ids(interleave(linguistic.codes, semantic.codes))
     kept = min(4, linguistic.features.shape[0])
-    lengths = [len(part) for part in linguistic.rows.split(4)]
+    lengths = [len(part) for part in torch.split(linguistic.rows, 4)]
     mel = _mel_like(golden, semantic.mels)
     return {
         "wav_in": golden.array("wav_in"),

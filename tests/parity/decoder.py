@@ -99,7 +99,7 @@ def _stored_noises(golden: Golden) -> Iterator[Tensor]:
 
 
 def end_to_end(golden: Golden, networks: Networks, acoustics: Acoustics, prompt: list[int]) -> Arrays:
-    """The reference's own clone with greedy search: prompt in the December form, repetition rule, last id dropped."""
+    """The reference's clone with greedy search: the December prompt, repetition rule, last id dropped."""
     tokens = golden.array("e2e_ids").shape[0] - len(prompt)
     ids, _ = greedy(networks.step1, prompt, tokens, is_repetition_masked=True)
     columns = to_columns(torch.tensor(ids[:-1]) - AUDIO_BASE)

@@ -46,7 +46,8 @@ class Golden:
 
     def array(self, key: str) -> np.ndarray[Any, Any]:
         """One array as it is."""
-        return self._arrays[key]
+        array: np.ndarray[Any, Any] = self._arrays[key]
+        return array
 
     def tensor(self, key: str) -> Tensor:
         """One array on the device."""

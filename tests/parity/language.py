@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stepaudiod.model.codes import AUDIO_CODES
 from stepaudiod.model.sampling import SamplingOptions, mask_repetition, probabilities
-from stepaudiod.model.step1 import Step1ForCausalLM
+from stepaudiod.model.step1 import KVCache, Step1ForCausalLM
 from stepaudiod.model.tokenizer import AUDIO_BASE, END_OF_TURN
 from tests.parity.audio import to_array
 from tests.parity.golden import Arrays, Golden, Networks
@@ -29,13 +29,13 @@ def greedy(
     return ids[len(prompt) :], torch.stack(rows) if rows else torch.zeros(0)
 
 
-def _next(model: Step1ForCausalLM, token: int, position: int, cache: object) -> Tensor:
+def _next(model: Step1ForCausalLM, token: int, position: int, cache: KVCache) -> Tensor:
     device = model.device
     return model.decode(
         torch.tensor([token], device=device),
         torch.tensor([position], device=device),
         cache,
-        position + 1,  # type: ignore[arg-type]
+        position + 1,
     )[0]
 
 

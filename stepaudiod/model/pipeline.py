@@ -11,7 +11,7 @@ iterator, or `is_cancelled` becoming true, ends a request between two tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,25 +21,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepaudiod.errors import InvalidRequest
-from stepaudiod.model import features
 from stepaudiod.model.checkpoint import Checkpoint
-from stepaudiod.model.codes import interleave
 from stepaudiod.model.edits import TAGS, Edit, with_language
+from stepaudiod.model.encoding import Encoder, Waveform
+from stepaudiod.model.features import MEL_RATE
 from stepaudiod.model.generation import DEFAULT_LENGTH, DEFAULT_ROWS, Batch
 from stepaudiod.model.lengths import Splitter, bounds_for_edit, bounds_for_text, share_text, split_text
 from stepaudiod.model.loading import LoadProgress, Networks, OnProgress, load_networks
 from stepaudiod.model.prompts import PromptForm, PromptWriter
 from stepaudiod.model.quantize import Quantization
 from stepaudiod.model.reference import Reference
-from stepaudiod.model.resample import resample
 from stepaudiod.model.sampling import SamplingOptions
 from stepaudiod.model.segments import (
     MAX_SECONDS,
     Stretch,
     best_stretch,
     cut_points,
-    cut_silence,
-    soften,
+    soften_parts,
     surrounding_silence,
     take,
 )
@@ -57,13 +55,11 @@ __all__ = [
     "Synthesis",
 ]
 
-SAMPLE_RATE = features.MEL_RATE
+SAMPLE_RATE = MEL_RATE
 """Of all output, in Hz."""
-SHORTEST_SECONDS = 0.4
 CLONE_EDITS = ("emotion", "style")
 """Edits that can be asked for together with a clone."""
 
-Waveform = NDArray[np.float32]
 Transcribe = Callable[[Tensor, int], str]
 """Tells what a waveform `(samples,)` at a sample rate says."""
 
@@ -112,17 +108,24 @@ class PipelineOptions:
 class Synthesis:
     """One request's sound. Iterate it once; `report` is complete at the end."""
 
-    def __init__(self, parts: Iterator[Tensor], report: Report) -> None:
+    def __init__(self, parts: Generator[Tensor, None, None], report: Report) -> None:
         self._parts = parts
         self.report = report
 
-    def __iter__(self) -> Iterator[Waveform]:
-        with torch.inference_mode():
-            for part in self._parts:
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        try:
+            while True:
+                # not around the yield: whoever iterates runs in this thread too
+                with torch.inference_mode():
+                    part = next(self._parts, None)
+                if part is None:
+                    return
                 if part.numel():
                     yield part.float().cpu().numpy()
+        finally:
+            self._parts.close()
 
-    def waveform(self) -> Waveform:
+    def waveform(self) -> NDArray[np.float32]:
         """All of it: `(samples,)` at 24 kHz."""
         return np.concatenate([np.zeros(0, dtype=np.float32), *self])
 
@@ -138,8 +141,10 @@ class Pipeline:
     def __init__(self, networks: Networks, options: PipelineOptions | None = None) -> None:
         self.options = options or PipelineOptions()
         self.networks = networks
-        self.device = networks.step1.device
         self._writer = PromptWriter(networks.tokenizer, self.options.form, self.options.is_text_trusted)
+        self._encoder = Encoder(
+            networks.linguistic, networks.semantic, networks.speaker, self.options.is_silence_cut
+        )
         batch = Batch(networks.step1, self.options.rows, self.options.length)
         self._speaker = Speaker(
             batch,
@@ -187,7 +192,7 @@ class Pipeline:
 
     def encode_reference(
         self,
-        waveform: Waveform | Tensor,
+        waveform: Waveform,
         sample_rate: int,
         transcript: str = "",
         transcribe: Transcribe | None = None,
@@ -204,10 +209,10 @@ class Pipeline:
         Raises:
             InvalidRequest: it is silent or too short.
         """
-        mono = self._mono(waveform)
+        mono = self._encoder.to_mono(waveform)
         total = mono.shape[-1] / sample_rate
         if total <= MAX_SECONDS:
-            return self._encode(mono, sample_rate, Stretch(0.0, total), transcript)
+            return self._encoder.encode(mono, sample_rate, Stretch(0.0, total), transcript)
         stretch = best_stretch(mono, sample_rate)
         part = take(mono, sample_rate, stretch)
         if transcribe is not None:
@@ -215,7 +220,7 @@ class Pipeline:
         elif transcript:
             lengths = [stretch.start, stretch.seconds, total - stretch.end]
             transcript = share_text(transcript, lengths)[1]
-        return self._encode(part, sample_rate, stretch, transcript)
+        return self._encoder.encode(part, sample_rate, stretch, transcript)
 
     def clone(
         self,
@@ -258,20 +263,20 @@ class Pipeline:
         pieces = [with_language(piece, language) for piece in splitter(text) if piece.strip()]
         report = Report(new_seed() if seed is None else seed, reference.stretch, pieces=len(pieces))
 
-        def speak() -> Iterator[Tensor]:
+        def speak() -> Generator[Tensor, None, None]:
             for index, piece in enumerate(pieces):
                 turns = [self._clone_turn(reference, said, piece)]
                 turns += self._edit_turns(edit, piece, None) if edit is not None else []
                 part = self._speaker.speak(
                     turns, reference, report.seed + index, stream, report, is_cancelled
                 )
-                yield from part if len(pieces) == 1 else _softened(part)
+                yield from part if len(pieces) == 1 else soften_parts(part, SAMPLE_RATE)
 
         return Synthesis(speak(), report)
 
     def edit(
         self,
-        waveform: Waveform | Tensor,
+        waveform: Waveform,
         sample_rate: int,
         transcript: str,
         edit: Edit,
@@ -298,7 +303,7 @@ class Pipeline:
             InvalidRequest: it is silent or too short, or a transcript is missing.
             SynthesisFailed: while iterating: what came out can't be used, twice.
         """
-        mono = self._mono(waveform)
+        mono = self._encoder.to_mono(waveform)
         long = mono.shape[-1] / sample_rate > MAX_SECONDS
         pieces = cut_points(mono, sample_rate) if long else [Stretch(0.0, mono.shape[-1] / sample_rate)]
         if edit.needs_transcript and not transcript.strip() and transcribe is None:
@@ -312,7 +317,7 @@ class Pipeline:
         texts = share_text(transcript, [piece.seconds for piece in pieces])
         report = Report(new_seed() if seed is None else seed, None, pieces=len(pieces))
 
-        def speak() -> Iterator[Tensor]:
+        def speak() -> Generator[Tensor, None, None]:
             for index, (piece, said) in enumerate(zip(pieces, texts, strict=True)):
                 part = take(mono, sample_rate, piece)
                 if transcribe is not None and edit.needs_transcript and (long or not said):
@@ -338,7 +343,7 @@ class Pipeline:
     ) -> Iterator[Tensor]:
         if report.pieces > 1 and float(part.abs().max()) < 1e-4:
             return iter([torch.zeros(0)])  # a piece without sound has nothing to change
-        recording = self._encode(part, sample_rate, piece, said)
+        recording = self._encoder.encode(part, sample_rate, piece, said)
         turns = self._edit_turns(edit, said, recording.seconds)
         return self._speaker.speak(turns, recording, report.seed + index, stream, report, is_cancelled)
 
@@ -348,7 +353,7 @@ class Pipeline:
         """Put the silence back that encoding a piece cut off, except where silence was to go."""
         before, after = (0.0, 0.0) if edit.kind == "vad" else surrounding_silence(part, sample_rate)
         yield torch.zeros(round(before * SAMPLE_RATE))
-        yield from _softened(sound)
+        yield from soften_parts(sound, SAMPLE_RATE)
         yield torch.zeros(round(after * SAMPLE_RATE))
 
     def _clone_turn(self, reference: Reference, said: str, piece: str) -> Turn:
@@ -367,53 +372,3 @@ class Pipeline:
             ),
         )
         return [replace(turn) for _ in range(edit.iterations)]
-
-    def _mono(self, waveform: Waveform | Tensor) -> Tensor:
-        tensor = torch.as_tensor(waveform).to(self.device, torch.float32)
-        if tensor.numel() == 0 or not bool(torch.isfinite(tensor).all()):
-            raise InvalidRequest("the recording holds no samples, or some that are no numbers", "audio")
-        return features.to_mono(tensor)
-
-    def _encode(self, waveform: Tensor, sample_rate: int, stretch: Stretch, transcript: str) -> Reference:
-        with torch.inference_mode():
-            if float(waveform.abs().max()) < 1e-4:
-                raise InvalidRequest("the recording is silent", "audio")
-            waveform = features.limit_peak(waveform)
-            if self.options.is_silence_cut:
-                waveform = cut_silence(waveform, sample_rate)
-            seconds = waveform.shape[-1] / sample_rate
-            if seconds < SHORTEST_SECONDS:
-                raise InvalidRequest(
-                    f"the recording holds {seconds:.2f} s; expected {SHORTEST_SECONDS} s or more", "audio"
-                )
-            networks = self.networks
-            exact = resample(waveform, sample_rate, features.CODE_RATE, torch.float64)
-            trimmed = features.trim_for_codes(exact)
-            codes = interleave(networks.linguistic(trimmed), networks.semantic(trimmed))
-            mel = features.prompt_mel(resample(waveform, sample_rate, SAMPLE_RATE))
-            embedding = networks.speaker.embed(resample(waveform, sample_rate, features.CODE_RATE))
-        return Reference(codes, mel, embedding, stretch, transcript)
-
-
-def _softened(parts: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Fade the beginning and the end of what comes in parts; each waits until another follows."""
-    samples = round(0.01 * SAMPLE_RATE)
-    held: Tensor | None = None
-    is_first = True
-    for part in parts:
-        if held is not None:
-            yield _fade(held, is_first, False, samples)
-            is_first = False
-        held = part
-    if held is not None:
-        yield _fade(held, is_first, True, samples)
-
-
-def _fade(part: Tensor, is_begin: bool, is_end: bool, samples: int) -> Tensor:
-    softened = soften(part, SAMPLE_RATE)
-    middle = min(samples, part.shape[-1] // 2)
-    left = softened if is_begin else part
-    right = softened if is_end else part
-    return torch.cat(
-        (left[:middle], part[middle : part.shape[-1] - middle], right[part.shape[-1] - middle :])
-    )

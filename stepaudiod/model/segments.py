@@ -6,6 +6,7 @@ milliseconds.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -141,6 +142,26 @@ def soften(waveform: Tensor, sample_rate: int) -> Tensor:
     softened[:samples] *= fade
     softened[-samples:] *= fade.flip(0)
     return softened
+
+
+def soften_parts(parts: Iterator[Tensor], sample_rate: int) -> Iterator[Tensor]:
+    """Fade where sound that comes in parts begins and ends; each part waits until another follows it."""
+    held: Tensor | None = None
+    is_first = True
+    for part in parts:
+        if held is not None:
+            yield _fade(held, sample_rate, is_first, False)
+            is_first = False
+        held = part
+    if held is not None:
+        yield _fade(held, sample_rate, is_first, True)
+
+
+def _fade(part: Tensor, sample_rate: int, is_begin: bool, is_end: bool) -> Tensor:
+    middle = part.shape[-1] // 2
+    softened = soften(part, sample_rate)
+    begin = softened[:middle] if is_begin else part[:middle]
+    return torch.cat((begin, softened[middle:] if is_end else part[middle:]))
 
 
 def surrounding_silence(waveform: Tensor, sample_rate: int) -> tuple[float, float]:

@@ -59,7 +59,7 @@ class TextTokenizer:
         self._control_pattern = re.compile(rf"<audio_[0-9]+>|{others}")
 
     def encode(self, text: str) -> list[int]:
-        """Encode trusted text, in which control tokens are recognised, exact and case-sensitive; without BOS."""
+        """Encode trusted text, in which control tokens are recognised, exact and case-sensitive; no BOS."""
         return self.encode_segments(list(self._sections(text)))
 
     def encode_segments(self, segments: Sequence[Segment]) -> list[int]:

@@ -106,7 +106,7 @@ class Transit(nn.Module):
 
 
 class SpeakerEncoder(nn.Module):
-    """The whole network. It runs in float64: it is small, and its output may be rounded to bfloat16."""
+    """The whole network. All but its head runs in float64: it is small, and its output may be rounded later."""
 
     def __init__(self, state: dict[str, Tensor], layers: list[int]) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class SpeakerEncoder(nn.Module):
 
         Source: CAM++ (arXiv 2303.00332).
         """
-        x = F.relu(self.tdnn(self.head(features.to(self.dense.weight.dtype).transpose(1, 2))))
+        x = F.relu(self.tdnn(self.head(features.transpose(1, 2)).double()))
         for block, transit in zip(self.blocks, self.transits, strict=True):
             for layer in block:  # type: ignore[attr-defined]
                 x = torch.cat((x, layer(x)), dim=1)
@@ -166,7 +166,10 @@ def load_speaker_encoder(path: Path, device: torch.device) -> SpeakerEncoder:
     state, layers = _named_state(graph)
     with torch.device("meta"):
         encoder = SpeakerEncoder(state, layers)
-    install(encoder, state, path, device, torch.float64)
+    install(encoder, state, path, device, torch.float32)
+    for name, part in encoder.named_children():
+        if name != "head":
+            part.double()
     return encoder
 
 

@@ -107,7 +107,7 @@ class SanmLayer(nn.Module):
         memory = self.self_attn["fsmn_block"](v.transpose(1, 2)).transpose(1, 2)
         y: Tensor = self.self_attn["linear_out"](attended) + memory + v
         x = x + y if self.residual else y
-        y = self.feed_forward["w_2"](torch.relu(self.feed_forward["w_1"](self.norm2(x))))
+        y = self.feed_forward["w_2"](torch.relu_(self.feed_forward["w_1"](self.norm2(x))))
         return x + y
 
     def _split(self, x: Tensor) -> Tensor:

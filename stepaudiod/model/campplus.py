@@ -106,7 +106,7 @@ class Transit(nn.Module):
 
 
 class SpeakerEncoder(nn.Module):
-    """The whole network. All but its head runs in float64: it is small, and its output may be rounded later."""
+    """The whole network. All but its head runs in float64: its output may be rounded later."""
 
     def __init__(self, state: dict[str, Tensor], layers: list[int]) -> None:
         super().__init__()

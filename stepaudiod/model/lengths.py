@@ -30,13 +30,13 @@ _CHARACTER_SECONDS = (
     (re.compile(r"[\uac00-\ud7af]"), 0.18),
     (re.compile(r"[0-9]"), 0.3),
     (re.compile(r"[^\W\d_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]"), 0.065),
-    (re.compile(r"[.!?;:,…。！？；：，、]"), 0.25),  # noqa: RUF001 (Chinese punctuation)
+    (re.compile(r"[.!?;:,…。！？；：，、]"), 0.25),
 )
 _PINYIN = re.compile(r"\b[a-zü]{1,6}[1-5](?![0-9])")
 _TAG = re.compile(r"\[[A-Za-z-]+\]")
 TAG_SECONDS = 0.8
-_SENTENCE = re.compile(r"[^.!?。！？…\n]*(?:[.!?。！？…\n]+[\"'”’）)]*\s*|$)")  # noqa: RUF001
-_CLAUSE = re.compile(r"[^,;:，；：、]*(?:[,;:，；：、]+\s*|$)")  # noqa: RUF001
+_SENTENCE = re.compile(r"[^.!?。！？…\n]*(?:[.!?。！？…\n]+[\"'”’）)]*\s*|$)")
+_CLAUSE = re.compile(r"[^,;:，；：、]*(?:[,;:，；：、]+\s*|$)")
 
 
 @dataclass(frozen=True)

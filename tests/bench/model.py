@@ -1,4 +1,4 @@
-"""Measure the model's stages: `python -m tests.bench.model --models DIR [--device cuda] [--only vq02,decode]`.
+"""Measure the model's stages: `python -m tests.bench.model --models DIR [--device cuda] [--only vq02]`.
 
 CPU seconds are the process's own, so they hold while others use the machine. Weights may be random.
 """
@@ -77,7 +77,8 @@ def memory() -> str:
     gpu = (
         f", GPU {torch.cuda.max_memory_allocated() / 1e9:.2f} GB at most" if torch.cuda.is_available() else ""
     )
-    return f"own memory {sizes['RssAnon']:.2f} GB, mapped files {sizes['RssFile']:.2f} GB, peak {peak:.2f} GB{gpu}"
+    own, mapped = sizes["RssAnon"], sizes["RssFile"]
+    return f"own memory {own:.2f} GB, mapped files {mapped:.2f} GB, peak {peak:.2f} GB{gpu}"
 
 
 def vq02(bench: Bench) -> None:
@@ -105,9 +106,8 @@ def decode(bench: Bench) -> None:
     """One step of the language model, and reading a prompt."""
     start = time.perf_counter()
     model = load_step1(bench.checkpoint, bench.device, bench.dtype, bench.quantization)
-    print(
-        f"language model: loaded in {time.perf_counter() - start:.1f} s, {size_bytes(model) / 1e9:.2f} GB; {memory()}"
-    )
+    took = time.perf_counter() - start
+    print(f"language model: loaded in {took:.1f} s, {size_bytes(model) / 1e9:.2f} GB; {memory()}")
     prompt = torch.randint(65536, 70656, (400,)).tolist()
     cache = model.new_cache(1, 1024)
     bench.timed("prompt of 400", lambda: model.prefill(prompt, cache), repeats=1)
@@ -122,9 +122,8 @@ def decoder(bench: Bench) -> None:
     flow, vocoder = (load(path, bench.device) for load, path in _decoders(bench.checkpoint))
     codes = torch.tensor([100, 200, 1100, 1200, 1300] * 45, device=bench.device)
     columns = to_columns(codes)
-    acoustics = Acoustics(
-        columns, torch.randn(270, 80, device=bench.device), torch.randn(192, device=bench.device)
-    )
+    mel, embedding = torch.randn(270, 80, device=bench.device), torch.randn(192, device=bench.device)
+    acoustics = Acoustics(columns, mel, embedding)
     noise = make_noise(0, 600).to(bench.device)
     bench.timed("flow, 540 frames", lambda: flow(columns, acoustics, noise), repeats=1)
     mel = flow(columns, acoustics, noise)
@@ -161,9 +160,8 @@ def requests(bench: Bench) -> None:
         start = time.perf_counter()
         seconds = result.waveform().shape[0] / 24000
         took = time.perf_counter() - start
-        print(
-            f"{name}: {seconds:.2f} s of sound in {took:.2f} s, {result.report.output_tokens} tokens; {memory()}"
-        )
+        tokens = result.report.output_tokens
+        print(f"{name}: {seconds:.2f} s of sound in {took:.2f} s, {tokens} tokens; {memory()}")
 
 
 SUITES: dict[str, Callable[[Bench], None]] = {

@@ -1,7 +1,7 @@
 """Condense a golden to what a repository can carry: `python -m tests.model.condense GOLDEN.npz OUT.npz`.
 
-Inputs are kept whole, or drawn again from their seeds; outputs are thinned to a few thousand evenly spread values.
-What depends on the published vocabulary or centroids is left out: those can't be made up.
+Inputs are kept whole, or drawn again from their seeds; outputs are thinned to a few thousand evenly spread
+values. What depends on the published vocabulary or centroids is left out: those can't be made up.
 """
 
 from __future__ import annotations
@@ -93,9 +93,8 @@ class SmallGolden(Golden):
         """One input as it is; of an output, zeros in its shape."""
         if key in self._shapes and not is_whole(key) and self._shapes[key]:
             return np.broadcast_to(self._arrays[key].dtype.type(), self._shapes[key])
-        return (
-            self._arrays[key].astype(np.int64) if self._arrays[key].dtype == np.int32 else self._arrays[key]
-        )
+        array: np.ndarray[Any, Any] = self._arrays[key]
+        return array.astype(np.int64) if array.dtype == np.int32 else array
 
     def _drawn(self, shapes: dict[str, list[int]]) -> Arrays:
         """Draw the noises in the reference's order, with the draws that it makes and never uses."""

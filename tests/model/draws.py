@@ -1,4 +1,4 @@
-"""Seeded random weights: a tensor's values depend on (seed, component, name) only, the same on every machine."""
+"""Seeded random weights: values depend on seed, component and name only, the same on every machine."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The two ONNX files, written by hand: node names, inputs and constants as the published graphs have them.
 
-They can be read and not run: whatever carries no weight is left out. BatchNorms that follow a convolution are folded
-into it, as the exporter does.
+They can be read and not run: whatever carries no weight is left out. BatchNorms that follow a convolution are
+folded into it, as the exporter does.
 """
 
 from __future__ import annotations

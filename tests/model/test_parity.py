@@ -44,7 +44,8 @@ TOLERANCES = {
 }
 """Absolute; other keys are held to 1e-4 of their largest value.
 
-The spectrum of the source is held loosely: on another processor a last bit of pitch may turn a phase by one rounding.
+The spectrum of the source is held loosely: on another processor a last bit of pitch may turn a phase by one
+rounding.
 """
 UNHELD = ("vq02", "vq0206", "edge_vq02_codes", "edge_vq06_codes", "vq06_margin", "lm_greedy_margin")
 """Codes of centroids that are made up here, and what isn't compared."""

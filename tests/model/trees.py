@@ -1,8 +1,8 @@
-"""Checkpoint folders with random weights in the published layout: `python -m tests.model.trees DIR [--preset micro]`.
+"""Checkpoints with random weights in the published layout: `python -m tests.model.trees DIR`.
 
-Names, shapes and containers are the published ones; the text vocabulary and the centroids are made up. The random
-weights exercise every part: gates and norms away from identity, pitches across the voicing threshold, ends that come
-after a few hundred tokens. They say nothing about how it sounds.
+Names, shapes and containers are the published ones; the text vocabulary and the centroids are made up. The
+random weights exercise every part: gates and norms away from identity, pitches across the voicing threshold,
+ends that come after a few hundred tokens. They say nothing about how it sounds.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ def vocabulary() -> bytes:
     pieces += [(token, 0.0, 3) for token in CONTROL]
     pieces += [(f"<user_defined_symbol_{i}>", 0.0, 4) for i in range(68 - len(pieces))]
     pieces += [(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)]
-    letters = [chr(c) for c in range(33, 127)] + list("▁。，！？")  # noqa: RUF001 (Chinese punctuation)
+    letters = [chr(c) for c in range(33, 127)] + list("▁。，！？")
     text = dict.fromkeys([*letters, *WORDS, *(f"▁{word}" for word in WORDS)])
     pieces += [(piece, -3.0 - 8.0 / len(piece), 1) for piece in text]
     pieces += [(f"\u2063filler{i}", -30.0, 1) for i in range(AUDIO_BASE - len(pieces))]

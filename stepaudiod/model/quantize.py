@@ -24,6 +24,8 @@ from stepaudiod.errors import InvalidRequest, ModelFileError
 from stepaudiod.model.weights import mend, safetensors_header
 
 GROUP_SIZE = 64
+FEW_ROWS = 16
+"""Up to here a kernel that reads int8 as it is beats unpacking the whole matrix first."""
 FILE_NAME = "quantized-{}.safetensors"
 
 
@@ -80,8 +82,8 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run over `(..., inputs)`."""
-        if x.device.type == "cpu" and x.dtype is torch.bfloat16:
-            flat = x.reshape(-1, x.shape[-1])  # (n, inputs)
+        flat = x.reshape(-1, x.shape[-1])  # (n, inputs)
+        if x.device.type == "cpu" and x.dtype is torch.bfloat16 and flat.shape[0] <= FEW_ROWS:
             return torch._weight_int8pack_mm(flat, self.weight, self.scale).view(*x.shape[:-1], -1)
         return F.linear(x, self.weight.to(x.dtype)) * self.scale
 
@@ -95,6 +97,7 @@ class Int4Linear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
+        self._kernel: tuple[Tensor, Tensor] | None = None
         groups = inputs // GROUP_SIZE
         self.register_buffer("packed", torch.empty(outputs, inputs // 2, dtype=torch.uint8))
         self.register_buffer("scale", torch.empty(outputs, groups))
@@ -118,13 +121,34 @@ class Int4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run over `(..., inputs)`."""
+        if x.device.type == "cpu" and x.dtype is torch.bfloat16:
+            return self._forward_packed(x)
         return F.linear(x, self.dequantized(x.dtype))
+
+    def _forward_packed(self, x: Tensor) -> Tensor:
+        """Run with the kernel that reads int4 as it is; the first call lays the weights out as it wants them."""
+        if self._kernel is None:
+            levels = self._levels().flatten(1).to(torch.int32)  # (outputs, inputs)
+            # the kernel counts levels from 8
+            middle = torch.stack((self.scale.float(), self.zero.float() + 8 * self.scale.float()), dim=-1)
+            laid_out = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 2)
+            self._kernel = laid_out, middle.transpose(0, 1).contiguous().to(torch.bfloat16)
+            self.packed = self.packed[:0]
+        flat = x.reshape(-1, x.shape[-1])  # (n, inputs)
+        made: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            flat, self._kernel[0], GROUP_SIZE, self._kernel[1]
+        )
+        return made.view(*x.shape[:-1], -1)
+
+    def _levels(self) -> Tensor:
+        """(outputs, groups, 64): the levels 0 to 15."""
+        pairs = torch.stack((self.packed & 15, self.packed >> 4), dim=-1)  # (outputs, inputs / 2, 2)
+        return pairs.view(self.packed.shape[0], -1, GROUP_SIZE)
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """Give the weights `(outputs, inputs)` back, rounded."""
-        levels = torch.stack((self.packed & 15, self.packed >> 4), dim=-1)  # (outputs, inputs / 2, 2)
-        groups = levels.view(self.packed.shape[0], -1, GROUP_SIZE).to(dtype)
-        return torch.addcmul(self.zero[..., None].to(dtype), groups, self.scale[..., None].to(dtype)).flatten(
+        levels = self._levels().to(dtype)
+        return torch.addcmul(self.zero[..., None].to(dtype), levels, self.scale[..., None].to(dtype)).flatten(
             1
         )
 
@@ -182,7 +206,14 @@ def save(model: nn.Module, kind: Quantization, folder: Path) -> Path:
 
     Returns:
         The file.
+
+    Raises:
+        InvalidRequest: the model has run in int4 on the CPU, and its weights lie in a kernel's own order.
     """
+    if any(isinstance(layer, Int4Linear) and layer.packed.numel() == 0 for layer in model.modules()):
+        raise InvalidRequest(
+            "a model in int4 must be saved before it runs on the CPU; load it again", "model"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE_NAME.format(kind.value)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

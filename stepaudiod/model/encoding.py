@@ -86,7 +86,9 @@ class Encoder:
             )
         exact = resample(waveform, sample_rate, features.CODE_RATE, torch.float64)
         trimmed = features.trim_for_codes(exact)
-        codes = interleave(self._linguistic(trimmed), self._semantic(trimmed))
+        # codes are near ties: rounding convolutions to TF32 on a GPU would move some
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            codes = interleave(self._linguistic(trimmed), self._semantic(trimmed))
         mel = features.prompt_mel(resample(waveform, sample_rate, features.MEL_RATE))
         embedding = self._speaker.embed(resample(waveform, sample_rate, features.CODE_RATE))
         return Reference(codes, mel, embedding, stretch, transcript)

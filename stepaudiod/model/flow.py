@@ -131,7 +131,7 @@ class Flow(nn.Module):
         Raises:
             InvalidRequest: there is nothing to decode, or not enough noise for it.
         """
-        everything = torch.cat((acoustics.columns, columns)).to(self.device)
+        everything = torch.cat((acoustics.columns.to(self.device), columns.to(self.device)))
         total = MEL_FRAMES_PER_FRAME * everything.shape[0]
         if columns.shape[0] == 0 or total > noise.shape[1]:
             raise InvalidRequest(f"expected 1 to {noise.shape[1]} mel frames in all, found {total}")
@@ -199,13 +199,15 @@ class Flow(nn.Module):
             span = torch.linspace(0, 1, STEPS + 1, device=self.device, dtype=self.dtype)
             span = 1 - torch.cos(span * 0.5 * torch.pi)
             time, dt = span[0], span[1] - span[0]
+            schedule = []
             for index in range(1, STEPS + 1):
                 modulation = self._estimator.modulation(time)
-                self._schedule.append((float(time), dt, modulation))
+                schedule.append((float(time), dt, modulation))
                 # the time is summed up as the reference sums it, rounding and all
                 time = time + dt
                 if index < STEPS:
                     dt = span[index + 1] - time
+            self._schedule = schedule
         return self._schedule
 
     def new_states(self) -> tuple[EncoderState, list[EstimatorState]]:

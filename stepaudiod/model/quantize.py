@@ -126,13 +126,13 @@ class Int4Linear(nn.Module):
         return F.linear(x, self.dequantized(x.dtype))
 
     def _forward_packed(self, x: Tensor) -> Tensor:
-        """Run with the kernel that reads int4 as it is; the first call lays the weights out as it wants them."""
+        """Run with the kernel that reads int4 as it is; the first call lays the weights out for it."""
         if self._kernel is None:
             levels = self._levels().flatten(1).to(torch.int32)  # (outputs, inputs)
             # the kernel counts levels from 8
-            middle = torch.stack((self.scale.float(), self.zero.float() + 8 * self.scale.float()), dim=-1)
+            centres = torch.stack((self.scale.float(), self.zero.float() + 8 * self.scale.float()), dim=-1)
             laid_out = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 2)
-            self._kernel = laid_out, middle.transpose(0, 1).contiguous().to(torch.bfloat16)
+            self._kernel = laid_out, centres.transpose(0, 1).contiguous().to(torch.bfloat16)
             self.packed = self.packed[:0]
         flat = x.reshape(-1, x.shape[-1])  # (n, inputs)
         made: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(

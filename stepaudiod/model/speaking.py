@@ -257,23 +257,17 @@ class Speaker:
         columns = to_columns(id_codes(ids))
         frames = 2 * (columns.shape[0] + acoustics.columns.shape[0])
         noise = make_noise(seed ^ _NOISE_STREAM, frames).to(self._flow.device)
-        on_device = Acoustics(
-            *(x.to(self._flow.device) for x in (acoustics.columns, acoustics.mel, acoustics.embedding))
-        )
-        mel = self._flow(columns.to(self._flow.device), on_device, noise).float()
+        mel = self._flow(columns, acoustics, noise).float()
         source = make_source_noise(HOP * mel.shape[1], torch.Generator().manual_seed(seed ^ _SOURCE_STREAM))
         waveform: Tensor = self._vocoder(mel, source.to(mel.device), self._arithmetic)
         return waveform
 
     def _open_stream(self, acoustics: Acoustics, seed: int) -> AudioStream:
         device = self._flow.device
-        on_device = Acoustics(
-            *(x.to(device) for x in (acoustics.columns, acoustics.mel, acoustics.embedding))
-        )
         generator = torch.Generator().manual_seed(seed ^ _SOURCE_STREAM)
         noise = make_noise(seed ^ _NOISE_STREAM).to(device)
         return AudioStream(
-            self._flow, self._vocoder, on_device, noise, lambda n: make_source_noise(n, generator)
+            self._flow, self._vocoder, acoustics, noise, lambda n: make_source_noise(n, generator)
         )
 
     def _complain(self, problem: str, attempt: int, report: Report) -> None:

@@ -75,7 +75,7 @@ class FlowStream:
 
     def begin(self, ahead: Tensor) -> None:
         """Take in the reference; `ahead` is the first `(3, 2)` columns of what follows it."""
-        columns = torch.cat((self._acoustics.columns, ahead))
+        columns = torch.cat((self._acoustics.columns.to(ahead), ahead))
         if self._prompt_frames:
             self._run(columns, align_mel(self._acoustics.mel, self._prompt_frames).T, is_last=False)
         self.is_ready = True

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 
 from stepaudiod.errors import ModelFileError
 from stepaudiod.model import wire
@@ -23,6 +23,7 @@ BOS, END_OF_TURN, BEGIN_OF_TURN = 1, 3, 4
 AUDIO_BASE = 65536
 VOCABULARY = 74752
 
+WORD_MARK = "▁"
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 Segment = str | Sequence[int]
 """A stretch of a prompt: ordinary text, or ids."""
@@ -52,8 +53,6 @@ class TextTokenizer:
             for index, (piece, score, _) in enumerate(pieces)
         ]
         self._text = Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=True))
-        self._first = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
-        self._later = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=False)
         longest_first = sorted((piece for piece in self._control), key=len, reverse=True)
         others = "|".join(re.escape(piece) for piece in longest_first if not piece.startswith("<audio_"))
         self._control_pattern = re.compile(rf"<audio_[0-9]+>|{others}")
@@ -102,9 +101,11 @@ class TextTokenizer:
         yield text[position:]
 
     def _encode_plain(self, text: str, is_first: bool) -> list[int]:
-        self._text.pre_tokenizer = self._first if is_first else self._later
         # the vocabulary's stand-ins for control tokens hold NUL, which no text may then match
-        ids: list[int] = self._text.encode(text.replace("\x00", "\ufffd"), add_special_tokens=False).ids
+        marked = text.replace("\x00", "\ufffd").replace(" ", WORD_MARK)
+        if is_first and not marked.startswith(WORD_MARK):
+            marked = WORD_MARK + marked
+        ids: list[int] = self._text.encode(marked, add_special_tokens=False).ids
         return ids
 
 

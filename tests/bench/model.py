@@ -107,7 +107,7 @@ def decode(bench: Bench) -> None:
     start = time.perf_counter()
     model = load_step1(bench.checkpoint, bench.device, bench.dtype, bench.quantization)
     took = time.perf_counter() - start
-    print(f"language model: loaded in {took:.1f} s, {size_bytes(model) / 1e9:.2f} GB; {memory()}")
+    print(f"loaded in {took:.1f} s, {size_bytes(model) / 1e9:.2f} GB; {memory()}")
     prompt = torch.randint(65536, 70656, (400,)).tolist()
     cache = model.new_cache(1, 1024)
     bench.timed("prompt of 400", lambda: model.prefill(prompt, cache), repeats=1)
@@ -136,7 +136,7 @@ def _decoders(checkpoint: Checkpoint) -> list[tuple[Callable[..., torch.nn.Modul
 
 
 def requests(bench: Bench) -> None:
-    """Whole requests: load, encode, clone, edit; output is bounded, not checked, since weights may be random."""
+    """Whole requests: load, encode, clone, edit; unchecked, since weights may be random."""
     stages: dict[str, float] = {}
     start = time.perf_counter()
 

@@ -17,7 +17,7 @@ from stepaudiod.model.generation import Batch
 from stepaudiod.model.loading import Networks, load_step1
 from stepaudiod.model.quantize import Quantization, save, size_bytes
 from stepaudiod.model.sampling import Sampler, SamplingOptions, pattern_bounds, probabilities
-from stepaudiod.model.step1 import Step1ForCausalLM, alibi_slopes
+from stepaudiod.model.step1 import DecoderLayer, Step1ForCausalLM, alibi_slopes
 from stepaudiod.model.tokenizer import AUDIO_BASE, END_OF_TURN
 
 CPU = torch.device("cpu")
@@ -44,6 +44,7 @@ def naive_logits(model: Step1ForCausalLM, ids: list[int]) -> Tensor:
     bias = bias.masked_fill(distance < 0, -torch.inf)
     x = model.model.embed_tokens(torch.tensor(ids))
     for layer in model.model.layers:
+        assert isinstance(layer, DecoderLayer)
         y, attention = layer.input_layernorm(x), layer.self_attn
         q = attention.q_proj(y).view(n, heads, -1).transpose(0, 1)
         k, v = (
@@ -98,7 +99,7 @@ def test_the_pattern_holds_whatever_the_scores() -> None:
     for position in range(60):
         token = sampler.choose(torch.randn(AUDIO_CODES + 1, generator=generator))
         if token == END_OF_TURN:
-            assert position % GROUP == 0 and position > 0
+            assert position in range(GROUP, 60, GROUP)
             break
         first, end = pattern_bounds(position)
         assert first <= token - AUDIO_BASE < end
@@ -136,7 +137,8 @@ def run(batch: Batch, seed: int, tokens: int = 30, prompt: list[int] = PROMPT) -
 def test_a_seed_means_the_same_alone_and_beside_others(model: Step1ForCausalLM) -> None:
     prompts = [PROMPT, PROMPT[:50], PROMPT[:200], PROMPT[:7], PROMPT[:120]]
     alone = [run(Batch(model, 1, 512), seed, prompt=prompt) for seed, prompt in enumerate(prompts)]
-    batch, together = Batch(model, 3, 512), [[] for _ in prompts]  # type: list[list[int]]
+    batch = Batch(model, 3, 512)
+    together: list[list[int]] = [[] for _ in prompts]
 
     def work(index: int) -> None:
         with torch.inference_mode():

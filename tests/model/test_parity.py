@@ -116,10 +116,12 @@ def test_resampling_trimming_lengths_and_incomplete_groups(golden: SmallGolden, 
 
 
 def test_the_language_model(golden: SmallGolden, networks: Networks) -> None:
-    hold(golden, language.prompt_keys(golden, networks), "lm_logits_tail", "lm_hidden_tail", "lm_top50_ids")
     hold(
         golden,
-        language.decoding_keys(golden, networks),
+        language.keys(golden, networks),
+        "lm_logits_tail",
+        "lm_hidden_tail",
+        "lm_top50_ids",
         "lm_greedy_ids",
         "lm_greedy_rep_ids",
         "lm_forced_argmax",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -31,7 +32,8 @@ def test_a_reference_survives_its_cache(reference: Reference) -> None:
     assert again.ids == reference.ids
     assert again.transcript == "the quick brown fox"
     assert again.stretch == reference.stretch
-    assert torch.equal(again.mel, reference.mel) and torch.equal(again.embedding, reference.embedding)
+    assert torch.equal(again.mel, reference.mel)
+    assert torch.equal(again.embedding, reference.embedding)
     with pytest.raises(InvalidRequest, match="encode it again"):
         Reference.from_tensors(reference.to_tensors() | {"version": torch.tensor(0)})
 
@@ -60,14 +62,15 @@ def test_what_holds_no_voice_is_refused(pipeline: Pipeline) -> None:
         with pytest.raises(InvalidRequest, match=reason):
             pipeline.encode_reference(waveform, 24000)
     short = PipelineOptions(is_silence_cut=False, is_output_checked=False)
-    with pytest.raises(InvalidRequest, match="0.4 s or more"):
+    with pytest.raises(InvalidRequest, match=r"0\.4 s or more"):
         Pipeline(pipeline.networks, short).encode_reference(0.1 * np.ones(2400), 24000)
 
 
 def test_a_clone_is_reproducible_and_a_new_seed_is_told(pipeline: Pipeline, reference: Reference) -> None:
     first = pipeline.clone(reference, TEXT)
     waveform = first.waveform()
-    assert waveform.dtype == np.float32 and waveform.shape[0] % 480 == 0
+    assert waveform.dtype == np.float32
+    assert waveform.shape[0] % 480 == 0
     again = pipeline.clone(reference, TEXT, seed=first.report.seed)
     assert np.array_equal(again.waveform(), waveform)
     assert again.report.output_tokens == first.report.output_tokens > 0
@@ -165,13 +168,12 @@ def test_an_edit_that_quotes_needs_a_transcript(pipeline: Pipeline, voice: Voice
     with pytest.raises(InvalidRequest, match="denoise and vad don't"):
         pipeline.edit(voice, 24000, " ", Edit("emotion", "sad"))
     heard: list[int] = []
-    result = pipeline.edit(
-        voice,
-        24000,
-        "",
-        Edit("emotion", "sad"),
-        transcribe=lambda waveform, rate: heard.append(rate) or "fox",
-    )
+
+    def transcribe(_: torch.Tensor, rate: int) -> str:
+        heard.append(rate)
+        return "fox"
+
+    result = pipeline.edit(voice, 24000, "", Edit("emotion", "sad"), transcribe=transcribe)
     assert result.waveform().shape[0] > 0
     assert heard == [24000]
 
@@ -189,8 +191,9 @@ def test_long_recordings_are_edited_in_pieces(pipeline: Pipeline, voice: Voice) 
 def test_of_a_long_reference_the_best_stretch_is_used_and_named(pipeline: Pipeline, voice: Voice) -> None:
     long = np.concatenate([np.zeros(24000 * 20, np.float32), np.tile(voice, 5)])
     found = pipeline.encode_reference(long, 24000, "a b c d e f g h i j k l m n o p q r s t u v w x y z")
-    assert found.stretch.start > 15 and found.stretch.seconds < 16
-    assert "z" in found.transcript and "a" not in found.transcript
+    assert found.stretch.start > 15
+    assert found.stretch.seconds < 16
+    assert ("z" in found.transcript, "a" in found.transcript) == (True, False)
     report = pipeline.clone(found, TEXT).report
     assert report.reference_stretch == found.stretch
     asked = pipeline.encode_reference(
@@ -216,7 +219,8 @@ def test_speech_that_runs_on_is_tried_again_and_then_an_error(
     pipeline: Pipeline, reference: Reference, stream: bool
 ) -> None:
     report, error = failing(pipeline, Bounds(0.0, 0.24), stream, reference)
-    assert "ran on" in str(error) and "2 seeds" in str(error)
+    assert "ran on" in str(error)
+    assert "2 seeds" in str(error)
     assert report.retries == 1
 
 
@@ -241,7 +245,7 @@ def test_the_references_way_can_be_asked_for(networks: Networks, voice: Voice) -
     found = pipeline.encode_reference(voice, 24000, "fox")
     assert found.mel.shape[0] == 150
     assert options.sampling == SamplingOptions(top_k=50, is_pattern_enforced=False, is_repetition_masked=True)
-    try:
-        assert pipeline.clone(found, TEXT, seed=1).waveform().shape[0] > 0
-    except SynthesisFailed as error:
-        assert "no sound" in str(error)
+    result = pipeline.clone(found, TEXT, seed=1)
+    with suppress(SynthesisFailed):  # nothing keeps text out of what random weights say
+        assert result.waveform().shape[0] > 0
+    assert result.report.output_tokens > 0

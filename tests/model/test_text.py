@@ -30,8 +30,8 @@ from tests.model.trees import vocabulary
 SHARED = Path(os.environ.get("STEPAUDIOD_SHARED", Path(__file__).parents[3] / "shared"))
 TEXTS = [
     "human\n", " leading", "  two spaces", "a\n<audio_1><audio_1025>\n", "<audio_5>x <audio_6> y",
-    "<|BOT|> human\nHi<|EOT|>", "你好。", "tab\tx", "emoji 😀", "x <s> y", "", " ", "the quick<audio_9> brown",
-    "<user_defined_symbol_9>fox", "▁the", "<audio_99999>",
+    "<|BOT|> human\nHi<|EOT|>", "你好。", "tab\tx", "emoji 😀", "x <s> y", "", " ",
+    "the quick<audio_9> brown", "<user_defined_symbol_9>fox", "▁the", "<audio_99999>",
 ]  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def test_intensity_is_said_in_words() -> None:
     assert Edit("emotion", "sad").instruction("x").startswith("Make the following audio more sad.")
     with pytest.raises(InvalidRequest, match="no intensity"):
         Edit("speed", "faster", intensity=2.0)
-    with pytest.raises(InvalidRequest, match="0.1 to 3"):
+    with pytest.raises(InvalidRequest, match=r"0\.1 to 3"):
         Edit("emotion", "sad", intensity=9.0)
     with pytest.raises(InvalidRequest, match="1 to 4"):
         Edit("emotion", "sad", iterations=5)
@@ -191,5 +191,6 @@ def test_output_that_cannot_be_right_is_noticed() -> None:
     assert lengths.complaint(bounds.max_tokens, False, bounds) is not None
     assert "cut short" in str(lengths.complaint(5, True, bounds))
     assert lengths.complaint(150, True, bounds) is None
-    assert lengths.is_silent(torch.zeros(100)) and lengths.is_silent(torch.full((10,), torch.nan))
+    assert lengths.is_silent(torch.zeros(100))
+    assert lengths.is_silent(torch.full((10,), torch.nan))
     assert not lengths.is_silent(0.1 * torch.ones(100))

@@ -29,8 +29,7 @@ def run(golden: Golden, networks: Networks) -> Arrays:
     if "rep_seqs" in golden:
         made |= language.repetition(golden)
     if "lm_prompt_key" in golden:
-        made |= language.prompt_keys(golden, networks)
-        made |= language.decoding_keys(golden, networks)
+        made |= language.keys(golden, networks)
     if "dec_tokens" in golden and "vq0206" in made:
         acoustics = decoder.reference_acoustics(made, golden.device)
         if "mel" in golden:

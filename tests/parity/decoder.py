@@ -16,7 +16,7 @@ from stepaudiod.model.tokenizer import AUDIO_BASE
 from stepaudiod.model.vocoder import VocoderTrace
 from tests.parity.audio import to_array
 from tests.parity.golden import Arrays, Golden, Networks
-from tests.parity.language import greedy
+from tests.parity.language import Primed, greedy
 
 ECHOED = ("rand_noise", "hift_noise", "hift_rand_ini", "hift_phase_note", "dec_tokens")
 """Inputs, which a dump repeats."""
@@ -26,7 +26,7 @@ def reference_acoustics(made: Arrays, device: torch.device) -> Acoustics:
     """The prompt's columns, mel and embedding, rounded as the reference rounds them."""
     ids = made["vq0206"].tolist()
     mel, embedding = (torch.from_numpy(made[key]).to(device) for key in ("speech_feat", "spk_embedding"))
-    return round_to_bfloat16(Acoustics(to_columns(id_codes(ids)), mel, embedding))
+    return round_to_bfloat16(Acoustics(to_columns(id_codes(ids)).to(device), mel, embedding))
 
 
 def whole(golden: Golden, networks: Networks, acoustics: Acoustics) -> Arrays:
@@ -101,7 +101,8 @@ def _stored_noises(golden: Golden) -> Iterator[Tensor]:
 def end_to_end(golden: Golden, networks: Networks, acoustics: Acoustics, prompt: list[int]) -> Arrays:
     """The reference's clone with greedy search: the December prompt, repetition rule, last id dropped."""
     tokens = golden.array("e2e_ids").shape[0] - len(prompt)
-    ids, _ = greedy(networks.step1, prompt, tokens, is_repetition_masked=True)
+    primed = Primed.read(networks.step1, prompt, tokens)
+    ids, _ = greedy(primed, prompt, tokens, is_repetition_masked=True)
     columns = to_columns(torch.tensor(ids[:-1]) - AUDIO_BASE)
     frames = 2 * (columns.shape[0] + acoustics.columns.shape[0])
     mel = networks.flow(columns, acoustics, golden.noise(frames))

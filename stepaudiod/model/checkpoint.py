@@ -1,4 +1,4 @@
-"""Where the published files lie, and whether they are whole. Loads no network.
+"""Where the published files lie, and whether they are whole. Loads no network and imports no torch.
 
 models/
   Step-Audio-EditX/       the language model, its vocabulary, and in CosyVoice-300M-25Hz/ the decoders
@@ -7,17 +7,22 @@ models/
 
 from __future__ import annotations
 
+import hashlib
+import os
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from stepaudiod.errors import ModelFileError
-from stepaudiod.model.weights import mend, read_config, safetensors_header
+from stepaudiod.model.files import mend, read_config, safetensors_header
 
 MODEL_FOLDER, TOKENIZER_FOLDER = "Step-Audio-EditX", "Step-Audio-Tokenizer"
 DECODER_FOLDER = "CosyVoice-300M-25Hz"
 LINGUISTIC_FOLDER = "dengcunqin/speech_paraformer-large_asr_nat-zh-cantonese-en-16k-vocab8501-online"
+KEY_BYTES = 1 << 20
+"""How much of a file's beginning and end goes into a key."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,26 @@ class Checkpoint:
     def size_bytes(self) -> int:
         """How much loading reads."""
         return sum(path.stat().st_size for path in self.files())
+
+    def prefetch(self) -> None:
+        """Ask the kernel to read every file; returns at once, so that imports can go on meanwhile."""
+        for path in self.files():
+            with suppress(OSError), path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+    def encoder_key(self) -> str:
+        """Name what encodes recordings: references encoded under another key have to be encoded again."""
+        digest = hashlib.sha256()
+        for path in (self.linguistic / "model.pt", self.centroids, self.semantic, self.speaker_encoder):
+            try:
+                with path.open("rb") as file:
+                    size = path.stat().st_size
+                    digest.update(f"{path.name}:{size}:".encode() + file.read(KEY_BYTES))
+                    file.seek(max(0, size - KEY_BYTES))
+                    digest.update(file.read(KEY_BYTES))
+            except FileNotFoundError:
+                raise ModelFileError(f"{path} is missing; {mend()}") from None
+        return digest.hexdigest()[:32]
 
     def problems(self) -> Iterator[ModelFileError]:
         """Look at every file, quickly: that it is there and as long as its own header says."""

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from stepaudiod.errors import ModelFileError
 from stepaudiod.model.features import kaldi_filter_bank
-from stepaudiod.model.weights import count, install, mend, read_torch_file, shape_of
+from stepaudiod.model.files import mend
+from stepaudiod.model.weights import count, install, read_torch_file, shape_of
 
 CHUNK_SAMPLES = 3840
 """240 ms at 16 kHz: four rows."""

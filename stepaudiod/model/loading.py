@@ -11,14 +11,15 @@ import torch
 from stepaudiod.errors import ModelFileError
 from stepaudiod.model.campplus import SpeakerEncoder, load_speaker_encoder
 from stepaudiod.model.checkpoint import Checkpoint
+from stepaudiod.model.files import mend
 from stepaudiod.model.flow import Flow, load_flow
 from stepaudiod.model.linguistic import LinguisticTokenizer, load_linguistic
-from stepaudiod.model.quantize import FILE_NAME, Quantization, prepare, quantize, read_saved
+from stepaudiod.model.quantize import FILE_NAME, Quantization, prepare, quantize, read_saved, save
 from stepaudiod.model.semantic import SemanticTokenizer, load_semantic
 from stepaudiod.model.step1 import Step1Config, Step1ForCausalLM
 from stepaudiod.model.tokenizer import AUDIO_BASE, TextTokenizer
 from stepaudiod.model.vocoder import Vocoder, load_vocoder
-from stepaudiod.model.weights import Progress, SafetensorsFolder, install, mend
+from stepaudiod.model.weights import Progress, SafetensorsFolder, install
 
 
 @dataclass(frozen=True)
@@ -145,3 +146,10 @@ def load_step1(
     install(model, SafetensorsFolder(checkpoint.model), checkpoint.model, torch.device("cpu"), None, progress)
     quantize(model, quantization, device, dtype)
     return model
+
+
+def write_quantized(checkpoint: Checkpoint, quantization: Quantization, folder: Path) -> Path:
+    """Quantize a checkpoint's language model once and write it, for `quantized_folder`; gives the file."""
+    return save(
+        load_step1(checkpoint, torch.device("cpu"), torch.bfloat16, quantization), quantization, folder
+    )

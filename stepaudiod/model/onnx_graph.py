@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stepaudiod.errors import ModelFileError
 from stepaudiod.model import wire
-from stepaudiod.model.weights import mend
+from stepaudiod.model.files import mend
 
 DTYPES = {
     1: torch.float32,

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stepaudiod.errors import InvalidRequest, ModelFileError
-from stepaudiod.model.weights import mend, safetensors_header
+from stepaudiod.model.files import mend, safetensors_header
 
 GROUP_SIZE = 64
 FEW_ROWS = 16

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from stepaudiod.errors import ModelFileError
 from stepaudiod.model.codes import AUDIO_CODES
+from stepaudiod.model.files import mend, read_config
 from stepaudiod.model.tokenizer import AUDIO_BASE, END_OF_TURN
-from stepaudiod.model.weights import mend, read_config
 
 PROMPT_BLOCK = 256
 """Prompt positions read at once; bounds the scores to heads * 256 * length float32."""

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models
 
 from stepaudiod.errors import ModelFileError
 from stepaudiod.model import wire
-from stepaudiod.model.weights import mend
+from stepaudiod.model.files import mend
 
 BOS, END_OF_TURN, BEGIN_OF_TURN = 1, 3, 4
 AUDIO_BASE = 65536

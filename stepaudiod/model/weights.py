@@ -6,7 +6,6 @@ memory. Nothing in a model folder is ever executed: `.pt` files are read with `w
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,14 +16,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from stepaudiod.errors import ModelFileError
+from stepaudiod.model.files import mend, read_config, safetensors_header
 
 Progress = Callable[[int], None]
 """Called with the number of bytes each time some have been read."""
-
-
-def mend() -> str:
-    """Say what to do about a damaged model file."""
-    return "run `stepaudioctl models verify` to see what is damaged, then `stepaudioctl models pull`"
 
 
 def read_torch_file(path: Path) -> dict[str, Tensor]:
@@ -66,7 +61,7 @@ class SafetensorsFolder(Mapping[str, Tensor]):
         self.folder = folder
         index = folder / "model.safetensors.index.json"
         if index.exists():
-            self._file_of = dict(_read_json(index)["weight_map"])
+            self._file_of = dict(read_config(index)["weight_map"])
         else:
             self._file_of = {}
             for path in sorted(folder.glob("*.safetensors")):
@@ -92,51 +87,6 @@ class SafetensorsFolder(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._file_of)
-
-
-def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a safetensors header and hold it against the file's size: name to dtype, shape and offsets.
-
-    Raises:
-        ModelFileError: the file is missing or cut short.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > size:
-                raise ValueError(f"its header would be {length} bytes long, the file has {size}")
-            header = json.loads(file.read(length))
-    except FileNotFoundError:
-        raise ModelFileError(f"{path} is missing; {mend()}") from None
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path} is no safetensors file: {error}; {mend()}") from error
-    header.pop("__metadata__", None)
-    expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if size != expected:
-        raise ModelFileError(f"{path}: expected {expected} bytes, found {size}; {mend()}")
-    return dict(header)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelFileError(f"{path} is missing; {mend()}") from None
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path} is no readable JSON: {error}; {mend()}") from error
-    if not isinstance(value, dict):
-        raise ModelFileError(f"{path}: expected an object, found {type(value).__name__}; {mend()}")
-    return value
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a model folder.
-
-    Raises:
-        ModelFileError: it is missing or isn't one.
-    """
-    return _read_json(path)
 
 
 def install(

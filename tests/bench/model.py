@@ -117,6 +117,22 @@ def decode(bench: Bench) -> None:
     print(memory())
 
 
+def fidelity(bench: Bench) -> None:
+    """How near a quantized language model stays to the full one, on the same prompt."""
+    full = load_step1(bench.checkpoint, bench.device, bench.dtype)
+    prompt = torch.randint(65536, 70656, (200,), generator=torch.Generator().manual_seed(0)).tolist()
+    right = full.audio_logits(full.prefill(prompt, full.new_cache(1, 256)))
+    for kind in Quantization:
+        model = load_step1(bench.checkpoint, bench.device, bench.dtype, kind)
+        size = size_bytes(model)
+        made = model.audio_logits(model.prefill(prompt, model.new_cache(1, 256)))
+        off = float((made - right).square().mean().sqrt() / right.std())
+        same = float((made.argmax(1) == right.argmax(1)).float().mean())
+        print(
+            f"{kind.value}: {size / 1e9:.2f} GB, logits off by {off:.3f} of their spread, same best id {same:.0%}"
+        )
+
+
 def decoder(bench: Bench) -> None:
     """Codes to mel to sound, 5.4 s after a reference of 5.4 s."""
     flow, vocoder = (load(path, bench.device) for load, path in _decoders(bench.checkpoint))
@@ -169,6 +185,7 @@ SUITES: dict[str, Callable[[Bench], None]] = {
     "vq06": vq06,
     "speaker": speaker,
     "decode": decode,
+    "fidelity": fidelity,
     "decoder": decoder,
     "requests": requests,
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,3 +176,19 @@ def test_messages_cut_anywhere_are_refused() -> None:
 
 def test_small_trees_of_every_preset_load(tmp_path: Path) -> None:
     write_tree(tmp_path, "micro").verify()
+
+
+def test_a_front_can_look_at_a_checkpoint_without_torch(micro: Checkpoint) -> None:
+    program = (
+        "import sys; from pathlib import Path; from stepaudiod.model.checkpoint import Checkpoint;"
+        f"c = Checkpoint(Path({str(micro.root)!r})); c.verify(); c.prefetch(); print(c.encoder_key());"
+        "assert not {'torch', 'numpy'} & set(sys.modules)"
+    )
+    made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert made.stdout.strip() == micro.encoder_key()
+
+
+def test_other_encoders_have_another_key(copy: Checkpoint, micro: Checkpoint) -> None:
+    assert copy.encoder_key() == micro.encoder_key()
+    rewrite(copy.centroids, lambda content: content[:-1] + bytes([content[-1] ^ 1]))
+    assert copy.encoder_key() != micro.encoder_key()

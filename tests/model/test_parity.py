@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,10 @@ import torch
 from stepaudiod.model.checkpoint import Checkpoint
 from tests.model.condense import SmallGolden, thin
 from tests.parity import audio, decoder, language
+from tests.parity.__main__ import main
 from tests.parity.golden import Arrays, Networks
 
+SHARED = Path(os.environ.get("STEPAUDIOD_SHARED", Path(__file__).parents[3] / "shared"))
 CPU = torch.device("cpu")
 GOLDEN = Path(__file__).parent / "goldens" / "tiny.npz"
 TOLERANCES = {
@@ -67,6 +73,26 @@ def networks(tiny: Checkpoint, golden: SmallGolden) -> Networks:
 def _no_gradients() -> Any:
     with torch.inference_mode():
         yield
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (SHARED / "parity").exists(), reason="needs the whole golden and the published vocabulary"
+)
+def test_the_command_passes_the_strict_comparison(tiny: Checkpoint, tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    shutil.copytree(tiny.root, root, copy_function=os.link)
+    for published, ours in (
+        ("tokenizer.model", Checkpoint(root).vocabulary),
+        ("linguistic_tokenizer.npy", Checkpoint(root).centroids),
+    ):
+        ours.unlink()
+        shutil.copyfile(SHARED / "data" / "checkpoint" / published, ours)
+    golden, mine = SHARED / "parity" / "golden_tiny.npz", tmp_path / "mine.npz"
+    assert main([str(golden), "--models", str(root), "--out", str(mine)]) == 0
+    compare = [sys.executable, str(SHARED / "parity" / "compare.py"), str(golden), str(mine), "--strict"]
+    judged = subprocess.run(compare, capture_output=True, text=True, check=False)
+    assert judged.returncode == 0, judged.stdout
 
 
 def hold(golden: SmallGolden, made: Arrays, *wanted: str) -> None:

@@ -12,7 +12,7 @@ iterator, or `is_cancelled` becoming true, ends a request between two tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from stepaudiod.errors import InvalidRequest
 from stepaudiod.model.checkpoint import Checkpoint
+from stepaudiod.model.codes import GROUP, SECONDS_PER_GROUP
 from stepaudiod.model.edits import TAGS, Edit, with_language
 from stepaudiod.model.encoding import Encoder, Waveform
 from stepaudiod.model.features import MEL_RATE
@@ -266,7 +267,7 @@ class Pipeline:
         def speak() -> Generator[Tensor, None, None]:
             for index, piece in enumerate(pieces):
                 turns = [self._clone_turn(reference, said, piece)]
-                turns += self._edit_turns(edit, piece, None) if edit is not None else []
+                turns += self._edit_turns(edit, piece) if edit is not None else []
                 part = self._speaker.speak(
                     turns, reference, report.seed + index, stream, report, is_cancelled
                 )
@@ -344,7 +345,7 @@ class Pipeline:
         if report.pieces > 1 and float(part.abs().max()) < 1e-4:
             return iter([torch.zeros(0)])  # a piece without sound has nothing to change
         recording = self._encoder.encode(part, sample_rate, piece, said)
-        turns = self._edit_turns(edit, said, recording.seconds)
+        turns = self._edit_turns(edit, said)
         return self._speaker.speak(turns, recording, report.seed + index, stream, report, is_cancelled)
 
     def _in_place(
@@ -357,18 +358,15 @@ class Pipeline:
         yield torch.zeros(round(after * SAMPLE_RATE))
 
     def _clone_turn(self, reference: Reference, said: str, piece: str) -> Turn:
-        prompt = self._writer.clone(reference.ids, said, piece)
-        return Turn(lambda _: prompt, bounds_for_text(piece))
+        prompt, bounds = self._writer.clone(reference.ids, said, piece), bounds_for_text(piece)
+        return Turn(lambda _: prompt, lambda _: bounds)
 
-    def _edit_turns(self, edit: Edit, said: str, seconds: float | None) -> list[Turn]:
-        """One turn an iteration, each changing what the last one gave."""
+    def _edit_turns(self, edit: Edit, said: str) -> list[Turn]:
+        """One turn an iteration, each changing what the last one gave and bounded by its length."""
         instruction = edit.instruction(said)
+        tags = sum((edit.text or "").count(f"[{tag}]") for tag in TAGS)
         turn = Turn(
             lambda ids: self._writer.edit(ids, instruction),
-            bounds_for_text(said)
-            if seconds is None
-            else bounds_for_edit(
-                edit.kind, edit.info, seconds, sum((edit.text or "").count(f"[{t}]") for t in TAGS)
-            ),
+            lambda ids: bounds_for_edit(edit.kind, edit.info, len(ids) / GROUP * SECONDS_PER_GROUP, tags),
         )
-        return [replace(turn) for _ in range(edit.iterations)]
+        return [turn] * edit.iterations

@@ -44,11 +44,11 @@ class Turn:
 
     Args:
         prompt: makes the prompt from the last turn's ids, the reference's at first.
-        bounds: how long the output may be.
+        bounds: how long the output may be, from the same ids.
     """
 
     prompt: Callable[[list[int]], list[int]]
-    bounds: Bounds
+    bounds: Callable[[list[int]], Bounds]
 
 
 @dataclass
@@ -210,7 +210,7 @@ class Speaker:
                         yield part
                     if cancelled():
                         raise Cancelled
-            problem = self._problem(count, sequence, turn)
+            problem = self._problem(count, sequence, turn.bounds(ids))
             if problem is not None and not heard:
                 self._complain(problem, attempt, report)
                 continue
@@ -226,7 +226,7 @@ class Speaker:
     def _begin(self, turn: Turn, ids: list[int], seed: int, report: Report) -> Sequence:
         prompt = turn.prompt(ids)
         report.input_tokens += len(prompt)
-        return self._batch.join(prompt, self._sampling, seed, turn.bounds.max_tokens)
+        return self._batch.join(prompt, self._sampling, seed, turn.bounds(ids).max_tokens)
 
     def _collect(
         self, turn: Turn, ids: list[int], seed: int, report: Report, cancelled: IsCancelled
@@ -240,14 +240,14 @@ class Speaker:
                 found.append(token)
                 if cancelled():
                     raise Cancelled
-        problem = self._problem(len(found), sequence, turn)
+        problem = self._problem(len(found), sequence, turn.bounds(ids))
         if problem is None and len(found) < GROUP:
             problem = "it gave nothing"
         whole = len(found) // GROUP * GROUP if self._sampling.is_pattern_enforced else len(found)
         return found[:whole], problem
 
-    def _problem(self, tokens: int, sequence: Sequence, turn: Turn) -> str | None:
-        return complaint(tokens, sequence.has_ended, turn.bounds) if self._is_checked else None
+    def _problem(self, tokens: int, sequence: Sequence, bounds: Bounds) -> str | None:
+        return complaint(tokens, sequence.has_ended, bounds) if self._is_checked else None
 
     def _check_id(self, token: int) -> None:
         if not AUDIO_BASE <= token < AUDIO_BASE + AUDIO_CODES:

@@ -128,9 +128,7 @@ def fidelity(bench: Bench) -> None:
         made = model.audio_logits(model.prefill(prompt, model.new_cache(1, 256)))
         off = float((made - right).square().mean().sqrt() / right.std())
         same = float((made.argmax(1) == right.argmax(1)).float().mean())
-        print(
-            f"{kind.value}: {size / 1e9:.2f} GB, logits off by {off:.3f} of their spread, same best id {same:.0%}"
-        )
+        print(f"{kind.value}: {size / 1e9:.2f} GB, logits off by {off:.3f} of their spread, {same:.0%} alike")
 
 
 def decoder(bench: Bench) -> None:

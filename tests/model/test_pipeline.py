@@ -208,7 +208,7 @@ def failing(
     checked = Pipeline(pipeline.networks, PipelineOptions(rows=1, length=2048))
     report = Report(seed=1)
     prompt = list(range(65536, 65586))
-    turn = Turn(lambda _: prompt, bounds)
+    turn = Turn(lambda _: prompt, lambda _: bounds)
     with pytest.raises(SynthesisFailed) as caught, torch.inference_mode():
         list(checked._speaker.speak([turn], reference, 1, stream, report))
     return report, caught.value

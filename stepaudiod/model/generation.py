@@ -2,6 +2,10 @@
 
 Whoever needs a token takes a step for everybody in the batch; the others find theirs waiting. So requests in
 threads of their own share each reading of the weights, without a scheduler. Knows no audio.
+
+A row that was left keeps what it read. A prompt that begins like it, as all prompts of one voice do, is read
+from where they part; in whole blocks, so that the numbers are the same to the last bit whether or not it was
+there.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from torch import Tensor
 
 from stepaudiod.errors import InvalidRequest
 from stepaudiod.model.sampling import Sampler, SamplingOptions
-from stepaudiod.model.step1 import KVCache, Step1ForCausalLM
+from stepaudiod.model.step1 import PROMPT_BLOCK, KVCache, Step1ForCausalLM
 from stepaudiod.model.tokenizer import END_OF_TURN
 
 DEFAULT_ROWS, DEFAULT_LENGTH = 4, 8192
@@ -76,6 +80,7 @@ class Batch:
         self.length = min(length, model.config.max_seq_len)
         self._cache: KVCache | None = None
         self._active: dict[int, Sequence] = {}
+        self._read: list[list[int]] = [[] for _ in range(rows)]
         self._lock = threading.Lock()
         self._row_is_free = threading.Condition(self._lock)
 
@@ -96,16 +101,26 @@ class Batch:
                 self._row_is_free.wait()
             if self._cache is None:
                 self._cache = self.model.new_cache(self.rows, self.length)
-            sequence.row = next(row for row in range(self.rows) if row not in self._active)
+            sequence.row, known = self._best_row(prompt)
             self._active[sequence.row] = sequence
             try:
-                hidden = self.model.prefill(prompt, self._cache, sequence.row)[-1]
+                self._read[sequence.row] = prompt[:known]
+                hidden = self.model.prefill(prompt[known:], self._cache, sequence.row, known)[-1]
+                self._read[sequence.row] = list(prompt)
                 sequence._scores = self._score(hidden[None], options.is_pattern_enforced)[0]
             except BaseException:
                 self._drop(sequence)
                 raise
             sequence.position = len(prompt)
         return sequence
+
+    def _best_row(self, prompt: list[int]) -> tuple[int, int]:
+        """Find the free row that has read most of a prompt, and how much: whole blocks, never all."""
+        free = [row for row in range(self.rows) if row not in self._active]
+        shared = {row: _common(self._read[row], prompt[:-1]) // PROMPT_BLOCK * PROMPT_BLOCK for row in free}
+        # where nothing is shared, the row with the least to lose
+        row = max(free, key=lambda row: (shared[row], -len(self._read[row])))
+        return row, shared[row]
 
     def leave(self, sequence: Sequence) -> None:
         """Give a place back; leaving twice does nothing."""
@@ -151,13 +166,16 @@ class Batch:
             torch.tensor(ids, device=device), torch.tensor(at, device=device), self._cache, max(at) + 1, first
         )
         for row, sequence in live.items():
+            self._read[row].append(ids[row - first])
             sequence.position += 1
             enforced = sequence.sampler.options.is_pattern_enforced
             sequence._scores = self._score(hidden[row - first], enforced)
 
     def _idle_position(self, row: int) -> int:
-        sequence = self._active.get(row)
-        return 0 if sequence is None else min(sequence.position, self.length - 1)
+        """Where a row that has nothing to feed may be written to: behind what it has read."""
+        position = min(len(self._read[row]), self.length - 1)
+        del self._read[row][position:]
+        return position
 
     def _is_done(self, sequence: Sequence) -> bool:
         history = sequence.sampler.history
@@ -166,3 +184,11 @@ class Batch:
 
     def _score(self, hidden: Tensor, is_pattern_enforced: bool) -> Tensor:
         return self.model.audio_logits(hidden) if is_pattern_enforced else self.model.logits(hidden)
+
+
+def _common(first: list[int], second: list[int]) -> int:
+    """Count the ids that two lists begin with alike."""
+    for index, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return index
+    return min(len(first), len(second))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -155,6 +156,26 @@ def _in_threads(work: Callable[[int], None], count: int) -> None:
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
+
+
+def test_a_prompt_is_read_from_where_it_parts_from_the_last(
+    model: Step1ForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = [run(Batch(model, 1, 700), seed, prompt=[*PROMPT, 5 + seed]) for seed in range(3)]
+    read: list[int] = []
+    prefill = Step1ForCausalLM.prefill
+
+    def counted(self: Step1ForCausalLM, ids: list[int], *rest: Any, **named: Any) -> Tensor:
+        read.append(len(ids))
+        return prefill(self, ids, *rest, **named)
+
+    monkeypatch.setattr(Step1ForCausalLM, "prefill", counted)
+    batch = Batch(model, 2, 700)
+    assert [run(batch, seed, prompt=[*PROMPT, 5 + seed]) for seed in range(3)] == fresh
+    assert read == [307, 51, 51]
+    run(batch, 0, prompt=PROMPT[1:])  # nothing in common: the other row takes it
+    run(batch, 0, prompt=[*PROMPT, 5])
+    assert read[3:] == [305, 51]
 
 
 def test_who_leaves_early_frees_the_place(model: Step1ForCausalLM) -> None:

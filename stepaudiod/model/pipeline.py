@@ -27,7 +27,14 @@ from stepaudiod.model.edits import TAGS, Edit, with_language
 from stepaudiod.model.encoding import Encoder, Waveform
 from stepaudiod.model.features import MEL_RATE
 from stepaudiod.model.generation import DEFAULT_LENGTH, DEFAULT_ROWS, Batch
-from stepaudiod.model.lengths import Splitter, bounds_for_edit, bounds_for_text, share_text, split_text
+from stepaudiod.model.lengths import (
+    Splitter,
+    bounds_for_edit,
+    bounds_for_text,
+    is_silent,
+    share_text,
+    split_text,
+)
 from stepaudiod.model.loading import LoadProgress, Networks, OnProgress, load_networks
 from stepaudiod.model.prompts import PromptForm, PromptWriter
 from stepaudiod.model.quantize import Quantization
@@ -321,6 +328,9 @@ class Pipeline:
         def speak() -> Generator[Tensor, None, None]:
             for index, (piece, said) in enumerate(zip(pieces, texts, strict=True)):
                 part = take(mono, sample_rate, piece)
+                if long and is_silent(part):  # there is nothing to change
+                    yield torch.zeros(0 if edit.kind == "vad" else round(piece.seconds * SAMPLE_RATE))
+                    continue
                 if transcribe is not None and edit.needs_transcript and (long or not said):
                     said = transcribe(part, sample_rate)
                 sound = self._edit_piece(
@@ -342,8 +352,6 @@ class Pipeline:
         report: Report,
         is_cancelled: Callable[[], bool] | None,
     ) -> Iterator[Tensor]:
-        if report.pieces > 1 and float(part.abs().max()) < 1e-4:
-            return iter([torch.zeros(0)])  # a piece without sound has nothing to change
         recording = self._encoder.encode(part, sample_rate, piece, said)
         turns = self._edit_turns(edit, said)
         return self._speaker.speak(turns, recording, report.seed + index, stream, report, is_cancelled)

@@ -17,6 +17,9 @@ from stepaudiod.errors import InvalidRequest
 
 LOWPASS_WIDTH = 6
 ROLLOFF = 0.99
+LARGEST_BANK = 4_000_000
+"""Taps; two rates without a common divisor would need hundreds of millions, nearly all of them zero."""
+BLOCK = 1 << 16
 
 
 @lru_cache(maxsize=32)
@@ -69,6 +72,8 @@ def resample(
         return waveform
     divisor = math.gcd(orig_rate, new_rate)
     orig, new = orig_rate // divisor, new_rate // divisor
+    if orig * new > LARGEST_BANK:
+        return _resample_directly(waveform, orig, new)
     kernel, width = sinc_kernel(orig, new, kernel_dtype)
     shape = waveform.shape
     samples = shape[-1]
@@ -78,3 +83,23 @@ def resample(
     interleaved = phases.transpose(1, 2).reshape(flat.shape[0], -1)  # (n, steps * new)
     length = -(-new * samples // orig)
     return interleaved[..., :length].reshape(*shape[:-1], length)
+
+
+def _resample_directly(waveform: Tensor, orig: int, new: int) -> Tensor:
+    """Compute each output sample's own taps; for rates whose filter bank would be huge."""
+    base = min(orig, new) * ROLLOFF
+    width = math.ceil(LOWPASS_WIDTH * orig / base)
+    samples = waveform.shape[-1]
+    padded = F.pad(waveform, (width, width + 2))
+    parts = []
+    for first in range(0, -(-new * samples // orig), BLOCK):
+        n = torch.arange(first, min(first + BLOCK, -(-new * samples // orig)), device=waveform.device)
+        start = n * orig // new  # the source sample at or before each output sample
+        offsets = torch.arange(-width, width + 2, device=waveform.device)
+        # how far each tap lies from the output sample, whole numbers until the last division
+        distance = (offsets * new - (n * orig % new)[:, None]).double() / new
+        t = (distance * (base / orig)).clamp_(-LOWPASS_WIDTH, LOWPASS_WIDTH)
+        taps = torch.sinc(t) * torch.cos(t * (math.pi / LOWPASS_WIDTH / 2)) ** 2 * (base / orig)
+        heard = padded[..., start[:, None] + offsets + width]  # (..., block, taps)
+        parts.append((heard * taps.to(waveform.dtype)).sum(-1))
+    return torch.cat(parts, dim=-1)

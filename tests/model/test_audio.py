@@ -35,6 +35,15 @@ def test_resampling_keeps_channels_apart() -> None:
     assert torch.allclose(both[1], resample(stereo[1], 48000, 24000), atol=1e-6)
 
 
+def test_rates_without_a_common_divisor_need_no_huge_filter_bank(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = resample(tone(440, 0.5, 44101), 44101, 24000)
+    assert (odd - tone(440, 0.5, 24000)[: odd.shape[-1]])[1000:-1000].abs().max() < 2e-3
+    signal = torch.stack((tone(440, 0.2, 22050), tone(1440, 0.2, 22050)))
+    bank = resample(signal, 22050, 16000, torch.float64)
+    monkeypatch.setattr("stepaudiod.model.resample.LARGEST_BANK", 0)
+    assert (resample(signal, 22050, 16000) - bank).abs().max() < 1e-5
+
+
 def test_a_senseless_rate_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="positive"):
         resample(torch.zeros(10), 0, 16000)

@@ -184,6 +184,10 @@ def test_long_recordings_are_edited_in_pieces(pipeline: Pipeline, voice: Voice) 
     waveform = result.waveform()
     assert result.report.pieces == 2
     assert np.abs(np.diff(waveform)).max() < 0.5
+    silent = np.concatenate([np.zeros(24000 * 30, np.float32), voice])
+    kept = pipeline.edit(silent, 24000, "", Edit("denoise"), seed=1).waveform()
+    cut = pipeline.edit(silent, 24000, "", Edit("vad"), seed=1).waveform()
+    assert kept.shape[0] > 24000 * 20 > cut.shape[0]
     with pytest.raises(InvalidRequest, match="up to 30 s"):
         pipeline.edit(long, 24000, "fox", Edit("paralinguistic", text="[Sigh] fox"))
 

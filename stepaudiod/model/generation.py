@@ -25,6 +25,7 @@ from stepaudiod.model.step1 import PROMPT_BLOCK, KVCache, Step1ForCausalLM
 from stepaudiod.model.tokenizer import END_OF_TURN
 
 DEFAULT_ROWS, DEFAULT_LENGTH = 4, 8192
+KEY_BLOCK = 64
 
 
 @dataclass(eq=False)
@@ -154,22 +155,27 @@ class Batch:
                 sequence._waiting.append(token)
 
     def _run_model(self) -> None:
-        """Feed everyone's last id whose scores are used up and who isn't done."""
+        """Feed everyone's last id whose scores are used up and who isn't done.
+
+        All rows go along each time, those with nothing to feed at a position where nothing is lost, and whole
+        blocks of keys are looked at: a product of another size may round otherwise, and then a request's
+        codes would depend on who is beside it. Reading the weights takes the time, and that is done once
+        anyway.
+        """
         assert self._cache is not None
         live = {row: s for row, s in self._active.items() if s._scores is None and not self._is_done(s)}
-        first, end = min(live), max(live) + 1
-        # rows between that have nothing to feed go along at a position of their own and are ignored
-        ids = [live[row].sampler.history[-1] if row in live else 0 for row in range(first, end)]
-        at = [live[row].position if row in live else self._idle_position(row) for row in range(first, end)]
+        ids = [live[row].sampler.history[-1] if row in live else 0 for row in range(self.rows)]
+        at = [live[row].position if row in live else self._idle_position(row) for row in range(self.rows)]
+        longest = max(live[row].position for row in live) + 1
+        seen = min(-(-longest // KEY_BLOCK) * KEY_BLOCK, self.length)
         device = self.model.device
         hidden = self.model.decode(
-            torch.tensor(ids, device=device), torch.tensor(at, device=device), self._cache, max(at) + 1, first
+            torch.tensor(ids, device=device), torch.tensor(at, device=device), self._cache, seen
         )
         for row, sequence in live.items():
-            self._read[row].append(ids[row - first])
+            self._read[row].append(ids[row])
             sequence.position += 1
-            enforced = sequence.sampler.options.is_pattern_enforced
-            sequence._scores = self._score(hidden[row - first], enforced)
+            sequence._scores = self._score(hidden[row], sequence.sampler.options.is_pattern_enforced)
 
     def _idle_position(self, row: int) -> int:
         """Where a row that has nothing to feed may be written to: behind what it has read."""

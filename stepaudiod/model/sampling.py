@@ -1,8 +1,7 @@
 """From scores to the next id. Knows no network.
 
-The random numbers of a request come from a generator of its own on the CPU, one number a token, and choose by
-the inverse of the distribution. So a request gives the same codes alone, beside others, and on another
-device, as far as the scores agree.
+The random numbers of a request come from a generator of its own on the CPU. So a request gives the same codes
+alone, beside others, and on another device, as far as the scores agree.
 """
 
 from __future__ import annotations
@@ -140,9 +139,8 @@ class Sampler:
     def _draw(self, scores: Tensor) -> int:
         if self.options.temperature == 0:
             return int(scores.argmax())
-        # drawn even where the outcome is certain, so that one request's numbers depend on nothing but their
-        # order
-        number = torch.rand((), generator=self._generator, dtype=torch.float64).item()
-        cumulative = probabilities(scores, self.options).double().cumsum(0)
-        threshold = cumulative[-1:] * number
-        return min(int(torch.searchsorted(cumulative, threshold, right=True)), scores.shape[-1] - 1)
+        chances = probabilities(scores, self.options)
+        # the largest of log p + Gumbel noise: unlike a place in the cumulated distribution, where each
+        # rounding moves every border, it comes out the same unless two ids are all but level
+        noise = torch.empty(scores.shape[-1], dtype=torch.float64).exponential_(generator=self._generator)
+        return int((chances.log() - noise.log().to(chances)).argmax())

@@ -135,15 +135,17 @@ def run(batch: Batch, seed: int, tokens: int = 30, prompt: list[int] = PROMPT) -
         return list(sequence)
 
 
-def test_a_seed_means_the_same_alone_and_beside_others(model: Step1ForCausalLM) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_seed_means_the_same_alone_and_beside_others(micro: Checkpoint, dtype: torch.dtype) -> None:
+    model = load_step1(micro, CPU, dtype)
     prompts = [PROMPT, PROMPT[:50], PROMPT[:200], PROMPT[:7], PROMPT[:120]]
-    alone = [run(Batch(model, 1, 512), seed, prompt=prompt) for seed, prompt in enumerate(prompts)]
-    batch = Batch(model, 3, 512)
+    alone = [run(Batch(model, 4, 512), seed, 80, prompt) for seed, prompt in enumerate(prompts)]
+    batch = Batch(model, 4, 512)
     together: list[list[int]] = [[] for _ in prompts]
 
     def work(index: int) -> None:
         with torch.inference_mode():
-            together[index] = run(batch, index, prompt=prompts[index])
+            together[index] = run(batch, index, 80, prompts[index])
 
     _in_threads(work, len(prompts))
     assert together == alone

@@ -35,10 +35,6 @@ class EncoderState:
     up: Tensor | None = None
     caches: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def copy(self) -> EncoderState:
-        """Give a state that can grow without changing this one; none of the tensors is written in place."""
-        return EncoderState(self.ahead, self.up, dict(self.caches))
-
 
 class InputLayer(nn.Module):
     """Linear, norm, and the scale that goes with sinusoidal positions."""

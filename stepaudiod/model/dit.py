@@ -46,10 +46,6 @@ class EstimatorState:
     columns: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     caches: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def copy(self) -> EstimatorState:
-        """Give a state that can grow without changing this one; none of the tensors is written in place."""
-        return EstimatorState(dict(self.columns), dict(self.caches))
-
     @property
     def frames(self) -> int:
         """How many frames the caches hold."""

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepaudiod.model.dit import MELS
-from stepaudiod.model.source import HARMONICS, HOP, HarmonicSource, PhaseArithmetic
+from stepaudiod.model.source import HARMONICS, HarmonicSource, PhaseArithmetic
 from stepaudiod.model.weights import Progress, install, read_torch_file, shape_of
 
 FFT, FFT_HOP = 16, 4
@@ -203,8 +203,3 @@ def fold_weight_norms(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             direction = state[f"{stem}.parametrizations.weight.original1"]
             folded[f"{stem}.weight"] = torch._weight_norm(direction, scale, 0)
     return folded
-
-
-def samples_of(frames: int) -> int:
-    """Say how many samples a number of mel frames makes."""
-    return HOP * frames

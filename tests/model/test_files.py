@@ -102,15 +102,18 @@ def test_a_configuration_of_another_size_is_noticed(copy: Checkpoint) -> None:
 class Bomb:
     """Does something when unpickled."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
     def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, ("touch /tmp/stepaudiod-test-bomb",)
+        return os.system, (f"touch {self.path}",)
 
 
 def test_nothing_in_a_weights_file_is_executed(tmp_path: Path) -> None:
-    torch.save({"weight": Bomb()}, tmp_path / "flow.pt")
+    torch.save({"weight": Bomb(tmp_path / "went-off")}, tmp_path / "flow.pt")
     with pytest.raises(ModelFileError, match="no readable weights file"):
         read_torch_file(tmp_path / "flow.pt")
-    assert not Path("/tmp/stepaudiod-test-bomb").exists()
+    assert not (tmp_path / "went-off").exists()
     torch.save([torch.zeros(1)], tmp_path / "flow.pt")
     with pytest.raises(ModelFileError, match="expected a dictionary of tensors, found list"):
         read_torch_file(tmp_path / "flow.pt")

@@ -2,8 +2,7 @@
 
     codes     5-code groups    ────[first chunk]──[second]──[all later ones]──[rest]
     decoder   needs 3 frames (one group) more than a chunk gives out; keeps keys, values and columns
-    vocoder   keeps its last 8 frames' sound back, for they lack what follows; the next chunk makes them
-    again:
+    vocoder   keeps its last 8 frames' sound back, as they lack what follows, and makes them again:
 
         chunk k    ·· context ··│────────────── new ──────────────│
                                                          └ 8 kept ┘

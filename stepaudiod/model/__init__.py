@@ -1,0 +1,11 @@
+"""Step-Audio-EditX in plain PyTorch; knows nothing of the daemon. `pipeline` is the only public face.
+
+    text ── prompts ── tokenizer ──┐
+                                   ├── step1 + sampling ── codes ── flow ── vocoder ── audio at 24 kHz
+    audio ── features ┬ linguistic ┤                                │
+                      ├ semantic ──┘                                │
+                      ├ campplus ───── speaker embedding ───────────┤
+                      └ prompt mel ─────────────────────────────────┘
+
+Each stage can be read, tested and replaced alone.
+"""

@@ -1,0 +1,250 @@
+"""Codes to mel: flow matching from noise, guided by codes, a speaker and the reference's own mel.
+
+    codes ── columns ── embedding ── token encoder ── mu ───────┐
+    speaker embedding ── unit length ── linear ── speaker ──────┼── ten steps from noise ── mel at 50 Hz
+    reference mel, then zeros ───────────────────── condition ──┘
+
+The reference's frames come first in everything and are cut off at the end. Guidance runs a second row with
+all conditions zero. Knows no waveform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stepaudiod.errors import InvalidRequest
+from stepaudiod.model.codes import MEL_FRAMES_PER_FRAME
+from stepaudiod.model.conformer import EncoderState, TokenEncoder
+from stepaudiod.model.dit import MELS, DiT, EstimatorState, Modulation
+from stepaudiod.model.weights import Progress, count, install, read_torch_file, shape_of
+
+STEPS = 10
+GUIDANCE = 0.7
+TABLE_ROWS = 5121
+SPEAKER_SIZE = 192
+NOISE_FRAMES = 30000
+
+
+@dataclass(frozen=True)
+class Acoustics:
+    """What a reference lends to the decoder.
+
+    Args:
+        columns: `(frames, 2)` int64, its codes in time; see `codes.to_columns`.
+        mel: `(frames of its own, 80)`; stretched to the codes' length where it differs.
+        embedding: `(192,)` from CAM++.
+    """
+
+    columns: Tensor
+    mel: Tensor
+    embedding: Tensor
+
+
+@dataclass
+class FlowTrace:
+    """What each step made, for comparison with a reference; filled in if given."""
+
+    encoded: Tensor | None = None
+    mu: Tensor | None = None
+    condition: Tensor | None = None
+    speaker: Tensor | None = None
+    times: list[float] = field(default_factory=list)
+    first_velocity: Tensor | None = None
+    states: list[Tensor] = field(default_factory=list)
+    mel: Tensor | None = None
+
+
+def round_to_bfloat16(acoustics: Acoustics) -> Acoustics:
+    """Round mel and embedding as the reference does; for comparison, as leaving it out is more exact."""
+    mel, embedding = (x.to(torch.bfloat16).to(x.dtype) for x in (acoustics.mel, acoustics.embedding))
+    return Acoustics(acoustics.columns, mel, embedding)
+
+
+def align_mel(mel: Tensor, frames: int) -> Tensor:
+    """Stretch or squeeze a mel to a number of frames by taking the nearest earlier one.
+
+    Args:
+        mel: `(frames, 80)`.
+        frames: how many there shall be.
+
+    Returns:
+        `(frames, 80)`.
+    """
+    if frames == 0:
+        return mel[:0]
+    return F.interpolate(mel.T[None], size=frames, mode="nearest")[0].T
+
+
+def make_noise(seed: int, frames: int = NOISE_FRAMES) -> Tensor:
+    """Draw the noise that a solve starts from: `(80, frames)` float32."""
+    return torch.randn(1, MELS, frames, generator=torch.Generator().manual_seed(seed))[0]
+
+
+class Flow(nn.Module):
+    """The decoder; parameter names are the checkpoint's."""
+
+    def __init__(self, encoder: TokenEncoder, estimator: DiT) -> None:
+        super().__init__()
+        self.input_embedding = nn.ModuleDict({"embedding": nn.Embedding(TABLE_ROWS, encoder.size // 2)})
+        self.spk_embed_affine_layer = nn.Linear(SPEAKER_SIZE, MELS)
+        self.encoder = encoder
+        self.encoder_proj = nn.Linear(encoder.size, MELS)
+        self.decoder = nn.ModuleDict({"estimator": estimator})
+        self._schedule: list[tuple[float, Tensor, Modulation]] = []
+
+    @property
+    def _estimator(self) -> DiT:
+        estimator = self.decoder["estimator"]
+        assert isinstance(estimator, DiT)
+        return estimator
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the decoder computes in."""
+        return self.encoder_proj.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.encoder_proj.weight.device
+
+    def forward(
+        self, columns: Tensor, acoustics: Acoustics, noise: Tensor, trace: FlowTrace | None = None
+    ) -> Tensor:
+        """Decode a whole utterance.
+
+        Args:
+            columns: `(frames, 2)` int64 at 25 Hz; see `codes.to_columns`.
+            acoustics: of the reference.
+            noise: `(80, n)`, at least twice the frames of reference and utterance together.
+            trace: if given, gets every step.
+
+        Returns:
+            `(80, 2 * frames)` mel.
+
+        Raises:
+            InvalidRequest: there is nothing to decode, or not enough noise for it.
+        """
+        everything = torch.cat((acoustics.columns.to(self.device), columns.to(self.device)))
+        total = MEL_FRAMES_PER_FRAME * everything.shape[0]
+        if columns.shape[0] == 0 or total > noise.shape[1]:
+            raise InvalidRequest(f"expected 1 to {noise.shape[1]} mel frames in all, found {total}")
+        prompt = MEL_FRAMES_PER_FRAME * acoustics.columns.shape[0]
+        encoded = self.encoder(self.embed(everything))
+        mu = self.encoder_proj(encoded)[0].T.contiguous()  # (80, total)
+        condition = F.pad(align_mel(acoustics.mel, prompt).T.to(mu), (0, total - prompt))
+        speaker = self.speaker(acoustics.embedding)
+        if trace is not None:
+            trace.encoded, trace.mu, trace.condition, trace.speaker = encoded[0], mu, condition, speaker
+        solved = self.solve(noise[:, :total].to(mu), mu, condition, speaker, trace=trace)
+        if trace is not None:
+            trace.mel = solved
+        return solved[:, prompt:]
+
+    def embed(self, columns: Tensor) -> Tensor:
+        """Look both columns up in the one table: `(frames, 2)` to `(1, frames, size)`."""
+        embedded: Tensor = self.input_embedding["embedding"](columns).flatten(1)[None]
+        return embedded
+
+    def speaker(self, embedding: Tensor) -> Tensor:
+        """Bring a speaker embedding `(192,)` to unit length and to 80 values."""
+        unit = F.normalize(embedding.to(self.device, self.dtype), dim=0)
+        projected: Tensor = self.spk_embed_affine_layer(unit)
+        return projected
+
+    def solve(
+        self,
+        x: Tensor,
+        mu: Tensor,
+        condition: Tensor,
+        speaker: Tensor,
+        states: list[EstimatorState] | None = None,
+        trace: FlowTrace | None = None,
+    ) -> Tensor:
+        """Go from noise to mel in ten Euler steps.
+
+        Args:
+            x: `(80, frames)` noise.
+            mu: `(80, frames)` from the token encoder.
+            condition: `(80, frames)` reference mel or zeros.
+            speaker: `(80,)`.
+            states: one for each step, of earlier chunks; they grow.
+            trace: if given, gets times, first velocities, and x before each step.
+
+        Returns:
+            `(80, frames)`.
+        """
+        given = torch.cat((mu, speaker[:, None].expand_as(mu), condition))  # (240, frames)
+        given = torch.stack((given, torch.zeros_like(given)))  # with and without conditions
+        for index, (time, dt, modulation) in enumerate(self.schedule()):
+            rows = torch.cat((x.expand(2, -1, -1), given), dim=1).transpose(1, 2)  # (2, frames, 320)
+            state = None if states is None else states[index]
+            velocity = self._estimator(rows, modulation, state).transpose(1, 2)  # (2, 80, frames)
+            if trace is not None:
+                trace.times.append(time)
+                trace.states.append(x)
+                trace.first_velocity = velocity if index == 0 else trace.first_velocity
+            x = x + dt * ((1.0 + GUIDANCE) * velocity[0] - GUIDANCE * velocity[1])
+        return x
+
+    def schedule(self) -> list[tuple[float, Tensor, Modulation]]:
+        """Give each step's time, length and modulation; made at the first call."""
+        if not self._schedule:
+            span = torch.linspace(0, 1, STEPS + 1, device=self.device, dtype=self.dtype)
+            span = 1 - torch.cos(span * 0.5 * torch.pi)
+            time, dt = span[0], span[1] - span[0]
+            schedule = []
+            for index in range(1, STEPS + 1):
+                modulation = self._estimator.modulation(time)
+                schedule.append((float(time), dt, modulation))
+                # the time is summed up as the reference sums it, rounding and all
+                time = time + dt
+                if index < STEPS:
+                    dt = span[index + 1] - time
+            self._schedule = schedule
+        return self._schedule
+
+    def new_states(self) -> tuple[EncoderState, list[EstimatorState]]:
+        """Make the empty states of a stream."""
+        return EncoderState(), [EstimatorState() for _ in range(STEPS)]
+
+
+def load_flow(
+    path: Path, device: torch.device, dtype: torch.dtype = torch.float32, progress: Progress | None = None
+) -> Flow:
+    """Load the decoder from the published `flow.pt`; every dimension is read from the tensors.
+
+    Args:
+        path: the file.
+        device: where it will run.
+        dtype: what it computes in; bfloat16 changes the mel audibly.
+        progress: told of bytes read.
+    """
+    state = read_torch_file(path)
+    with torch.device("meta"):
+        flow = Flow(_encoder(state, path), _estimator(state, path))
+    install(flow, state, path, device, dtype, progress)
+    return flow
+
+
+def _encoder(state: Mapping[str, Tensor], path: Path) -> TokenEncoder:
+    heads, head_size = shape_of(state, "encoder.encoders.0.self_attn.pos_bias_u", path)
+    inner, _ = shape_of(state, "encoder.encoders.0.feed_forward.w_1.weight", path)
+    layers = count(state, "encoder.encoders.{}.norm_ff.weight", path)
+    up_layers = count(state, "encoder.up_encoders.{}.norm_ff.weight", path)
+    return TokenEncoder(heads * head_size, heads, inner, layers, up_layers)
+
+
+def _estimator(state: Mapping[str, Tensor], path: Path) -> DiT:
+    block = "decoder.estimator.blocks.0."
+    all_heads, size = shape_of(state, block + "attn.to_q.weight", path)
+    (head_size,) = shape_of(state, block + "attn.q_norm.weight", path)
+    inner, _ = shape_of(state, block + "mlp.fc1.weight", path)
+    depth = count(state, "decoder.estimator.blocks.{}.attn.to_q.weight", path)
+    return DiT(size, all_heads // head_size, head_size, inner, depth)

@@ -1,0 +1,155 @@
+"""All networks of a checkpoint, loaded in one go with progress. Knows no request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from stepaudiod.errors import ModelFileError
+from stepaudiod.model.campplus import SpeakerEncoder, load_speaker_encoder
+from stepaudiod.model.checkpoint import Checkpoint
+from stepaudiod.model.files import mend
+from stepaudiod.model.flow import Flow, load_flow
+from stepaudiod.model.linguistic import LinguisticTokenizer, load_linguistic
+from stepaudiod.model.quantize import FILE_NAME, Quantization, prepare, quantize, read_saved, save
+from stepaudiod.model.semantic import SemanticTokenizer, load_semantic
+from stepaudiod.model.step1 import Step1Config, Step1ForCausalLM
+from stepaudiod.model.tokenizer import AUDIO_BASE, TextTokenizer
+from stepaudiod.model.vocoder import Vocoder, load_vocoder
+from stepaudiod.model.weights import Progress, SafetensorsFolder, install
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """How far loading is.
+
+    Args:
+        stage: what is being read.
+        done_bytes: read so far.
+        total_bytes: to be read in all.
+    """
+
+    stage: str
+    done_bytes: int
+    total_bytes: int
+
+
+OnProgress = Callable[[LoadProgress], None]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Everything a request needs."""
+
+    tokenizer: TextTokenizer
+    step1: Step1ForCausalLM
+    linguistic: LinguisticTokenizer
+    semantic: SemanticTokenizer
+    speaker: SpeakerEncoder
+    flow: Flow
+    vocoder: Vocoder
+
+
+class _Meter:
+    """Adds bytes up and tells somebody."""
+
+    def __init__(self, total: int, told: OnProgress | None) -> None:
+        self._total, self._told, self._done, self._stage = total, told, 0, ""
+
+    def begin(self, stage: str) -> None:
+        self._stage = stage
+        self._tell()
+
+    def add(self, size: int) -> None:
+        self._done = min(self._done + size, self._total)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._told is not None:
+            self._told(LoadProgress(self._stage, self._done, self._total))
+
+
+def load_networks(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: Quantization | None = None,
+    quantized_folder: Path | None = None,
+    progress: OnProgress | None = None,
+) -> Networks:
+    """Load every network.
+
+    Args:
+        checkpoint: the published folders.
+        device: where all will run.
+        dtype: the language model's; everything else is float32, on which codes and parity depend.
+        quantization: fewer bits for the language model.
+        quantized_folder: where a model saved in those bits may lie; read instead of the full one if it does.
+        progress: told now and then.
+
+    Raises:
+        ModelFileError: a file is missing, cut short or wrong.
+    """
+    checkpoint.verify()
+    meter = _Meter(checkpoint.size_bytes(), progress)
+    meter.begin("text vocabulary")
+    tokenizer = TextTokenizer(checkpoint.vocabulary)
+    meter.begin("linguistic tokenizer")
+    linguistic = load_linguistic(checkpoint.linguistic, checkpoint.centroids, device)
+    meter.add((checkpoint.linguistic / "model.pt").stat().st_size)
+    meter.begin("semantic tokenizer")
+    semantic = load_semantic(checkpoint.semantic, device)
+    meter.add(checkpoint.semantic.stat().st_size)
+    meter.begin("speaker encoder")
+    speaker = load_speaker_encoder(checkpoint.speaker_encoder, device)
+    meter.add(checkpoint.speaker_encoder.stat().st_size)
+    meter.begin("flow decoder")
+    flow = load_flow(checkpoint.flow, device, progress=meter.add)
+    meter.begin("vocoder")
+    vocoder = load_vocoder(checkpoint.vocoder, device, progress=meter.add)
+    meter.begin("language model")
+    step1 = load_step1(checkpoint, device, dtype, quantization, quantized_folder, meter.add)
+    return Networks(tokenizer, step1, linguistic, semantic, speaker, flow, vocoder)
+
+
+def load_step1(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: Quantization | None = None,
+    quantized_folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Step1ForCausalLM:
+    """Load the language model, quantized if wanted; see `load_networks`.
+
+    On the CPU in the file's own bfloat16 its weights stay memory-mapped and cost no memory beyond the page
+    cache.
+    """
+    config = Step1Config.read(checkpoint.config)
+    if config.vocab_size <= AUDIO_BASE:
+        raise ModelFileError(
+            f"{checkpoint.config}: expected vocab_size over {AUDIO_BASE}, found {config.vocab_size}; {mend()}"
+        )
+    with torch.device("meta"):
+        model = Step1ForCausalLM(config)
+    if quantization is None:
+        install(model, SafetensorsFolder(checkpoint.model), checkpoint.model, device, dtype, progress)
+        return model
+    saved = quantized_folder / FILE_NAME.format(quantization.value) if quantized_folder else None
+    if saved is not None and saved.exists():
+        prepare(model, quantization)
+        install(model, read_saved(saved, quantization), saved, device, dtype, progress)
+        return model
+    install(model, SafetensorsFolder(checkpoint.model), checkpoint.model, torch.device("cpu"), None, progress)
+    quantize(model, quantization, device, dtype)
+    return model
+
+
+def write_quantized(checkpoint: Checkpoint, quantization: Quantization, folder: Path) -> Path:
+    """Quantize a checkpoint's language model once and write it, for `quantized_folder`; gives the file."""
+    return save(
+        load_step1(checkpoint, torch.device("cpu"), torch.bfloat16, quantization), quantization, folder
+    )

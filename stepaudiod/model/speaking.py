@@ -1,0 +1,287 @@
+"""From prompts to sound: turns of the language model, then the decoder, watched over and tried again once.
+
+A request is a chain of turns. Each turn's codes go into the next turn's prompt; only the last one's are
+decoded, whole or as they come. What is silent, runs on or stops short is noticed and tried once more with
+another seed. A stream can only be tried again while nothing of it has been heard.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stepaudiod.errors import SynthesisFailed
+from stepaudiod.model.codes import AUDIO_CODES, GROUP, id_codes, to_columns
+from stepaudiod.model.flow import Acoustics, Flow, make_noise, round_to_bfloat16
+from stepaudiod.model.generation import Batch, Sequence
+from stepaudiod.model.lengths import Bounds, complaint, is_silent
+from stepaudiod.model.reference import Reference
+from stepaudiod.model.sampling import SamplingOptions
+from stepaudiod.model.segments import Stretch
+from stepaudiod.model.source import HOP, PhaseArithmetic
+from stepaudiod.model.streaming import AudioStream
+from stepaudiod.model.tokenizer import AUDIO_BASE
+from stepaudiod.model.vocoder import Vocoder, make_source_noise
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 2
+SEED_BITS = 48
+_ATTEMPT_STRIDE = 0x9E3779B97F4A7C15
+_NOISE_STREAM, _SOURCE_STREAM = 0x51ED2701, 0x2F8A6C3B
+
+IsCancelled = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One call of the language model.
+
+    Args:
+        prompt: makes the prompt from the last turn's ids, the reference's at first.
+        bounds: how long the output may be, from the same ids.
+    """
+
+    prompt: Callable[[list[int]], list[int]]
+    bounds: Callable[[list[int]], Bounds]
+
+
+@dataclass
+class Report:
+    """What a request took; filled in while it runs.
+
+    Args:
+        seed: asked for again, it gives the same.
+        reference_stretch: which part of a long reference was used.
+        input_tokens: of all prompts.
+        output_tokens: of all turns, thrown away ones too.
+        retries: how often something was tried again.
+        pieces: how many a long text or recording was cut into.
+        complaints: why something was tried again.
+    """
+
+    seed: int
+    reference_stretch: Stretch | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    retries: int = 0
+    pieces: int = 1
+    complaints: tuple[str, ...] = ()
+
+
+class Cancelled(Exception):
+    """Somebody no longer wants the result. Never leaves this module."""
+
+
+def new_seed() -> int:
+    """Draw a seed for a request that brought none."""
+    return secrets.randbits(SEED_BITS)
+
+
+class Speaker:
+    """Turns prompts into sound.
+
+    Args:
+        batch: of the language model.
+        flow: codes to mel.
+        vocoder: mel to sound.
+        sampling: how ids are chosen.
+        is_checked: notice unusable output.
+        is_mel_rounded: round mel and embedding as the reference does.
+        arithmetic: of the vocoder's phases.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        flow: Flow,
+        vocoder: Vocoder,
+        sampling: SamplingOptions,
+        *,
+        is_checked: bool = True,
+        is_mel_rounded: bool = False,
+        arithmetic: PhaseArithmetic = PhaseArithmetic.EXACT,
+    ) -> None:
+        self._batch = batch
+        self._flow = flow
+        self._vocoder = vocoder
+        self._sampling = sampling
+        self._is_checked = is_checked
+        self._is_mel_rounded = is_mel_rounded
+        self._arithmetic = arithmetic
+
+    def speak(
+        self,
+        turns: list[Turn],
+        reference: Reference,
+        seed: int,
+        stream: bool,
+        report: Report,
+        is_cancelled: IsCancelled | None = None,
+    ) -> Iterator[Tensor]:
+        """Run all turns and decode the last.
+
+        Args:
+            turns: at least one.
+            reference: whose voice it is, and what the first turn starts from.
+            seed: of this piece.
+            stream: decode while codes come.
+            report: counted in.
+            is_cancelled: asked between tokens; ends the iteration.
+
+        Yields:
+            `(samples,)` at 24 kHz.
+
+        Raises:
+            SynthesisFailed: what came out can't be used, twice.
+        """
+        never: IsCancelled = lambda: False  # noqa: E731 (a default, named for its meaning)
+        cancelled = is_cancelled or never
+        acoustics = reference.acoustics
+        acoustics = round_to_bfloat16(acoustics) if self._is_mel_rounded else acoustics
+        try:
+            ids = reference.ids
+            for number, turn in enumerate(turns[:-1]):
+                ids = self._turn(turn, ids, seed + number, report, cancelled)
+            last_seed = seed + len(turns) - 1
+            run = self._streamed if stream else self._whole
+            yield from run(turns[-1], ids, acoustics, last_seed, report, cancelled)
+        except Cancelled:
+            return
+
+    def _turn(
+        self, turn: Turn, ids: list[int], seed: int, report: Report, cancelled: IsCancelled
+    ) -> list[int]:
+        """Run a turn whose codes only feed another."""
+        for attempt in range(ATTEMPTS):
+            found, problem = self._collect(turn, ids, _seed(seed, attempt), report, cancelled)
+            if problem is None:
+                return found
+            self._complain(problem, attempt, report)
+        raise AssertionError("unreachable")
+
+    def _whole(
+        self,
+        turn: Turn,
+        ids: list[int],
+        acoustics: Acoustics,
+        seed: int,
+        report: Report,
+        cancelled: IsCancelled,
+    ) -> Iterator[Tensor]:
+        for attempt in range(ATTEMPTS):
+            this_seed = _seed(seed, attempt)
+            found, problem = self._collect(turn, ids, this_seed, report, cancelled)
+            if problem is None:
+                waveform = self._decode(found, acoustics, this_seed)
+                problem = "it was silent" if self._is_checked and is_silent(waveform) else None
+                if problem is None:
+                    yield waveform
+                    return
+            self._complain(problem, attempt, report)
+
+    def _streamed(
+        self,
+        turn: Turn,
+        ids: list[int],
+        acoustics: Acoustics,
+        seed: int,
+        report: Report,
+        cancelled: IsCancelled,
+    ) -> Iterator[Tensor]:
+        for attempt in range(ATTEMPTS):
+            this_seed = _seed(seed, attempt)
+            stream = self._open_stream(acoustics, this_seed)
+            heard = count = 0
+            loudest = 0.0
+            with self._begin(turn, ids, this_seed, report) as sequence:
+                for token in sequence:
+                    count += 1
+                    report.output_tokens += 1
+                    self._check_id(token)
+                    part = stream.push(token - AUDIO_BASE)
+                    if part is not None:
+                        heard, loudest = heard + 1, max(loudest, float(part.abs().max()))
+                        yield part
+                    if cancelled():
+                        raise Cancelled
+            problem = self._problem(count, sequence, turn.bounds(ids))
+            if problem is not None and not heard:
+                self._complain(problem, attempt, report)
+                continue
+            last = stream.finish()
+            loudest = max(loudest, float(last.abs().max()) if last.numel() else 0.0)
+            if problem is None and self._is_checked and loudest < 1e-3:
+                problem = "it was silent"
+            yield last
+            if problem is not None:
+                self._complain(problem, ATTEMPTS - 1, report)
+            return
+
+    def _begin(self, turn: Turn, ids: list[int], seed: int, report: Report) -> Sequence:
+        prompt = turn.prompt(ids)
+        report.input_tokens += len(prompt)
+        return self._batch.join(prompt, self._sampling, seed, turn.bounds(ids).max_tokens)
+
+    def _collect(
+        self, turn: Turn, ids: list[int], seed: int, report: Report, cancelled: IsCancelled
+    ) -> tuple[list[int], str | None]:
+        """Run a turn to its end; gives whole groups of ids and what is wrong with them."""
+        found: list[int] = []
+        with self._begin(turn, ids, seed, report) as sequence:
+            for token in sequence:
+                report.output_tokens += 1
+                self._check_id(token)
+                found.append(token)
+                if cancelled():
+                    raise Cancelled
+        problem = self._problem(len(found), sequence, turn.bounds(ids))
+        if problem is None and len(found) < GROUP:
+            problem = "it gave nothing"
+        whole = len(found) // GROUP * GROUP if self._sampling.is_pattern_enforced else len(found)
+        return found[:whole], problem
+
+    def _problem(self, tokens: int, sequence: Sequence, bounds: Bounds) -> str | None:
+        return complaint(tokens, sequence.has_ended, bounds) if self._is_checked else None
+
+    def _check_id(self, token: int) -> None:
+        if not AUDIO_BASE <= token < AUDIO_BASE + AUDIO_CODES:
+            raise SynthesisFailed(f"id {token} came out, which is no sound; enforce the code pattern")
+
+    def _decode(self, ids: list[int], acoustics: Acoustics, seed: int) -> Tensor:
+        columns = to_columns(id_codes(ids))
+        frames = 2 * (columns.shape[0] + acoustics.columns.shape[0])
+        noise = make_noise(seed ^ _NOISE_STREAM, frames).to(self._flow.device)
+        mel = self._flow(columns, acoustics, noise).float()
+        source = make_source_noise(HOP * mel.shape[1], torch.Generator().manual_seed(seed ^ _SOURCE_STREAM))
+        waveform: Tensor = self._vocoder(mel, source.to(mel.device), self._arithmetic)
+        return waveform
+
+    def _open_stream(self, acoustics: Acoustics, seed: int) -> AudioStream:
+        device = self._flow.device
+        generator = torch.Generator().manual_seed(seed ^ _SOURCE_STREAM)
+        noise = make_noise(seed ^ _NOISE_STREAM).to(device)
+        return AudioStream(
+            self._flow, self._vocoder, acoustics, noise, lambda n: make_source_noise(n, generator)
+        )
+
+    def _complain(self, problem: str, attempt: int, report: Report) -> None:
+        """Note a failed attempt; the last one is an error."""
+        report.complaints = (*report.complaints, problem)
+        if attempt + 1 >= ATTEMPTS:
+            raise SynthesisFailed(
+                f"the speech can't be used: {problem}; it was tried with {len(report.complaints)} seeds; "
+                "try a shorter or plainer text, or another reference"
+            )
+        report.retries += 1
+        log.warning("an attempt can't be used: %s; trying another seed", problem)
+
+
+def _seed(seed: int, attempt: int) -> int:
+    """Give an attempt its own seed, in the range that generators take."""
+    return (seed + attempt * _ATTEMPT_STRIDE) % (1 << 63)

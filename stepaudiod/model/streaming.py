@@ -1,0 +1,242 @@
+"""Sound while codes still come: the flow decoder and the vocoder in chunks.
+
+    codes     5-code groups    ────[first chunk]──[second]──[all later ones]──[rest]
+    decoder   needs 3 frames (one group) more than a chunk gives out; keeps keys, values and columns
+    vocoder   keeps its last 8 frames' sound back, as they lack what follows, and makes them again:
+
+        chunk k    ·· context ··│────────────── new ──────────────│
+                                                         └ 8 kept ┘
+        chunk k+1                          ·· context ··│─8 again─│──── new ────
+                                                        └┴ the first 2 fade over, with halves that sum to one
+
+The reference's own streaming fades with Hamming halves that sum to 1.08, starts each chunk's phases from
+zero, takes the same noise again once its cache is full, and breaks on references over 16 s.
+`StreamStyle.REFERENCE` does the first three, for comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from stepaudiod.model.codes import GROUP, GROUP_FRAMES, MEL_FRAMES_PER_FRAME, to_columns
+from stepaudiod.model.conformer import LOOKAHEAD
+from stepaudiod.model.dit import MELS
+from stepaudiod.model.flow import Acoustics, Flow, align_mel
+from stepaudiod.model.source import HARMONICS, HOP, PhaseArithmetic, advance
+from stepaudiod.model.vocoder import Vocoder
+
+CHUNK_FRAMES = (15, 24, 48)
+"""Frames at 25 Hz of the first, the second and every later chunk: 0.6, 0.96, 1.92 s."""
+LOOKAHEAD_CODES = LOOKAHEAD // GROUP_FRAMES * GROUP
+REMEMBERED_FRAMES = 96
+"""Mel frames of its own output that the estimator attends to, beside the reference's."""
+OVERLAP_FRAMES = 8
+FADE_FRAMES = 2
+"""Of the overlap, the part where both chunks know their neighbours: here the seamless style fades over."""
+CONTEXT_FRAMES = 16
+"""Mel frames the vocoder sees again to the left of an overlap."""
+
+SourceNoise = Callable[[int], Tensor]
+"""Gives the next `(samples, 9)` of normal noise."""
+
+
+class StreamStyle(Enum):
+    """Whose streaming."""
+
+    SEAMLESS = "seamless"
+    REFERENCE = "reference"
+
+
+class FlowStream:
+    """Mel from codes, chunk by chunk.
+
+    Args:
+        flow: the decoder.
+        acoustics: of the reference.
+        noise: `(80, n)`; in the seamless style, read at each frame's place in the utterance.
+        style: whose streaming.
+    """
+
+    def __init__(self, flow: Flow, acoustics: Acoustics, noise: Tensor, style: StreamStyle) -> None:
+        self._flow = flow
+        self._acoustics = acoustics
+        self._noise = noise
+        self._style = style
+        self._encoder_state, self._states = flow.new_states()
+        self._speaker = flow.speaker(acoustics.embedding)
+        self._prompt_frames = MEL_FRAMES_PER_FRAME * acoustics.columns.shape[0]
+        self._position = 0
+        self.is_ready = False
+
+    def begin(self, ahead: Tensor) -> None:
+        """Take in the reference; `ahead` is the first `(3, 2)` columns of what follows it."""
+        columns = torch.cat((self._acoustics.columns.to(ahead), ahead))
+        if self._prompt_frames:
+            self._run(columns, align_mel(self._acoustics.mel, self._prompt_frames).T, is_last=False)
+        self.is_ready = True
+
+    def decode(self, columns: Tensor, is_last: bool) -> Tensor:
+        """Decode the next columns.
+
+        Args:
+            columns: `(n + 3, 2)`, the last three of which come again; `(n, 2)` if last.
+            is_last: nothing follows.
+
+        Returns:
+            `(80, 2n)`.
+        """
+        mel = self._run(columns, None, is_last)
+        for state in self._states:
+            state.forget(REMEMBERED_FRAMES, self._prompt_frames)
+        return mel
+
+    def _run(self, columns: Tensor, condition: Tensor | None, is_last: bool) -> Tensor:
+        flow = self._flow
+        encoded = flow.encoder.encode_chunk(flow.embed(columns.to(flow.device)), self._encoder_state, is_last)
+        mu = flow.encoder_proj(encoded)[0].T.contiguous()  # (80, 2n)
+        condition = torch.zeros_like(mu) if condition is None else condition.to(mu)
+        offset = self._states[0].frames if self._style is StreamStyle.REFERENCE else self._position
+        self._position += mu.shape[1]
+        x = self._noise_at(offset, mu.shape[1]).to(mu)
+        return flow.solve(x, mu, condition, self._speaker, self._states)
+
+    def _noise_at(self, offset: int, frames: int) -> Tensor:
+        """(80, frames) from a place in the noise, which begins again at its end."""
+        index = torch.arange(offset, offset + frames, device=self._noise.device) % self._noise.shape[1]
+        return self._noise[:, index]
+
+
+class VocoderStream:
+    """Sound from mel, chunk by chunk.
+
+    Args:
+        vocoder: the vocoder.
+        noise: gives the source's noise.
+        style: whose streaming.
+    """
+
+    def __init__(self, vocoder: Vocoder, noise: SourceNoise, style: StreamStyle) -> None:
+        self._vocoder = vocoder
+        self._new_noise = noise
+        self._is_reference = style is StreamStyle.REFERENCE
+        device = vocoder.conv_pre.weight.device
+        self._mel = torch.zeros(MELS, 0, device=device)
+        self._pitch = torch.zeros(0, device=device)
+        self._noise = torch.zeros(0, HARMONICS, device=device)
+        self._turns: Tensor | None = None
+        self._source = torch.zeros(0, device=device)
+        self._tail = torch.zeros(0, device=device)
+
+    def decode(self, mel: Tensor, is_last: bool) -> Tensor:
+        """Vocode the next `(80, n)` mel; the last 8 frames' sound is kept back unless `is_last`."""
+        mel = torch.cat((self._mel, mel.to(self._mel)), dim=1)
+        waveform = self._decode_like_reference(mel) if self._is_reference else self._decode_seamless(mel)
+        kept = 0 if is_last else min(OVERLAP_FRAMES * HOP, waveform.shape[0])
+        self._tail = waveform[waveform.shape[0] - kept :]
+        return waveform[: waveform.shape[0] - kept]
+
+    def _decode_seamless(self, mel: Tensor) -> Tensor:
+        seen, total = self._mel.shape[1], mel.shape[1]
+        noise = torch.cat((self._noise, self._new_noise(HOP * (total - seen)).to(self._noise)))
+        pitch = self._vocoder.f0_predictor(mel)
+        # frames left of the overlap were heard with both neighbours then, and lack the left ones now
+        known = max(0, seen - OVERLAP_FRAMES)
+        pitch = torch.cat((self._pitch[:known], pitch[known:]))
+        source = self._vocoder.m_source(pitch, noise, PhaseArithmetic.EXACT, self._turns)
+        waveform = self._vocoder.decode(mel, source)[HOP * known :]
+        dropped = max(0, total - CONTEXT_FRAMES - OVERLAP_FRAMES)
+        if dropped:
+            turns = torch.zeros(HARMONICS, dtype=torch.float64, device=pitch.device)
+            self._turns = advance(turns if self._turns is None else self._turns, pitch[:dropped])
+        self._mel, self._pitch, self._noise = mel[:, dropped:], pitch[dropped:], noise[HOP * dropped :]
+        self._tail = self._tail[: FADE_FRAMES * HOP]
+        return self._join(waveform, _sine_fade(self._tail.shape[0]))
+
+    def _decode_like_reference(self, mel: Tensor) -> Tensor:
+        noise = self._new_noise(HOP * mel.shape[1]).to(self._noise)
+        source = self._vocoder.m_source(self._vocoder.f0_predictor(mel), noise, PhaseArithmetic.REFERENCE)
+        source = torch.cat((self._source, source[self._source.shape[0] :]))
+        waveform = self._vocoder.decode(mel, source)
+        self._mel = mel[:, -OVERLAP_FRAMES:]
+        self._source = source[-OVERLAP_FRAMES * HOP :]
+        window = torch.hamming_window(2 * OVERLAP_FRAMES * HOP, periodic=False, dtype=torch.float64)
+        n = self._tail.shape[0]
+        return self._join(waveform, (window[:n].to(waveform), window[window.shape[0] - n :].to(waveform)))
+
+    def _join(self, waveform: Tensor, fades: tuple[Tensor, Tensor]) -> Tensor:
+        n = self._tail.shape[0]
+        rising, falling = (fade.to(waveform) for fade in fades)
+        return torch.cat((waveform[:n] * rising + self._tail * falling, waveform[n:]))
+
+
+def _sine_fade(samples: int) -> tuple[Tensor, Tensor]:
+    """Rising and falling halves that sum to one everywhere."""
+    rising = torch.sin((torch.arange(samples) + 0.5) * (torch.pi / 2 / max(samples, 1))).square()
+    return rising, 1.0 - rising
+
+
+class AudioStream:
+    """Sound from codes as they come.
+
+    Args:
+        flow: the decoder.
+        vocoder: the vocoder.
+        acoustics: of the reference.
+        noise: `(80, n)` for the decoder.
+        source_noise: for the vocoder.
+        style: whose streaming.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        vocoder: Vocoder,
+        acoustics: Acoustics,
+        noise: Tensor,
+        source_noise: SourceNoise,
+        style: StreamStyle = StreamStyle.SEAMLESS,
+    ) -> None:
+        self._flow = FlowStream(flow, acoustics, noise, style)
+        self._vocoder = VocoderStream(vocoder, source_noise, style)
+        self._codes: list[int] = []
+        self._sizes = list(CHUNK_FRAMES)
+
+    def push(self, code: int) -> Tensor | None:
+        """Take the next interleaved code; gives `(samples,)` when a chunk is complete."""
+        self._codes.append(code)
+        if not self._flow.is_ready:
+            if len(self._codes) >= LOOKAHEAD_CODES:
+                self._flow.begin(self._columns(LOOKAHEAD_CODES))
+            return None
+        wanted = self._sizes[0] // GROUP_FRAMES * GROUP
+        if len(self._codes) < wanted + LOOKAHEAD_CODES:
+            return None
+        mel = self._flow.decode(self._columns(wanted + LOOKAHEAD_CODES), is_last=False)
+        del self._codes[:wanted]
+        if len(self._sizes) > 1:
+            self._sizes.pop(0)
+        return self._vocoder.decode(mel, is_last=False)
+
+    def finish(self, code: int | None = None) -> Tensor:
+        """Give the rest, `(samples,)`: what had to wait for a neighbour, and the last chunk's overlap.
+
+        Args:
+            code: the last code, if it is known only now that it is the last; it completes no chunk of its
+                own.
+        """
+        if code is not None:
+            self._codes.append(code)
+        if not self._codes:
+            return torch.zeros(0)
+        if not self._flow.is_ready:
+            self._flow.begin(self._columns(len(self._codes)))
+        mel = self._flow.decode(self._columns(len(self._codes)), is_last=True)
+        self._codes.clear()
+        return self._vocoder.decode(mel, is_last=True)
+
+    def _columns(self, codes: int) -> Tensor:
+        return to_columns(torch.tensor(self._codes[:codes], dtype=torch.int64))

@@ -1,0 +1,1 @@
+"""Our stages over a golden's inputs, under the golden's keys."""

@@ -1,0 +1,167 @@
+"""Stages before the language model: audio, codes, the speaker, prompts, and their edge cases."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stepaudiod.model import features
+from stepaudiod.model.codes import code_ids, interleave, to_columns
+from stepaudiod.model.edits import OPTIONS, instruction
+from stepaudiod.model.linguistic import CONTEXT_ROWS, LinguisticTrace
+from stepaudiod.model.prompts import PromptForm, PromptWriter, december_speaker
+from stepaudiod.model.resample import resample
+from stepaudiod.model.tokenizer import AUDIO_BASE
+from tests.parity.golden import Arrays, Golden, Networks
+
+FORMS = {"chat": PromptForm.CHAT, "head": PromptForm.DECEMBER, "nobos": PromptForm.DECEMBER_ONE_BOS}
+
+
+def to_array(tensor: Tensor) -> np.ndarray:
+    """Bring a tensor back as float32, or as its own integer kind."""
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+
+
+def prepared(golden: Golden) -> tuple[Tensor, int]:
+    """Stage A: the waveform, mono and within its peak, and its rate."""
+    return features.limit_peak(features.to_mono(golden.tensor("wav_in"))), int(golden.array("sr"))
+
+
+def codes(golden: Golden, networks: Networks) -> Arrays:
+    """Waveforms, both code streams and their merging."""
+    waveform, rate = prepared(golden)
+    trimmed = features.trim_for_codes(resample(waveform, rate, features.CODE_RATE, torch.float64))
+    linguistic = networks.linguistic.trace(trimmed)
+    semantic = networks.semantic.trace(trimmed)
+    ids = code_ids(interleave(linguistic.codes, semantic.codes))
+    kept = min(4, linguistic.features.shape[0])
+    lengths = [len(part) for part in torch.split(linguistic.rows, 4)]
+    mel = _mel_like(golden, semantic.mels)
+    return {
+        "wav_in": golden.array("wav_in"),
+        "sr": golden.array("sr"),
+        "wav_norm": to_array(waveform[None]),
+        "wav16": to_array(trimmed[None]),
+        "vq02_chunk_feats": to_array(linguistic.features),
+        "vq02_chunk_lens": np.array(lengths, dtype=np.int64),
+        "vq02_chunk_out_last": to_array(_last_window(linguistic, lengths[-1] if lengths else kept)),
+        "vq02_enc_out": to_array(linguistic.rows),
+        "vq02": to_array(linguistic.codes),
+        "vq06": to_array(semantic.codes),
+        "vq06_mel": to_array(mel),
+        "vq06_mel_lens": np.array([piece.shape[1] for piece in semantic.mels], dtype=np.int64),
+        "vq06_hidden": to_array(semantic.hidden),
+        "vq0206": np.array(ids, dtype=np.int64),
+        "token_str": np.array("".join(f"<audio_{i - AUDIO_BASE}>" for i in ids)),
+    }
+
+
+def _last_window(trace: LinguisticTrace, rows: int) -> Tensor:
+    return trace.windows[-1][: CONTEXT_ROWS + rows]
+
+
+def _mel_like(golden: Golden, mels: list[Tensor]) -> Tensor:
+    """Pieces end to end, or stacked and padded where the dump has them so."""
+    if "vq06_mel" in golden and golden.array("vq06_mel").ndim == 3:
+        longest = max(mel.shape[1] for mel in mels)
+        return torch.stack([F.pad(mel, (0, longest - mel.shape[1])) for mel in mels])
+    return torch.cat(mels, dim=1)
+
+
+def acoustics(golden: Golden, networks: Networks) -> Arrays:
+    """The prompt mel and the speaker."""
+    waveform, rate = prepared(golden)
+    mel = features.prompt_mel(resample(waveform, rate, features.MEL_RATE))
+    bank = features.speaker_filter_bank(resample(waveform, rate, features.CODE_RATE))
+    embedding = networks.speaker(bank[None])[0]
+    return {
+        "speech_feat": to_array(mel),
+        "campplus_fbank": to_array(bank),
+        "spk_embedding": to_array(embedding),
+        "speech_feat_bf16": to_array(mel.bfloat16()),
+        "spk_embedding_bf16": to_array(embedding.bfloat16()),
+    }
+
+
+def prompts(golden: Golden, networks: Networks, ids: list[int]) -> Arrays:
+    """Prompt ids in all forms, instructions, and what the vocabulary makes of odd texts."""
+    said, text = str(golden.arguments.get("prompt_text", "")), str(golden.arguments.get("target_text", ""))
+    speaker = december_speaker(said, golden.array("wav_in"))
+    made: Arrays = {"clone_voice_id": np.array(speaker)}
+    for key in golden.keys():  # noqa: SIM118 (it isn't a dictionary)
+        if match := re.fullmatch(r"ids_(chat|head|nobos)_(\w+)", key):
+            form = FORMS[match[1]]
+            writer = PromptWriter(networks.tokenizer, form, is_text_trusted=True)
+            if match[2] == "clone":
+                prompt = writer.clone(ids, said, text, *(() if form is PromptForm.CHAT else (speaker,)))
+            else:
+                prompt = writer.edit(ids, _instruction(match[2], text, said))
+            made[key] = np.array(prompt, dtype=np.int64)
+        elif match := re.fullmatch(r"instruct_(\w+)", key):
+            made[key] = np.array(_instruction(match[1], text, said))
+    if "tok_probe_text" in golden:
+        probes = golden.array("tok_probe_text")
+        made["tok_probe_text"] = probes
+        made["tok_probe_ids"] = np.array(
+            [json.dumps(networks.tokenizer.encode(str(probe))) for probe in probes]
+        )
+    return made
+
+
+def _instruction(name: str, text: str, said: str) -> str:
+    kind, _, info = name.partition("_")
+    option = next(
+        (option for option in OPTIONS[kind] if option.replace(" ", "_") == info), info.replace("_", " ")
+    )
+    return instruction(kind, option, text, said)
+
+
+def edges(golden: Golden, networks: Networks) -> Arrays:
+    """Lengths, trims, rates and incomplete groups."""
+    made: Arrays = {}
+    for key in golden.keys():  # noqa: SIM118 (it isn't a dictionary)
+        if key.startswith("edge_") and key.endswith("_in"):
+            made[key] = golden.array(key)
+        if match := re.fullmatch(r"edge_rs_(\d+)_in", key):
+            signal, rate = golden.tensor(key), int(match[1])
+            made[f"edge_rs_{rate}_16k"] = to_array(resample(signal, rate, 16000))
+            made[f"edge_rs_{rate}_16k_transform"] = to_array(resample(signal, rate, 16000, torch.float64))
+            made[f"edge_rs_{rate}_24k"] = to_array(resample(signal, rate, 24000))
+        elif match := re.fullmatch(r"edge_reshape_(\d+)_in", key):
+            made[f"edge_reshape_{match[1]}_out"] = to_array(to_columns(golden.tensor(key)))
+        elif match := re.fullmatch(r"edge_trim_(\w+)_in", key):
+            signal = _trim_case(match[1], int(golden.array(key))).to(golden.device)
+            made[f"edge_trim_{match[1]}_out"] = to_array(features.trim_for_codes(signal))
+    if "edge_vq02_samples" in golden:
+        made |= _code_counts(golden, networks)
+    return made
+
+
+def _trim_case(name: str, samples: int) -> Tensor:
+    """The signals behind the trimming keys: 2 s of a 220 Hz tone with silence around it."""
+    tone = 0.3 * torch.sin(2 * math.pi * 220 * (torch.arange(32000) / 16000))
+    if name == "silence":
+        return torch.zeros(samples)
+    rest = samples - tone.shape[0]
+    before = {"lead": rest, "both": 4000}.get(name, 0)
+    return F.pad(tone * (1e-3 if name == "quiet" else 1.0), (before, rest - before))
+
+
+def _code_counts(golden: Golden, networks: Networks) -> Arrays:
+    noise = golden.tensor("edge_noise_2s")
+    made: Arrays = {"edge_noise_2s": golden.array("edge_noise_2s")}
+    for name, tokenise in (("vq02", networks.linguistic), ("vq06", networks.semantic)):
+        lengths = golden.array(f"edge_{name}_samples")
+        repeats = -(-int(lengths.max()) // noise.shape[0])
+        found = [tokenise(noise.repeat(repeats)[: int(n)]) for n in lengths]
+        made[f"edge_{name}_samples"] = lengths
+        made[f"edge_{name}_count"] = np.array([codes.shape[0] for codes in found], dtype=np.int64)
+        made[f"edge_{name}_error"] = np.array([""] * len(found))
+        made[f"edge_{name}_codes"] = to_array(torch.cat(found))
+    return made

@@ -1,0 +1,121 @@
+"""A dump of the reference, and the networks to hold against it."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stepaudiod.model.campplus import SpeakerEncoder, load_speaker_encoder
+from stepaudiod.model.checkpoint import Checkpoint
+from stepaudiod.model.flow import NOISE_FRAMES, Flow, load_flow, make_noise
+from stepaudiod.model.linguistic import LinguisticTokenizer, load_linguistic
+from stepaudiod.model.semantic import SemanticTokenizer, load_semantic
+from stepaudiod.model.step1 import Step1Config, Step1ForCausalLM
+from stepaudiod.model.tokenizer import TextTokenizer
+from stepaudiod.model.vocoder import Vocoder, load_vocoder
+from stepaudiod.model.weights import SafetensorsFolder, install
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Golden:
+    """The arrays of a dump; inputs are read from it, and its keys say what is wanted."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        with np.load(path, allow_pickle=False) as file:
+            self._arrays = {name: file[name] for name in file.files}
+        self.device = device
+        meta: dict[str, Any] = (
+            json.loads(str(self._arrays["meta_json"])) if "meta_json" in self._arrays else {}
+        )
+        self.arguments: dict[str, Any] = meta.get("args", {})
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._arrays
+
+    def keys(self) -> list[str]:
+        """Every key."""
+        return list(self._arrays)
+
+    def array(self, key: str) -> np.ndarray[Any, Any]:
+        """One array as it is."""
+        array: np.ndarray[Any, Any] = self._arrays[key]
+        return array
+
+    def tensor(self, key: str) -> Tensor:
+        """One array on the device."""
+        return torch.from_numpy(np.ascontiguousarray(self._arrays[key])).to(self.device)
+
+    def text(self, key: str) -> str:
+        """One string."""
+        return str(self._arrays[key])
+
+    def seed(self, name: str, default: int) -> int:
+        """A seed that the dump was made with."""
+        return int(self.arguments.get(name) or default)
+
+    def noise(self, frames: int) -> Tensor:
+        """The decoder's noise: as stored, or drawn again where more of it is needed."""
+        stored = self.tensor("rand_noise") if "rand_noise" in self else torch.zeros(80, 0)
+        if stored.shape[1] >= frames:
+            return stored
+        drawn = make_noise(self.seed("noise_seed", 1234), NOISE_FRAMES).to(self.device)
+        if stored.shape[1] and not torch.equal(drawn[:, : stored.shape[1]], stored):
+            raise ValueError("the stored noise is short, and its seed isn't known")
+        return drawn
+
+
+class Networks:
+    """The networks of a checkpoint, each loaded when first asked for."""
+
+    def __init__(self, root: Path, device: torch.device, golden: Golden) -> None:
+        self.checkpoint = Checkpoint(root)
+        self.device = device
+        self._lm_dtype = DTYPES[golden.arguments.get("lm_dtype") or "float32"]
+        self._flow_dtype = DTYPES[golden.arguments.get("cosy_dtype") or "float32"]
+
+    @cached_property
+    def linguistic(self) -> LinguisticTokenizer:
+        """Linguistic codes."""
+        return load_linguistic(self.checkpoint.linguistic, self.checkpoint.centroids, self.device)
+
+    @cached_property
+    def semantic(self) -> SemanticTokenizer:
+        """Semantic codes."""
+        return load_semantic(self.checkpoint.semantic, self.device)
+
+    @cached_property
+    def speaker(self) -> SpeakerEncoder:
+        """Speaker embeddings."""
+        return load_speaker_encoder(self.checkpoint.speaker_encoder, self.device)
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """Text ids."""
+        return TextTokenizer(self.checkpoint.vocabulary)
+
+    @cached_property
+    def step1(self) -> Step1ForCausalLM:
+        """The language model."""
+        with torch.device("meta"):
+            model = Step1ForCausalLM(Step1Config.read(self.checkpoint.config))
+        folder = self.checkpoint.model
+        install(model, SafetensorsFolder(folder), folder, self.device, self._lm_dtype)
+        return model
+
+    @cached_property
+    def flow(self) -> Flow:
+        """Codes to mel."""
+        return load_flow(self.checkpoint.flow, self.device, self._flow_dtype)
+
+    @cached_property
+    def vocoder(self) -> Vocoder:
+        """Mel to sound."""
+        return load_vocoder(self.checkpoint.vocoder, self.device)

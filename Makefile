@@ -6,7 +6,7 @@
 
 PYTHON ?= /usr/bin/python3
 EXTRAS ?= kokoro
-TEST_EXTRAS := kokoro,tools,dev
+TEST_EXTRAS := kokoro,step-audio,tools,dev
 LISTEN ?= 127.0.0.1:7860
 RUNTIME_DIR := $(if $(filter 0,$(shell id -u)),/run,$(or $(XDG_RUNTIME_DIR),$(CURDIR)/build))
 SOCKET ?= $(RUNTIME_DIR)/stepaudiod.sock
@@ -44,6 +44,17 @@ lint: $(VENV)/.test-$(LOCKED)
 
 lock: $(VENV)/.test-$(LOCKED)
 	$(BIN)/pip freeze --exclude stepaudiod --exclude systemd-python > constraints.txt
+
+DEB_PACKAGES := $(PACKAGES) bash-completion build-essential debhelper dh-python python3-pip python3-setuptools python3-wheel
+
+.PHONY: lock-deb
+deb:
+	$(call install_packages,$(DEB_PACKAGES))
+	packaging/deb.sh
+
+lock-deb:
+	$(call install_packages,$(DEB_PACKAGES))
+	packaging/lock.sh
 
 clean:
 	rm -rf $(VENV) build dist

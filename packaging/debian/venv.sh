@@ -1,0 +1,66 @@
+#!/bin/sh
+# Installs locked packages into a package's staging folder, without a network: debian/venv.sh venv|folder LIST STAGE
+#   venv    a virtual environment in /usr/lib/stepaudiod/venv that sees /usr/lib/stepaudiod too, with bytecode
+#   folder  plain files in /usr/lib/stepaudiod/LIST; the postinst compiles them
+# $WHEELS is the folder of wheels that packaging/deb.sh has filled, each checked against packaging/lock/LIST.txt.
+set -eu
+kind=$1 list=$2 stage=$(realpath "$3")
+
+# Debian's interpreter and no other: PATH may hold one that the target machine lacks.
+python=$(readlink -e /usr/bin/python3)
+library=/usr/lib/stepaudiod
+
+# The digests were checked when the wheels came; some were built here from source, and those have none.
+locked=$(mktemp)
+trap 'rm -f "$locked"' EXIT
+sed 's/ --hash=.*//' "packaging/lock/$list.txt" > "$locked"
+
+install() { # [pip's options]
+  "$python" -m pip "$@" --quiet --no-index --find-links "$WHEELS" --no-deps --no-compile --requirement "$locked"
+}
+
+case $kind in
+  venv)
+    venv=$stage$library/venv
+    "$python" -m venv --without-pip "$venv"
+    install --python "$venv/bin/python3" install --root-user-action=ignore
+    packages=$(echo "$venv"/lib/python3.*/site-packages)
+    # Nothing in bin/ but the interpreter: the scripts of other packages are none of ours and name the build folder.
+    rm -rf "$venv/bin" "$venv/include"
+    mkdir "$venv/bin"
+    ln -s "$python" "$venv/bin/python3"
+    sed -i -e '/^command = /d' -e '/^executable = /d' "$venv/pyvenv.cfg"
+    printf '%s\n' "$library" "$library/voices" > "$packages/stepaudiod.pth"
+    ;;
+  folder)
+    packages=$stage$library/$list
+    install install --root-user-action=ignore --target "$packages"
+    rm -rf "$packages/bin"
+    ;;
+esac
+
+# What only their developers use. Installing takes as long as there are files.
+cd "$packages"
+find . -type d '(' -name tests -o -name test -o -name __pycache__ ')' -prune -exec rm -rf {} +
+find . -type f '(' -name '*.py[xi]' -o -name '*.pxd' -o -name '*.pyc' -o -name '*.a' -o -name '*.lib' -o -name '*.h' \
+  -o -name py.typed -o -name '*.c' -o -name '*.cpp' ')' -delete
+find . -path '*.dist-info/*' '(' -name RECORD -o -name INSTALLER -o -name REQUESTED -o -name direct_url.json ')' -delete
+# Copies of libraries: lib64/ is read by nobody, and of liba.so, liba.so.0 and liba.so.0.9 one is enough.
+rm -rf lib64
+find . -name '*.so' -type f | while read -r library_file; do
+  for copy in "$library_file".*; do
+    if cmp -s "$library_file" "$copy"; then ln -sf "$(basename "$library_file")" "$copy"; fi
+  done
+done
+# Debugging symbols of machine code that nobody here debugs: 67 of ctranslate2's 68 MB.
+find . -name '*.so*' -type f | while read -r library_file; do
+  if readelf --section-headers --wide "$library_file" | grep -q ' \.debug_info '; then strip --strip-debug "$library_file"; fi
+done
+rm -rf onnxruntime/tools onnxruntime/transformers onnxruntime/quantization onnxruntime/datasets
+rm -rf torch/include torch/share torch/bin
+find . -type d -empty -delete
+
+if [ "$kind" = venv ]; then
+  # Never checked against the sources' times, which a package manager sets as it likes.
+  "$python" -m compileall -q -j0 --invalidation-mode unchecked-hash -s "$stage" -p / "$packages"
+fi

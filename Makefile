@@ -43,7 +43,7 @@ lint: $(VENV)/.test-$(LOCKED)
 	$(BIN)/lint-imports
 
 lock: $(VENV)/.test-$(LOCKED)
-	$(BIN)/pip freeze --exclude stepaudiod --exclude systemd-python > constraints.txt
+	$(BIN)/pip freeze --exclude stepaudiod --exclude systemd-python | grep -v ^nvidia- | sed 's/^\(torch==[^+]*\).*/\1/' > constraints.txt
 
 DEB_PACKAGES := $(PACKAGES) bash-completion build-essential debhelper dh-python python3-pip python3-setuptools python3-wheel
 

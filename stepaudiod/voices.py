@@ -1,0 +1,183 @@
+"""The voice library on disk: voices that people made from recordings. Knows no engine and no HTTP.
+
+    voices/
+      aunt-mei/
+        voice.json            name, transcript, description, language, gender, consent, created
+        reference.wav         the recording, in whatever container it came
+        <key>.safetensors     what an engine made of it, named by content and checkpoint
+
+A voice is written beside its place and then moved there, so that nobody ever sees half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stepaudiod.errors import InvalidRequest, NotFound
+
+ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+METADATA = "voice.json"
+REFERENCE = "reference"
+"""The recording's file name, before its suffix."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVoice:
+    """A voice of the library.
+
+    Attributes:
+        id: the name of its folder, and the name that requests use.
+        name: what people call it.
+        transcript: what the recording says; "" where nobody knows.
+        consent: who agreed that this voice is used, in the words of whoever made it.
+        created: seconds since the epoch.
+        description: one line for a person who chooses.
+        language: BCP 47 tag; "" where it isn't known.
+        gender: "female", "male" or "".
+    """
+
+    id: str
+    name: str
+    transcript: str
+    consent: str
+    created: int
+    description: str = ""
+    language: str = ""
+    gender: str = ""
+
+
+class VoiceLibrary:
+    """The voices below one folder.
+
+    Args:
+        root: the folder; it is made when the first voice is.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def list(self) -> list[StoredVoice]:
+        """Every voice, by id. What isn't a whole voice is left out."""
+        return sorted(self._voices(), key=lambda voice: voice.id)
+
+    def _voices(self) -> Iterator[StoredVoice]:
+        """Read each folder that holds a voice."""
+        for path in self.root.glob(f"*/{METADATA}"):
+            if ID.fullmatch(path.parent.name):
+                yield _read(path)
+
+    def get(self, id: str) -> StoredVoice:
+        """The voice of that id.
+
+        Raises:
+            NotFound: there is none.
+        """
+        path = self.root / id / METADATA
+        if not ID.fullmatch(id) or not path.is_file():
+            known = ", ".join(voice.id for voice in self.list()) or "none yet"
+            raise NotFound(f"There is no voice {id[:80]!r} in the library. Voices here: {known}.", "voice")
+        return _read(path)
+
+    def recording(self, id: str) -> Path:
+        """The voice's recording.
+
+        Raises:
+            NotFound: there is no such voice, or its recording is gone.
+        """
+        self.get(id)
+        for path in sorted((self.root / id).glob(f"{REFERENCE}.*")):
+            return path
+        raise NotFound(
+            f"The recording of the voice {id!r} is gone. Delete the voice and make it again.", "voice"
+        )
+
+    def create(
+        self,
+        name: str,
+        recording: Path,
+        transcript: str,
+        consent: str,
+        *,
+        description: str = "",
+        language: str = "",
+        gender: str = "",
+    ) -> StoredVoice:
+        """Make a voice from a recording, which is copied.
+
+        Args:
+            name: what people call it; the id is made from it.
+            recording: the file, with the suffix of its container.
+            transcript: what it says, or "".
+            consent: who agreed, in words; it is asked for because a voice is somebody's.
+            description: one line for a person who chooses.
+            language: BCP 47 tag.
+            gender: "female", "male" or "".
+
+        Raises:
+            InvalidRequest: the name makes no id, is taken, or there is no consent.
+        """
+        id = make_id(name)
+        if not consent.strip():
+            raise InvalidRequest("A voice needs consent: say who agreed that it is used.", "consent")
+        if (self.root / id).exists():
+            raise InvalidRequest(
+                f"There is a voice {id!r} already. Delete it first, or choose another name.", "name"
+            )
+        voice = StoredVoice(
+            id,
+            name.strip(),
+            transcript.strip(),
+            consent.strip(),
+            int(time.time()),
+            description,
+            language,
+            gender,
+        )
+        self.root.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=self.root, prefix=".new-"))
+        try:
+            shutil.copyfile(recording, unfinished / f"{REFERENCE}{recording.suffix or '.wav'}")
+            (unfinished / METADATA).write_text(json.dumps(asdict(voice), ensure_ascii=False, indent=1))
+            unfinished.chmod(0o750)
+            os.rename(unfinished, self.root / id)
+        except FileExistsError:
+            raise InvalidRequest(f"There is a voice {id!r} already. Choose another name.", "name") from None
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return voice
+
+    def delete(self, id: str) -> None:
+        """Remove a voice and everything that was made of it.
+
+        Raises:
+            NotFound: there is none.
+        """
+        self.get(id)
+        leaving = Path(tempfile.mkdtemp(dir=self.root, prefix=".gone-"))
+        os.rename(self.root / id, leaving / id)
+        shutil.rmtree(leaving)
+
+
+def make_id(name: str) -> str:
+    """A folder's name from what people call a voice: "Aunt Mei" is `aunt-mei`.
+
+    Raises:
+        InvalidRequest: nothing is left of it.
+    """
+    id = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:64]
+    if not ID.fullmatch(id):
+        raise InvalidRequest(f"{name[:80]!r} makes no id: use at least one Latin letter or digit.", "name")
+    return id
+
+
+def _read(path: Path) -> StoredVoice:
+    """One voice's metadata; the folder's name is its id, whatever the file says."""
+    return StoredVoice(**json.loads(path.read_text()) | {"id": path.parent.name})

@@ -1,0 +1,67 @@
+"""The packages, a repository of them, and one Debian to live in; where there can't be one the tests are skipped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.packages.repository import Repository
+from tests.systemd.machine import Machine
+from tests.systemd.root import Unavailable, cached_root
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parent.parent
+DEBS = CHECKOUT / "build" / "deb"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE) and "repository" in getattr(item, "fixturenames", ()):
+            item.add_marker("systemd")
+
+
+@pytest.fixture(scope="session")
+def debian() -> Path:
+    """The folder of a bootable Debian."""
+    try:
+        return cached_root()
+    except Unavailable as error:
+        _give_up(error)
+
+
+@pytest.fixture(scope="session")
+def repository(debian: Path) -> Iterator[Repository]:
+    """The packages of this checkout, and what they need of Debian's, in a folder that apt can read."""
+    done = subprocess.run(["make", "deb"], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = CHECKOUT / "build" / "tests-repository"
+    shutil.rmtree(folder, ignore_errors=True)
+    yield Repository.of(sorted(DEBS.glob("*.deb")), folder, debian)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def machine(debian: Path, repository: Repository) -> Iterator[Machine]:
+    """A Debian without a network, whose apt knows that repository and no other."""
+    try:
+        with Machine.boot(debian, read_only=[repository.folder]) as booted:
+            booted.remove("/etc/apt/sources.list")
+            booted.remove("/etc/apt/sources.list.d")
+            booted.write("/etc/apt/sources.list", f"deb [trusted=yes] file:{repository.folder} ./\n")
+            booted.run("apt-get", "update")
+            yield booted
+    except Unavailable as error:
+        _give_up(error)
+
+
+def _give_up(error: Unavailable) -> NoReturn:
+    """Skip, but never in continuous integration."""
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(f"no machine for the tests, and in continuous integration there must be one: {error}")
+    pytest.skip(f"no machine for the tests: {error}")

@@ -1,0 +1,266 @@
+"""The packages' whole life in one Debian without a network and without pip. The tests follow one another."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from stepaudiod import __version__
+from tests.packages.repository import Repository
+from tests.systemd.machine import TCP4, TCP6, UNIX, Machine
+from tests.systemd.network import Reply
+
+SOCKET, SERVICE = "stepaudiod.socket", "stepaudiod.service"
+SPEECH = json.dumps({"model": "hibari", "voice": "heart", "input": "Nothing runs until you call."}).encode()
+INSTALL_S = 45
+"""What an installation with voices may take."""
+
+LEFT_TO_OTHERS = (
+    # apt's and dpkg's own books
+    "/var/lib/apt/",
+    "/var/lib/dpkg/",
+    "/var/cache/apt/",
+    "/var/log/",
+    "/var/cache/ldconfig/",
+    # the backups that the user tools keep of what they change
+    *(f"/etc/{name}-" for name in ("passwd", "group", "shadow", "gshadow", "subuid", "subgid")),
+    # the group of graphics cards, which is systemd's to keep
+    "/etc/group: render:",
+    # Debian's python3-sdnotify, which others may use; autoremove takes it
+    "/usr/lib/python3/dist-packages/",
+    "/usr/share/python3/",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def before(machine: Machine) -> dict[str, str]:
+    """Every file of the machine, and what the users' files say."""
+    return snapshot(machine)
+
+
+@pytest.fixture
+def short_sleep(machine: Machine) -> Iterator[None]:
+    """A daemon that leaves after a second."""
+    machine.write("/etc/stepaudiod/conf.d/90-test.toml", "idle_timeout = 1\n")
+    yield
+    machine.remove("/etc/stepaudiod/conf.d/90-test.toml")
+
+
+def snapshot(machine: Machine) -> dict[str, str]:
+    listed = machine.run(
+        *("find", "/etc", "/usr", "/lib/systemd", "/var", "/opt", "-xdev", "-printf", "%p\t%y %l\n"),
+        check=False,
+    )
+    files = dict(line.split("\t") for line in listed.stdout.splitlines())
+    accounts = [
+        f"{name}: {line}"
+        for name in ("/etc/passwd", "/etc/group")
+        for line in machine.run("cut", "-d:", "-f1,4", name).stdout.splitlines()
+    ]
+    seen = files | dict.fromkeys(accounts, "")
+    return {
+        name: what
+        for name, what in seen.items()
+        if not name.startswith(LEFT_TO_OTHERS) and "__pycache__" not in name
+    }
+
+
+def install(machine: Machine, *what: str, timeout_s: float = 120) -> str:
+    return machine.run(
+        *("apt-get", "install", "--yes", "--allow-downgrades", "-o", "Dpkg::Use-Pty=0", *what),
+        timeout_s=timeout_s,
+    ).stdout
+
+
+def speak(machine: Machine) -> Reply:
+    return machine.request("POST", "/v1/audio/speech", SPEECH, timeout_s=60)
+
+
+def running_version(machine: Machine) -> str:
+    reply = machine.request("GET", "/api/v1/models/status")
+    version: str = json.loads(reply.body)["daemon"]["version"]
+    return version
+
+
+def fall_asleep(machine: Machine) -> None:
+    machine.wait_for_state(SERVICE, "inactive")
+    assert machine.processes(SERVICE) == []
+
+
+def under_load(machine: Machine, work: Callable[[], object], clients: int = 4) -> list[int]:
+    """Do the work while clients ask and speak without a pause; returns each answer's status, 0 for none."""
+    statuses: list[int] = []
+    over = threading.Event()
+
+    def ask(number: int) -> None:
+        while not over.is_set():
+            try:
+                if number == 0:
+                    reply = speak(machine)
+                    good = reply.status == 200 and len(reply.body) > 5_000
+                    statuses.append(200 if good else reply.status or 1)
+                else:
+                    at = (TCP4, TCP6, UNIX)[number % 3]
+                    statuses.append(machine.request("GET", "/healthz", at=at, timeout_s=60).status)
+            except Exception:
+                statuses.append(0)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        time.sleep(1)
+        work()
+        time.sleep(1)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    return statuses
+
+
+def test_it_installs_without_a_network_and_without_pip(machine: Machine, repository: Repository) -> None:
+    assert machine.run("python3", "-m", "pip", "--version", check=False).returncode != 0
+    start = time.monotonic()
+
+    install(machine, f"stepaudiod={repository.version('stepaudiod')}")
+
+    took_s = time.monotonic() - start
+    print(f"installed in {took_s:.1f} s")
+    assert took_s < INSTALL_S
+    status = machine.run("dpkg-query", "--show", "--showformat=${Package} ${db:Status-Abbrev}\n", "stepaudiod*")
+    for package in ("stepaudiod", "stepaudiod-runtime-lite", "stepaudiod-voices"):
+        assert f"{package} ii" in status.stdout
+    assert machine.run("dpkg", "--audit").stdout == ""
+
+
+def test_the_sockets_listen_and_nothing_runs(machine: Machine) -> None:
+    assert machine.show(SOCKET, "ActiveState") == "active"
+    assert machine.show(SOCKET, "UnitFileState") == "enabled"
+    assert machine.show("stepaudiod-api.socket", "ActiveState") == "inactive"
+    assert machine.show(SERVICE, "ActiveState") == "inactive"
+    assert machine.processes(SERVICE) == []
+
+
+def test_it_writes_nothing_but_its_caches_and_needs_no_compiling(machine: Machine) -> None:
+    """The bytecode that comes with it is used: a read-only /usr would pay for its absence at each start."""
+    program = "import sys, uvicorn, starlette.applications, stepaudiod.daemon as d; print(d.__cached__, uvicorn.__cached__)"
+    done = machine.run("/usr/lib/stepaudiod/venv/bin/python3", "-c", program)
+
+    for path in done.stdout.split():
+        assert machine.path(path).exists(), path
+
+
+@pytest.mark.usefixtures("short_sleep")
+def test_a_connection_wakes_it_and_it_speaks_and_sleeps_again(machine: Machine) -> None:
+    done = machine.run(
+        *("curl", "-sS", "http://127.0.0.1:7860/v1/audio/speech", "-d", SPEECH.decode()),
+        *("-o", "/run/hello.mp3", "-w", "%{http_code} %{content_type} %{size_download}"),
+    )
+    status, kind, size = done.stdout.split()
+
+    assert (status, kind) == ("200", "audio/mpeg")
+    assert int(size) > 5_000
+    fall_asleep(machine)
+
+
+@pytest.mark.usefixtures("short_sleep")
+def test_the_voices_package_speaks_chinese_over_the_unix_socket(machine: Machine) -> None:
+    machine.run(
+        *("stepaudioctl", "say", "你好，世界。Version 2.", "--voice", "zf_xiaoxiao", "-o", "/run/hello.wav"),
+    )
+
+    assert machine.path("/run/hello.wav").stat().st_size > 20_000
+    fall_asleep(machine)
+
+
+def test_an_upgrade_while_awake_loses_no_request(machine: Machine, repository: Repository) -> None:
+    assert speak(machine).status == 200
+    later = repository.add_later("stepaudiod", {"usr/lib/stepaudiod/stepaudiod/__init__.py": (__version__, "9.1")})
+    before, sockets = machine.main_process(SERVICE), machine.show(SOCKET, "InvocationID")
+    machine.run("apt-get", "update")
+
+    statuses = under_load(machine, lambda: install(machine, f"stepaudiod={later}"))
+
+    assert set(statuses) == {200}
+    print(f"{len(statuses)} requests")
+    assert running_version(machine) == "9.1"
+    assert machine.main_process(SERVICE) not in (0, before)
+    assert machine.show(SOCKET, "InvocationID") == sockets
+
+
+def test_a_new_runtime_and_voices_while_awake_lose_no_request(machine: Machine, repository: Repository) -> None:
+    heavy = ("stepaudiod-runtime-lite", "stepaudiod-voices")
+    versions = [f"{package}={repository.add_later(package)}" for package in heavy]
+    before = machine.main_process(SERVICE)
+    machine.run("apt-get", "update")
+
+    statuses = under_load(machine, lambda: install(machine, *versions))
+
+    assert set(statuses) == {200}
+    print(f"{len(statuses)} requests")
+    assert machine.main_process(SERVICE) not in (0, before)
+
+
+@pytest.mark.usefixtures("short_sleep")
+def test_an_upgrade_while_asleep_wakes_nothing(machine: Machine, repository: Repository) -> None:
+    machine.systemctl("reload", SERVICE)
+    fall_asleep(machine)
+    sockets = machine.show(SOCKET, "InvocationID")
+    later = repository.add_later("stepaudiod", {"usr/lib/stepaudiod/stepaudiod/__init__.py": (__version__, "9.2")})
+    machine.run("apt-get", "update")
+    mark = machine.journal.mark()
+
+    install(machine, f"stepaudiod={later}")
+
+    assert machine.journal.since(mark, UNIT=SERVICE) == []
+    assert machine.processes(SERVICE) == []
+    assert machine.show(SOCKET, "InvocationID") == sockets
+    assert running_version(machine) == "9.2"
+
+
+def test_a_downgrade_keeps_what_was_configured(machine: Machine, repository: Repository) -> None:
+    machine.write("/etc/stepaudiod/stepaudiod.toml", "idle_timeout = 2\n")
+
+    install(machine, "-o", "Dpkg::Options::=--force-confold", f"stepaudiod={repository.version('stepaudiod')}")
+
+    assert machine.path("/etc/stepaudiod/stepaudiod.toml").read_text() == "idle_timeout = 2\n"
+    assert running_version(machine) == __version__
+    fall_asleep(machine)
+
+
+def test_nothing_of_an_upgrade_stays(machine: Machine) -> None:
+    assert not machine.path("/run/stepaudiod-upgrade").exists()
+    assert not machine.path("/run/systemd/system/stepaudiod.service.d").exists()
+    assert machine.show(SERVICE, "NeedDaemonReload") == "no"
+    assert machine.show(SERVICE, "ExecStartPre") == ""
+
+
+def test_removing_it_keeps_the_configuration_and_the_state(machine: Machine) -> None:
+    assert machine.request("GET", "/healthz").status == 200
+    machine.write("/var/lib/stepaudiod/voices/mine.wav", "a voice somebody made")
+    machine.systemctl("enable", "--now", "stepaudiod@other.socket")
+
+    machine.run("apt-get", "remove", "--yes", "stepaudiod", "stepaudiod-runtime-lite", "stepaudiod-voices")
+
+    assert machine.systemctl("list-units", "--plain", "--no-legend", "--state=active", "stepaudiod*") == ""
+    assert machine.processes(SERVICE) == []
+    with pytest.raises(OSError, match="refused"):
+        machine.connect(TCP4)
+    assert machine.path("/etc/stepaudiod/stepaudiod.toml").exists()
+    assert machine.path("/var/lib/stepaudiod/voices/mine.wav").exists()
+    assert not machine.path("/usr/lib/stepaudiod").exists()
+
+
+def test_purging_it_leaves_nothing(machine: Machine, before: dict[str, str]) -> None:
+    machine.run(
+        *("apt-get", "purge", "--yes", "stepaudiod", "stepaudiod-runtime-lite", "stepaudiod-voices"),
+    )
+
+    after = snapshot(machine)
+    assert [name for name, what in after.items() if before.get(name) != what] == []
+    assert not list(machine.path("/run").glob("stepaudiod*"))

@@ -63,6 +63,16 @@ class Timeouts(Section):
     load: Seconds = Field(600, gt=0, description="a worker that makes no progress with loading")
 
 
+class StepAudio(Section):
+    """The engine step-audio-editx."""
+
+    device: str = Field(
+        "auto", description='"auto" takes a GPU where there is one; or "cpu", "cuda", "cuda:1"'
+    )
+    dtype: Literal["bf16", "fp16", "fp32"] = Field("bf16", description="the language model's arithmetic")
+    quantization: Literal["none", "int8", "int4"] = Field("none", description="fewer bits for its weights")
+
+
 class Settings(BaseSettings):
     """The whole configuration."""
 
@@ -80,12 +90,16 @@ class Settings(BaseSettings):
     cache_dir: Path | Literal["auto"] = Field(
         "auto", description='files to be made again; "auto": /var/cache/stepaudiod, or ~/.cache by hand'
     )
+    data_dir: Path | Literal["auto"] = Field(
+        "auto", description='models and voices; "auto": /var/lib/stepaudiod, or ~/.local/share by hand'
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="what the journal gets"
     )
     listen: Listen = Listen()
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
+    step_audio: StepAudio = StepAudio()
 
     @classmethod
     def settings_customise_sources(
@@ -106,19 +120,29 @@ class Settings(BaseSettings):
 
     @property
     def cache_path(self) -> Path:
-        """Where the cache is: the unit's own folder (systemd.exec(5)), root's, or the user's."""
-        if self.cache_dir != "auto":
-            return self.cache_dir
-        if "CACHE_DIRECTORY" in os.environ:
-            return Path(os.environ["CACHE_DIRECTORY"])
-        if os.geteuid() == 0:
-            return Path("/var/cache/stepaudiod")
-        return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "stepaudiod"
+        """Where files that can be made again go."""
+        return _folder(self.cache_dir, "CACHE_DIRECTORY", "/var/cache", "XDG_CACHE_HOME", ".cache")
+
+    @property
+    def data_path(self) -> Path:
+        """Where models and voices are: `models` and `voices` below it."""
+        return _folder(self.data_dir, "STATE_DIRECTORY", "/var/lib", "XDG_DATA_HOME", ".local/share")
 
     @property
     def worker_threads(self) -> int:
         """Threads that the engine may use."""
         return self.threads or min(len(os.sched_getaffinity(0)), 4)
+
+
+def _folder(setting: Path | str, unit: str, system: str, user: str, home: str) -> Path:
+    """The configured folder, or for "auto" the unit's own (systemd.exec(5)), root's, or the user's."""
+    if isinstance(setting, Path):
+        return setting
+    if unit in os.environ:
+        return Path(os.environ[unit])
+    if os.geteuid() == 0:
+        return Path(system) / "stepaudiod"
+    return Path(os.environ.get(user, Path.home() / home)) / "stepaudiod"
 
 
 def load(

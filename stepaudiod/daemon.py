@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from stepaudiod import __version__
 from stepaudiod.config import Settings, load, parse_assignments
-from stepaudiod.engines.catalog import Catalog
+from stepaudiod.engines.catalog import BEST_FIRST, Catalog, describe_step_audio
 from stepaudiod.errors import ConfigError, EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.server import Server
@@ -53,7 +53,9 @@ class Daemon:
     async def run(self, listeners: list[Listener], notifier: Notifier) -> None:
         """Serve until idle or told to stop."""
         idle = IdleClock(self.settings.idle_timeout_s, time.monotonic)
-        service = Service(self.settings.limits, Catalog(), self.settings.engine, idle, self._spawn)
+        service = Service(
+            self.settings.limits, _catalog(self.settings), self.settings.engine, idle, self._spawn
+        )
         apps: dict[Role, ASGIApp]
         if self.broken is None:
             apps = {role: build_app(role, lambda: self.settings, service, idle) for role in ROLES}
@@ -99,10 +101,18 @@ class Daemon:
         self.settings = settings
         service.limits = settings.limits
         service.engine = settings.engine
+        service.catalog = _catalog(settings)
         idle.timeout_s = settings.idle_timeout_s
         server.timeouts = settings.timeouts
         logging.getLogger().setLevel(settings.log_level.upper())
         log.info("reload: the configuration is in force")
+
+
+def _catalog(settings: Settings) -> Catalog:
+    """The engines of this installation, the best first."""
+    own = settings.step_audio
+    step_audio = describe_step_audio(settings.data_path, own.device, own.dtype, own.quantization)
+    return Catalog((step_audio, *BEST_FIRST))
 
 
 def _announce(service: Service) -> None:
@@ -143,7 +153,7 @@ def _check(path: Path | None, overrides: dict[str, Any]) -> int:
     """`--check-config`."""
     try:
         settings = load(path, overrides)
-        choice = Catalog().choose(settings.engine)
+        choice = _catalog(settings).choose(settings.engine)
     except (ConfigError, EngineUnavailable) as error:
         print(error, file=sys.stderr)
         return 1

@@ -77,6 +77,8 @@ class EngineDescription:
         install: the sentence that makes it possible where it is missing.
         voices: its voices, the first of them the default.
         openai_voices: OpenAI's voice names, each mapped to `{language: voice id}`.
+        options: what the factory gets beside the folder for its cache and the number of threads.
+        problem: why it can't be used although its packages are there; "" where it can.
     """
 
     name: str
@@ -87,3 +89,5 @@ class EngineDescription:
     capabilities: Capabilities
     voices: tuple[Voice, ...]
     openai_voices: dict[str, dict[str, str]] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
+    problem: str = ""

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 from stepaudiod.errors import EngineUnavailable, NotFound
+from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.speech import Capabilities, EngineDescription, Voice
+from stepaudiod.voices import VoiceLibrary
 
+STEP_AUDIO_LANGUAGES = ("en", "zh", "ja", "ko")
 EN = ("en",)
 EN_ZH = ("en", "zh")
 
@@ -76,6 +80,45 @@ KOKORO = EngineDescription(
 )
 
 BEST_FIRST = (KOKORO, HIBARI)
+"""What the packages ship."""
+
+
+def describe_step_audio(data: Path, device: str, dtype: str, quantization: str) -> EngineDescription:
+    """Step-Audio-EditX with the weights and the voices below a folder.
+
+    Args:
+        data: holds `models` and `voices`.
+        device: as in the configuration, like the other two.
+        dtype: the language model's.
+        quantization: of its weights.
+    """
+    models, library = data / "models", VoiceLibrary(data / "voices")
+    voices = tuple(
+        Voice(v.id, v.description or v.name, v.language or "und", v.gender or "unknown", STEP_AUDIO_LANGUAGES)
+        for v in library.list()
+    )
+    first = {"en": voices[0].id} if voices else {}
+    problem = next((str(problem) for problem in Checkpoint(models).problems()), "")
+    if not problem and not voices:
+        problem = f"there is no voice in {library.root}"
+    return EngineDescription(
+        name="step-audio-editx",
+        title="Step-Audio-EditX, voices cloned from recordings",
+        factory="stepaudiod.engines.stepaudio:StepAudioEngine",
+        packages=("torch", "tokenizers", "safetensors"),
+        install=f"install stepaudiod[step-audio], put the published folders into {models}, and make a voice",
+        capabilities=Capabilities(speak=True, clone=True, languages=STEP_AUDIO_LANGUAGES),
+        voices=voices,
+        openai_voices=_openai_voices(first, first, first, first) if voices else {},
+        options={
+            "models_dir": str(models),
+            "voices_dir": str(library.root),
+            "device": device,
+            "dtype": dtype,
+            "quantization": quantization,
+        },
+        problem=problem,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,25 +138,24 @@ class Catalog:
 
     def __init__(self, engines: tuple[EngineDescription, ...] = BEST_FIRST) -> None:
         self.engines = engines
-        self._missing = {e.name: [p for p in e.packages if find_spec(p) is None] for e in engines}
+        self._problems = {e.name: _problem(e) for e in engines}
 
     def installed(self) -> list[EngineDescription]:
         """Engines that can be loaded, the best first."""
-        return [e for e in self.engines if not self._missing[e.name]]
+        return [e for e in self.engines if not self._problems[e.name]]
 
     def get(self, name: str) -> EngineDescription:
         """The engine of that name.
 
         Raises:
             NotFound: there is no engine of that name.
-            EngineUnavailable: there is, and it isn't installed.
+            EngineUnavailable: there is, and it can't be used; says why.
         """
         for engine in self.engines:
             if engine.name == name:
-                if missing := self._missing[name]:
+                if problem := self._problems[name]:
                     raise EngineUnavailable(
-                        f"The engine {name!r} isn't installed (missing: {', '.join(missing)}). "
-                        f"To have it, {engine.install}."
+                        f"The engine {name!r} can't be used: {problem}. To have it, {engine.install}."
                     )
                 return engine
         known = ", ".join(e.name for e in self.engines)
@@ -135,8 +177,14 @@ class Catalog:
                 raise EngineUnavailable(f'engine = "{setting}" is configured. {error}') from None
         better: list[str] = []
         for engine in self.engines:
-            if missing := self._missing[engine.name]:
-                better.append(f"{engine.name} is not installed (missing: {', '.join(missing)})")
+            if problem := self._problems[engine.name]:
+                better.append(f"{engine.name} can't be used: {problem}")
             else:
                 return Choice(engine, "; ".join(["the best that is installed", *better]))
         raise EngineUnavailable("No engine is installed. " + "; ".join(e.install for e in self.engines) + ".")
+
+
+def _problem(engine: EngineDescription) -> str:
+    """Why it can't be used; "" where it can."""
+    missing = [package for package in engine.packages if find_spec(package) is None]
+    return f"not installed (missing: {', '.join(missing)})" if missing else engine.problem

@@ -44,6 +44,7 @@ class Job:
         self.id: int = frame["id"]
         self.engine: str = frame["engine"]
         self.factory: str = frame["factory"]
+        self.options: dict[str, str] = frame["options"]
         self.format: str = frame["format"]
         self.request = SpeechRequest(**frame["request"])
         self.credit_bytes = WINDOW_BYTES
@@ -180,9 +181,8 @@ class Worker:
                 threading.Thread(target=import_module, args=("av",), daemon=True).start()
             self._report_loading(job.engine, "imports", 0.0)
             module, _, name = job.factory.partition(":")
-            engine: Engine = getattr(import_module(module), name)(
-                cache_dir=self._cache_dir, threads=self._threads
-            )
+            factory = getattr(import_module(module), name)
+            engine: Engine = factory(cache_dir=self._cache_dir, threads=self._threads, **job.options)
             engine.load(lambda stage, fraction: self._report_loading(job.engine, stage, fraction))
             self._engines[job.engine] = engine
             self._send({"op": "loaded", "engine": job.engine, "duration_s": time.monotonic() - started})

@@ -139,6 +139,7 @@ class WorkerProcess:
             return reply
         self._replies[reply.id] = reply
         frame = {"op": "speak", "id": reply.id, "engine": engine.name, "factory": engine.factory}
+        frame["options"] = engine.options
         self._write({**frame, "format": format, "request": request.to_json()})
         return reply
 

@@ -5,7 +5,8 @@
     │ u32           │ u32            │               │         │
     └───────────────┴────────────────┴───────────────┴─────────┘
 
-Front to worker: `speak` (id, engine, factory, format, request), `cancel` (id), `credit` (id, size_bytes).
+Front to worker: `speak` (id, engine, factory, options, format, request), `cancel` (id), `credit` (id,
+size_bytes).
 Worker to front: `beat` (progress, busy), `loading` (engine, stage, fraction), `loaded` (engine, duration_s),
 `audio` (id, duration_s; payload: encoded bytes), `done` (id), `failed` (id, error, message, param).
 

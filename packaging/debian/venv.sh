@@ -56,6 +56,10 @@ done
 find . -name '*.so*' -type f | while read -r library_file; do
   if readelf --section-headers --wide "$library_file" | grep -q ' \.debug_info '; then strip --strip-debug "$library_file"; fi
 done
+find . -name '*_tests.*.so' -delete
+# Modules, not programs, whatever their authors' machines made of them.
+find . -type f ! -name '*.so*' -exec chmod a-x {} +
+find . -name '*.py' -exec sed -i '1{/^#!/d}' {} +
 rm -rf onnxruntime/tools onnxruntime/transformers onnxruntime/quantization onnxruntime/datasets
 rm -rf torch/include torch/share torch/bin
 find . -type d -empty -delete

@@ -1,4 +1,4 @@
-"""The packages, a repository of them, and one Debian to live in; where there can't be one the tests are skipped."""
+"""The packages, a repository of them, and one Debian to live in; skipped where there can't be one."""
 
 from __future__ import annotations
 

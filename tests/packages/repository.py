@@ -1,10 +1,9 @@
-"""A folder of packages for apt. Knows nothing of what is in them, except how to make a later version of one."""
+"""A folder of packages for apt. Knows nothing of their contents, except how to make a later version."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -57,7 +56,15 @@ class Repository:
                 text = file.read_text()
                 assert old in text, f"{path} has no {old!r}"
                 file.write_text(text.replace(old, new))
-            command = ["dpkg-deb", "--root-owner-group", "-Zzstd", "-z1", "--build", str(tree), str(self.folder)]
+            command = [
+                "dpkg-deb",
+                "--root-owner-group",
+                "-Zzstd",
+                "-z1",
+                "--build",
+                str(tree),
+                str(self.folder),
+            ]
             subprocess.run(command, check=True, capture_output=True)
         self.index()
         return later
@@ -67,11 +74,13 @@ class Repository:
 
 
 def _needed(debs: list[Path]) -> set[str]:
-    """The names that these packages depend on, of alternatives the first; not each other's, nor virtual ones."""
+    """The names that these packages depend on, of alternatives the first; not each other's."""
     ours, needed = set(), set()
     for deb in debs:
         show = ["dpkg-deb", "--show", "--showformat=${Package}|${Depends}", str(deb)]
-        name, _, depends = subprocess.run(show, check=True, capture_output=True, text=True).stdout.partition("|")
+        name, _, depends = subprocess.run(show, check=True, capture_output=True, text=True).stdout.partition(
+            "|"
+        )
         ours.add(name)
         needed |= {re.split(r"[ :(|]", each.strip())[0] for each in depends.split(",") if each.strip()}
     return needed - ours

@@ -21,7 +21,7 @@ DEFAULT_PATH = Path("/etc/stepaudiod/stepaudiod.toml")
 ENV_PREFIX = "STEPAUDIOD_"
 NESTED = "__"
 
-Seconds = float
+Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         300, description='seconds without work until the daemon exits; "never" keeps it resident'
     )
     threads: int = Field(
-        0, ge=0, description="processor threads for the engine; 0 takes what the machine has, up to 4"
+        0, ge=0, le=256, description="processor threads for the engine; 0 takes what the machine has, up to 4"
     )
     cache_dir: Path | Literal["auto"] = Field(
         "auto", description='files to be made again; "auto": /var/cache/stepaudiod, or ~/.cache by hand'
@@ -178,12 +178,21 @@ Layer = tuple[str, dict[str, Any]]
 def _file_layers(path: Path | None) -> list[Layer]:
     """The file and its drop-ins, in the order they apply."""
     main = path or DEFAULT_PATH
-    if path is not None and not path.exists():
-        raise ConfigError(
-            f"{path}: there is no such file. Name another with --config, or leave the option out."
-        )
-    paths = [main] if main.exists() else []
-    paths += sorted((main.parent / "conf.d").glob("*.toml"))
+    drop_ins = main.parent / "conf.d"
+    try:
+        paths = [main] if main.name in os.listdir(main.parent) else []
+    except FileNotFoundError:
+        paths = []
+    except OSError as error:
+        raise ConfigError(f"{main.parent}: can't be read: {error.strerror}") from None
+    if path is not None and not paths:
+        raise ConfigError(f"{path}: there is no such file. Name another with --config, or leave it out.")
+    try:
+        paths += sorted(drop_ins / name for name in os.listdir(drop_ins) if name.endswith(".toml"))
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise ConfigError(f"{drop_ins}: can't be read: {error.strerror}") from None
     return [(str(p), _read(p)) for p in paths]
 
 

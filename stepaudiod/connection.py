@@ -40,6 +40,7 @@ class Connection(H11Protocol):
 
     def __init__(self, timeouts: Timeouts, config: Config, server_state: ServerState) -> None:
         super().__init__(config, server_state, {})
+        self.timeout_keep_alive = timeouts.keep_alive  # type: ignore[assignment]
         self._timeouts = timeouts
         self._header_deadline: asyncio.TimerHandle | None = None
         self._reading_deadline: asyncio.TimerHandle | None = None
@@ -48,6 +49,8 @@ class Connection(H11Protocol):
     @property
     def is_quiet(self) -> bool:
         """Whether it has been answered all it asked, and nothing of a next request has come."""
+        if self.transport.get_write_buffer_size():
+            return False
         return self._is_refused or (self._is_answered and self._header_deadline is None)
 
     @property
@@ -74,6 +77,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        transport.set_write_buffer_limits(0)
         self._expect_headers()
 
     def data_received(self, data: bytes) -> None:
@@ -92,6 +96,12 @@ class Connection(H11Protocol):
         self._stop_expecting()
         self.resume_writing()
         super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """What has come of a next request by now has its deadline from here."""
+        super().on_response_complete()
+        if self._is_answered and self._header_deadline is None and cast(Any, self.conn)._receive_buffer:
+            self._expect_headers()
 
     def _expect_headers(self) -> None:
         """Start the deadline."""

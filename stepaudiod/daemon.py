@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import resource
 import sys
 import time
 from pathlib import Path
@@ -105,7 +106,8 @@ class Daemon:
         idle.timeout_s = settings.idle_timeout_s
         server.timeouts = settings.timeouts
         logging.getLogger().setLevel(settings.log_level.upper())
-        log.info("reload: the configuration is in force")
+        log.info("reload: the configuration is in force; a running worker keeps the one it was started with")
+        _announce(service)
 
 
 def _catalog(settings: Settings) -> Catalog:
@@ -122,6 +124,12 @@ def _announce(service: Service) -> None:
         log.info("engine %s: %s", choice.engine.name, choice.reason)
     except EngineUnavailable as error:
         log.error("%s", error)
+
+
+def _allow_many_connections() -> None:
+    """Raise the number of descriptors as far as the system lets us: getrlimit(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listeners(settings: Settings) -> list[Listener]:
@@ -177,9 +185,13 @@ def main(argv: list[str] | None = None) -> int:
         return _check(options.config, overrides)
     daemon = Daemon(options.config, overrides)
     start_logging(daemon.settings.log_level)
+    if daemon.broken is not None and not activated():
+        print(daemon.broken, file=sys.stderr)
+        return 2
+    _allow_many_connections()
     try:
         listeners = _listeners(daemon.settings)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         log.error("can't listen: %s", error)
         return 1
     asyncio.run(daemon.run(listeners, Notifier()))

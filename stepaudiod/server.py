@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import signal
 from collections.abc import Callable, Mapping
 
@@ -24,7 +25,7 @@ from stepaudiod.config import Timeouts
 from stepaudiod.connection import Connection
 from stepaudiod.idle import IdleClock, Phase
 from stepaudiod.service import Service
-from stepaudiod.systemd import Listener, Notifier, Role
+from stepaudiod.systemd import BACKLOG, Listener, Notifier, Role
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ GRACE_S = 0.05
 """How long a connection may take from the kernel's accept to our list of connections."""
 
 DRAIN_STEP_S = 0.05
+
+ACCEPTS_AT_ONCE = 64
+"""asyncio accepts this often before it looks at anything else; it also cuts the kernel's queue to it."""
 
 
 class Server(uvicorn.Server):
@@ -129,7 +133,16 @@ class Server(uvicorn.Server):
         """Nobody has come, and nobody is about to be heard."""
         if self._idle.phase is not Phase.DRAINING or self._busy_connections():
             return False
+        if not self._notifier.has_manager and self._somebody_waits():
+            return False
         return not any(connection.has_unread_bytes() for connection in self._connections())
+
+    def _somebody_waits(self) -> bool:
+        """Whether a connection is queued on a socket; without a manager nobody would start for it."""
+        poll = select.poll()
+        for listener in self._listeners:
+            poll.register(listener.socket, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _connections(self) -> list[Connection]:
         """Every open connection."""
@@ -148,8 +161,9 @@ class Server(uvicorn.Server):
             server = await loop.create_server(
                 lambda config=config: Connection(self.timeouts, config, self.server_state),  # type: ignore[misc]
                 sock=listener.socket.dup(),
-                backlog=4096,
+                backlog=ACCEPTS_AT_ONCE,
             )
+            listener.socket.listen(BACKLOG)
             self.servers.append(server)
 
     def _stop_listening(self) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from stepaudiod.config import Limits
 from stepaudiod.engines.catalog import Catalog, Choice
-from stepaudiod.errors import Busy, EngineUnavailable, StepaudiodError, Stopping
+from stepaudiod.errors import Busy, EngineUnavailable, Stopping
 from stepaudiod.idle import IdleClock
 from stepaudiod.speech import EngineDescription, SpeechRequest
 from stepaudiod.worker.process import Audio, WorkerProcess
@@ -109,7 +109,7 @@ class Service:
                 if reply is not None:
                     reply.close()
                 self._end_turn(time.monotonic() - started)
-        except StepaudiodError as error:
+        except Exception as error:
             outcome = "refused" if isinstance(error, Busy) else "failed"
             raise
         finally:
@@ -194,7 +194,7 @@ class Service:
             Busy: a request is being served; it is never cut off by this.
         """
         worker = self.worker
-        if worker is None or worker.is_lost or engine not in worker.loaded:
+        if worker is None or worker.is_lost or not (worker.loading or engine in worker.loaded):
             return False
         if self._active:
             raise Busy("A request is being served by this model. Unload it when that is done.", 1)
@@ -203,9 +203,10 @@ class Service:
 
     async def end_worker(self, reason: str) -> None:
         """End the worker, if there is one; the next request starts another."""
-        if self.worker is not None:
-            await self.worker.kill(reason)
-            self.worker = None
+        async with self._spawning:
+            worker, self.worker = self.worker, None
+            if worker is not None:
+                await worker.kill(reason)
 
     async def close(self) -> None:
         """End the worker for good; what it was doing gets an error."""

@@ -94,6 +94,8 @@ class Notifier:
     def __init__(self) -> None:
         self._notifier = sdnotify.SystemdNotifier()
         self._status = ""
+        self.has_manager = "NOTIFY_SOCKET" in os.environ
+        """Whether somebody starts us again for the next connection."""
         usec = (
             os.environ.get("WATCHDOG_USEC")
             if os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())

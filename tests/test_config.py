@@ -86,6 +86,12 @@ def test_an_idle_timeout_that_is_none_names_both_forms(path: Path) -> None:
     assert "never" in said
 
 
+def test_a_number_of_seconds_is_a_number(path: Path) -> None:
+    for value in ("inf", "nan", "-1"):
+        path.write_text(f"idle_timeout = {value}")
+        assert "idle_timeout" in message(path)
+
+
 def test_every_mistake_is_told_at_once(path: Path) -> None:
     path.write_text("threads = -1\nengines = 3")
     said = message(path, {"STEPAUDIOD_LIMITS__MAX_TEXT": "0"})

@@ -189,6 +189,18 @@ def test_unloading_ends_the_worker_and_says_whether_there_was_one(daemon: Daemon
         assert client.post("/v1/audio/speech", json=SAY).status_code == 200
 
 
+def test_a_request_that_races_an_unload_leaves_one_worker(daemon: DaemonProcess) -> None:
+    with daemon.client() as client, ThreadPoolExecutor(2) as pool:
+        client.post("/v1/audio/speech", json=SAY)
+        for _ in range(6):
+            unloading = pool.submit(client.post, "/api/v1/models/hibari/unload")
+            speaking = pool.submit(client.post, "/v1/audio/speech", json=SAY)
+            assert unloading.result(DEADLINE_S).status_code in (200, 429)
+            assert speaking.result(DEADLINE_S).status_code in (200, 503)
+        client.post("/v1/audio/speech", json=SAY)
+        assert list(pids_of_group(daemon.process.pid)) == [daemon.worker_pid()]
+
+
 def test_unloading_never_cuts_off_a_request(daemon: DaemonProcess) -> None:
     with daemon.client() as client, daemon.client() as other:
         with other.stream("POST", "/v1/audio/speech", json=LONG) as response:

@@ -42,6 +42,11 @@ def clean(text: str) -> str:
 # ---- English
 
 _NUMBER = r"\d+(?:,\d{3})*"
+_WITH_COMMAS = re.compile(r"[0-9]+(?:,[0-9]+)+")
+_GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
+MOST_DIGITS = 36
+"""As far as hibari can count."""
+
 _MONEY = re.compile(
     rf"(?:US|CA|AU|NZ|HK)?([$£€])\s?({_NUMBER})(?:\.(\d+))?"
     r"(?:\s?(hundred|thousand|million|billion|trillion|bn|tn|[kKmMbB])\b)?(?![\d,.]*\d)"
@@ -64,12 +69,22 @@ _ADDRESS = re.compile(r"\b(?:https?|ftp)://(?:www\.)?|\bwww\.(?=\w)")
 _GREEK_LETTER = re.compile(r"(?<![\u0370-\u03ff])[\u0391-\u03a9\u03b1-\u03c9](?![\u0370-\u03ff])")
 
 
+def _numbers_apart(match: re.Match[str]) -> str:
+    """Commas that group no thousands part a list; a number beyond counting is read digit by digit."""
+    written = match.group()
+    if not _GROUPED.fullmatch(written):
+        return written.replace(",", ", ")
+    digits = written.replace(",", "")
+    return written if len(digits) <= MOST_DIGITS else " ".join(digits)
+
+
 def normalize_english(text: str) -> str:
     """English text in the form that hibari's converter reads best."""
     text = _ADDRESS.sub("", text).replace("№", "number ")
     text = _GREEK_LETTER.sub(_greek_name, text)
     if not any(character.isdigit() for character in text):
         return text
+    text = _WITH_COMMAS.sub(_numbers_apart, text)
     text = _PHONE.sub(lambda phone: _digits_apart(phone.group()), text)
     text = _VERSION.sub(_version, text)
     text = _MONEY.sub(_money, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from starlette.requests import Request
@@ -25,9 +26,10 @@ def _describe(engine: EngineDescription, service: Service) -> dict[str, Any]:
         "created": CREATED,
         "owned_by": "stepaudiod",
     }
-    choice = service.choice()
-    if choice.engine is engine:
-        model["default"] = choice.reason
+    with contextlib.suppress(EngineUnavailable):  # what is configured can't be used; the others can
+        choice = service.choice()
+        if choice.engine is engine:
+            model["default"] = choice.reason
     return model | {"title": engine.title, "languages": engine.capabilities.languages}
 
 

@@ -109,7 +109,7 @@ class WorkerProcess:
         """Start a worker; it imports its engine when the first request comes."""
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "stepaudiod.worker.main", "--fd", str(theirs.fileno())]
+            command = [sys.executable, "-P", "-m", "stepaudiod.worker.main", "--fd", str(theirs.fileno())]
             command += ["--parent", str(os.getpid()), "--cache-dir", str(options.cache_dir)]
             command += ["--threads", str(options.threads), "--log-level", options.log_level]
             command += ["--beat", str(options.heartbeat_timeout_s / BEATS_PER_TIMEOUT)]
@@ -119,9 +119,15 @@ class WorkerProcess:
                 for k, v in os.environ.items()
                 if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
             }
-            process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environ
-            )
+            try:
+                process = subprocess.Popen(
+                    command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environ
+                )
+            except OSError as error:
+                ours.close()
+                raise EngineError(
+                    f"No worker can be started: {error}. The journal has the details."
+                ) from error
         reader, writer = await asyncio.open_connection(sock=ours)
         log.info("worker %d started", process.pid)
         return cls(process, reader, writer, options)

@@ -82,3 +82,9 @@ def test_signs_without_a_sound_are_taken_out() -> None:
     assert clean("**Hello**\u200b \ud83d😀 wor\u00adld\ufeff `x` _y_ 5\ufe0f\u20e3") == "Hello world x y 5"
     assert clean("# A heading") == "A heading"
     assert clean("snake_case and 2 * 3 * 4") == "snake_case and 2 * 3 * 4"
+
+
+def test_lists_and_numbers_beyond_counting_are_taken_apart() -> None:
+    assert normalize_english("1,2,3") == "1, 2, 3"
+    assert normalize_english("1,234,567 people") == "1,234,567 people"
+    assert "," not in normalize_english("1" + ",000" * 12)

@@ -108,9 +108,21 @@ def _own_cgroup(name: str) -> Iterator[Path | None]:
     try:
         yield cgroup
     finally:
-        # Empty by now: what ran in there has been waited for.
+        _empty(cgroup)
         for path in sorted(cgroup.glob("**/"), reverse=True):
             path.rmdir()
+
+
+def _empty(cgroup: Path) -> None:
+    """Kill what still runs in there, and wait until nothing does: cgroups(7)."""
+    (cgroup / "cgroup.kill").write_text("1")
+    deadline = time.monotonic() + BOOT_TIMEOUT_S
+    with (cgroup / "cgroup.events").open() as events:
+        changes = select.poll()
+        changes.register(events, select.POLLPRI)
+        while "populated 0" not in events.read() and time.monotonic() < deadline:
+            changes.poll(1000)
+            events.seek(0)
 
 
 def cgroup_mount() -> Path:

@@ -48,6 +48,18 @@ class Limits(Section):
     max_body: int = Field(1_048_576, ge=1024, description="bytes of one JSON request")
     max_queue: int = Field(64, ge=0, description="requests that wait for their turn; more get 429")
     concurrency: int = Field(8, ge=1, description="requests that are worked on in turn, a chunk each")
+    max_upload: int = Field(104_857_600, ge=1024, description="bytes of one request with a recording in it")
+    max_audio: Seconds = Field(600, gt=0, description="seconds of a recording")
+    max_channels: int = Field(8, ge=1, description="channels of a recording; they are mixed to one")
+    max_sample_rate: int = Field(192_000, ge=8_000, description="samples a second of a recording")
+
+    def recordings(self) -> dict[str, float]:
+        """What `audio.decode.Limits` takes."""
+        return {
+            "max_seconds": self.max_audio,
+            "max_channels": self.max_channels,
+            "max_sample_rate": self.max_sample_rate,
+        }
 
 
 class Timeouts(Section):

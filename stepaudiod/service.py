@@ -20,8 +20,8 @@ from stepaudiod.config import Limits
 from stepaudiod.engines.catalog import Catalog, Choice
 from stepaudiod.errors import Busy, EngineUnavailable, Stopping
 from stepaudiod.idle import IdleClock
-from stepaudiod.speech import EngineDescription, SpeechRequest
-from stepaudiod.worker.process import Audio, WorkerProcess
+from stepaudiod.speech import EngineDescription, Work
+from stepaudiod.worker.process import Audio, Result, WorkerProcess
 
 log = logging.getLogger(__name__)
 
@@ -83,15 +83,21 @@ class Service:
         """Requests that are being worked on."""
         return self._active
 
-    async def speak(
-        self, engine: EngineDescription, request: SpeechRequest, format: str, request_id: str
-    ) -> AsyncIterator[Audio]:
-        """Speak, from the wait for a turn to the last chunk; close the iterator to stop early.
+    async def run(
+        self, engine: EngineDescription, work: Work, format: str | None, request_id: str
+    ) -> AsyncIterator[Result]:
+        """Do a request's work, from the wait for a turn to the last piece; close the iterator to stop early.
+
+        Args:
+            engine: who does it.
+            work: what is asked for.
+            format: of the audio; None where none comes.
+            request_id: for the journal.
 
         Raises:
             Busy: the queue is full.
             Stopping: the daemon is going away.
-            StepaudiodError: whatever the engine has to say of the request, before or between chunks.
+            StepaudiodError: whatever the engine has to say of the request, before or between pieces.
         """
         self._idle.begin()
         started = time.monotonic()
@@ -100,10 +106,10 @@ class Service:
             await self._take_turn()
             try:
                 worker = await self._ready_worker()
-                reply = worker.speak(engine, request, format)
-                async for audio in reply:
-                    audio_s += audio.duration_s
-                    yield audio
+                reply = worker.work(engine, work, format, self.limits.recordings())
+                async for piece in reply:
+                    audio_s += piece.duration_s if isinstance(piece, Audio) else 0.0
+                    yield piece
                 outcome = "served"
             finally:
                 if reply is not None:

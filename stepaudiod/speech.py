@@ -1,4 +1,4 @@
-"""The values that cross layers: what is asked for, who speaks, what an engine can do. No behaviour."""
+"""The values that cross layers: what is asked for, what comes back, who speaks, what an engine can do."""
 
 from __future__ import annotations
 
@@ -7,24 +7,155 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
+class Recording:
+    """A recording that a client sent, spooled to a file; the worker decodes it.
+
+    Attributes:
+        path: where it lies; gone when the request is done.
+        transcript: what it says; "" where the client didn't tell.
+        param: the request field that errors about it name.
+    """
+
+    path: str
+    transcript: str = ""
+    param: str = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an edit does; which values go together is the model's business.
+
+    Attributes:
+        mode: `emotion`, `style`, `speed`, `denoise`, `vad` or `paralinguistic`.
+        info: which emotion, style or speed.
+        text: for `paralinguistic`, the new text with its tags.
+        intensity: 0.1 to 3; 1 says nothing about it.
+        iterations: how often it is applied, each time to the last result.
+    """
+
+    mode: str
+    info: str | None = None
+    text: str | None = None
+    intensity: float = 1.0
+    iterations: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class SpeechRequest:
     """Text to be spoken.
 
     Attributes:
         text: what to say, any length that the configuration allows.
-        voice: the id of a voice of the engine.
+        voice: the id of a voice of the engine; "" with a `reference`.
         speed: 1.0 is the voice's own pace; 0.25 to 4.0.
         seed: makes the audio reproducible; None draws one.
+        reference: whose voice to clone, instead of a voice with an id.
+        language: named to the engine where the text doesn't tell, for instance `Cantonese`.
+        change: an emotion or a style for what is said.
     """
 
     text: str
     voice: str
     speed: float = 1.0
     seed: int | None = None
+    reference: Recording | None = None
+    language: str | None = None
+    change: Change | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """The form that crosses the process border."""
-        return asdict(self)
+
+@dataclass(frozen=True, slots=True)
+class EditRequest:
+    """A recording to be changed.
+
+    Attributes:
+        recording: what to change.
+        change: how.
+        seed: makes the result reproducible; None draws one.
+    """
+
+    recording: Recording
+    change: Change
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptionRequest:
+    """A recording to be written down.
+
+    Attributes:
+        recording: what to listen to.
+        language: ISO 639-1 code of what is spoken; None lets the engine find out.
+        prompt: words that may come up, as a hint.
+        temperature: 0 takes the likeliest words; up to 1.
+        has_words: whether each word's time is wanted.
+    """
+
+    recording: Recording
+    language: str | None = None
+    prompt: str = ""
+    temperature: float = 0.0
+    has_words: bool = False
+
+
+Work = SpeechRequest | EditRequest | TranscriptionRequest
+"""What an engine can be asked for."""
+
+_KINDS: dict[str, type[SpeechRequest] | type[EditRequest] | type[TranscriptionRequest]] = {
+    "speech": SpeechRequest,
+    "edit": EditRequest,
+    "transcription": TranscriptionRequest,
+}
+_PARTS = {"recording": Recording, "reference": Recording, "change": Change}
+
+
+def to_json(work: Work) -> dict[str, Any]:
+    """The form in which work crosses the process border."""
+    kind = next(kind for kind, form in _KINDS.items() if isinstance(work, form))
+    return {"kind": kind, **asdict(work)}
+
+
+def from_json(table: dict[str, Any]) -> Work:
+    """The work that `to_json` wrote."""
+    fields = {
+        name: _PARTS[name](**value) if name in _PARTS and value else value for name, value in table.items()
+    }
+    return _KINDS[fields.pop("kind")](**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word and when it is said, in seconds from the recording's beginning."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a transcript.
+
+    Attributes:
+        text: what is said, without spaces around it.
+        start_s: seconds from the recording's beginning.
+        end_s: likewise.
+        words: its words, where they were asked for.
+    """
+
+    text: str
+    start_s: float
+    end_s: float
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an engine tells of its work beside the result: the seed it drew, the language it heard.
+
+    What is known before the first sound is said before it.
+    """
+
+    values: dict[str, str | int | float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +209,7 @@ class EngineDescription:
         voices: its voices, the first of them the default.
         openai_voices: OpenAI's voice names, each mapped to `{language: voice id}`.
         options: what the factory gets beside the folder for its cache and the number of threads.
+        files: what loading reads, large files all: the kernel fetches them while packages are imported.
         problem: why it can't be used although its packages are there; "" where it can.
     """
 
@@ -89,5 +221,6 @@ class EngineDescription:
     capabilities: Capabilities
     voices: tuple[Voice, ...]
     openai_voices: dict[str, dict[str, str]] = field(default_factory=dict)
-    options: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
     problem: str = ""

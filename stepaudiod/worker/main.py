@@ -1,9 +1,9 @@
 """The worker: the child process that owns the engines. Knows no HTTP and no systemd.
 
-Three threads. The main one works: it steps the requests in turn, a chunk each, so that a short request isn't
-held up by a long one and a cancelled one stops within a chunk. One receives frames. One sends heartbeats
-with a count of the progress made, so that the front can tell slow from stuck. When the front dies, the
-kernel kills us.
+The main thread works: it steps the requests in turn, a chunk each, so that a short request isn't held up by
+a long one and a cancelled one stops within a chunk. One thread receives frames. One sends heartbeats with a
+count of the progress made, so that the front can tell slow from stuck. Short-lived ones decode recordings
+(`job.py`) and read ahead (`loaded.py`). When the front dies, the kernel kills us.
 """
 
 from __future__ import annotations
@@ -18,66 +18,20 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stepaudiod.errors import InvalidRequest, StepaudiodError
-from stepaudiod.speech import SpeechRequest
-from stepaudiod.worker.protocol import WINDOW_BYTES, Header, pack, receive_frame
-
-if TYPE_CHECKING:
-    from stepaudiod.audio.encode import Encoder
-    from stepaudiod.engines.base import Engine, Waveform
+from stepaudiod.worker.job import Job
+from stepaudiod.worker.loaded import LoadedEngines
+from stepaudiod.worker.protocol import Header, pack, receive_frame
 
 log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
-UNCOMPRESSED = ("wav", "pcm")
-
-
-class Job:
-    """One request in the worker: its iterator, its encoder and how much it may still send."""
-
-    def __init__(self, frame: Header) -> None:
-        self.id: int = frame["id"]
-        self.engine: str = frame["engine"]
-        self.factory: str = frame["factory"]
-        self.options: dict[str, str] = frame["options"]
-        self.format: str = frame["format"]
-        self.request = SpeechRequest(**frame["request"])
-        self.credit_bytes = WINDOW_BYTES
-        self._waveforms: Iterator[Waveform] | None = None
-        self._encoder: Encoder | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the work has begun."""
-        return self._waveforms is not None
-
-    def open(self, engine: Engine) -> None:
-        """Begin the work."""
-        from stepaudiod.audio.encode import make_encoder
-
-        self._encoder = make_encoder(self.format, engine.sample_rate)
-        self._waveforms = iter(engine.speak(self.request))
-        self.sample_rate = engine.sample_rate
-
-    def step(self) -> tuple[bytes, float, bool]:
-        """Make the next chunk: its encoded bytes, its seconds, and whether it was the last."""
-        assert self._waveforms is not None
-        assert self._encoder is not None
-        waveform = next(self._waveforms, None)
-        if waveform is None:
-            return self._encoder.finish(), 0.0, True
-        return self._encoder.encode(waveform), len(waveform) / self.sample_rate, False
-
-    def close(self) -> None:
-        """End the work wherever it is."""
-        close = getattr(self._waveforms, "close", None)
-        if close is not None:
-            close()
+HELD = ""
+"""The key of no engine."""
 
 
 class Worker:
@@ -92,13 +46,11 @@ class Worker:
 
     def __init__(self, connection: socket.socket, cache_dir: Path, threads: int, beat_s: float) -> None:
         self._connection = connection
-        self._cache_dir = cache_dir
-        self._threads = threads
         self._beat_s = beat_s
         self._sending = threading.Lock()
         self._orders: queue.SimpleQueue[Header] = queue.SimpleQueue()
         self._jobs: dict[int, Job] = {}
-        self._engines: dict[str, Engine] = {}
+        self._engines = LoadedEngines(cache_dir, threads, self._tell_loading)
         self._progress = 0
 
     def run(self) -> None:
@@ -106,12 +58,32 @@ class Worker:
         threading.Thread(target=self._receive, name="receive", daemon=True).start()
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
         while True:
-            runnable = [job for job in self._jobs.values() if job.credit_bytes > 0]
+            runnable = self._runnable()
             self._take_orders(wait=not runnable)
             for job in runnable:
                 if job.id in self._jobs:
                     self._step(job)
                     self._take_orders(wait=False)
+
+    def _runnable(self) -> list[Job]:
+        """Who can take a step now.
+
+        Jobs are opened in the order they came. One that wants another variant of a model waits for those who
+        use the present one, and whoever comes after it waits behind it.
+        """
+        runnable: list[Job] = []
+        in_use = {job.engine.factory: job.engine.key for job in self._jobs.values() if job.is_open}
+        for job in self._jobs.values():
+            if job.is_open or job.has_failed:
+                runnable += [job] if job.credit_bytes > 0 else []
+            elif job.is_ready:
+                # the first that waits decides what comes next; nothing has this key while it waits
+                key = in_use.setdefault(job.engine.factory, job.engine.key)
+                if key == job.engine.key:
+                    runnable.append(job)
+                else:
+                    in_use[job.engine.factory] = HELD
+        return runnable
 
     def _receive(self) -> None:
         """Hand on the front's frames; when it is gone, so are we."""
@@ -125,13 +97,19 @@ class Worker:
     def _beat(self) -> None:
         """Say that we live, and whether the work moves."""
         while True:
-            self._send({"op": "beat", "progress": self._progress, "busy": bool(self._jobs)})
+            beat = {"op": "beat", "progress": self._progress, "busy": bool(self._jobs)}
+            self._send({**beat, "gpu": self._engines.gpu_memory()})
             time.sleep(self._beat_s)
 
     def _send(self, header: Header, payload: bytes = b"") -> None:
         """Send one frame; whole, whichever thread sends."""
         with self._sending:
             self._connection.sendall(pack(header, payload))
+
+    def _tell_loading(self, header: Header) -> None:
+        """Loading moves too."""
+        self._progress += 1
+        self._send(header)
 
     def _take_orders(self, *, wait: bool) -> None:
         """Carry out what the front has said; with `wait`, until it has said something."""
@@ -143,10 +121,10 @@ class Worker:
             pass
 
     def _obey(self, frame: Header) -> None:
-        """One order."""
+        """One order; `decoded` is our own, to wake the loop."""
         match frame["op"]:
-            case "speak":
-                job = Job(frame)
+            case "work":
+                job = Job(frame, lambda id: self._orders.put({"op": "decoded", "id": id}))
                 self._jobs[job.id] = job
             case "credit":
                 if job_with_credit := self._jobs.get(frame["id"]):
@@ -156,42 +134,27 @@ class Worker:
                     cancelled.close()
 
     def _step(self, job: Job) -> None:
-        """One chunk of one request; an error ends that request alone."""
+        """One step of one request; an error ends that request alone."""
         try:
             if not job.is_open:
-                job.open(self._engine(job))
-            audio, duration_s, is_last = job.step()
+                self._open(job)
+            frames, is_last = job.step()
         except Exception as error:
             del self._jobs[job.id]
             self._send({"op": "failed", "id": job.id, **_describe(error)})
             return
         self._progress += 1
-        if audio or duration_s:
-            job.credit_bytes -= len(audio)
-            self._send({"op": "audio", "id": job.id, "duration_s": duration_s}, audio)
         if is_last:
             del self._jobs[job.id]
-            self._send({"op": "done", "id": job.id})
+        for header, payload in frames:
+            self._send(header, payload)
 
-    def _engine(self, job: Job) -> Engine:
-        """The engine of that job, loaded at its first use; the codecs are imported meanwhile."""
-        if job.engine not in self._engines:
-            started = time.monotonic()
-            if job.format not in UNCOMPRESSED:
-                threading.Thread(target=import_module, args=("av",), daemon=True).start()
-            self._report_loading(job.engine, "imports", 0.0)
-            module, _, name = job.factory.partition(":")
-            factory = getattr(import_module(module), name)
-            engine: Engine = factory(cache_dir=self._cache_dir, threads=self._threads, **job.options)
-            engine.load(lambda stage, fraction: self._report_loading(job.engine, stage, fraction))
-            self._engines[job.engine] = engine
-            self._send({"op": "loaded", "engine": job.engine, "duration_s": time.monotonic() - started})
-        return self._engines[job.engine]
-
-    def _report_loading(self, engine: str, stage: str, fraction: float) -> None:
-        """Loading moves too."""
-        self._progress += 1
-        self._send({"op": "loading", "engine": engine, "stage": stage, "fraction": fraction})
+    def _open(self, job: Job) -> None:
+        """Begin; the codecs are imported while the engine loads."""
+        job.fail()
+        if job.needs_codec:
+            threading.Thread(target=import_module, args=("av",), daemon=True).start()
+        job.open(self._engines.get(job.engine))
 
 
 def _describe(error: Exception) -> dict[str, Any]:

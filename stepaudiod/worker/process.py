@@ -12,10 +12,11 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stepaudiod import errors
 from stepaudiod.errors import EngineError, InvalidRequest, StepaudiodError, WorkerLost
-from stepaudiod.speech import EngineDescription, SpeechRequest
+from stepaudiod.speech import EngineDescription, Facts, Segment, Word, Work, to_json
 from stepaudiod.worker.protocol import Header, pack, read_frame
 
 log = logging.getLogger(__name__)
@@ -52,25 +53,30 @@ class Audio:
     duration_s: float
 
 
+Result = Audio | Segment | Facts
+"""What comes back for a request, piece by piece."""
+
+
 class Reply:
     """What comes back for one request, in order; ends by itself or with an error."""
 
     def __init__(self, id: int, worker: WorkerProcess) -> None:
         self.id = id
         self._worker = worker
-        self._items: asyncio.Queue[Audio | StepaudiodError | None] = asyncio.Queue()
+        self._items: asyncio.Queue[Result | StepaudiodError | None] = asyncio.Queue()
 
-    def put(self, item: Audio | StepaudiodError | None) -> None:
-        """The worker's side: audio, an error, or None at the end."""
+    def put(self, item: Result | StepaudiodError | None) -> None:
+        """The worker's side: a piece, an error, or None at the end."""
         self._items.put_nowait(item)
 
-    async def __aiter__(self) -> AsyncIterator[Audio]:
-        """Audio as it is made; reading on is what lets the worker go on."""
+    async def __aiter__(self) -> AsyncIterator[Result]:
+        """Pieces as they are made; reading on is what lets the worker go on."""
         while (item := await self._items.get()) is not None:
             if isinstance(item, StepaudiodError):
                 raise item
             yield item
-            self._worker.credit(self.id, len(item.data))
+            if isinstance(item, Audio):
+                self._worker.credit(self.id, len(item.data))
 
     def close(self) -> None:
         """Whatever is left isn't wanted any more."""
@@ -88,8 +94,8 @@ class WorkerProcess:
         options: WorkerOptions,
     ) -> None:
         self.pid = process.pid
-        self.loaded: dict[str, float] = {}
-        """Engines in memory, and the seconds each took to load."""
+        self.loaded: dict[str, dict[str, Any]] = {}
+        """Engines in memory, and what each tells of itself: `load_s` and more."""
         self.loading: str | None = None
         """What is being loaded, for people; None when nothing is."""
         self.is_lost = False
@@ -136,17 +142,31 @@ class WorkerProcess:
         """Call back whenever what is loaded, or whether we live, changes."""
         self._on_change = on_change
 
-    def speak(self, engine: EngineDescription, request: SpeechRequest, format: str) -> Reply:
-        """Send a request; its audio comes through the reply."""
+    def work(
+        self, engine: EngineDescription, work: Work, format: str | None, limits: dict[str, float]
+    ) -> Reply:
+        """Send a request; its results come through the reply.
+
+        Args:
+            engine: who does it.
+            work: what is asked for.
+            format: of the audio; None where none comes.
+            limits: what a recording may measure, see `audio.decode.Limits`.
+        """
         reply = Reply(self._next_id, self)
         self._next_id += 1
         if self.is_lost:
             reply.put(WorkerLost("The worker has gone. Send the request again."))
             return reply
         self._replies[reply.id] = reply
-        frame = {"op": "speak", "id": reply.id, "engine": engine.name, "factory": engine.factory}
-        frame["options"] = engine.options
-        self._write({**frame, "format": format, "request": request.to_json()})
+        order = {
+            "name": engine.name,
+            "factory": engine.factory,
+            "options": engine.options,
+            "files": engine.files,
+        }
+        frame = {"op": "work", "id": reply.id, "engine": order, "format": format, "limits": limits}
+        self._write({**frame, "request": to_json(work)})
         return reply
 
     def credit(self, id: int, size_bytes: int) -> None:
@@ -189,12 +209,18 @@ class WorkerProcess:
                 self._on_change()
             case "loaded":
                 self.loading = None
-                self.loaded[header["engine"]] = header["duration_s"]
+                self.loaded[header["engine"]] = {"load_s": round(header["duration_s"], 3), **header["about"]}
                 log.info("%s loaded in %.2f s", header["engine"], header["duration_s"])
                 self._on_change()
+            case "dropped":
+                self.loaded.pop(header["engine"], None)
+                self._on_change()
+            case "facts":
+                self._put(header, Facts(header["values"]))
+            case "segment":
+                self._put(header, _segment(header["segment"]))
             case "audio":
-                if reply := self._replies.get(header["id"]):
-                    reply.put(Audio(payload, header["duration_s"]))
+                self._put(header, Audio(payload, header["duration_s"]))
             case "done":
                 if reply := self._replies.pop(header["id"], None):
                     reply.put(None)
@@ -202,6 +228,16 @@ class WorkerProcess:
                 self.loading = None
                 if reply := self._replies.pop(header["id"], None):
                     reply.put(_rebuild(header))
+
+    def _put(self, header: Header, item: Result) -> None:
+        """Hand a piece to its request, if that is still there."""
+        if reply := self._replies.get(header["id"]):
+            reply.put(item)
+
+    @property
+    def gpu_memory(self) -> dict[str, int]:
+        """`allocated_bytes` and `reserved_bytes` at the last heartbeat; empty without a GPU."""
+        return dict(self._beat.get("gpu", {}))
 
     async def _watch(self) -> None:
         """Notice a worker that hangs. Counts our own ticks: a front that slept blames nobody for it."""
@@ -249,6 +285,11 @@ class WorkerProcess:
                 os.close(fd)
         code = self._process.wait()
         return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+def _segment(table: dict[str, Any]) -> Segment:
+    """A segment that crossed the border."""
+    return Segment(**table | {"words": tuple(Word(**word) for word in table["words"])})
 
 
 def _rebuild(header: Header) -> StepaudiodError:

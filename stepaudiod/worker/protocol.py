@@ -5,10 +5,11 @@
     │ u32           │ u32            │               │         │
     └───────────────┴────────────────┴───────────────┴─────────┘
 
-Front to worker: `speak` (id, engine, factory, options, format, request), `cancel` (id), `credit` (id,
+Front to worker: `work` (id, engine: its description, format, limits, request), `cancel` (id), `credit` (id,
 size_bytes).
-Worker to front: `beat` (progress, busy), `loading` (engine, stage, fraction), `loaded` (engine, duration_s),
-`audio` (id, duration_s; payload: encoded bytes), `done` (id), `failed` (id, error, message, param).
+Worker to front: `beat` (progress, busy, gpu), `loading` (engine, stage, fraction), `loaded` (engine,
+duration_s, about), `dropped` (engine), `audio` (id, duration_s; payload: encoded bytes), `segment` (id,
+segment), `facts` (id, values), `done` (id), `failed` (id, error, message, param).
 
 A worker sends at most `WINDOW_BYTES` of a request's audio beyond what the front has credited: a client that
 reads slowly holds up its own request and nobody else's.

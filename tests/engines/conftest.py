@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stepaudiod.engines.base import Engine
 from stepaudiod.engines.catalog import KOKORO, Catalog
 from stepaudiod.engines.hibari import HibariEngine
 from stepaudiod.engines.kokoro import KokoroEngine
@@ -39,7 +38,9 @@ def kokoro(cache_dir: Path) -> KokoroEngine:
 
 
 @pytest.fixture(scope="session")
-def engines(hibari: HibariEngine, request: pytest.FixtureRequest) -> Callable[[str], Engine]:
+def engines(
+    hibari: HibariEngine, request: pytest.FixtureRequest
+) -> Callable[[str], HibariEngine | KokoroEngine]:
     """An engine by its name."""
     return lambda name: hibari if name == "hibari" else request.getfixturevalue("kokoro")
 
@@ -48,7 +49,9 @@ def engines(hibari: HibariEngine, request: pytest.FixtureRequest) -> Callable[[s
 def say() -> Say:
     """All of a text's samples."""
 
-    def speak(engine: Engine, text: str, voice: str, speed: float = 1.0, seed: int | None = 0) -> np.ndarray:
+    def speak(
+        engine: HibariEngine | KokoroEngine, text: str, voice: str, speed: float = 1.0, seed: int | None = 0
+    ) -> np.ndarray:
         return np.concatenate(list(engine.speak(SpeechRequest(text, voice, speed, seed))))
 
     return speak

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from stepaudiod.audio.decode import decode
-from stepaudiod.engines.base import Engine
 from stepaudiod.engines.hibari import HibariEngine
 from stepaudiod.engines.kokoro import KokoroEngine
 from stepaudiod.errors import InvalidRequest, Unsupported
@@ -18,7 +17,7 @@ from stepaudiod.speech import SpeechRequest
 from tests import judges
 from tests.engines.conftest import Say
 
-Engines = Callable[[str], Engine]
+Engines = Callable[[str], HibariEngine | KokoroEngine]
 
 BOTH = [("hibari", "heart"), ("kokoro", "af_heart")]
 RATE = 24_000

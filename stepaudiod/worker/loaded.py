@@ -1,0 +1,106 @@
+"""The engines that are in the worker's memory: made at their first use, one of each kind.
+
+Two engines of one factory are variants of one model, and there is memory for one of them: the other takes
+its place once nobody is being served by it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stepaudiod.worker.protocol import Header
+
+if TYPE_CHECKING:
+    from stepaudiod.engines.base import Engine
+    from stepaudiod.worker.job import EngineOrder
+
+READ_AHEAD_BYTES = 16 << 20
+"""How much the kernel is asked for at a time: a request for gigabytes would block the disk for all others."""
+
+
+class LoadedEngines:
+    """What has been loaded.
+
+    Args:
+        cache_dir: where engines keep files that can be made again.
+        threads: processor threads an engine may use.
+        tell: sends a frame to the front.
+    """
+
+    def __init__(self, cache_dir: Path, threads: int, tell: Callable[[Header], None]) -> None:
+        self._cache_dir = cache_dir
+        self._threads = threads
+        self._tell = tell
+        self._engines: dict[str, Engine] = {}
+        self._orders: dict[str, EngineOrder] = {}
+
+    def get(self, order: EngineOrder) -> Engine:
+        """The engine, loaded at its first use; the caller sees to it that nobody uses another variant.
+
+        Raises:
+            StepaudiodError: it can't be loaded.
+        """
+        for name, loaded in list(self._orders.items()):
+            if loaded.factory == order.factory and loaded.key != order.key:
+                self._drop(name)
+        if order.name not in self._engines:
+            self._load(order)
+        return self._engines[order.name]
+
+    def _load(self, order: EngineOrder) -> None:
+        started = time.monotonic()
+        threading.Thread(target=_read_ahead, args=(order.files,), name="read ahead", daemon=True).start()
+        self._report(order.name, "imports", 0.0)
+        module, _, name = order.factory.partition(":")
+        factory = getattr(import_module(module), name)
+        engine: Engine = factory(cache_dir=self._cache_dir, threads=self._threads, **order.options)
+        engine.load(lambda stage, fraction: self._report(order.name, stage, fraction))
+        self._engines[order.name], self._orders[order.name] = engine, order
+        about = getattr(engine, "about", None)
+        self._tell(
+            {
+                "op": "loaded",
+                "engine": order.name,
+                "duration_s": time.monotonic() - started,
+                "about": about() if about is not None else {},
+            }
+        )
+
+    def _report(self, engine: str, stage: str, fraction: float) -> None:
+        self._tell({"op": "loading", "engine": engine, "stage": stage, "fraction": fraction})
+
+    def _drop(self, name: str) -> None:
+        """Free an engine's memory for its successor in this process."""
+        del self._engines[name], self._orders[name]
+        gc.collect()
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.cuda.empty_cache()
+        self._tell({"op": "dropped", "engine": name})
+
+    def gpu_memory(self) -> dict[str, int]:
+        """What the process holds of the GPU, in bytes; nothing where no engine uses it."""
+        torch = sys.modules.get("torch")
+        if torch is None or not self._engines or not torch.cuda.is_initialized():
+            return {}
+        return {
+            "allocated_bytes": torch.cuda.memory_allocated(),
+            "reserved_bytes": torch.cuda.memory_reserved(),
+        }
+
+
+def _read_ahead(files: list[str]) -> None:
+    """Have the kernel fetch the weights while packages are being imported: posix_fadvise(2)."""
+    for path in files:
+        with suppress(OSError), open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            for offset in range(0, size, READ_AHEAD_BYTES):
+                os.posix_fadvise(file.fileno(), offset, READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)

@@ -114,7 +114,11 @@ class PipelineOptions:
 
 
 class Synthesis:
-    """One request's sound. Iterate it once; `report` is complete at the end."""
+    """One request's sound. Iterate it once; `report` is complete at the end.
+
+    Chunks are `(samples,)` float32. Empty ones come while there is work and no sound yet: they show that it
+    moves, and let one thread take turns between requests.
+    """
 
     def __init__(self, parts: Generator[Tensor, None, None], report: Report) -> None:
         self._parts = parts
@@ -128,8 +132,7 @@ class Synthesis:
                     part = next(self._parts, None)
                 if part is None:
                     return
-                if part.numel():
-                    yield part.float().cpu().numpy()
+                yield part.float().cpu().numpy()
         finally:
             self._parts.close()
 

@@ -145,10 +145,16 @@ def soften(waveform: Tensor, sample_rate: int) -> Tensor:
 
 
 def soften_parts(parts: Iterator[Tensor], sample_rate: int) -> Iterator[Tensor]:
-    """Fade where sound that comes in parts begins and ends; each part waits until another follows it."""
+    """Fade where sound that comes in parts begins and ends; each part waits until another follows it.
+
+    Empty parts are signs of life: they are passed on at once and don't count.
+    """
     held: Tensor | None = None
     is_first = True
     for part in parts:
+        if part.numel() == 0:
+            yield part
+            continue
         if held is not None:
             yield _fade(held, sample_rate, is_first, False)
             is_first = False

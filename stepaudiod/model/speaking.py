@@ -3,13 +3,16 @@
 A request is a chain of turns. Each turn's codes go into the next turn's prompt; only the last one's are
 decoded, whole or as they come. What is silent, runs on or stops short is noticed and tried once more with
 another seed. A stream can only be tried again while nothing of it has been heard.
+
+Long work without sound shows itself: every few tokens an empty part is given, so that whoever iterates sees
+that it moves, can end it, and can step other requests meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +34,8 @@ from stepaudiod.model.vocoder import Vocoder, make_source_noise
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 2
+TOKENS_A_SIGN = 8
+"""So many tokens without sound, and an empty part is given."""
 SEED_BITS = 48
 _ATTEMPT_STRIDE = 0x9E3779B97F4A7C15
 _NOISE_STREAM, _SOURCE_STREAM = 0x51ED2701, 0x2F8A6C3B
@@ -135,7 +140,7 @@ class Speaker:
             is_cancelled: asked between tokens; ends the iteration.
 
         Yields:
-            `(samples,)` at 24 kHz.
+            `(samples,)` at 24 kHz; `(0,)` now and then while there is no sound yet.
 
         Raises:
             SynthesisFailed: what came out can't be used, twice.
@@ -147,7 +152,7 @@ class Speaker:
         try:
             ids = reference.ids
             for number, turn in enumerate(turns[:-1]):
-                ids = self._turn(turn, ids, seed + number, report, cancelled)
+                ids = yield from self._turn(turn, ids, seed + number, report, cancelled)
             last_seed = seed + len(turns) - 1
             run = self._streamed if stream else self._whole
             yield from run(turns[-1], ids, acoustics, last_seed, report, cancelled)
@@ -156,10 +161,10 @@ class Speaker:
 
     def _turn(
         self, turn: Turn, ids: list[int], seed: int, report: Report, cancelled: IsCancelled
-    ) -> list[int]:
-        """Run a turn whose codes only feed another."""
+    ) -> Generator[Tensor, None, list[int]]:
+        """Run a turn whose codes only feed another; gives signs of life, and returns the codes."""
         for attempt in range(ATTEMPTS):
-            found, problem = self._collect(turn, ids, _seed(seed, attempt), report, cancelled)
+            found, problem = yield from self._collect(turn, ids, _seed(seed, attempt), report, cancelled)
             if problem is None:
                 return found
             self._complain(problem, attempt, report)
@@ -176,7 +181,7 @@ class Speaker:
     ) -> Iterator[Tensor]:
         for attempt in range(ATTEMPTS):
             this_seed = _seed(seed, attempt)
-            found, problem = self._collect(turn, ids, this_seed, report, cancelled)
+            found, problem = yield from self._collect(turn, ids, this_seed, report, cancelled)
             if problem is None:
                 waveform = self._decode(found, acoustics, this_seed)
                 problem = "it was silent" if self._is_checked and is_silent(waveform) else None
@@ -208,6 +213,8 @@ class Speaker:
                     if part is not None:
                         heard, loudest = heard + 1, max(loudest, float(part.abs().max()))
                         yield part
+                    elif count % TOKENS_A_SIGN == 0:
+                        yield torch.zeros(0)
                     if cancelled():
                         raise Cancelled
             problem = self._problem(count, sequence, turn.bounds(ids))
@@ -230,14 +237,16 @@ class Speaker:
 
     def _collect(
         self, turn: Turn, ids: list[int], seed: int, report: Report, cancelled: IsCancelled
-    ) -> tuple[list[int], str | None]:
-        """Run a turn to its end; gives whole groups of ids and what is wrong with them."""
+    ) -> Generator[Tensor, None, tuple[list[int], str | None]]:
+        """Run a turn to its end; gives signs of life, and returns whole groups of ids and what is wrong."""
         found: list[int] = []
         with self._begin(turn, ids, seed, report) as sequence:
             for token in sequence:
                 report.output_tokens += 1
                 self._check_id(token)
                 found.append(token)
+                if len(found) % TOKENS_A_SIGN == 0:
+                    yield torch.zeros(0)
                 if cancelled():
                     raise Cancelled
         problem = self._problem(len(found), sequence, turn.bounds(ids))

@@ -119,6 +119,14 @@ def test_joints_fade_and_inner_parts_do_not() -> None:
     assert list(segments.soften_parts(iter([]), 24000)) == []
 
 
+def test_signs_of_life_pass_at_once_and_fade_nothing() -> None:
+    sign, sound = torch.zeros(0), torch.ones(4800)
+    softened = list(segments.soften_parts(iter([sign, sound, sign, sound, sign]), 24000))
+    assert [part.shape[0] for part in softened] == [0, 0, 4800, 0, 4800]
+    plain = list(segments.soften_parts(iter([sound, sound]), 24000))
+    assert torch.equal(torch.cat(softened), torch.cat(plain))
+
+
 def test_cut_off_silence_is_measured() -> None:
     recording = torch.cat((torch.zeros(16000), tone(220, 1.0, 16000), torch.zeros(8000)))
     before, after = segments.surrounding_silence(recording, 16000)

@@ -16,7 +16,7 @@ from stepaudiod.model.lengths import Bounds
 from stepaudiod.model.loading import Networks
 from stepaudiod.model.pipeline import Edit, Pipeline, PipelineOptions, Reference
 from stepaudiod.model.sampling import SamplingOptions
-from stepaudiod.model.speaking import Report, Turn
+from stepaudiod.model.speaking import TOKENS_A_SIGN, Report, Turn
 
 TEXT = "The quick brown fox jumps over the lazy dog, and then it goes on for a little while."
 Voice = NDArray[np.float32]
@@ -110,6 +110,19 @@ def test_closing_a_result_ends_its_request(pipeline: Pipeline, reference: Refere
         next(parts)
         parts.close()  # type: ignore[attr-defined]
     assert not torch.is_inference_mode_enabled()
+
+
+def test_work_without_sound_shows_that_it_moves(pipeline: Pipeline, reference: Reference) -> None:
+    for stream in (False, True):
+        result = pipeline.clone(reference, TEXT, seed=6, edit=Edit("emotion", "happy"), stream=stream)
+        tokens = 0
+        for chunk in result:
+            assert chunk.dtype == np.float32
+            assert chunk.shape[0] > 0 or result.report.output_tokens - tokens < 2 * TOKENS_A_SIGN
+            tokens = result.report.output_tokens
+        assert tokens > 3 * TOKENS_A_SIGN
+    parts = iter(pipeline.clone(reference, TEXT, seed=6, edit=Edit("emotion", "happy")))
+    assert next(parts).shape == (0,)
 
 
 def test_a_cancelled_request_stops_between_tokens(pipeline: Pipeline, reference: Reference) -> None:

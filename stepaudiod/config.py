@@ -83,6 +83,9 @@ class StepAudio(Section):
     )
     dtype: Literal["bf16", "fp16", "fp32"] = Field("bf16", description="the language model's arithmetic")
     quantization: Literal["none", "int8", "int4"] = Field("none", description="fewer bits for its weights")
+    check_output: bool = Field(
+        True, description="notice speech that is silent, runs on or stops short, and try another seed"
+    )
 
 
 class Settings(BaseSettings):

@@ -15,7 +15,8 @@ from starlette.types import ASGIApp
 
 from stepaudiod import __version__
 from stepaudiod.config import Settings, load, parse_assignments
-from stepaudiod.engines.catalog import BEST_FIRST, Catalog, describe_step_audio
+from stepaudiod.engines.catalog import BEST_FIRST, Catalog
+from stepaudiod.engines.pulled import PulledEngines
 from stepaudiod.errors import ConfigError, EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.server import Server
@@ -112,9 +113,7 @@ class Daemon:
 
 def _catalog(settings: Settings) -> Catalog:
     """The engines of this installation, the best first."""
-    own = settings.step_audio
-    step_audio = describe_step_audio(settings.data_path, own.device, own.dtype, own.quantization)
-    return Catalog((step_audio, *BEST_FIRST))
+    return Catalog(BEST_FIRST, PulledEngines(settings.data_path, settings.step_audio))
 
 
 def _announce(service: Service) -> None:

@@ -65,13 +65,16 @@ class Service:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._typical_s = 1.0
 
-    def choice(self) -> Choice:
+    def choice(self, need: str = "speak") -> Choice:
         """The engine that serves requests which name none.
+
+        Args:
+            need: what it must be able to do, see `engines.catalog.can`.
 
         Raises:
             EngineUnavailable: there is none.
         """
-        return self.catalog.choose(self.engine)
+        return self.catalog.choose(self.engine, need)
 
     @property
     def queued(self) -> int:

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
+from typing import Protocol
 
 from stepaudiod.errors import EngineUnavailable, NotFound
-from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.speech import Capabilities, EngineDescription, Voice
-from stepaudiod.voices import VoiceLibrary
 
-STEP_AUDIO_LANGUAGES = ("en", "zh", "ja", "ko")
 EN = ("en",)
 EN_ZH = ("en", "zh")
 
 
-def _openai_voices(
+def share_openai_voices(
     warm: dict[str, str], bright: dict[str, str], deep: dict[str, str], british: dict[str, str]
 ) -> dict[str, dict[str, str]]:
     """OpenAI's voice names shared out among four characters, each a voice for every language."""
@@ -41,7 +38,7 @@ HIBARI = EngineDescription(
     install="reinstall stepaudiod: the hibari-tts package belongs to the base install",
     capabilities=Capabilities(speak=True, languages=EN),
     voices=(Voice("heart", "warm American English", "en-US", "female", EN),),
-    openai_voices=_openai_voices(_HEART, _HEART, _HEART, _HEART),
+    openai_voices=share_openai_voices(_HEART, _HEART, _HEART, _HEART),
 )
 
 KOKORO = EngineDescription(
@@ -71,7 +68,7 @@ KOKORO = EngineDescription(
         Voice("zf_xiaobei", "bright Mandarin", "zh-CN", "female", EN_ZH),
         Voice("zm_yunxi", "steady Mandarin", "zh-CN", "male", EN_ZH),
     ),
-    openai_voices=_openai_voices(
+    openai_voices=share_openai_voices(
         warm={"en": "af_heart", "zh": "zf_xiaoxiao"},
         bright={"en": "af_heart", "zh": "zf_xiaobei"},
         deep={"en": "am_michael", "zh": "zm_yunxi"},
@@ -83,62 +80,65 @@ BEST_FIRST = (KOKORO, HIBARI)
 """What the packages ship."""
 
 
-def describe_step_audio(data: Path, device: str, dtype: str, quantization: str) -> EngineDescription:
-    """Step-Audio-EditX with the weights and the voices below a folder.
-
-    Args:
-        data: holds `models` and `voices`.
-        device: as in the configuration, like the other two.
-        dtype: the language model's.
-        quantization: of its weights.
-    """
-    models, library = data / "models", VoiceLibrary(data / "voices")
-    voices = tuple(
-        Voice(v.id, v.description or v.name, v.language or "und", v.gender or "unknown", STEP_AUDIO_LANGUAGES)
-        for v in library.list()
-    )
-    first = {"en": voices[0].id} if voices else {}
-    problem = next((str(problem) for problem in Checkpoint(models).problems()), "")
-    if not problem and not voices:
-        problem = f"there is no voice in {library.root}"
-    return EngineDescription(
-        name="step-audio-editx",
-        title="Step-Audio-EditX, voices cloned from recordings",
-        factory="stepaudiod.engines.stepaudio:StepAudioEngine",
-        packages=("torch", "tokenizers", "safetensors"),
-        install=f"install stepaudiod[step-audio], put the published folders into {models}, and make a voice",
-        capabilities=Capabilities(speak=True, clone=True, languages=STEP_AUDIO_LANGUAGES),
-        voices=voices,
-        openai_voices=_openai_voices(first, first, first, first) if voices else {},
-        options={
-            "models_dir": str(models),
-            "voices_dir": str(library.root),
-            "device": device,
-            "dtype": dtype,
-            "quantization": quantization,
-        },
-        problem=problem,
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The engine that serves requests which name none, and why it was taken."""
+    """The engine that does what a request needs, and why it was taken."""
 
     engine: EngineDescription
     reason: str
+
+
+class Pulled(Protocol):
+    """Engines whose weights and voices lie in a folder, and may come and go while the daemon runs."""
+
+    def stamp(self) -> object:
+        """Something that changes whenever `describe` might give something else; cheap."""
+
+    def describe(self) -> tuple[EngineDescription, ...]:
+        """The engines, the best first."""
+
+    def variant(self, name: str) -> EngineDescription | None:
+        """An engine that has another name for each number of bits; None where it isn't one."""
+
+
+def can(engine: EngineDescription, need: str) -> bool:
+    """Whether an engine does what is needed: `speak`, `clone`, `transcribe`, or an edit's mode."""
+    abilities = engine.capabilities
+    match need:
+        case "speak":
+            return abilities.speak and bool(engine.voices)
+        case "clone":
+            return abilities.clone
+        case "transcribe":
+            return abilities.transcribe
+    return need in abilities.edits
 
 
 class Catalog:
     """The engines of this installation.
 
     Args:
-        engines: all that exist, the best first.
+        shipped: those that packages bring, the best first.
+        pulled: those that need a folder; better than the shipped ones.
     """
 
-    def __init__(self, engines: tuple[EngineDescription, ...] = BEST_FIRST) -> None:
-        self.engines = engines
-        self._problems = {e.name: _problem(e) for e in engines}
+    def __init__(
+        self, shipped: tuple[EngineDescription, ...] = BEST_FIRST, pulled: Pulled | None = None
+    ) -> None:
+        self._shipped = shipped
+        self._pulled = pulled
+        self._stamp: object = None
+        self._engines: tuple[EngineDescription, ...] = shipped
+        self._problems = {e.name: _problem(e) for e in shipped}
+
+    @property
+    def engines(self) -> tuple[EngineDescription, ...]:
+        """All that exist, the best first; looked at again when a folder has changed."""
+        if self._pulled is not None and (stamp := self._pulled.stamp()) != self._stamp:
+            self._stamp = stamp
+            self._engines = (*self._pulled.describe(), *self._shipped)
+            self._problems = {e.name: _problem(e) for e in self._engines}
+        return self._engines
 
     def installed(self) -> list[EngineDescription]:
         """Engines that can be loaded, the best first."""
@@ -151,37 +151,58 @@ class Catalog:
             NotFound: there is no engine of that name.
             EngineUnavailable: there is, and it can't be used; says why.
         """
-        for engine in self.engines:
+        engines = self.engines
+        variant = self._pulled.variant(name) if self._pulled is not None else None
+        for engine in engines if variant is None else (variant,):
             if engine.name == name:
-                if problem := self._problems[name]:
+                if problem := _problem(engine):
                     raise EngineUnavailable(
                         f"The engine {name!r} can't be used: {problem}. To have it, {engine.install}."
                     )
                 return engine
-        known = ", ".join(e.name for e in self.engines)
-        raise NotFound(f"There is no model {name!r}. Models here: {known}.", "model")
+        known = ", ".join(e.name for e in engines)
+        raise NotFound(f"There is no model {name[:80]!r}. Models here: {known}.", "model")
 
-    def choose(self, setting: str) -> Choice:
+    def choose(self, setting: str, need: str = "speak") -> Choice:
         """The engine for requests that name none.
 
         Args:
-            setting: `auto` or an engine's name.
+            setting: `auto` or an engine's name; it is followed wherever that engine can do what is needed.
+            need: see `can`.
 
         Raises:
-            EngineUnavailable: what is set isn't installed, or nothing is.
+            EngineUnavailable: nothing here can do it.
         """
         if setting != "auto":
             try:
-                return Choice(self.get(setting), f'engine = "{setting}" is configured')
+                engine = self.get(setting)
             except NotFound as error:
                 raise EngineUnavailable(f'engine = "{setting}" is configured. {error}') from None
+            if can(engine, need):
+                return Choice(engine, f'engine = "{setting}" is configured')
         better: list[str] = []
         for engine in self.engines:
-            if problem := self._problems[engine.name]:
-                better.append(f"{engine.name} can't be used: {problem}")
-            else:
+            if can(engine, need) and not self._problems[engine.name]:
                 return Choice(engine, "; ".join(["the best that is installed", *better]))
-        raise EngineUnavailable("No engine is installed. " + "; ".join(e.install for e in self.engines) + ".")
+            if (why := self._why_not(engine, need)) is not None:
+                better.append(f"{engine.name} can't be used: {why}")
+        could = "; ".join(e.install for e in self.engines if self._would(e, need))
+        raise EngineUnavailable(
+            f"Nothing that is installed can {NEEDS.get(need, need)}. To have it, {could}."
+        )
+
+    def _would(self, engine: EngineDescription, need: str) -> bool:
+        """Whether an engine could do it, if its packages, weights and voices were there."""
+        return can(engine, need) or (need == "speak" and engine.capabilities.speak)
+
+    def _why_not(self, engine: EngineDescription, need: str) -> str | None:
+        """Why an engine that would be better isn't taken; None where it couldn't do it anyway."""
+        if not self._would(engine, need):
+            return None
+        return self._problems[engine.name] or "it has no voice yet"
+
+
+NEEDS = {"speak": "speak", "clone": "clone a voice", "transcribe": "transcribe"}
 
 
 def _problem(engine: EngineDescription) -> str:

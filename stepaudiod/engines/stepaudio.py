@@ -1,7 +1,8 @@
-"""Step-Audio-EditX as an engine: its voices are those of the library, cloned from their recordings.
+"""Step-Audio-EditX as an engine: voices cloned from recordings, recordings edited.
 
-What the model makes of a recording is kept beside it, named by the recording, its transcript and the
-checkpoint: a second request with the same voice encodes nothing.
+What the model makes of a library voice's recording is kept beside it, named by the recording, its transcript
+and the checkpoint: a second request with the same voice encodes nothing. References that come with a request
+are remembered while the worker lives.
 """
 
 from __future__ import annotations
@@ -9,37 +10,70 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from stepaudiod.audio.decode import decode
-from stepaudiod.engines.base import Progress, Waveform
-from stepaudiod.errors import EngineUnavailable, InvalidRequest, Unsupported
+from stepaudiod.audio.tempo import TempoStream
+from stepaudiod.engines.base import Clip, Progress, Waveform
+from stepaudiod.errors import EngineUnavailable, InvalidRequest
 from stepaudiod.model.checkpoint import Checkpoint
-from stepaudiod.model.pipeline import SAMPLE_RATE, LoadProgress, Pipeline, Reference
-from stepaudiod.speech import SpeechRequest
+from stepaudiod.model.pipeline import (
+    SAMPLE_RATE,
+    Edit,
+    LoadProgress,
+    Pipeline,
+    PipelineOptions,
+    Reference,
+    Report,
+    Synthesis,
+)
+from stepaudiod.model.quantize import size_bytes
+from stepaudiod.model.segments import MAX_SECONDS
+from stepaudiod.speech import (
+    Change,
+    EditRequest,
+    Facts,
+    Recording,
+    Segment,
+    SpeechRequest,
+    TranscriptionRequest,
+)
 from stepaudiod.text.sentences import split_sentences
 from stepaudiod.voices import VoiceLibrary
+
+if TYPE_CHECKING:
+    from stepaudiod.engines.base import Transcribing
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+REMEMBERED = 32
+"""References in memory; each is some hundred kilobytes."""
 
 
 class StepAudioEngine:
     """The engine `step-audio-editx`.
 
     Args:
-        cache_dir: unused; what is cached lies beside the voices.
+        cache_dir: handed on to the recogniser.
         threads: processor threads for PyTorch.
         models_dir: holds both published folders.
         voices_dir: the voice library.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         dtype: `bf16`, `fp16` or `fp32`: the language model's.
         quantization: `none`, `int8` or `int4`.
+        check_output: notice silent, runaway and truncated speech.
+        recogniser: `name`, `factory`, `options` and `languages` of the engine that writes down what a
+            recording says where nobody told; None where there is none.
     """
 
     sample_rate = SAMPLE_RATE
@@ -54,75 +88,229 @@ class StepAudioEngine:
         device: str,
         dtype: str,
         quantization: str,
+        check_output: bool,
+        recogniser: dict[str, Any] | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         self._checkpoint = Checkpoint(Path(models_dir))
         self._voices = VoiceLibrary(Path(voices_dir))
         self._device = device
-        self._dtype = DTYPES[dtype]
-        self._quantization = None if quantization == "none" else quantization
-        self._references: dict[str, Reference] = {}
+        self._dtype = dtype
+        self._quantization = quantization
+        self._options = PipelineOptions(is_output_checked=check_output)
+        self._references: OrderedDict[str, Reference] = OrderedDict()
+        self._listener = None if recogniser is None else Listener(recogniser, cache_dir, threads)
 
     def load(self, progress: Progress) -> None:
-        """Read the weights; the kernel reads ahead meanwhile.
+        """Read the weights.
 
         Raises:
             EngineUnavailable: CUDA was asked for and isn't there.
             ModelFileError: a file is missing, cut short or wrong.
         """
-        self._checkpoint.prefetch()
 
         def tell(loaded: LoadProgress) -> None:
-            progress(loaded.stage, loaded.done_bytes / max(loaded.total_bytes, 1))
+            done, total = (size / 1e9 for size in (loaded.done_bytes, loaded.total_bytes))
+            stage = f"{loaded.stage}, {done:.1f} of {total:.1f} GB"
+            progress(stage, loaded.done_bytes / max(loaded.total_bytes, 1))
 
         device = _device(self._device)
+        quantization = None if self._quantization == "none" else self._quantization
         self._encoder_key = self._checkpoint.encoder_key()
-        self._pipeline = Pipeline.load(self._checkpoint.root, device, self._dtype, self._quantization, tell)
+        self._pipeline = Pipeline.load(
+            self._checkpoint.root,
+            device,
+            DTYPES[self._dtype],
+            quantization,
+            tell,
+            self._options,
+            quantized_folder=self._checkpoint.quantized,
+        )
 
-    def speak(self, request: SpeechRequest) -> Iterator[Waveform]:
+    def about(self) -> dict[str, str | int]:
+        """Where it runs and what its language model weighs."""
+        step1 = self._pipeline.networks.step1
+        return {
+            "device": str(step1.device),
+            "dtype": self._dtype,
+            "quantization": self._quantization,
+            "language_model_bytes": size_bytes(step1),
+        }
+
+    def speak(self, request: SpeechRequest) -> Iterator[Waveform | Facts]:
         """Say the text in the voice of the library that the request names, as it is made.
 
         Raises:
             NotFound: the library has no such voice.
-            Unsupported: the request wants a speed; the model has none for speech.
+            InvalidRequest: nobody knows what the voice's recording says, or a change doesn't fit.
             SynthesisFailed: what came out can't be used, twice.
         """
-        if request.speed != 1.0:
-            raise Unsupported(
-                "step-audio-editx speaks at the pace of its voice: leave `speed` out, or take kokoro.",
-                "speed",
-            )
-        reference = self._reference(request.voice)
-        yield from self._pipeline.clone(
-            reference, request.text, seed=request.seed, stream=True, splitter=_sentences
-        )
+        change = _edit(request.change)
+        yield from self._say(request, self._library_voice(request.voice), change, {})
 
-    def _reference(self, voice_id: str) -> Reference:
-        """What the model made of a voice: from memory, from beside the recording, or made now."""
-        voice, recording = self._voices.get(voice_id), self._voices.recording(voice_id)
-        if not voice.transcript:
-            raise InvalidRequest(
-                f"The voice {voice_id!r} has no transcript. Make it again with one.", "voice"
-            )
-        digest = hashlib.sha256(recording.read_bytes() + voice.transcript.encode())
-        digest.update(self._encoder_key.encode())
-        key = digest.hexdigest()[:32]
+    def clone(self, request: SpeechRequest, reference: Clip) -> Iterator[Waveform | Facts]:
+        """Say the text in the voice of a recording that came with the request, as it is made.
+
+        Raises:
+            InvalidRequest: the recording is silent or too short, nobody knows what it says, or a change
+                doesn't fit.
+            SynthesisFailed: what came out can't be used, twice.
+        """
+        change = _edit(request.change)
+        recording = request.reference
+        assert recording is not None
+        key = self._key(reference.waveform.tobytes() + recording.transcript.encode())
         if key not in self._references:
-            path = recording.parent / f"{key}.safetensors"
-            self._references[key] = _read(path) or self._encode(recording, voice.transcript, path)
+            self._remember(key, self._encode(reference, recording.transcript.strip(), recording.param))
+        encoded = self._recall(key)
+        facts = {} if recording.transcript.strip() else self._heard(encoded.transcript)
+        yield from self._say(request, encoded, change, facts)
+
+    def edit(self, request: EditRequest, clip: Clip) -> Iterator[Waveform | Facts]:
+        """Change a recording; a long one in pieces.
+
+        Raises:
+            InvalidRequest: the recording is silent or too short, nobody knows what it says, or the change
+                doesn't fit.
+            SynthesisFailed: what came out can't be used, twice.
+        """
+        edit = _edit(request.change)
+        assert edit is not None
+        facts: dict[str, str | int | float] = {}
+        said = request.recording.transcript.strip()
+        if edit.needs_transcript and not said:
+            said = self._listen(clip, request.recording.param)
+            facts = self._heard(said)
+        synthesis = self._pipeline.edit(
+            clip.waveform,
+            clip.sample_rate,
+            said,
+            edit,
+            seed=request.seed,
+            stream=True,
+            transcribe=self._transcriber(request.recording.transcript),
+        )
+        yield from _results(synthesis, facts)
+
+    def _say(
+        self, request: SpeechRequest, reference: Reference, change: Edit | None, facts: dict[str, Any]
+    ) -> Iterator[Waveform | Facts]:
+        synthesis = self._pipeline.clone(
+            reference,
+            request.text,
+            language=request.language,
+            edit=change,
+            seed=request.seed,
+            stream=True,
+            splitter=_sentences,
+        )
+        yield from _at_speed(_results(synthesis, facts), request.speed)
+
+    def _library_voice(self, voice_id: str) -> Reference:
+        """What the model made of a voice: from memory, from beside the recording, or made now."""
+        voice, path = self._voices.get(voice_id), self._voices.recording(voice_id)
+        key = self._key(path.read_bytes() + voice.transcript.encode())
+        if key in self._references:
+            return self._recall(key)
+        kept = path.parent / f"{key}.safetensors"
+        reference = _read(kept)
+        if reference is None:
+            clip = Clip(*decode(path, param="voice"))
+            reference = self._encode(clip, voice.transcript, "voice")
+            _keep(reference, kept)
+        self._remember(key, reference)
+        return reference
+
+    def _encode(self, clip: Clip, transcript: str, param: str) -> Reference:
+        """Encode a recording; of a long one the model takes a stretch, and only that is written down."""
+        if not transcript and clip.duration_s <= MAX_SECONDS:
+            transcript = self._listen(clip, param)
+        write_down = self._transcriber(transcript)
+        if not transcript and write_down is None:
+            raise self._deaf(param)
+        return self._pipeline.encode_reference(clip.waveform, clip.sample_rate, transcript, write_down)
+
+    def _key(self, content: bytes) -> str:
+        """Names what the model makes of a recording and its transcript."""
+        return hashlib.sha256(content + self._encoder_key.encode()).hexdigest()[:32]
+
+    def _remember(self, key: str, reference: Reference) -> None:
+        self._references[key] = reference
+        if len(self._references) > REMEMBERED:
+            self._references.popitem(last=False)
+
+    def _recall(self, key: str) -> Reference:
+        self._references.move_to_end(key)
         return self._references[key]
 
-    def _encode(self, recording: Path, transcript: str, path: Path) -> Reference:
-        """Encode the recording and keep the result; a folder that can't be written costs the next time."""
-        waveform, rate = decode(recording, param="voice")
-        reference = self._pipeline.encode_reference(waveform, rate, transcript)
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        try:
-            save_file(reference.to_tensors(), unfinished)
-            unfinished.rename(path)
-        except OSError as error:
-            log.warning("the encoded voice can't be kept in %s: %s", path.parent, error)
-        return reference
+    def _listen(self, clip: Clip, param: str) -> str:
+        """Write down what a recording says.
+
+        Raises:
+            InvalidRequest: there is nothing to listen with, or nothing was heard.
+        """
+        if self._listener is None:
+            raise self._deaf(param)
+        said = self._listener.write_down(clip)
+        if not said:
+            raise InvalidRequest(
+                f"The recogniser {self._listener.name} heard no words in the recording. Send its transcript.",
+                param,
+            )
+        return said
+
+    def _heard(self, transcript: str) -> dict[str, str | int | float]:
+        """The facts about a transcript that nobody gave."""
+        by = "" if self._listener is None else self._listener.name
+        return {"transcript": transcript, "transcript_by": by}
+
+    def _deaf(self, param: str) -> InvalidRequest:
+        return InvalidRequest(
+            "Nobody told what the recording says, and no recogniser is installed. Send its transcript, "
+            "or run `stepaudioctl models pull whisper`.",
+            param,
+        )
+
+    def _transcriber(self, given: str) -> Callable[[Tensor, int], str] | None:
+        """Writes down pieces of a long recording, which is better than dealing a transcript out.
+
+        A recogniser of one language is trusted only where nobody gave a transcript, and so the language.
+        """
+        listener = self._listener
+        if listener is None or (given.strip() and not listener.is_multilingual):
+            return None
+        return lambda waveform, rate: listener.write_down(Clip(waveform.cpu().numpy(), rate))
+
+
+class Listener:
+    """The recogniser, loaded when it is first needed.
+
+    Args:
+        order: `name`, `factory`, `options` and `languages`.
+        cache_dir: where it may keep files.
+        threads: processor threads.
+    """
+
+    def __init__(self, order: dict[str, Any], cache_dir: Path, threads: int) -> None:
+        self.name: str = order["name"]
+        self.is_multilingual = len(order["languages"]) != 1
+        self._order = order
+        self._cache_dir = cache_dir
+        self._threads = threads
+        self._engine: Transcribing | None = None
+
+    def write_down(self, clip: Clip) -> str:
+        """What a recording says; "" where no words were heard."""
+        if self._engine is None:
+            module, _, name = self._order["factory"].partition(":")
+            factory = getattr(import_module(module), name)
+            engine: Transcribing = factory(
+                cache_dir=self._cache_dir, threads=self._threads, **self._order["options"]
+            )
+            engine.load(lambda stage, fraction: None)
+            self._engine = engine
+        heard = self._engine.transcribe(TranscriptionRequest(Recording("")), clip)
+        return " ".join(segment.text for segment in heard if isinstance(segment, Segment)).strip()
 
 
 def _device(setting: str) -> str:
@@ -137,6 +325,36 @@ def _device(setting: str) -> str:
     return setting
 
 
+def _edit(change: Change | None) -> Edit | None:
+    """The model's own form of a change, checked."""
+    return None if change is None else Edit(*asdict(change).values())
+
+
+def _results(synthesis: Synthesis, facts: dict[str, Any]) -> Iterator[Waveform | Facts]:
+    """What is known, then the sound, then what it took."""
+    report: Report = synthesis.report
+    facts = facts | {"seed": report.seed, "pieces": report.pieces}
+    if (stretch := report.reference_stretch) is not None:
+        facts["reference_stretch"] = f"{stretch.start:.2f}-{stretch.end:.2f}"
+    yield Facts(facts)
+    yield from synthesis
+    yield Facts(
+        {
+            "input_tokens": report.input_tokens,
+            "output_tokens": report.output_tokens,
+            "retries": report.retries,
+        }
+    )
+
+
+def _at_speed(results: Iterator[Waveform | Facts], speed: float) -> Iterator[Waveform | Facts]:
+    """The sound faster or slower at the same pitch; the model itself speaks at the pace of its voice."""
+    tempo = TempoStream(speed, SAMPLE_RATE)
+    for result in results:
+        yield result if isinstance(result, Facts) else tempo.push(result)
+    yield tempo.finish()
+
+
 def _read(path: Path) -> Reference | None:
     """The encoded voice; None where there is none, or one of another version."""
     if not path.exists():
@@ -145,6 +363,16 @@ def _read(path: Path) -> Reference | None:
         return Reference.from_tensors(load_file(path))
     except InvalidRequest:
         return None
+
+
+def _keep(reference: Reference, path: Path) -> None:
+    """Keep an encoded voice; a folder that can't be written costs the next time."""
+    unfinished = path.with_suffix(f".{os.getpid()}")
+    try:
+        save_file(reference.to_tensors(), unfinished)
+        unfinished.rename(path)
+    except OSError as error:
+        log.warning("the encoded voice can't be kept in %s: %s", path.parent, error)
 
 
 def _sentences(text: str) -> Sequence[str]:

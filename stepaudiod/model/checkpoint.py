@@ -80,6 +80,11 @@ class Checkpoint:
         """The semantic tokeniser."""
         return self.root / TOKENIZER_FOLDER / "speech_tokenizer_v1.onnx"
 
+    @property
+    def quantized(self) -> Path:
+        """Where the language model may lie in fewer bits, made from the published one."""
+        return self.root / f"{MODEL_FOLDER}-quantized"
+
     def shards(self) -> list[Path]:
         """The language model's weight files.
 

@@ -75,7 +75,7 @@ async def status(request: Request) -> Response:
         engine, reason = None, error.message
     return JSONResponse(
         {
-            **{e.name: _model_status(e.name, service, idle) for e in service.catalog.installed()},
+            **{name: _model_status(name, service, idle) for name in _names(service)},
             "daemon": {
                 "version": __version__,
                 "status": service.status(),
@@ -96,17 +96,26 @@ async def status(request: Request) -> Response:
     )
 
 
+def _names(service: Service) -> list[str]:
+    """The installed models, and a loaded variant that isn't among them."""
+    loaded = [] if service.worker is None else service.worker.loaded
+    return list(dict.fromkeys([*(e.name for e in service.catalog.installed()), *loaded]))
+
+
 def _model_status(name: str, service: Service, idle: IdleClock) -> dict[str, Any]:
-    """One model, in the form the old containers had."""
+    """One model, in the form the old containers had, and what it tells of itself where it is loaded."""
     worker = service.worker
+    about = None if worker is None else worker.loaded.get(name)
+    memory = worker.gpu_memory if worker is not None and about is not None else {}
     return {
-        "loaded": worker is not None and name in worker.loaded,
+        "loaded": about is not None,
         "auto_unload": idle.timeout_s is not None,
         "idle_timeout": idle.timeout_s,
         "idle_time": round(idle.idle_s, 3),
         "time_until_unload": idle.remaining_s if idle.remaining_s is None else round(idle.remaining_s, 3),
-        "gpu_memory_allocated_gb": 0.0,
-        "gpu_memory_reserved_gb": 0.0,
+        "gpu_memory_allocated_gb": round(memory.get("allocated_bytes", 0) / 1e9, 3),
+        "gpu_memory_reserved_gb": round(memory.get("reserved_bytes", 0) / 1e9, 3),
+        **(about or {}),
     }
 
 

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import wave
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from stepaudiod.engines.catalog import Catalog, describe_step_audio
+from stepaudiod.audio.decode import decode
+from stepaudiod.config import StepAudio
+from stepaudiod.engines.base import Clip, Waveform
+from stepaudiod.engines.catalog import BEST_FIRST, Catalog
+from stepaudiod.engines.pulled import PulledEngines
 from stepaudiod.engines.stepaudio import StepAudioEngine
-from stepaudiod.errors import InvalidRequest, NotFound, Unsupported
-from stepaudiod.model.pipeline import Pipeline, PipelineOptions
-from stepaudiod.speech import SpeechRequest
+from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound
+from stepaudiod.speech import Change, EditRequest, Facts, Recording, SpeechRequest
 from stepaudiod.voices import VoiceLibrary
 from tests.conftest import StartDaemon
 from tests.model.trees import write_tree
+
+STEP_AUDIO: dict[str, object] = {
+    "engine": "step-audio-editx",
+    "step_audio.dtype": "fp32",
+    "step_audio.check_output": "false",
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,59 +54,168 @@ def recording(path: Path) -> Path:
     return path
 
 
+def settings(**changes: Any) -> StepAudio:
+    """Random weights make no speech: their output is taken as it is."""
+    return StepAudio(**{"device": "cpu", "dtype": "fp32", "check_output": False} | changes)
+
+
 def engine(data: Path) -> StepAudioEngine:
-    description = describe_step_audio(data, "cpu", "fp32", "none")
+    (description,) = PulledEngines(data, settings()).describe()
     assert description.problem == ""
     loaded = StepAudioEngine(cache_dir=data, threads=1, **description.options)
     loaded.load(lambda stage, fraction: None)
     return loaded
 
 
-def unchecked(loaded: StepAudioEngine) -> StepAudioEngine:
-    """Random weights make no speech: take what they give."""
-    options = PipelineOptions(is_output_checked=False, rows=2, length=2048)
-    loaded._pipeline = Pipeline(loaded._pipeline.networks, options)
-    return loaded
+@pytest.fixture(scope="module")
+def loaded(data: Path) -> StepAudioEngine:
+    return engine(data)
 
 
-def test_a_voice_is_encoded_once_and_kept_beside_its_recording(data: Path) -> None:
+@pytest.fixture(scope="module")
+def clip(data: Path) -> Clip:
+    return Clip(*decode(recording(data / "clip.wav")))
+
+
+def sound(results: Iterable[Waveform | Facts]) -> tuple[np.ndarray, dict[str, object]]:
+    """All of the sound, and every fact."""
+    parts, facts = [np.zeros(0, np.float32)], dict[str, object]()
+    for result in results:
+        if isinstance(result, Facts):
+            facts |= result.values
+        else:
+            parts.append(result)
+    return np.concatenate(parts), facts
+
+
+def test_a_voice_is_encoded_once_and_kept_beside_its_recording(data: Path, loaded: StepAudioEngine) -> None:
     request = SpeechRequest("Hello there.", "hum", seed=1)
-    first = np.concatenate(list(unchecked(engine(data)).speak(request)))
+    first, facts = sound(loaded.speak(request))
     kept = list((data / "voices" / "hum").glob("*.safetensors"))
     assert len(kept) == 1
     before = kept[0].stat().st_mtime_ns
-    again = np.concatenate(list(unchecked(engine(data)).speak(request)))
+    again, _ = sound(engine(data).speak(request))
     assert np.array_equal(first, again)
     assert kept[0].stat().st_mtime_ns == before
+    assert facts["seed"] == 1
+    assert int(str(facts["output_tokens"])) > 0
 
 
-def test_what_it_cannot_do_is_said(data: Path) -> None:
-    loaded = engine(data)
+def test_a_recording_with_the_request_is_cloned_and_no_trace_of_it_stays(
+    data: Path, loaded: StepAudioEngine, clip: Clip
+) -> None:
+    before = sorted(data.rglob("*"))
+    request = SpeechRequest("Hello there.", "", seed=1, reference=Recording("unused.wav", "a hum"))
+    cloned, _ = sound(loaded.clone(request, clip))
+    assert np.array_equal(cloned, sound(loaded.speak(SpeechRequest("Hello there.", "hum", seed=1)))[0])
+    assert sorted(data.rglob("*")) == before
+
+
+def test_a_clone_may_have_a_feeling(loaded: StepAudioEngine, clip: Clip) -> None:
+    request = SpeechRequest("Hello there.", "", seed=1, reference=Recording("unused.wav", "a hum"))
+    plain, _ = sound(loaded.clone(request, clip))
+    happy, _ = sound(loaded.clone(replace(request, change=Change("emotion", "happy")), clip))
+    assert not np.array_equal(plain, happy)
+    with pytest.raises(InvalidRequest, match="can't be combined"):
+        next(loaded.clone(replace(request, change=Change("denoise")), clip))
+
+
+def test_iterations_go_on_from_the_last_result(loaded: StepAudioEngine, clip: Clip) -> None:
+    once, twice = (
+        sound(
+            loaded.edit(
+                EditRequest(Recording("unused.wav", "a hum"), Change("denoise", iterations=n), 1), clip
+            )
+        )
+        for n in (1, 2)
+    )
+    assert not np.array_equal(once[0], twice[0])
+    assert int(str(twice[1]["input_tokens"])) > int(str(once[1]["input_tokens"]))
+
+
+def test_speed_changes_the_length(loaded: StepAudioEngine) -> None:
+    request = SpeechRequest("Hello there.", "hum", seed=1)
+    plain, fast = (sound(loaded.speak(replace(request, speed=speed)))[0] for speed in (1.0, 1.6))
+    assert len(fast) == round(len(plain) / 1.6)
+
+
+def test_work_without_sound_yet_still_shows_that_it_moves(loaded: StepAudioEngine, clip: Clip) -> None:
+    change = Change("emotion", "happy", iterations=2)
+    results = loaded.edit(EditRequest(Recording("unused.wav", "a hum"), change, 1), clip)
+    assert any(isinstance(result, np.ndarray) and not result.size for result in results)
+
+
+def test_what_it_cannot_do_is_said(data: Path, loaded: StepAudioEngine, clip: Clip) -> None:
     with pytest.raises(NotFound, match="hum"):
-        next(iter(loaded.speak(SpeechRequest("Hello.", "nobody"))))
-    with pytest.raises(Unsupported, match="pace"):
-        next(iter(loaded.speak(SpeechRequest("Hello.", "hum", speed=2.0))))
+        next(loaded.speak(SpeechRequest("Hello.", "nobody")))
     library = VoiceLibrary(data / "voices")
     library.create("mute", recording(data / "mute.wav"), "", "mine")
     with pytest.raises(InvalidRequest, match="transcript"):
-        next(iter(loaded.speak(SpeechRequest("Hello.", "mute"))))
+        next(loaded.speak(SpeechRequest("Hello.", "mute")))
     library.delete("mute")
+    with pytest.raises(InvalidRequest, match="transcript"):
+        next(loaded.edit(EditRequest(Recording("unused.wav"), Change("emotion", "happy")), clip))
+    with pytest.raises(InvalidRequest, match="happy"):
+        next(loaded.edit(EditRequest(Recording("unused.wav"), Change("emotion", "glad")), clip))
 
 
-def test_auto_takes_it_when_weights_and_a_voice_are_there(data: Path, tmp_path: Path) -> None:
-    ready = Catalog((describe_step_audio(data, "auto", "bf16", "none"),))
+def test_auto_takes_it_for_what_it_can_do_at_the_moment(data: Path, tmp_path: Path) -> None:
+    ready = Catalog(BEST_FIRST, PulledEngines(data, settings()))
     assert ready.choose("auto").engine.name == "step-audio-editx"
-    absent = describe_step_audio(tmp_path, "auto", "bf16", "none")
-    assert "missing" in absent.problem or "holds no" in absent.problem
+    assert ready.choose("auto", "emotion").engine.name == "step-audio-editx"
+    os.symlink(data / "models", tmp_path / "models")
+    voiceless = Catalog(BEST_FIRST, PulledEngines(tmp_path, settings()))
+    assert voiceless.choose("auto", "clone").engine.name == "step-audio-editx"
+    choice = voiceless.choose("auto")
+    assert choice.engine.name != "step-audio-editx"
+    assert "no voice yet" in choice.reason
+    VoiceLibrary(tmp_path / "voices").create("Hum", data / "hum.wav", "a hum", "mine")
+    assert voiceless.choose("auto").engine.name == "step-audio-editx"
+
+
+def test_without_weights_it_says_how_to_have_them(tmp_path: Path) -> None:
+    empty = Catalog(BEST_FIRST, PulledEngines(tmp_path, settings()))
+    with pytest.raises(EngineUnavailable, match="models pull"):
+        empty.choose("auto", "emotion")
+    with pytest.raises(EngineUnavailable, match="models pull"):
+        empty.get("step-audio-editx")
+    with pytest.raises(NotFound, match="no model"):
+        empty.get("step-audio-editx-int3")
 
 
 def test_the_daemon_loads_it_and_tells_how_far(start_daemon: StartDaemon, data: Path) -> None:
-    daemon = start_daemon({"engine": "step-audio-editx", "data_dir": data, "step_audio.dtype": "fp32"})
+    daemon = start_daemon(STEP_AUDIO | {"data_dir": data})
     with daemon.client() as client:
         assert [voice["id"] for voice in client.get("/v1/voices").json()] == ["hum"]
         said = {"model": "tts-1", "voice": "alloy", "input": "Hello.", "response_format": "wav", "seed": 1}
-        # random weights make no speech, and the engine may say so at any moment; the daemon lives
-        with contextlib.suppress(httpx.RemoteProtocolError):
-            assert client.post("/v1/audio/speech", json=said, timeout=300).status_code in (200, 500)
-        assert client.get("/api/v1/models/status").json()["step-audio-editx"]["loaded"] is True
-    daemon.notify.wait_for("STATUS=speaking to 1 · loading step-audio-editx")
+        answer = client.post("/v1/audio/speech", json=said, timeout=300)
+        assert answer.status_code == 200
+        assert answer.headers["X-StepAudio-Seed"] == "1"
+        loaded = client.get("/api/v1/models/status").json()["step-audio-editx"]
+        assert loaded["loaded"] is True
+        assert loaded["device"] == "cpu"
+    daemon.notify.wait_for("STATUS=speaking to 1 · loading step-audio-editx: language model")
+    assert any(" GB " in message for message in daemon.notify.messages)
+
+
+def test_one_variant_at_a_time_and_nobody_is_cut_off(start_daemon: StartDaemon, data: Path) -> None:
+    daemon = start_daemon(STEP_AUDIO | {"data_dir": data})
+    said = {
+        "voice": "hum",
+        "input": "Hello there, this is a longer one.",
+        "response_format": "wav",
+        "seed": 1,
+    }
+    variants = ["step-audio-editx", "step-audio-editx-int4"] * 3
+    with daemon.client() as client, ThreadPoolExecutor(len(variants)) as pool:
+
+        def ask(model: str) -> httpx.Response:
+            return client.post("/v1/audio/speech", json=said | {"model": model}, timeout=300)
+
+        answers = list(pool.map(ask, variants))
+        assert [answer.status_code for answer in answers] == [200] * len(variants)
+        plain, other = ({answer.content for answer in answers[i::2]} for i in (0, 1))
+        assert len(plain) == len(other) == 1
+        assert plain != other
+        status = client.get("/api/v1/models/status").json()
+        assert sum(bool(model.get("loaded")) for model in status.values()) == 1

@@ -1,0 +1,119 @@
+"""The engines that live in the data folder: what `stepaudioctl models pull` fetched, and people's voices.
+
+The front reads this: nothing here imports an engine. Folders are looked at again whenever they change, so
+that a model that has just been pulled, or a voice that another daemon made, is there at once.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stepaudiod.config import StepAudio
+from stepaudiod.engines.catalog import share_openai_voices
+from stepaudiod.model.checkpoint import Checkpoint
+from stepaudiod.model.edits import OPTIONS
+from stepaudiod.speech import Capabilities, EngineDescription, Voice
+from stepaudiod.voices import VoiceLibrary
+
+STEP_AUDIO = "step-audio-editx"
+STEP_AUDIO_LANGUAGES = ("en", "zh", "ja", "ko")
+QUANTIZATIONS = {"base": "none", "int8": "int8", "int4": "int4"}
+"""The ends of the names of Step-Audio-EditX's variants: `step-audio-editx-int8`."""
+OLD_VARIANTS = {"base": "base", "bnb": "int8", "awq": "int4"}
+"""What the interface before this one called them."""
+
+
+@dataclass(frozen=True)
+class PulledEngines:
+    """What the data folder holds.
+
+    Args:
+        data: has `models` and `voices` in it.
+        settings: of Step-Audio-EditX.
+        recognisers: engines that may write down what a reference says, the best first.
+    """
+
+    data: Path
+    settings: StepAudio
+    recognisers: tuple[EngineDescription, ...] = ()
+
+    def stamp(self) -> object:
+        """When each folder last changed."""
+        models, voices = self.data / "models", self.data / "voices"
+        return (_times(models), _times(voices), _times(models / "Step-Audio-EditX"))
+
+    def describe(self) -> tuple[EngineDescription, ...]:
+        """Step-Audio-EditX with the library's voices."""
+        return (self._step_audio(),)
+
+    def variant(self, name: str) -> EngineDescription | None:
+        """`step-audio-editx-int8` and its kin: the same with other weights."""
+        ending = name.removeprefix(f"{STEP_AUDIO}-")
+        if ending == name or ending not in QUANTIZATIONS:
+            return None
+        plain = self._step_audio()
+        return replace(
+            plain,
+            name=name,
+            title=f"{plain.title} ({ending})",
+            options=plain.options | {"quantization": QUANTIZATIONS[ending]},
+        )
+
+    def _step_audio(self) -> EngineDescription:
+        checkpoint, library = Checkpoint(self.data / "models"), VoiceLibrary(self.data / "voices")
+        problem = next((str(problem) for problem in checkpoint.problems()), "")
+        voices = tuple(
+            Voice(
+                v.id,
+                v.description or v.name,
+                v.language or "und",
+                v.gender or "unknown",
+                STEP_AUDIO_LANGUAGES,
+            )
+            for v in library.list()
+        )
+        first = {"en": voices[0].id} if voices else {}
+        recogniser = next(iter(self.recognisers), None)
+        return EngineDescription(
+            name=STEP_AUDIO,
+            title="Step-Audio-EditX, voices cloned from recordings",
+            factory="stepaudiod.engines.stepaudio:StepAudioEngine",
+            packages=("torch", "tokenizers", "safetensors"),
+            install=f"install stepaudiod[step-audio] and run `stepaudioctl models pull {STEP_AUDIO}`",
+            capabilities=Capabilities(
+                speak=True, clone=True, edits=tuple(OPTIONS), languages=STEP_AUDIO_LANGUAGES
+            ),
+            voices=voices,
+            openai_voices=share_openai_voices(first, first, first, first) if voices else {},
+            options={
+                "models_dir": str(checkpoint.root),
+                "voices_dir": str(library.root),
+                "device": self.settings.device,
+                "dtype": self.settings.dtype,
+                "quantization": self.settings.quantization,
+                "check_output": self.settings.check_output,
+                "recogniser": None
+                if recogniser is None
+                else {
+                    "name": recogniser.name,
+                    "factory": recogniser.factory,
+                    "options": recogniser.options,
+                    "languages": recogniser.capabilities.languages,
+                },
+            },
+            files=() if problem else tuple(str(path) for path in checkpoint.files()),
+            problem=problem,
+        )
+
+
+def _times(folder: Path) -> tuple[tuple[str, int], ...]:
+    """What is right below a folder, and when each last changed; nothing where it isn't there."""
+    found = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                found.append((entry.name, entry.stat().st_mtime_ns))
+    return tuple(sorted(found))

@@ -14,11 +14,13 @@ class Recording:
         path: where it lies; gone when the request is done.
         transcript: what it says; "" where the client didn't tell.
         param: the request field that errors about it name.
+        transcript_param: the same for its transcript.
     """
 
     path: str
     transcript: str = ""
     param: str = "file"
+    transcript_param: str = "transcript"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +142,18 @@ class Segment:
         start_s: seconds from the recording's beginning.
         end_s: likewise.
         words: its words, where they were asked for.
+        tokens: the model's ids.
+        average_logprob: mean logarithm of the tokens' probabilities.
+        no_speech_probability: 0..1.
     """
 
     text: str
     start_s: float
     end_s: float
     words: tuple[Word, ...] = ()
+    tokens: tuple[int, ...] = ()
+    average_logprob: float = 0.0
+    no_speech_probability: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +176,8 @@ class Voice:
         language: BCP 47 tag of the language the voice was made for.
         gender: "female" or "male".
         languages: every language the voice can speak.
+        name: what people call it; "" where that is the id.
+        transcript: what its recording says, where it has one.
     """
 
     id: str
@@ -175,6 +185,8 @@ class Voice:
     language: str
     gender: str
     languages: tuple[str, ...] = ()
+    name: str = ""
+    transcript: str = ""
 
 
 @dataclass(frozen=True, slots=True)

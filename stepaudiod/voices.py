@@ -11,6 +11,7 @@ A voice is written beside its place and then moved there, so that nobody ever se
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -99,6 +100,19 @@ class VoiceLibrary:
             f"The recording of the voice {id!r} is gone. Delete the voice and make it again.", "voice"
         )
 
+    def require_free(self, name: str) -> str:
+        """The id that a new voice of that name would have.
+
+        Raises:
+            InvalidRequest: the name names nobody, or it is taken.
+        """
+        id = make_id(name)
+        if (self.root / id).exists():
+            raise InvalidRequest(
+                f"There is a voice {id!r} already. Delete it first, or choose another name.", "name"
+            )
+        return id
+
     def create(
         self,
         name: str,
@@ -122,15 +136,11 @@ class VoiceLibrary:
             gender: "female", "male" or "".
 
         Raises:
-            InvalidRequest: the name makes no id, is taken, or there is no consent.
+            InvalidRequest: there is no name, it is taken, or there is no consent.
         """
-        id = make_id(name)
+        id = self.require_free(name)
         if not consent.strip():
             raise InvalidRequest("A voice needs consent: say who agreed that it is used.", "consent")
-        if (self.root / id).exists():
-            raise InvalidRequest(
-                f"There is a voice {id!r} already. Delete it first, or choose another name.", "name"
-            )
         voice = StoredVoice(
             id,
             name.strip(),
@@ -167,15 +177,19 @@ class VoiceLibrary:
 
 
 def make_id(name: str) -> str:
-    """A folder's name from what people call a voice: "Aunt Mei" is `aunt-mei`.
+    """A folder's name from what people call a voice: Aunt Mei is `aunt-mei`.
+
+    Letters that a folder's name can't have are told apart by a digest: 小美 is `voice-` and eight digits.
 
     Raises:
-        InvalidRequest: nothing is left of it.
+        InvalidRequest: there is no letter and no digit in it.
     """
-    id = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:64]
-    if not ID.fullmatch(id):
-        raise InvalidRequest(f"{name[:80]!r} makes no id: use at least one Latin letter or digit.", "name")
-    return id
+    if not any(c.isalnum() for c in name):
+        raise InvalidRequest(f"{name[:80]!r} names nobody: a voice's name needs a letter or a digit.", "name")
+    id = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:50].strip("-")
+    if all(c.isascii() for c in name if c.isalnum()):
+        return id
+    return f"{id or 'voice'}-{hashlib.sha256(name.strip().encode()).hexdigest()[:8]}"
 
 
 def _read(path: Path) -> StoredVoice:

@@ -76,6 +76,17 @@ KOKORO = EngineDescription(
     ),
 )
 
+PROBE = EngineDescription(
+    name="probe",
+    title="looks at a recording",
+    factory="stepaudiod.engines.probe:RecordingProbe",
+    packages=(),
+    install="reinstall stepaudiod",
+    capabilities=Capabilities(),
+    voices=(),
+)
+"""What a voice's recording goes through before it is kept; nobody asks for it by name."""
+
 BEST_FIRST = (KOKORO, HIBARI)
 """What the packages ship."""
 

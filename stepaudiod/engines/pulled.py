@@ -72,6 +72,8 @@ class PulledEngines:
                 v.language or "und",
                 v.gender or "unknown",
                 STEP_AUDIO_LANGUAGES,
+                v.name,
+                v.transcript,
             )
             for v in library.list()
         )

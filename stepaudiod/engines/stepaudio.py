@@ -12,6 +12,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -56,6 +57,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+TRANSCRIPT = "audio_text"
+"""What the model calls the transcript in its errors."""
+NO_RECOGNISER = (
+    "Nobody told what the recording says, and no recogniser is installed. Send its transcript, or run "
+    "`stepaudioctl models pull whisper`."
+)
 REMEMBERED = 32
 """References in memory; each is some hundred kilobytes."""
 
@@ -161,7 +168,8 @@ class StepAudioEngine:
         assert recording is not None
         key = self._key(reference.waveform.tobytes() + recording.transcript.encode())
         if key not in self._references:
-            self._remember(key, self._encode(reference, recording.transcript.strip(), recording.param))
+            with blaming(recording):
+                self._remember(key, self._encode(reference, recording.transcript.strip()))
         encoded = self._recall(key)
         facts = {} if recording.transcript.strip() else self._heard(encoded.transcript)
         yield from self._say(request, encoded, change, facts)
@@ -179,18 +187,20 @@ class StepAudioEngine:
         facts: dict[str, str | int | float] = {}
         said = request.recording.transcript.strip()
         if edit.needs_transcript and not said:
-            said = self._listen(clip, request.recording.param)
+            with blaming(request.recording):
+                said = self._listen(clip)
             facts = self._heard(said)
-        synthesis = self._pipeline.edit(
-            clip.waveform,
-            clip.sample_rate,
-            said,
-            edit,
-            seed=request.seed,
-            stream=True,
-            transcribe=self._transcriber(request.recording.transcript),
-        )
-        yield from _results(synthesis, facts)
+        with blaming(request.recording):
+            synthesis = self._pipeline.edit(
+                clip.waveform,
+                clip.sample_rate,
+                said,
+                edit,
+                seed=request.seed,
+                stream=True,
+                transcribe=self._transcriber(request.recording.transcript),
+            )
+            yield from _results(synthesis, facts)
 
     def _say(
         self, request: SpeechRequest, reference: Reference, change: Edit | None, facts: dict[str, Any]
@@ -215,19 +225,19 @@ class StepAudioEngine:
         kept = path.parent / f"{key}.safetensors"
         reference = _read(kept)
         if reference is None:
-            clip = Clip(*decode(path, param="voice"))
-            reference = self._encode(clip, voice.transcript, "voice")
+            with blaming(Recording(str(path), param="voice", transcript_param="voice")):
+                reference = self._encode(Clip(*decode(path)), voice.transcript)
             _keep(reference, kept)
         self._remember(key, reference)
         return reference
 
-    def _encode(self, clip: Clip, transcript: str, param: str) -> Reference:
+    def _encode(self, clip: Clip, transcript: str) -> Reference:
         """Encode a recording; of a long one the model takes a stretch, and only that is written down."""
         if not transcript and clip.duration_s <= MAX_SECONDS:
-            transcript = self._listen(clip, param)
+            transcript = self._listen(clip)
         write_down = self._transcriber(transcript)
         if not transcript and write_down is None:
-            raise self._deaf(param)
+            raise InvalidRequest(NO_RECOGNISER, TRANSCRIPT)
         return self._pipeline.encode_reference(clip.waveform, clip.sample_rate, transcript, write_down)
 
     def _key(self, content: bytes) -> str:
@@ -243,19 +253,19 @@ class StepAudioEngine:
         self._references.move_to_end(key)
         return self._references[key]
 
-    def _listen(self, clip: Clip, param: str) -> str:
+    def _listen(self, clip: Clip) -> str:
         """Write down what a recording says.
 
         Raises:
             InvalidRequest: there is nothing to listen with, or nothing was heard.
         """
         if self._listener is None:
-            raise self._deaf(param)
+            raise InvalidRequest(NO_RECOGNISER, TRANSCRIPT)
         said = self._listener.write_down(clip)
         if not said:
             raise InvalidRequest(
                 f"The recogniser {self._listener.name} heard no words in the recording. Send its transcript.",
-                param,
+                TRANSCRIPT,
             )
         return said
 
@@ -263,13 +273,6 @@ class StepAudioEngine:
         """The facts about a transcript that nobody gave."""
         by = "" if self._listener is None else self._listener.name
         return {"transcript": transcript, "transcript_by": by}
-
-    def _deaf(self, param: str) -> InvalidRequest:
-        return InvalidRequest(
-            "Nobody told what the recording says, and no recogniser is installed. Send its transcript, "
-            "or run `stepaudioctl models pull whisper`.",
-            param,
-        )
 
     def _transcriber(self, given: str) -> Callable[[Tensor, int], str] | None:
         """Writes down pieces of a long recording, which is better than dealing a transcript out.
@@ -280,6 +283,22 @@ class StepAudioEngine:
         if listener is None or (given.strip() and not listener.is_multilingual):
             return None
         return lambda waveform, rate: listener.write_down(Clip(waveform.cpu().numpy(), rate))
+
+
+@contextmanager
+def blaming(recording: Recording) -> Iterator[None]:
+    """Let errors about a recording or its transcript name the fields that the client knows."""
+    params = {
+        "audio": recording.param,
+        "input_audio": recording.param,
+        TRANSCRIPT: recording.transcript_param,
+        "file": recording.param,
+    }
+    try:
+        yield
+    except InvalidRequest as error:
+        error.param = params.get(error.param or "", error.param)
+        raise
 
 
 class Listener:

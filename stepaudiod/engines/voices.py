@@ -18,7 +18,7 @@ def resolve_voice(engine: EngineDescription, name: str, text: str) -> str:
 
     Args:
         engine: who is to speak.
-        name: a voice's id, one of OpenAI's voice names, or "" for any.
+        name: a voice's id or name, one of OpenAI's voice names, or "" for any.
         text: what is to be said; its main language decides whom an OpenAI name stands for.
 
     Raises:
@@ -38,9 +38,12 @@ def resolve_voice(engine: EngineDescription, name: str, text: str) -> str:
     )
 
 
-def find_voice(engine: EngineDescription, voice_id: str) -> Voice | None:
-    """The engine's own voice of that id."""
-    return next((voice for voice in engine.voices if voice.id == voice_id), None)
+def find_voice(engine: EngineDescription, name: str) -> Voice | None:
+    """The engine's own voice of that id, or the one that people call so."""
+    return next(
+        (v for v in engine.voices if v.id == name),
+        next((v for v in engine.voices if v.name.lower() == name.lower()), None),
+    )
 
 
 def require_speakable(engine: EngineDescription, text: str) -> None:

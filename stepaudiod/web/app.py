@@ -18,7 +18,8 @@ from stepaudiod.config import Settings
 from stepaudiod.idle import IdleClock
 from stepaudiod.service import Service
 from stepaudiod.systemd import Role
-from stepaudiod.web import models
+from stepaudiod.web import edits, models, transcriptions, voices
+from stepaudiod.web.body import SpoolUploads
 from stepaudiod.web.errors import HANDLERS
 from stepaudiod.web.speech import speech
 
@@ -39,7 +40,16 @@ async def page(request: Request) -> Response:
 WHAT_THE_PAGE_NEEDS = [
     Route("/healthz", healthz, methods=["GET"]),
     Route("/v1/audio/speech", speech, methods=["POST"]),
+    Route("/v1/audio/edits", edits.edits, methods=["POST"]),
+    Route("/v1/audio/transcriptions", transcriptions.transcriptions, methods=["POST"]),
+    Route("/v1/audio/voices", voices.create, methods=["POST"]),
+    Route("/v1/audio/voices", voices.list_voices, methods=["GET"]),
+    Route("/v1/audio/voices/{id}", voices.get, methods=["GET"]),
+    Route("/v1/audio/voices/{id}", voices.delete, methods=["DELETE"]),
+    Route("/v1/audio/voices/{id}/recording", voices.recording, methods=["GET"]),
+    Route("/v1/tags", edits.tags, methods=["GET"]),
     Route("/v1/models", models.list_models, methods=["GET"]),
+    Route("/v1/models/{id}", models.get_model, methods=["GET"]),
     Route("/v1/voices", models.list_voices, methods=["GET"]),
     Route("/api/v1/models/status", models.status, methods=["GET"]),
 ]
@@ -63,7 +73,9 @@ def build_app(role: Role, settings: Callable[[], Settings], service: Service, id
         idle: for what the status says of sleep.
     """
     app = Starlette(
-        routes=ROUTES[role], middleware=[Middleware(RequestId)], exception_handlers=dict(HANDLERS)
+        routes=ROUTES[role],
+        middleware=[Middleware(RequestId), Middleware(SpoolUploads)],
+        exception_handlers=dict(HANDLERS),
     )
     app.state.settings = settings
     app.state.service = service

@@ -1,43 +1,213 @@
-"""A request's JSON body: read within its limits, checked against its schema, mistakes named by field."""
+"""A request's body: read within its limits, checked against its schema, mistakes named by field.
+
+JSON stays in memory. The files of a multipart form are spooled to disk and are gone when the request is.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stepaudiod.config import Settings
 from stepaudiod.errors import InvalidRequest, TooLarge, TooSlow
 
 DISCARD = 64
 """This many times the limit is read and dropped, so that a client which still sends hears the refusal."""
+DISCARD_BYTES = 1 << 28
+"""And never more than this beyond it."""
+MAX_PARTS = 64
+
+SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
 
 Form = TypeVar("Form", bound=BaseModel)
 
 
-async def read_form(request: Request, schema: type[Form], settings: Settings) -> Form:
-    """The body as one of our schemas.
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file of a form.
+
+    Attributes:
+        path: where it lies.
+        filename: what the client calls it.
+        size_bytes: its length.
+    """
+
+    path: Path
+    filename: str
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class Spool:
+    """The files of one request, in a folder of their own."""
+
+    folder: Path | None = None
+    uploads: dict[str, Upload] = field(default_factory=dict)
+
+    def new_path(self, filename: str) -> Path:
+        """Where a file of that name goes; only its suffix is kept of it."""
+        if self.folder is None:
+            self.folder = Path(tempfile.mkdtemp(prefix="stepaudiod-"))
+        suffix = Path(filename).suffix.lower()
+        return self.folder / f"{len(self.uploads)}{suffix if SUFFIX.fullmatch(suffix) else '.bin'}"
+
+    def close(self) -> None:
+        """Remove them."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder = None
+
+
+class SpoolUploads:
+    """Gives every request a spool, and empties it when the response has ended, however it ended."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve with a spool."""
+        spool = Spool()
+        scope.setdefault("state", {})["spool"] = spool
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            spool.close()
+
+
+async def read_form(
+    request: Request, schema: type[Form], settings: Settings, limit: tuple[int, str] | None = None
+) -> Form:
+    """A JSON body as one of our schemas.
+
+    Args:
+        request: what came.
+        schema: what it should be.
+        settings: for the limits.
+        limit: bytes, and the setting that says so; None is `limits.max_body`.
 
     Raises:
         InvalidRequest: it isn't JSON, or a field is missing, unknown or wrong; `param` is the first at fault.
-        TooLarge: more bytes than `limits.max_body`.
+        TooLarge: more bytes than the limit.
         TooSlow: it stopped coming for `timeouts.body` seconds.
     """
-    body = await _read(request, settings)
+    size, setting = limit or (settings.limits.max_body, "limits.max_body")
+    body = bytearray()
+    async for piece in _pieces(request, settings, size, f"{setting}). Send the text in parts."):
+        body += piece
+    return check(schema, bytes(body))
+
+
+def check(schema: type[Form], body: bytes | dict[str, object]) -> Form:
+    """JSON, or a form's fields, as one of our schemas.
+
+    Raises:
+        InvalidRequest: a field is missing, unknown or wrong; `param` is the first at fault.
+    """
     try:
-        return schema.model_validate_json(body)
+        return schema.model_validate_json(body) if isinstance(body, bytes) else schema.model_validate(body)
     except ValidationError as error:
         raise InvalidRequest(*_explain(error)) from None
 
 
-async def _read(request: Request, settings: Settings) -> bytes:
-    """Every byte, as long as they keep coming and aren't too many."""
-    limit = settings.limits.max_body
-    body, size = bytearray(), 0
+async def read_multipart(
+    request: Request, schema: type[Form], settings: Settings, files: tuple[str, ...]
+) -> tuple[Form, dict[str, Upload]]:
+    """A multipart body: its fields as one of our schemas, its files on disk until the request is done.
+
+    Args:
+        request: what came.
+        schema: of the fields.
+        settings: for the limits.
+        files: the names of the fields that hold files.
+
+    Raises:
+        InvalidRequest: it isn't multipart, or a field is missing, unknown or wrong.
+        TooLarge: more bytes than `limits.max_upload`.
+        TooSlow: it stopped coming for `timeouts.body` seconds.
+    """
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise InvalidRequest("Send this as multipart/form-data, with the recording as a file.")
+    spool: Spool = request.scope["state"]["spool"]
+    limits = settings.limits
+    pieces = _pieces(request, settings, limits.max_upload, "limits.max_upload). Send a shorter recording.")
+    parser = MultiPartParser(
+        request.headers, pieces, max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=limits.max_body
+    )
+    try:
+        parsed = await parser.parse()
+    except MultiPartException as error:
+        raise InvalidRequest(f"The form can't be read: {error.message}") from None
+    fields: dict[str, object] = {}
+    try:
+        for name, value in parsed.multi_items():
+            if name not in files:
+                _add(fields, name, value)
+            elif not isinstance(value, UploadFile):
+                raise InvalidRequest(f"{name!r} is no file: send it with a file name.", name)
+            elif name in spool.uploads:
+                raise InvalidRequest(f"{name!r} is there twice.", name)
+            else:
+                spool.uploads[name] = await asyncio.to_thread(_keep, value, spool)
+    finally:
+        await parsed.close()
+    return check(schema, fields), spool.uploads
+
+
+def required(uploads: dict[str, Upload], name: str) -> Upload:
+    """A file that must be there.
+
+    Raises:
+        InvalidRequest: it isn't, or it is empty.
+    """
+    if name not in uploads:
+        raise InvalidRequest(f"{name!r} is required: a recording, as a file.", name)
+    if not uploads[name].size_bytes:
+        raise InvalidRequest(f"{name!r} is empty.", name)
+    return uploads[name]
+
+
+def _add(fields: dict[str, object], name: str, value: object) -> None:
+    """One field; a name in brackets makes a list."""
+    if isinstance(value, UploadFile):
+        raise InvalidRequest(f"There is no field {name!r} that takes a file.", name)
+    if name.endswith("[]"):
+        items = fields.setdefault(name.removesuffix("[]"), [])
+        assert isinstance(items, list)
+        items.append(value)
+    elif name in fields:
+        raise InvalidRequest(f"{name!r} is there twice.", name)
+    else:
+        fields[name] = value
+
+
+def _keep(file: UploadFile, spool: Spool) -> Upload:
+    """Put a file where the worker can read it."""
+    filename = file.filename or ""
+    path = spool.new_path(filename)
+    with path.open("wb") as target:
+        shutil.copyfileobj(file.file, target)
+    return Upload(path, filename, path.stat().st_size)
+
+
+async def _pieces(
+    request: Request, settings: Settings, limit: int, setting: str
+) -> AsyncGenerator[bytes, None]:
+    """The body's bytes, as long as they keep coming and aren't too many."""
+    size = 0
     stream = request.stream()
-    while size <= DISCARD * limit:
+    while size <= min(DISCARD * limit, limit + DISCARD_BYTES):
         try:
             async with asyncio.timeout(settings.timeouts.body):
                 piece = await anext(stream)
@@ -49,10 +219,9 @@ async def _read(request: Request, settings: Settings) -> bytes:
             raise InvalidRequest("The client left before its request was complete.") from None
         size += len(piece)
         if size <= limit:
-            body += piece
+            yield piece
     if size > limit:
-        raise TooLarge(f"The body is larger than {limit:,} bytes (limits.max_body). Send the text in parts.")
-    return bytes(body)
+        raise TooLarge(f"The body is larger than {limit:,} bytes ({setting}")
 
 
 def _explain(error: ValidationError) -> tuple[str, str | None]:

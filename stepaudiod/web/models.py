@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from stepaudiod import __version__
+from stepaudiod.engines.catalog import can
 from stepaudiod.errors import EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.service import Service
@@ -30,7 +32,23 @@ def _describe(engine: EngineDescription, service: Service) -> dict[str, Any]:
         choice = service.choice()
         if choice.engine is engine:
             model["default"] = choice.reason
-    return model | {"title": engine.title, "languages": engine.capabilities.languages}
+    abilities = engine.capabilities
+    return model | {
+        "title": engine.title,
+        "languages": abilities.languages,
+        "capabilities": {
+            "speak": can(engine, "speak"),
+            "clone": abilities.clone,
+            "transcribe": abilities.transcribe,
+            "edits": abilities.edits,
+        },
+    }
+
+
+async def get_model(request: Request) -> Response:
+    """`GET /v1/models/{id}`: one of them; a variant too."""
+    service: Service = request.app.state.service
+    return JSONResponse(_describe(service.catalog.get(request.path_params["id"]), service))
 
 
 async def list_models(request: Request) -> Response:
@@ -55,6 +73,9 @@ async def list_voices(request: Request) -> Response:
                 "gender": voice.gender,
                 "languages": voice.languages,
                 "model": engine.name,
+                "name": voice.name or voice.id,
+                "prompt_text": voice.transcript,
+                "prompt_audio": f"/v1/audio/voices/{quote(voice.id)}/recording" if voice.transcript else "",
                 "openai_names": sorted(
                     n for n, ids in engine.openai_voices.items() if voice.id in ids.values()
                 ),

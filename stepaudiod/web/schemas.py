@@ -2,33 +2,127 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from stepaudiod.model.edits import LANGUAGES, MAX_INTENSITY, MAX_ITERATIONS, MIN_INTENSITY
+
+AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+
+INTENSITIES = {
+    "slightly": 0.4,
+    "somewhat": 0.7,
+    "moderately": 1.0,
+    "noticeably": 1.5,
+    "much": 2.0,
+    "dramatically": 3.0,
+}
+"""Words for a strength; the numbers are those that the model's own words stand for."""
 
 
-class VoiceId(BaseModel):
-    """A voice named by an object, as OpenAI's clients may do."""
+def _number_of(word: object) -> object:
+    """A strength in words as the number it stands for."""
+    return INTENSITIES.get(word.strip().lower(), word) if isinstance(word, str) else word
+
+
+Intensity = Annotated[
+    float,
+    BeforeValidator(_number_of),
+    Field(
+        ge=MIN_INTENSITY,
+        le=MAX_INTENSITY,
+        description=f"of an emotion or a style: a number, or one of {', '.join(INTENSITIES)}",
+    ),
+]
+Iterations = Annotated[
+    int,
+    Field(ge=1, le=MAX_ITERATIONS, description="how often the edit is applied, each time to the last result"),
+]
+Seed = Annotated[
+    int | None, Field(ge=0, lt=2**48, description="makes the audio reproducible; the response names it")
+]
+Language = Annotated[
+    str | None,
+    Field(description=f"where the text alone doesn't tell: {', '.join(LANGUAGES)}; others need no name"),
+]
+
+
+class Form(BaseModel):
+    """A request: a field nobody knows is a mistake, not a wish."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class VoiceId(Form):
+    """A voice named by an object, as OpenAI's clients may do."""
 
     id: str
 
 
-class SpeechForm(BaseModel):
+class SpeechForm(Form):
     """`POST /v1/audio/speech`, in OpenAI's form."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str = Field(
         description="a model of /v1/models; tts-1 and its kin mean the one that `engine` chose"
     )
     input: str = Field(description="the text to speak")
     voice: str | VoiceId = Field(description="a voice of /v1/voices, or one of OpenAI's names")
-    response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
+    response_format: AudioFormat = "mp3"
     speed: float = Field(1.0, ge=0.25, le=4.0, description="1.0 is the voice's own pace")
-    seed: int | None = Field(None, ge=0, lt=2**63, description="makes the audio reproducible")
-    stream_format: Literal["audio"] = "audio"
-    instructions: str | None = Field(
-        None, description="how to speak; engines without styles leave it out and say so"
+    seed: Seed = None
+    language: Language = None
+    stream_format: Literal["audio", "sse"] = Field(
+        "audio", description="sse sends the audio in events, base64, and the usage at the end"
     )
+    instructions: str | None = Field(
+        None,
+        description="how to speak; an emotion, a style or a dialect that is named in it is followed where "
+        "the engine can, and a header says which",
+    )
+
+
+class TranscriptionForm(Form):
+    """`POST /v1/audio/transcriptions`, in OpenAI's form; `file` holds the recording."""
+
+    model: str = Field(description="a model of /v1/models; whisper-1 and its kin mean the best that is here")
+    language: str | None = Field(None, description="ISO 639-1 code of what is spoken; found out without it")
+    prompt: str = Field("", description="words that may come up")
+    response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
+    temperature: float = Field(0.0, ge=0.0, le=1.0)
+    timestamp_granularities: list[Literal["word", "segment"]] = Field(
+        ["segment"], description="which times verbose_json has"
+    )
+    stream: bool | None = Field(None, description="events while it is written down; json and text only")
+
+
+class VoiceForm(Form):
+    """`POST /v1/audio/voices`; `audio_sample` holds the recording."""
+
+    name: str = Field(min_length=1, max_length=200, description="what people call it; the id is made from it")
+    consent: str = Field(
+        min_length=1, max_length=2000, description="who agreed that this voice is used, in words"
+    )
+    transcript: str = Field(
+        "", max_length=10_000, description="what the recording says; written down by a recogniser without it"
+    )
+    description: str = Field("", max_length=500)
+    language: str = Field("", max_length=35, description="BCP 47 tag")
+    gender: Literal["", "female", "male"] = ""
+    type: Literal["audio_sample"] = "audio_sample"
+
+
+class EditForm(Form):
+    """`POST /v1/audio/edits`; `file` holds the recording."""
+
+    mode: str = Field(description="a mode of /v1/tags: emotion, style, speed, denoise, vad, paralinguistic")
+    model: str | None = Field(None, description="a model of /v1/models; without it the best that can")
+    edit_info: str | None = Field(None, description="which emotion, style or speed")
+    text: str | None = Field(None, description="for paralinguistic: the new text with its tags")
+    transcript: str = Field(
+        "", description="what the recording says; written down by a recogniser without it"
+    )
+    intensity: Intensity = 1.0
+    iterations: Iterations = 1
+    response_format: AudioFormat = "wav"
+    seed: Seed = None

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import quote
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from stepaudiod.errors import StepaudiodError
-from stepaudiod.speech import Facts
+from stepaudiod.speech import Facts, Segment
+from stepaudiod.web.errors import error_body
 from stepaudiod.worker.process import Audio, Result
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class StreamedResponse(Response):
         async with contextlib.aclosing(self._pieces) as pieces:  # type: ignore[type-var]
             first = await anext(pieces, None)
             while isinstance(first, Facts):
+                self.note(first)
                 self._tell(first)
                 first = await anext(pieces, None)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -62,10 +65,14 @@ class StreamedResponse(Response):
                 if first is not None:
                     await send(_part(self.body_of(first)))
                 async for piece in pieces:
-                    if body := self.body_of(piece):
+                    if isinstance(piece, Facts):
+                        self.note(piece)
+                    elif body := self.body_of(piece):
                         await send(_part(body))
             except StepaudiodError as error:
                 log.warning("a response was cut off after it had begun: %s", error)
+                if body := self.complaint(error):
+                    await send(_part(body))
                 return
         await send({"type": "http.response.body", "body": self.last(), "more_body": False})
 
@@ -79,9 +86,72 @@ class StreamedResponse(Response):
         """The bytes of one piece."""
         return piece.data if isinstance(piece, Audio) else b""
 
+    def note(self, facts: Facts) -> None:
+        """What the engine tells of its work."""
+
     def last(self) -> bytes:
         """The bytes behind the last piece."""
         return b""
+
+    def complaint(self, error: StepaudiodError) -> bytes:
+        """What to send before the connection is cut, where the form has room for an error."""
+        return b""
+
+
+class CollectedResponse(StreamedResponse):
+    """A response that can only be written when all pieces are there; errors keep their status to the end.
+
+    Args:
+        pieces: the work's results.
+        media_type: of the body.
+        render: makes the body of all segments and facts.
+    """
+
+    def __init__(
+        self,
+        pieces: AsyncIterator[Result],
+        media_type: str,
+        headers: dict[str, str],
+        render: Callable[[list[Segment], dict[str, str | int | float]], bytes],
+    ) -> None:
+        super().__init__(pieces, media_type, headers)
+        self._render = render
+
+    async def _send(self, send: Send) -> None:
+        """Collect, then send at once."""
+        segments: list[Segment] = []
+        facts: dict[str, str | int | float] = {}
+        async with contextlib.aclosing(self._pieces) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                if isinstance(piece, Segment):
+                    segments.append(piece)
+                elif isinstance(piece, Facts):
+                    facts |= piece.values
+        body = self._render(segments, facts)
+        self.headers["content-length"] = str(len(body))
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+class EventResponse(StreamedResponse):
+    """Server-sent events, as the HTML standard has them; an error is an event too.
+
+    Args:
+        pieces: the work's results.
+        headers: more of them.
+    """
+
+    def __init__(self, pieces: AsyncIterator[Result], headers: dict[str, str]) -> None:
+        super().__init__(pieces, "text/event-stream", headers | {"Cache-Control": "no-cache"})
+
+    def complaint(self, error: StepaudiodError) -> bytes:
+        """OpenAI's clients raise what comes as `error`."""
+        return event(json.loads(error_body(error.message, 500, error.code)))
+
+
+def event(data: dict[str, object]) -> bytes:
+    """One event."""
+    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
 def _part(body: bytes) -> dict[str, object]:

@@ -1,0 +1,110 @@
+"""Free instructions ("whisper, and sound sad") onto what the model knows: an emotion, a style, a language.
+
+OpenAI's models take any wish in words. This one was trained on a list of names; what is found of them is
+followed, and the response says what that was.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from stepaudiod.model.edits import EMOTIONS, LANGUAGES, STYLES
+from stepaudiod.speech import Change
+
+_SYNONYMS = {
+    "happy": "happily cheerful cheerfully joyful glad smiling upbeat 开心 高兴 快乐 愉快",
+    "angry": "angrily furious irate annoyed 生气 愤怒",
+    "sad": "sadly sorrowful mournful melancholy 悲伤 难过 伤心",
+    "humour": "humor humorous funny 幽默",
+    "confusion": "confused puzzled 困惑",
+    "disgusted": "disgust 厌恶",
+    "empathy": "empathetic sympathetic compassionate 同情",
+    "embarrass": "embarrassed 尴尬",
+    "fear": "fearful afraid scared frightened 害怕 恐惧",
+    "surprised": "surprise astonished amazed 惊讶",
+    "excited": "excitedly enthusiastic energetic 激动 兴奋",
+    "depressed": "gloomy 沮丧",
+    "coldness": "cold icy 冷漠 冷淡",
+    "admiration": "admiring 钦佩 崇拜",
+    "whisper": "whispered whispering 耳语 悄悄",
+    "serious": "seriously solemn 严肃",
+    "child": "childlike kid 孩子 儿童",
+    "older": "elderly old 老人",
+    "gentle": "gently soft softly soothing 温柔 轻柔",
+    "warm": "warmly friendly 温暖",
+    "recite": "reciting 朗诵",
+    "story": "storytelling storyteller narrator 讲故事",
+    "news": "newsreader newscaster anchor 新闻",
+    "radio": "电台 广播",
+    "advertising": "advertisement commercial 广告",
+    "shout": "shouting yell yelling 喊 大喊",
+    "murmur": "mumble mumbling 嘟囔",
+    "loudly": "loud 大声",
+    "act_coy": "coy 撒娇",
+    "shy": "shyly bashful 害羞",
+    "comfort": "comforting calming calm 安慰",
+    "authority": "authoritative commanding 权威",
+    "exaggerated": "dramatic theatrical 夸张",
+}
+_LANGUAGE_WORDS = {
+    "Sichuanese": "sichuan 四川话",
+    "Cantonese": "粤语 广东话",
+    "Japanese": "日语",
+    "Korean": "韩语",
+}
+_DIALECT_ONLY = ("Sichuanese", "Cantonese")
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What could be followed.
+
+    Attributes:
+        change: an emotion or a style.
+        language: as `SpeechRequest` takes it.
+    """
+
+    change: Change | None = None
+    language: str | None = None
+
+    @property
+    def said(self) -> str:
+        """For the response: `style=whisper; language=Cantonese`; "" where nothing was found."""
+        change = [] if self.change is None else [f"{self.change.mode}={self.change.info}"]
+        return "; ".join([*change, *([f"language={self.language}"] if self.language else [])])
+
+
+def follow(instructions: str) -> Followed:
+    """Find the first emotion or style and the first dialect that instructions name.
+
+    Args:
+        instructions: in English or Chinese; "not sad" isn't understood as a wish to be sad.
+    """
+    text = re.sub(
+        r"\b(?:not|no|never|don't be|without)(?: too| so| very)? \w+|不要\S{1,3}", " ", instructions.lower()
+    )
+    found: list[tuple[int, str, str]] = []
+    for mode, names in (("emotion", EMOTIONS), ("style", STYLES)):
+        for name in names:
+            if (at := _find(text, name, _SYNONYMS.get(name, ""))) is not None:
+                found.append((at, mode, name))
+    languages = [
+        (at, name)
+        for name in LANGUAGES
+        if name in _DIALECT_ONLY and (at := _find(text, name.lower(), _LANGUAGE_WORDS[name])) is not None
+    ]
+    change = Change(*min(found)[1:]) if found else None
+    return Followed(change, min(languages)[1] if languages else None)
+
+
+def _find(text: str, name: str, others: str) -> int | None:
+    """Where a name or one of its other words stands first."""
+    words = [name.replace("_", " "), *others.split()]
+    places = [match.start() for word in words if (match := _pattern(word).search(text))]
+    return min(places, default=None)
+
+
+def _pattern(word: str) -> re.Pattern[str]:
+    """A whole word; Chinese has no spaces around one."""
+    return re.compile(rf"\b{re.escape(word)}\b" if word.isascii() else re.escape(word))

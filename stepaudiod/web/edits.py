@@ -1,0 +1,68 @@
+"""`POST /v1/audio/edits`: a recording in, the changed one out; and `GET /v1/tags`, what can be changed."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from stepaudiod.audio.formats import MEDIA_TYPES
+from stepaudiod.config import Settings
+from stepaudiod.engines.catalog import can
+from stepaudiod.errors import InvalidRequest
+from stepaudiod.model.edits import LANGUAGES, OPTIONS, Edit
+from stepaudiod.service import Service
+from stepaudiod.speech import Change, EditRequest, Recording
+from stepaudiod.web.body import read_multipart, required
+from stepaudiod.web.engines import engine_for
+from stepaudiod.web.schemas import EditForm
+from stepaudiod.web.speech import check_length
+from stepaudiod.web.stream import StreamedResponse
+
+PARAMS = {"n_edit_iter": "iterations"}
+"""What the model's own errors call a field, and what it is called here."""
+
+
+async def edits(request: Request) -> Response:
+    """Change a recording."""
+    service: Service = request.app.state.service
+    settings: Settings = request.app.state.settings()
+    form, uploads = await read_multipart(request, EditForm, settings, ("file",))
+    file = required(uploads, "file")
+    change = checked(Change(form.mode, form.edit_info, form.text, form.intensity, form.iterations), PARAMS)
+    for param, text in (("text", form.text or ""), ("transcript", form.transcript)):
+        check_length(text, settings, param)
+    engine = engine_for(service, form.model, form.mode)
+    wanted = EditRequest(Recording(str(file.path), form.transcript), change, form.seed)
+    pieces = service.run(engine, wanted, form.response_format, request.scope["state"]["request_id"])
+    headers = {"X-StepAudio-Model": engine.name}
+    return StreamedResponse(pieces, MEDIA_TYPES[form.response_format], headers)
+
+
+def checked(change: Change, params: dict[str, str]) -> Change:
+    """The change, if its parts go together.
+
+    Args:
+        change: what the client wants.
+        params: what the client calls the fields.
+
+    Raises:
+        InvalidRequest: they don't; names the field and lists what is right.
+    """
+    try:
+        Edit(change.mode, change.info, change.text, change.intensity, change.iterations)
+    except InvalidRequest as error:
+        raise InvalidRequest(error.message, params.get(error.param or "", error.param)) from None
+    return change
+
+
+async def tags(request: Request) -> Response:
+    """`GET /v1/tags`: every mode with what it can be told, and the models that can do it here."""
+    service: Service = request.app.state.service
+    installed = service.catalog.installed()
+    return JSONResponse(
+        {
+            "data": {mode: list(options) for mode, options in OPTIONS.items()},
+            "languages": list(LANGUAGES),
+            "models": {mode: [e.name for e in installed if can(e, mode)] for mode in OPTIONS},
+        }
+    )

@@ -1,0 +1,45 @@
+"""Which engine a request means: the name in it, or whoever can do what it needs."""
+
+from __future__ import annotations
+
+from stepaudiod.engines.catalog import NEEDS, can
+from stepaudiod.errors import Unsupported
+from stepaudiod.service import Service
+from stepaudiod.speech import EngineDescription
+
+OPENAI_SPEECH = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+OPENAI_TRANSCRIPTION = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe")
+"""OpenAI's own model names: they mean whichever engine here does the work."""
+
+
+def engine_for(service: Service, model: str | None, need: str) -> EngineDescription:
+    """The engine that a request's `model` means.
+
+    Args:
+        service: knows what is installed.
+        model: as the client wrote it; None leaves it to us.
+        need: see `engines.catalog.can`.
+
+    Raises:
+        NotFound: there is no such model.
+        EngineUnavailable: it isn't installed, or nothing that is can do it.
+        Unsupported: the model that was named can't do it; names those that can.
+    """
+    if model is None or model in (OPENAI_TRANSCRIPTION if need == "transcribe" else OPENAI_SPEECH):
+        return service.choice(need).engine
+    engine = service.catalog.get(model)
+    if can(engine, need):
+        return engine
+    if need == "speak" and engine.capabilities.speak:
+        raise Unsupported(
+            f"The model {engine.name} has no voice yet. Make one from a recording: POST /v1/audio/voices.",
+            "voice",
+        )
+    others = [e.name for e in service.catalog.installed() if can(e, need)]
+    hint = f"These can: {', '.join(others)}." if others else _how(service, need)
+    raise Unsupported(f"The model {engine.name} can't {NEEDS.get(need, need)}. {hint}", "model")
+
+
+def _how(service: Service, need: str) -> str:
+    could = [e.install for e in service.catalog.engines if can(e, need)]
+    return f"To have one that can, {'; '.join(could)}." if could else "No engine can."

@@ -1,0 +1,205 @@
+"""`POST /v1/audio/transcriptions`: a recording in, what it says out, in OpenAI's form."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from stepaudiod.config import Settings
+from stepaudiod.errors import InvalidRequest
+from stepaudiod.service import Service
+from stepaudiod.speech import Facts, Recording, Segment, TranscriptionRequest
+from stepaudiod.web.body import read_multipart, required
+from stepaudiod.web.engines import engine_for
+from stepaudiod.web.schemas import TranscriptionForm
+from stepaudiod.web.stream import CollectedResponse, EventResponse, event
+from stepaudiod.worker.process import Result
+
+UNSPACED = ("zh", "ja", "th", "yue", "my", "lo", "km")
+"""Languages that put no space between two segments."""
+JSON, PLAIN = "application/json", "text/plain; charset=utf-8"
+
+
+async def transcriptions(request: Request) -> Response:
+    """Write a recording down."""
+    service: Service = request.app.state.service
+    settings: Settings = request.app.state.settings()
+    form, uploads = await read_multipart(request, TranscriptionForm, settings, ("file",))
+    file = required(uploads, "file")
+    engine = engine_for(service, form.model, "transcribe")
+    if form.stream and form.response_format not in ("json", "text"):
+        raise InvalidRequest("Only json and text can be streamed.", "response_format")
+    has_words = form.response_format == "verbose_json" and "word" in form.timestamp_granularities
+    wanted = TranscriptionRequest(
+        Recording(str(file.path)), form.language, form.prompt, form.temperature, has_words
+    )
+    pieces = service.run(engine, wanted, None, request.scope["state"]["request_id"])
+    headers = {"X-StepAudio-Model": engine.name}
+    if form.stream:
+        return TranscriptEvents(pieces, headers)
+    render, media_type = RENDERERS[form.response_format]
+    return CollectedResponse(
+        pieces, media_type, headers, lambda segments, facts: render(Transcript(segments, facts, form))
+    )
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """Everything that was heard."""
+
+    segments: list[Segment]
+    facts: dict[str, str | int | float]
+    form: TranscriptionForm
+
+    @property
+    def language(self) -> str:
+        """As the engine heard it, or as it was told."""
+        return str(self.facts.get("language", self.form.language or ""))
+
+    @property
+    def duration_s(self) -> float:
+        """Of the recording."""
+        last_s = max((segment.end_s for segment in self.segments), default=0.0)
+        return round(float(self.facts.get("duration_s", last_s)), 3)
+
+    @property
+    def text(self) -> str:
+        """All of it in one line."""
+        return joint(self.language).join(segment.text for segment in self.segments)
+
+
+def joint(language: str) -> str:
+    """What stands between two segments."""
+    return "" if language in UNSPACED else " "
+
+
+def as_text(transcript: Transcript) -> bytes:
+    """The text and a line break, as OpenAI sends it."""
+    return f"{transcript.text}\n".encode()
+
+
+def as_json(transcript: Transcript) -> bytes:
+    """`{"text": …}` and the usage."""
+    return _dump({"text": transcript.text, "usage": _usage(transcript)})
+
+
+def as_verbose_json(transcript: Transcript) -> bytes:
+    """Everything that is known of each segment, and each word where they were asked for."""
+    table: dict[str, Any] = {
+        "task": "transcribe",
+        "language": transcript.language,
+        "duration": transcript.duration_s,
+        "text": transcript.text,
+    }
+    granularities = transcript.form.timestamp_granularities
+    if "word" in granularities:
+        table["words"] = [
+            {"word": word.text, "start": round(word.start_s, 3), "end": round(word.end_s, 3)}
+            for segment in transcript.segments
+            for word in segment.words
+        ]
+    if "segment" in granularities:
+        table["segments"] = [
+            _verbose_segment(index, segment, transcript.form.temperature)
+            for index, segment in enumerate(transcript.segments)
+        ]
+    return _dump({**table, "usage": _usage(transcript)})
+
+
+def _verbose_segment(index: int, segment: Segment, temperature: float) -> dict[str, Any]:
+    text = segment.text.encode()
+    return {
+        "id": index,
+        "seek": round(segment.start_s * 100),
+        "start": round(segment.start_s, 3),
+        "end": round(segment.end_s, 3),
+        "text": segment.text,
+        "tokens": list(segment.tokens),
+        "temperature": temperature,
+        "avg_logprob": round(segment.average_logprob, 4),
+        "compression_ratio": round(len(text) / max(1, len(zlib.compress(text))), 4),
+        "no_speech_prob": round(segment.no_speech_probability, 4),
+    }
+
+
+def as_srt(transcript: Transcript) -> bytes:
+    """SubRip subtitles."""
+    blocks = [
+        f"{index}\n{_clock(s.start_s, ',')} --> {_clock(s.end_s, ',')}\n{s.text}\n"
+        for index, s in enumerate(transcript.segments, start=1)
+    ]
+    return "\n".join(blocks).encode()
+
+
+def as_vtt(transcript: Transcript) -> bytes:
+    """WebVTT subtitles (W3C)."""
+    blocks = [
+        f"{_clock(s.start_s, '.')} --> {_clock(s.end_s, '.')}\n{s.text.replace('-->', '->')}\n"
+        for s in transcript.segments
+    ]
+    return "\n".join(["WEBVTT\n", *blocks]).encode()
+
+
+def _clock(seconds: float, mark: str) -> str:
+    """01:02:03,456."""
+    thousandths = round(seconds * 1000)
+    return (
+        f"{thousandths // 3_600_000:02d}:{thousandths // 60_000 % 60:02d}"
+        f":{thousandths // 1000 % 60:02d}{mark}{thousandths % 1000:03d}"
+    )
+
+
+def _usage(transcript: Transcript) -> dict[str, object]:
+    return {"type": "duration", "seconds": transcript.duration_s}
+
+
+def _dump(table: dict[str, Any]) -> bytes:
+    return json.dumps(table, ensure_ascii=False).encode()
+
+
+RENDERERS: dict[str, tuple[Callable[[Transcript], bytes], str]] = {
+    "json": (as_json, JSON),
+    "text": (as_text, PLAIN),
+    "srt": (as_srt, PLAIN),
+    "verbose_json": (as_verbose_json, JSON),
+    "vtt": (as_vtt, "text/vtt; charset=utf-8"),
+}
+
+
+class TranscriptEvents(EventResponse):
+    """OpenAI's `transcript.text.delta` for each segment, then `transcript.text.done` with all of it."""
+
+    def __init__(self, pieces: AsyncIterator[Result], headers: dict[str, str]) -> None:
+        super().__init__(pieces, headers)
+        self._text = ""
+        self._facts: dict[str, str | int | float] = {}
+
+    def note(self, facts: Facts) -> None:
+        """The language decides what stands between two segments."""
+        self._facts |= facts.values
+
+    def body_of(self, piece: Result) -> bytes:
+        """What a segment adds."""
+        if not isinstance(piece, Segment):
+            return b""
+        added = (joint(str(self._facts.get("language", ""))) if self._text else "") + piece.text
+        self._text += added
+        return event({"type": "transcript.text.delta", "delta": added})
+
+    def last(self) -> bytes:
+        """All of it."""
+        output = int(self._facts.get("output_tokens", 0))
+        read = int(self._facts.get("input_tokens", 0))
+        usage = {
+            "type": "tokens",
+            "input_tokens": read,
+            "output_tokens": output,
+            "total_tokens": read + output,
+        }
+        return event({"type": "transcript.text.done", "text": self._text, "usage": usage})

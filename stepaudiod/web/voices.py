@@ -1,0 +1,130 @@
+"""`/v1/audio/voices`: voices that people make from recordings, in OpenAI's form."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+
+from stepaudiod.config import Settings
+from stepaudiod.engines.catalog import PROBE
+from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound
+from stepaudiod.service import Service
+from stepaudiod.speech import Recording, Segment, TranscriptionRequest
+from stepaudiod.voices import StoredVoice, VoiceLibrary
+from stepaudiod.web.body import read_multipart, required
+from stepaudiod.web.schemas import VoiceForm
+
+
+def _library(request: Request) -> VoiceLibrary:
+    settings: Settings = request.app.state.settings()
+    return VoiceLibrary(settings.data_path / "voices")
+
+
+def _describe(voice: StoredVoice) -> dict[str, Any]:
+    """OpenAI's fields, and what more there is."""
+    return {
+        "id": voice.id,
+        "object": "audio.voice",
+        "name": voice.name,
+        "created_at": voice.created,
+        "type": "audio_sample",
+        "transcript": voice.transcript,
+        "consent": voice.consent,
+        "description": voice.description,
+        "language": voice.language,
+        "gender": voice.gender,
+    }
+
+
+async def create(request: Request) -> Response:
+    """`POST /v1/audio/voices`: keep a recording as a voice; a recogniser writes it down where nobody told."""
+    settings: Settings = request.app.state.settings()
+    form, uploads = await read_multipart(request, VoiceForm, settings, ("audio_sample",))
+    sample = required(uploads, "audio_sample")
+    library = _library(request)
+    library.require_free(form.name)
+    heard = await _listen(request, Recording(str(sample.path), form.transcript, "audio_sample"))
+    voice = await asyncio.to_thread(
+        library.create,
+        form.name,
+        sample.path,
+        form.transcript.strip() or heard,
+        form.consent,
+        description=form.description,
+        language=form.language,
+        gender=form.gender,
+    )
+    return JSONResponse(_describe(voice))
+
+
+async def _listen(request: Request, recording: Recording) -> str:
+    """What the recording says, where nobody told; it is decoded in any case, so that it is known to be one.
+
+    Raises:
+        InvalidRequest: it is no recording of a voice, or nobody can tell what it says.
+    """
+    service: Service = request.app.state.service
+    engine = PROBE
+    if not recording.transcript.strip():
+        try:
+            engine = service.choice("transcribe").engine
+        except EngineUnavailable as error:
+            raise InvalidRequest(
+                f"'transcript' is required: no recogniser is installed. {error}", "transcript"
+            ) from None
+    words: list[str] = []
+    work = TranscriptionRequest(recording)
+    async with aclosing(service.run(engine, work, None, request.scope["state"]["request_id"])) as pieces:  # type: ignore[type-var]
+        async for piece in pieces:
+            if isinstance(piece, Segment):
+                words.append(piece.text)
+    if engine is not PROBE and not words:
+        raise InvalidRequest(
+            f"The recogniser {engine.name} heard no words in the recording. Send its 'transcript'.",
+            "transcript",
+        )
+    return " ".join(words)
+
+
+async def list_voices(request: Request) -> Response:
+    """`GET /v1/audio/voices`: those that people made, and those that come with the engines."""
+    service: Service = request.app.state.service
+    made = [_describe(voice) for voice in _library(request).list()]
+    shipped = [
+        {"id": voice.id, "object": "audio.voice", "name": voice.id, "created_at": 0, "type": "built_in"}
+        | {"model": engine.name, "description": voice.description, "language": voice.language}
+        for engine in service.catalog.installed()
+        for voice in engine.voices
+        if voice.id not in {each["id"] for each in made}
+    ]
+    return JSONResponse({"object": "list", "data": [*made, *shipped], "has_more": False})
+
+
+async def get(request: Request) -> Response:
+    """`GET /v1/audio/voices/{id}`: one that people made."""
+    return JSONResponse(_describe(_library(request).get(request.path_params["id"])))
+
+
+async def recording(request: Request) -> Response:
+    """`GET /v1/audio/voices/{id}/recording`: what it was made from."""
+    return FileResponse(_library(request).recording(request.path_params["id"]))
+
+
+async def delete(request: Request) -> Response:
+    """`DELETE /v1/audio/voices/{id}`: the voice and everything that was made of it."""
+    id = request.path_params["id"]
+    library = _library(request)
+    service: Service = request.app.state.service
+    if any(voice.id == id for engine in service.catalog.engines for voice in engine.voices):
+        try:
+            library.get(id)
+        except NotFound:
+            raise InvalidRequest(
+                f"The voice {id!r} comes with an engine and can't be deleted.", "id"
+            ) from None
+    await asyncio.to_thread(library.delete, id)
+    return JSONResponse({"id": id, "object": "audio.voice.deleted", "deleted": True})

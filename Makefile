@@ -15,7 +15,7 @@ VENV := .venv
 comma := ,
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-LOCKED := $(shell cat setup.cfg pyproject.toml constraints.txt Makefile 2>/dev/null | sha256sum | cut -c1-12)
+LOCKED := $(shell cat setup.cfg pyproject.toml constraints.txt Makefile packaging/lock/alone.in 2>/dev/null | sha256sum | cut -c1-12)
 PACKAGES := ca-certificates curl python3 python3-systemd python3-venv systemd
 TEST_PACKAGES := $(PACKAGES) mmdebstrap systemd-container
 
@@ -76,6 +76,7 @@ define install_venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt wheel setuptools
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --use-pep517 -c constraints.txt \
 	  --config-settings editable_mode=compat -e '.[$(1)]'
+	$(if $(findstring tools,$(1)),$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt -r packaging/lock/alone.in)
 	$(BIN)/python -m compileall -q stepaudiod
 endef
 

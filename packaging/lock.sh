@@ -1,6 +1,6 @@
 #!/bin/sh
-# Writes packaging/lock/*.txt: for each list.in the exact files that pip takes for it, with their digests. Versions come
-# from constraints.txt. What changes there gives the runtimes and voices a new version (packaging/lock/version).
+# Writes packaging/lock/*.txt: for each list.in the exact files that pip takes for it, with their digests; those of
+# alone.in become a part of lite.txt. Versions come from constraints.txt. What changes there gives the runtimes and voices a new version (packaging/lock/version).
 set -eu
 cd "$(dirname "$0")/.."
 export LC_ALL=C
@@ -22,6 +22,9 @@ PYTHON
 }
 
 lock lite
+lock alone --no-deps
+sed '/^#/d' packaging/lock/alone.txt >> packaging/lock/lite.txt
+rm packaging/lock/alone.txt
 lock voices --no-deps
 
 # The same contents keep their version: apt then leaves the heavy packages alone when only the daemon changes.

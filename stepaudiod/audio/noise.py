@@ -1,0 +1,84 @@
+"""Noise behind a voice taken away by RNNoise, a small network in a native library of the package pyrnnoise.
+
+Only its library is used, by ctypes: the package's own Python part would bring a plotting library along.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from weakref import finalize
+
+import numpy as np
+from numpy.typing import NDArray
+
+Waveform = NDArray[np.float32]
+
+RATE = 48_000
+"""Hz of what goes in and comes out."""
+
+FRAME = 480
+DELAY = 2 * FRAME
+"""Samples by which the library's output lags behind its input."""
+
+FULL_SCALE = 32768.0
+"""The library's samples are floats in the range of 16 bit."""
+
+
+def open_library() -> Any:
+    """RNNoise.
+
+    Raises:
+        OSError: the package pyrnnoise is missing, or its library can't be loaded.
+    """
+    spec = find_spec("pyrnnoise")
+    if spec is None or not spec.submodule_search_locations:
+        raise OSError("the package pyrnnoise is missing")
+    library = ctypes.CDLL(str(Path(spec.submodule_search_locations[0]) / "librnnoise.so"))
+    library.rnnoise_create.argtypes = [ctypes.c_void_p]
+    library.rnnoise_create.restype = ctypes.c_void_p
+    library.rnnoise_destroy.argtypes = [ctypes.c_void_p]
+    library.rnnoise_destroy.restype = None
+    library.rnnoise_process_frame.argtypes = [ctypes.c_void_p] * 3
+    library.rnnoise_process_frame.restype = ctypes.c_float
+    return library
+
+
+class Denoiser:
+    """A stream of 48 kHz samples without the noise behind the voice, as long as it was and in step with it.
+
+    Args:
+        library: from `open_library`.
+    """
+
+    def __init__(self, library: Any) -> None:
+        self._process = library.rnnoise_process_frame
+        self._state = library.rnnoise_create(None)
+        finalize(self, library.rnnoise_destroy, self._state)
+        self._held: Waveform = np.zeros(0, np.float32)  # less than a frame
+        self._ahead = DELAY  # samples of the library's output that belong before the beginning
+        self._owed = 0  # samples that came in and have not come out
+
+    def push(self, waveform: Waveform) -> Waveform:
+        """Take `(samples,)`; give what is ready."""
+        self._owed += len(waveform)
+        return self._clean(waveform)
+
+    def finish(self) -> Waveform:
+        """Give the rest."""
+        owed = self._owed
+        return self._clean(np.zeros(owed + self._ahead + FRAME, np.float32))[:owed]
+
+    def _clean(self, waveform: Waveform) -> Waveform:
+        samples = np.concatenate([self._held, waveform])
+        whole = len(samples) // FRAME * FRAME
+        self._held = samples[whole:]
+        frames = np.ascontiguousarray(samples[:whole] * np.float32(FULL_SCALE))
+        for start in range(frames.ctypes.data, frames.ctypes.data + frames.nbytes, FRAME * frames.itemsize):
+            self._process(self._state, start, start)
+        early = min(self._ahead, whole)
+        self._ahead -= early
+        self._owed -= whole - early
+        return frames[early:] / np.float32(FULL_SCALE)

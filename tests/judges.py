@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stepaudiod.audio.mel import log_mel, mel_filters, mel_power
 from stepaudiod.audio.resample import resample
+from stepaudiod.engines.byte_tokens import Spelling
 
 Array = NDArray[np.float32]
 
@@ -56,39 +58,6 @@ def package_file(package: str, *parts: str) -> Path:
     return Path(spec.submodule_search_locations[0]).joinpath(*parts)
 
 
-# ---- spectra
-
-
-@cache
-def mel_filters(bins: int, n_fft: int) -> Array:
-    """Slaney's triangular filters, area-normalised: `(bins, n_fft // 2 + 1)`."""
-
-    def to_hz(mel: Array) -> Array:
-        return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27)).astype(
-            np.float32
-        )
-
-    top = 15 + 27 * np.log(RATE / 2 / 1000) / np.log(6.4)
-    edges = to_hz(np.linspace(0, top, bins + 2, dtype=np.float32))
-    frequencies = np.fft.rfftfreq(n_fft, 1 / RATE)  # of an odd n_fft, the last is below RATE / 2
-    slopes = edges[:, None] - frequencies[None]  # (bins + 2, n_fft // 2 + 1)
-    widths = np.diff(edges)
-    rising, falling = -slopes[:-2] / widths[:-1, None], slopes[2:] / widths[1:, None]
-    filters = np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None]
-    return filters.astype(np.float32)
-
-
-def mel_power(audio: Array, n_fft: int, bins: int, pad_mode: Any) -> Array:
-    """Mel power spectrum at 100 frames a second: `(bins, frames)`."""
-    hop = RATE // 100
-    padded = np.pad(audio, n_fft // 2, mode=pad_mode)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]  # (frames, n_fft)
-    window = np.hanning(n_fft + 1)[:-1].astype(np.float32)
-    power = np.abs(np.fft.rfft(frames * window, axis=1)) ** 2  # (frames, n_fft // 2 + 1)
-    mel: Array = (mel_filters(bins, n_fft) @ power.T).astype(np.float32)
-    return mel
-
-
 # ---- what is heard
 
 
@@ -104,11 +73,8 @@ def _whisper() -> Any:
 def _features(audio: Array) -> Any:
     import ctranslate2
 
-    padded = np.zeros(WINDOW_S * RATE, np.float32)
-    padded[: len(audio)] = audio[: len(padded)]
-    mel = np.log10(np.maximum(mel_power(padded, 400, 80, "reflect")[:, :-1], 1e-10))
-    mel = (np.maximum(mel, mel.max() - 8) + 4) / 4
-    return ctranslate2.StorageView.from_array(np.ascontiguousarray(mel[None], np.float32))  # (1, 80, 3000)
+    mel = log_mel(audio[: WINDOW_S * RATE], mel_filters(80))
+    return ctranslate2.StorageView.from_array(mel[None])  # (1, 80, 3000)
 
 
 def transcribe(waveform: Array, sample_rate: int) -> str:
@@ -118,16 +84,7 @@ def transcribe(waveform: Array, sample_rate: int) -> str:
     prompt = ["<|startoftranscript|>", "<|notimestamps|>"]
     result = _whisper().generate(_features(audio), [prompt], beam_size=5)[0]
     tokens = [token for token in result.sequences[0] if not token.startswith("<|")]
-    return bytes(_token_bytes()[sign] for sign in "".join(tokens)).decode("utf-8", "replace").strip()
-
-
-@cache
-def _token_bytes() -> dict[str, int]:
-    """The signs that GPT-2's vocabulary writes bytes with."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    table = {chr(byte): byte for byte in plain}
-    others = [byte for byte in range(256) if byte not in plain]
-    return table | {chr(256 + index): byte for index, byte in enumerate(others)}
+    return Spelling().text(tokens).strip()
 
 
 def words(text: str) -> list[str]:
@@ -171,7 +128,7 @@ def p808_mos(waveform: Array, sample_rate: int) -> float:
     for start in range(0, windows * RATE, RATE):
         if start + length > len(audio):
             continue
-        mel = mel_power(audio[start : start + length - 160], 321, 120, "constant")
+        mel = mel_power(audio[start : start + length - 160], mel_filters(120, 321), 321, "constant")
         decibels = 10 * np.log10(np.maximum(mel, 1e-10) / max(mel.max(), 1e-10))
         features = (np.maximum(decibels, -80) + 40) / 40
         scores.append(_dnsmos().run(None, {"input_1": features.T[None].astype(np.float32)})[0][0][0])

@@ -5,7 +5,7 @@
 # make lock   write constraints.txt anew
 
 PYTHON ?= /usr/bin/python3
-EXTRAS ?= kokoro
+EXTRAS ?= kokoro,tools
 TEST_EXTRAS := kokoro,step-audio,tools,dev
 LISTEN ?= 127.0.0.1:7860
 RUNTIME_DIR := $(if $(filter 0,$(shell id -u)),/run,$(or $(XDG_RUNTIME_DIR),$(CURDIR)/build))

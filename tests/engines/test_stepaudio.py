@@ -17,7 +17,8 @@ import pytest
 from stepaudiod.audio.decode import decode
 from stepaudiod.config import StepAudio
 from stepaudiod.engines.base import Clip, Waveform
-from stepaudiod.engines.catalog import BEST_FIRST, Catalog
+from stepaudiod.engines.catalog import BEST_FIRST, WHISPER_TINY, Catalog
+from stepaudiod.engines.hibari import HibariEngine
 from stepaudiod.engines.pulled import PulledEngines
 from stepaudiod.engines.stepaudio import StepAudioEngine
 from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound
@@ -157,6 +158,22 @@ def test_what_it_cannot_do_is_said(data: Path, loaded: StepAudioEngine, clip: Cl
         next(loaded.edit(EditRequest(Recording("unused.wav"), Change("emotion", "happy")), clip))
     with pytest.raises(InvalidRequest, match="happy"):
         next(loaded.edit(EditRequest(Recording("unused.wav"), Change("emotion", "glad")), clip))
+
+
+def test_what_a_recording_says_is_written_down_where_nobody_told(data: Path, hibari: HibariEngine) -> None:
+    """The packaged recogniser hears the packaged voice."""
+    said = "The boy was there when the sun rose."
+    spoken = Clip(
+        np.concatenate(list(hibari.speak(SpeechRequest(said, "heart", seed=1)))), hibari.sample_rate
+    )
+    (description,) = PulledEngines(data, settings(), (WHISPER_TINY,)).describe()
+    listening = StepAudioEngine(cache_dir=data, threads=1, **description.options)
+    listening.load(lambda stage, fraction: None)
+    request = SpeechRequest("Hello.", "", seed=1, reference=Recording("unused.wav"))
+    facts = next(listening.clone(request, spoken))
+    assert isinstance(facts, Facts)
+    assert "sun rose" in str(facts.values["transcript"])
+    assert facts.values["transcript_by"] == WHISPER_TINY.name
 
 
 def test_auto_takes_it_for_what_it_can_do_at_the_moment(data: Path, tmp_path: Path) -> None:

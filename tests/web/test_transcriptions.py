@@ -1,0 +1,124 @@
+"""Recordings written down over the API, in every form that OpenAI's clients ask for."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import openai
+import pytest
+
+from tests.activation import DaemonProcess
+from tests.conftest import StartDaemon
+from tests.web.conftest import hum, wav
+
+SAID = "The boy was there when the sun rose. A rod is used to catch pink salmon."
+
+
+@pytest.fixture(scope="module")
+def awake(start_module_daemon: StartDaemon, tmp_path_factory: pytest.TempPathFactory) -> DaemonProcess:
+    return start_module_daemon({"data_dir": tmp_path_factory.mktemp("empty")})
+
+
+@pytest.fixture(scope="module")
+def spoken(awake: DaemonProcess) -> bytes:
+    """The daemon's own voice, as an mp3."""
+    say = {"model": "tts-1", "voice": "alloy", "input": SAID, "seed": 1}
+    return awake.shared_client.post("/v1/audio/speech", json=say).content
+
+
+@pytest.fixture(scope="module")
+def client(awake: DaemonProcess) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{awake.url}/v1", api_key="unused")
+
+
+def plain(text: str) -> str:
+    return re.sub(r"[^a-z ]", "", text.lower()).strip()
+
+
+def test_json_is_the_text_and_its_length(client: openai.OpenAI, spoken: bytes) -> None:
+    heard = client.audio.transcriptions.create(model="whisper-1", file=("said.mp3", spoken))
+    assert plain(heard.text) == plain(SAID)
+    assert heard.usage is not None
+    assert heard.usage.type == "duration"
+    assert 3 < heard.usage.seconds < 8
+
+
+def test_verbose_json_has_segments_and_words_in_order(client: openai.OpenAI, spoken: bytes) -> None:
+    heard = client.audio.transcriptions.create(
+        model="whisper-tiny.en",
+        file=("said.mp3", spoken),
+        response_format="verbose_json",
+        timestamp_granularities=["word", "segment"],
+    )
+    assert heard.language == "en"
+    assert heard.segments
+    assert heard.words
+    times = [time for word in heard.words for time in (word.start, word.end)]
+    assert times == sorted(times)
+    assert times[-1] <= heard.duration
+    assert plain(" ".join(word.word for word in heard.words)) == plain(SAID)
+    assert heard.segments[0].avg_logprob < 0
+    assert heard.segments[0].tokens
+
+
+def test_subtitles_have_the_times(awake: DaemonProcess, spoken: bytes) -> None:
+    def ask(response_format: str) -> httpx.Response:
+        data = {"model": "whisper-1", "response_format": response_format}
+        answer = awake.shared_client.post("/v1/audio/transcriptions", data=data, files={"file": spoken})
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    assert re.match(r"1\n00:00:00,\d{3} --> 00:00:0\d,\d{3}\nThe boy", ask("srt").text)
+    vtt = ask("vtt")
+    assert vtt.headers["content-type"] == "text/vtt; charset=utf-8"
+    assert re.match(r"WEBVTT\n\n00:00:00\.\d{3} --> 00:00:0\d\.\d{3}\nThe boy", vtt.text)
+    assert plain(ask("text").text) == plain(SAID)
+
+
+def test_a_stream_ends_with_all_of_it(client: openai.OpenAI, spoken: bytes) -> None:
+    stream = client.audio.transcriptions.create(model="whisper-1", file=("said.mp3", spoken), stream=True)
+    *deltas, done = list(stream)
+    assert done.type == "transcript.text.done"
+    assert "".join(event.delta for event in deltas if event.type == "transcript.text.delta") == done.text
+    assert plain(done.text) == plain(SAID)
+
+
+def test_what_it_cannot_hear_is_refused(client: openai.OpenAI, spoken: bytes) -> None:
+    with pytest.raises(openai.UnprocessableEntityError, match="models pull") as chinese:
+        client.audio.transcriptions.create(model="whisper-1", file=("said.mp3", spoken), language="zh")
+    assert chinese.value.param == "language"
+    with pytest.raises(openai.UnprocessableEntityError, match=r"whisper-tiny\.en"):
+        client.audio.transcriptions.create(model="hibari", file=("said.mp3", spoken))
+    with pytest.raises(openai.BadRequestError, match="can't be read"):
+        client.audio.transcriptions.create(model="whisper-1", file=("said.mp3", b"nothing" * 99))
+    with pytest.raises(openai.BadRequestError, match="is required"):
+        client.audio.transcriptions.create(model="whisper-1", file=None)  # type: ignore[call-overload]
+
+
+def test_silence_has_no_words(client: openai.OpenAI) -> None:
+    heard = client.audio.transcriptions.create(model="whisper-1", file=("quiet.wav", wav(0 * hum())))
+    assert heard.text == ""
+
+
+def test_a_voice_without_transcript_is_written_down(client: openai.OpenAI, spoken: bytes) -> None:
+    made = client.audio.voices.create(name="Heart", consent="our own", audio_sample=("said.mp3", spoken))
+    mine = client.get(f"/audio/voices/{made.id}", cast_to=object)
+    assert isinstance(mine, dict)
+    assert plain(mine["transcript"]) == plain(SAID)
+    with pytest.raises(openai.BadRequestError, match="no words"):
+        client.audio.voices.create(name="Nobody", consent="yes", audio_sample=("hum.wav", wav(0.01 * hum())))
+
+
+def test_an_edit_needs_no_large_model_where_a_small_one_can(awake: DaemonProcess, spoken: bytes) -> None:
+    form = {"mode": "speed", "edit_info": "more faster", "response_format": "mp3"}
+    answer = awake.shared_client.post("/v1/audio/edits", data=form, files={"file": spoken})
+    assert answer.headers["X-StepAudio-Model"] == "studio"
+    heard = awake.shared_client.post(
+        "/v1/audio/transcriptions", data={"model": "whisper-1"}, files={"file": answer.content}
+    ).json()
+    assert "sun rose" in plain(heard["text"])
+    emotion = {"mode": "emotion", "edit_info": "happy"}
+    refused = awake.shared_client.post("/v1/audio/edits", data=emotion, files={"file": spoken})
+    assert refused.status_code == 503
+    assert "models pull" in refused.json()["error"]["message"]

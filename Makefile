@@ -6,7 +6,7 @@
 
 PYTHON ?= /usr/bin/python3
 EXTRAS ?= kokoro,tools
-TEST_EXTRAS := kokoro,step-audio,tools,dev
+TEST_EXTRAS := kokoro,hub,step-audio,tools,dev
 LISTEN ?= 127.0.0.1:7860
 RUNTIME_DIR := $(if $(filter 0,$(shell id -u)),/run,$(or $(XDG_RUNTIME_DIR),$(CURDIR)/build))
 SOCKET ?= $(RUNTIME_DIR)/stepaudiod.sock

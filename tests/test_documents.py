@@ -285,7 +285,7 @@ def test_the_changelog_knows_this_version() -> None:
     assert metadata.version("stepaudiod") in text("CHANGELOG.md")
 
 
-@pytest.mark.parametrize("extra", ["", "kokoro", "tools", "page", "step-audio", "dev"])
+@pytest.mark.parametrize("extra", ["", "kokoro", "tools", "hub", "page", "step-audio", "dev"])
 def test_the_notice_names_everything_that_an_install_brings(extra: str) -> None:
     named = set(re.split(r"[\s,:()]+", text("NOTICE").lower().replace("_", "-")))
     missing = {name for name in requirements(extra) if name.replace("_", "-") not in named}

@@ -2,10 +2,15 @@
 
 CtlError
 ├── DaemonRefused      1   the daemon answered with an error
+├── HubRefused         1   a model hub answered with an error
+├── NotPermitted       1   files here belong to somebody else; the message says which command may
 ├── WrongUsage         2   what was typed can't be done
 ├── Unreachable        3   nobody answers; the message says what to do
 ├── IncompleteAudio    4   the audio ended before its end, or couldn't be kept
-└── PlayerMissing      5   nothing here can play it
+├── IncompleteModel    4   a model's file is missing, or isn't what it should be
+├── NoRoom             4   the disk hasn't the room for a model
+├── PlayerMissing      5   nothing here can play it
+└── ClientMissing      5   the package that talks to a model hub isn't installed
 Terminated           128+n signal n told us to stop; Ctrl-C is 130
 """
 
@@ -39,6 +44,20 @@ class DaemonRefused(CtlError):
         self.param = param
 
 
+class HubRefused(CtlError):
+    """A model hub answered with an error."""
+
+    exit_code = 1
+    code = "hub_refused"
+
+
+class NotPermitted(CtlError):
+    """Files here belong to somebody else."""
+
+    exit_code = 1
+    code = "not_permitted"
+
+
 class WrongUsage(CtlError):
     """What was typed can't be done."""
 
@@ -47,7 +66,7 @@ class WrongUsage(CtlError):
 
 
 class Unreachable(CtlError):
-    """Nobody answers at the address."""
+    """Nobody answers at the address: the daemon's, or a model hub's."""
 
     exit_code = 3
     code = "unreachable"
@@ -60,11 +79,32 @@ class IncompleteAudio(CtlError):
     code = "incomplete"
 
 
+class IncompleteModel(CtlError):
+    """A model's file is missing, or isn't what it should be."""
+
+    exit_code = 4
+    code = "model_incomplete"
+
+
+class NoRoom(CtlError):
+    """The disk hasn't the room for a model."""
+
+    exit_code = 4
+    code = "no_room"
+
+
 class PlayerMissing(CtlError):
     """There is no player, or the one there is doesn't work."""
 
     exit_code = 5
     code = "no_player"
+
+
+class ClientMissing(CtlError):
+    """The package that talks to a model hub isn't installed."""
+
+    exit_code = 5
+    code = "client_missing"
 
 
 class Terminated(KeyboardInterrupt):

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Protocol
 
 from stepaudiod import __version__
-from stepaudiod.ctl import say, status, unload, voices
+from stepaudiod.ctl import models, say, status, unload, voices
 from stepaudiod.ctl.errors import CtlError, Terminated
 from stepaudiod.ctl.options import Options, global_options
 from stepaudiod.ctl.terminal import Terminal
@@ -20,12 +20,12 @@ from stepaudiod.ctl.terminal import Terminal
 EXIT_CODES = """\
 exit codes:
   0    success
-  1    the daemon answered with an error
+  1    the daemon or a model hub answered with an error, or files belong to somebody else
   2    wrong usage
-  3    the daemon can't be reached
-  4    the audio came incomplete, or there was no room for it
-  5    no player was found, or it failed
-  130  interrupted by Ctrl-C (the daemon stops the work); 143 by a termination signal
+  3    the daemon can't be reached, or the model hub
+  4    audio or a model is incomplete, or there was no room for it
+  5    no player was found, or it failed; or a package that is needed isn't installed
+  130  interrupted by Ctrl-C (the daemon stops the work, a pull goes on later); 143 by a termination signal
   141  whoever read the output has gone
 """
 
@@ -43,7 +43,7 @@ class Command(Protocol):
         """Do it; what goes wrong is a `CtlError`."""
 
 
-COMMANDS: tuple[Command, ...] = (say, status, unload, voices)
+COMMANDS: tuple[Command, ...] = (say, status, unload, voices, models)
 
 
 def build_parser() -> argparse.ArgumentParser:

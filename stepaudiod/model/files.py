@@ -14,7 +14,7 @@ from stepaudiod.errors import ModelFileError
 
 def mend() -> str:
     """Say what to do about a damaged model file."""
-    return "run `stepaudioctl models verify` to see what is damaged, then `stepaudioctl models pull`"
+    return "run `stepaudioctl models verify`, which says which `stepaudioctl models pull` mends it"
 
 
 def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:

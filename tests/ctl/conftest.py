@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ctl.hub import Hub, published
+
 DEADLINE_S = 60.0
 LONG_TEXT = "This sentence is one of very many, and nobody will ever hear the last of them. " * 600
 
@@ -67,22 +69,24 @@ class Ctl:
     Args:
         address: options that say where the daemon is.
         path: the PATH it sees, so that only the players of a test are there.
+        environ: more variables.
     """
 
-    def __init__(self, address: tuple[str, ...], path: str) -> None:
+    def __init__(self, address: tuple[str, ...], path: str, **environ: str) -> None:
         self.address = address
         self.path = path
+        self.environ = {"PATH": path, **environ}
 
     def start(self, *arguments: str, **options: object) -> subprocess.Popen[bytes]:
         """The process, its streams piped unless said otherwise."""
         command = [sys.executable, "-m", "stepaudiod.ctl", *arguments, *self.address]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, env=_environ(PATH=self.path), **(pipes | options))  # type: ignore[call-overload,no-any-return]
+        return subprocess.Popen(command, env=_environ(**self.environ), **(pipes | options))  # type: ignore[call-overload,no-any-return]
 
     def run(self, *arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
         """What it did, once it is done."""
         command = [sys.executable, "-m", "stepaudiod.ctl", *arguments, *self.address]
-        environ = _environ(PATH=self.path)
+        environ = _environ(**self.environ)
         return subprocess.run(
             command, input=stdin or b"", env=environ, capture_output=True, timeout=DEADLINE_S, check=False
         )
@@ -99,6 +103,11 @@ def _environ(**more: str) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("STEPAUDIOD_")} | more
 
 
+def control(url: str, environ: dict[str, str], programs: Path, **more: str) -> Ctl:
+    """`stepaudioctl` that finds a hub there by the clients' own variables."""
+    return Ctl((), str(programs), **(environ | {"HF_ENDPOINT": url, "MODELSCOPE_ENDPOINT": url} | more))
+
+
 def add_program(folder: Path, name: str, script: str) -> None:
     """A shell script on the PATH of a test."""
     program = folder / name
@@ -107,6 +116,7 @@ def add_program(folder: Path, name: str, script: str) -> None:
 
 
 StartByHand = Callable[..., HandStarted]
+StartHub = Callable[..., Hub]
 
 
 @pytest.fixture
@@ -160,3 +170,51 @@ def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandStar
 def shared_ctl(shared_daemon: HandStarted, programs: Path) -> Ctl:
     """`stepaudioctl` for the shared daemon."""
     return Ctl(("--socket", shared_daemon.socket), str(programs))
+
+
+@pytest.fixture
+def start_hub() -> Iterator[StartHub]:
+    """Start a hub whose large file has so many bytes."""
+    started: list[Hub] = []
+
+    def start(large_bytes: int = 5000) -> Hub:
+        started.append(Hub(published(large_bytes)))
+        return started[-1]
+
+    yield start
+    for hub in started:
+        hub.close()
+
+
+@pytest.fixture
+def hub(start_hub: StartHub) -> Hub:
+    """A hub with tiny files."""
+    return start_hub()
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """Where models go."""
+    return tmp_path / "data" / "models"
+
+
+@pytest.fixture
+def hub_environ(tmp_path: Path) -> dict[str, str]:
+    """A user without any login, and a configuration that says where models are."""
+    return {
+        "HOME": str(tmp_path),
+        "HF_HOME": str(tmp_path / "huggingface"),
+        "HF_HUB_OFFLINE": "0",
+        "MODELSCOPE_HOME": str(tmp_path / "modelscope"),
+        "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "1",
+        "MODELSCOPE_DOWNLOAD_MAX_RETRIES": "0",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "127.0.0.1,localhost",
+        "STEPAUDIOD_DATA_DIR": str(tmp_path / "data"),
+    }
+
+
+@pytest.fixture
+def hub_ctl(hub: Hub, hub_environ: dict[str, str], programs: Path) -> Ctl:
+    """`stepaudioctl` that finds that hub by the clients' own variables."""
+    return control(hub.url, hub_environ, programs)

@@ -1,0 +1,150 @@
+"""What can be pulled: repositories, the folders they go to, and which of their files are wanted.
+
+Python files that a repository carries are never wanted: nothing here runs code that came with weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from stepaudiod.ctl.errors import WrongUsage
+from stepaudiod.model.checkpoint import DECODER_FOLDER, LINGUISTIC_FOLDER, MODEL_FOLDER, TOKENIZER_FOLDER
+
+LICENCES = ("LICENSE*", "NOTICE*")
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """One repository of a hub, and its folder here.
+
+    Attributes:
+        folder: below the folder of all models.
+        huggingface: its name at Hugging Face.
+        modelscope: its name at ModelScope.
+        needed: patterns of paths; each must match something.
+        optional: patterns of paths that are taken where they exist.
+        derived: folders that were made of its files here, and go when these change or go.
+    """
+
+    folder: str
+    huggingface: str
+    modelscope: str
+    needed: tuple[str, ...]
+    optional: tuple[str, ...] = LICENCES
+    derived: tuple[str, ...] = ()
+
+    def id(self, source: str) -> str:
+        """Its name at one of the two."""
+        return self.modelscope if source == "modelscope" else self.huggingface
+
+    def wanted(self, paths: Iterable[str]) -> list[str]:
+        """Those of a listing's paths that are ours."""
+        patterns = (*self.needed, *self.optional)
+        return [path for path in paths if any(_matches(path, pattern) for pattern in patterns)]
+
+    def missing(self, paths: Iterable[str]) -> list[str]:
+        """What should be among the paths and isn't."""
+        known = list(paths)
+        return [pattern for pattern in self.needed if not any(_matches(path, pattern) for path in known)]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedModel:
+    """What people pull by one name.
+
+    Attributes:
+        name: that name.
+        title: one line for a person.
+        repositories: all of them are needed.
+    """
+
+    name: str
+    title: str
+    repositories: tuple[Repository, ...]
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """Like a shell: a star stops at a slash."""
+    return path.count("/") == pattern.count("/") and PurePosixPath(path).match(pattern)
+
+
+STEP_AUDIO = PublishedModel(
+    name="step-audio-editx",
+    title="Step-Audio-EditX: clones and edits voices",
+    repositories=(
+        Repository(
+            folder=MODEL_FOLDER,
+            huggingface="stepfun-ai/Step-Audio-EditX",
+            modelscope="stepfun-ai/Step-Audio-EditX",
+            needed=(
+                "config.json",
+                "*.safetensors",
+                "tokenizer.model",
+                f"{DECODER_FOLDER}/flow.pt",
+                f"{DECODER_FOLDER}/hift.pt",
+                f"{DECODER_FOLDER}/campplus.onnx",
+            ),
+            optional=("model.safetensors.index.json", "tokenizer_config.json", *LICENCES),
+            derived=(f"{MODEL_FOLDER}-quantized",),
+        ),
+        Repository(
+            folder=TOKENIZER_FOLDER,
+            huggingface="stepfun-ai/Step-Audio-Tokenizer",
+            modelscope="stepfun-ai/Step-Audio-Tokenizer",
+            needed=(
+                "linguistic_tokenizer.npy",
+                "speech_tokenizer_v1.onnx",
+                f"{LINGUISTIC_FOLDER}/model.pt",
+                f"{LINGUISTIC_FOLDER}/am.mvn",
+            ),
+        ),
+    ),
+)
+
+WHISPER_SIZES = ("tiny", "base", "small", "medium", "large-v3", "large-v3-turbo")
+DEFAULT_WHISPER = "whisper-large-v3-turbo"
+
+
+def _whisper(size: str) -> PublishedModel:
+    """One size of Whisper, as transformers reads it."""
+    return PublishedModel(
+        name=f"whisper-{size}",
+        title=f"Whisper {size}: writes down what a recording says",
+        repositories=(
+            Repository(
+                folder=f"whisper-{size}",
+                huggingface=f"openai/whisper-{size}",
+                modelscope=f"openai-mirror/whisper-{size}",
+                needed=("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"),
+                optional=(
+                    "generation_config.json",
+                    "tokenizer_config.json",
+                    "special_tokens_map.json",
+                    "added_tokens.json",
+                    "vocab.json",
+                    "merges.txt",
+                    "normalizer.json",
+                    *LICENCES,
+                ),
+            ),
+        ),
+    )
+
+
+MODELS = (STEP_AUDIO, *(_whisper(size) for size in WHISPER_SIZES))
+
+
+def find(name: str) -> PublishedModel:
+    """The model of that name; `whisper` is the size that most people want.
+
+    Raises:
+        WrongUsage: there is none.
+    """
+    wanted = DEFAULT_WHISPER if name == "whisper" else name
+    for model in MODELS:
+        if model.name == wanted:
+            return model
+    known = ", ".join([STEP_AUDIO.name, "whisper", *(model.name for model in MODELS[1:])])
+    raise WrongUsage(f"There is no model {name!r} to pull. Models: {known}.")

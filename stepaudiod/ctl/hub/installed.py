@@ -1,0 +1,156 @@
+"""What lies in the folder of all models: listed, checked, removed. Asks no hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from stepaudiod.ctl.errors import IncompleteModel
+from stepaudiod.ctl.hub import digests, manifest
+from stepaudiod.ctl.hub.catalog import MODELS, STEP_AUDIO, PublishedModel, Repository
+from stepaudiod.ctl.hub.manifest import Manifest
+from stepaudiod.ctl.hub.progress import Progress
+from stepaudiod.ctl.hub.pulling import PULLING, discard, locked
+from stepaudiod.errors import ModelFileError
+from stepaudiod.model.checkpoint import Checkpoint
+from stepaudiod.model.files import mend, safetensors_header
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """One model that is here, whole or not.
+
+    Attributes:
+        model: which.
+        folders: its folders that exist.
+        manifests: of those that were pulled.
+        size_bytes: on the disk, what an interrupted pull has left included.
+        state: `complete`, `incomplete`, or `by hand`: whole as far as can be told without a manifest.
+    """
+
+    model: PublishedModel
+    folders: tuple[Path, ...]
+    manifests: tuple[Manifest, ...]
+    size_bytes: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file that isn't what it should be."""
+
+    file: str
+    message: str
+
+
+def list_installed(root: Path) -> list[Installed]:
+    """Every model of which anything is here."""
+    return [found for model in MODELS if (found := look(model, root))]
+
+
+def look(model: PublishedModel, root: Path) -> Installed | None:
+    """What is here of a model; None is nothing at all."""
+    folders = [root / repository.folder for repository in model.repositories]
+    staging = [root / PULLING / repository.folder for repository in model.repositories]
+    here = tuple(folder for folder in folders if os.path.lexists(folder))
+    started = [folder for folder in staging if folder.exists()]
+    if not here and not started:
+        return None
+    manifests = tuple(found for _, found in _manifests(model, root)[0])
+    if started or any(check_quickly(model, root)):
+        state = "incomplete"
+    else:
+        state = "complete" if len(manifests) == len(folders) else "by hand"
+    size_bytes = sum(_size_bytes(folder) for folder in (*here, *started))
+    return Installed(model, here, manifests, size_bytes, state)
+
+
+def check_quickly(model: PublishedModel, root: Path) -> Iterator[Problem]:
+    """Look at sizes and headers; reads no weights."""
+    manifests, wrong = _manifests(model, root)
+    for repository, found in manifests:
+        for name, record in found.files.items():
+            if problem := _check_size(root / repository.folder / name, record.size_bytes):
+                wrong.append(problem)
+    yield from wrong or _structure(model, root)
+
+
+def check_digests(model: PublishedModel, root: Path, progress: Progress) -> Iterator[Problem]:
+    """Read every file that a manifest names, and compare; where all are right, look at the structure too."""
+    manifests, wrong = _manifests(model, root)
+    progress.start("checking", 0, sum(found.size_bytes for _, found in manifests))
+    for repository, found in manifests:
+        wrong += _check_files(root / repository.folder, found, progress)
+    yield from wrong or _structure(model, root)
+
+
+def _manifests(model: PublishedModel, root: Path) -> tuple[list[tuple[Repository, Manifest]], list[Problem]]:
+    """The manifests of a model's folders, and what is wrong with them."""
+    manifests, wrong = [], []
+    for repository in model.repositories:
+        folder = root / repository.folder
+        try:
+            if found := manifest.read(folder):
+                manifests.append((repository, found))
+        except IncompleteModel as error:
+            wrong.append(Problem(str(folder / manifest.NAME), error.message))
+    return manifests, wrong
+
+
+def _check_files(folder: Path, found: Manifest, progress: Progress) -> Iterator[Problem]:
+    """The files of one folder against its manifest."""
+    for name, record in found.files.items():
+        path = folder / name
+        if problem := _check_size(path, record.size_bytes):
+            yield problem
+            continue
+        sha256 = digests.digest(path, "sha256", partial(progress.add, path.name))
+        if sha256 != record.sha256:
+            yield Problem(str(path), f"{path}: expected sha256 {record.sha256}, found {sha256}")
+
+
+def _check_size(path: Path, size_bytes: int) -> Problem | None:
+    """Whether the file is there, with all its bytes."""
+    if not path.is_file():
+        return Problem(str(path), f"{path} is missing")
+    if (found := path.stat().st_size) != size_bytes:
+        return Problem(str(path), f"{path}: expected {size_bytes} bytes, found {found}")
+    return None
+
+
+def _structure(model: PublishedModel, root: Path) -> Iterator[Problem]:
+    """What the files say about themselves."""
+    if model is STEP_AUDIO:
+        for error in Checkpoint(root).problems():
+            yield Problem("", _without_advice(error))
+        return
+    for path in (root / r.folder / name for r in model.repositories for name in r.needed):
+        if not path.is_file():
+            yield Problem(str(path), f"{path} is missing")
+        elif path.suffix == ".safetensors":
+            try:
+                safetensors_header(path)
+            except ModelFileError as error:
+                yield Problem(str(path), _without_advice(error))
+
+
+def _without_advice(error: ModelFileError) -> str:
+    """What is wrong; the advice to verify is for those who haven't yet."""
+    return error.message.removesuffix(f"; {mend()}")
+
+
+def remove(model: PublishedModel, root: Path) -> None:
+    """Remove the model, what was made of it here, and what an interrupted pull has left of it."""
+    with locked(root):
+        for repository in model.repositories:
+            for name in (repository.folder, *repository.derived):
+                discard(root / name)
+            discard(root / PULLING / repository.folder)
+
+
+def _size_bytes(folder: Path) -> int:
+    """What lies in a folder, links not followed."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

@@ -1,0 +1,113 @@
+"""ModelScope, through the client modelscope-hub, with which the package modelscope downloads."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from stepaudiod.ctl.errors import CtlError, IncompleteModel
+from stepaudiod.ctl.hub.digests import Digest
+from stepaudiod.ctl.hub.sources import Listing, Received, RemoteFile, Source, refused, unreachable
+
+# The client reads these when it is imported. It would draw bars of its own. And it gives a file one hour,
+# which isn't enough for seven gigabytes on most lines; one that stands still is ended by its other limits.
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("MODELSCOPE_DOWNLOAD_TOTAL_TIMEOUT", str(7 * 24 * 3600))
+
+from modelscope_hub import HubApi, HubConfig, ProgressCallback
+from modelscope_hub.errors import APIError, FileIntegrityError, HubError
+from requests import RequestException
+
+PARTIAL = ".incomplete"
+"""The client's suffix: it goes on from such a file by itself."""
+
+
+class ModelScope(Source):
+    """The hub.
+
+    Args:
+        endpoint: another server; None leaves it to the client's variables.
+    """
+
+    name = "modelscope"
+
+    def __init__(self, endpoint: str | None) -> None:
+        logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
+        # the client reads the second name too, and complains that it is old
+        named = endpoint or os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN")
+        config = HubConfig(endpoint=named or None)
+        self._api = HubApi(config)
+        self.endpoint = str(config.endpoint)
+
+    def list(self, repository: str, revision: str | None) -> Listing:
+        """What is there. The hub names no commit, so the revision stays what it was called."""
+        try:
+            found = self._api.list_repo_files(repository, "model", revision=revision)
+        except HubError as error:
+            raise self._said(repository, error) from None
+        except (RequestException, ValueError) as error:
+            # an address or a proxy that can't be one, or a proxy's protocol whose package is missing
+            raise unreachable(self, error) from None
+        files = [
+            RemoteFile(file.path, file.size or 0, Digest("sha256", file.sha256) if file.sha256 else None)
+            for file in found
+            if file.type != "tree"
+        ]
+        return Listing(revision or "master", tuple(files))
+
+    def partial_bytes(self, file: RemoteFile, scratch: Path) -> int:
+        """How much is here."""
+        for path in (scratch / file.path, scratch / f"{file.path}{PARTIAL}"):
+            if path.exists():
+                return min(path.stat().st_size, file.size_bytes)
+        return 0
+
+    def fetch(
+        self, repository: str, revision: str, file: RemoteFile, scratch: Path, received: Received
+    ) -> Path:
+        """Fetch one file."""
+
+        class Counted(ProgressCallback):
+            """Made by the client for this file."""
+
+            size_bytes = 0
+
+            def update(self, size: int) -> None:
+                """More of it is here."""
+                self.size_bytes += size
+                received(self.size_bytes)
+
+        try:
+            return Path(
+                self._api.downloader.download_file(
+                    repository,
+                    "model",
+                    file.path,
+                    revision=revision,
+                    cache_dir=scratch / ".client",
+                    local_dir=scratch,
+                    expected_sha256=file.digest.value if file.digest else None,
+                    file_size=file.size_bytes or None,
+                    progress_callbacks=[Counted],
+                )
+            )
+        except FileIntegrityError as error:
+            raise IncompleteModel(
+                f"{file.path} of {repository} came wrong from {self.endpoint}, more than once "
+                f"({error.message}). It was thrown away. Run the same command again; if it stays so, take "
+                "the other hub (--from)."
+            ) from None
+        except HubError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
+                # the disk's own words, which the client takes for a bad line
+                raise error.__cause__ from None
+            raise self._said(repository, error) from None
+        except RequestException as error:
+            raise unreachable(self, error) from None
+
+    def _said(self, repository: str, error: HubError) -> CtlError:
+        """The client's error as ours."""
+        if isinstance(error, APIError):
+            return refused(self, repository, error.status_code, error)
+        return unreachable(self, error)

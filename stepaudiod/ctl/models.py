@@ -1,0 +1,280 @@
+"""`stepaudioctl models`: fetch published weights, list them, check them, remove them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stepaudiod.ctl.errors import IncompleteModel, NotPermitted, WrongUsage
+from stepaudiod.ctl.options import global_options, word
+from stepaudiod.ctl.terminal import table
+
+if TYPE_CHECKING:
+    from stepaudiod.ctl.hub.catalog import PublishedModel
+    from stepaudiod.ctl.hub.installed import Installed, Problem
+    from stepaudiod.ctl.options import Options
+    from stepaudiod.ctl.terminal import Terminal
+
+NAME = "models"
+SUMMARY = "fetch published models, list, check and remove them"
+
+SYSTEM_DATA = Path("/var/lib/stepaudiod")
+
+VARIABLES = """\
+variables that the hubs' clients read:
+  HF_ENDPOINT, MODELSCOPE_ENDPOINT   another server (also --endpoint)
+  HF_TOKEN, MODELSCOPE_API_TOKEN     who asks, where a hub wants to know
+  HTTPS_PROXY, HTTP_PROXY, NO_PROXY  the way out
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The command's own commands."""
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="action")
+    shared = global_options()
+
+    def add(name: str, summary: str, epilog: str | None = None) -> argparse.ArgumentParser:
+        return actions.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[shared],
+        )
+
+    pull = add("pull", "fetch a model, or what is missing or wrong of it", VARIABLES)
+    pull.add_argument("model", type=word, metavar="MODEL", help="step-audio-editx, whisper, whisper-small, …")
+    pull.add_argument(
+        "--from",
+        dest="source",
+        choices=("huggingface", "modelscope"),
+        default="huggingface",
+        help="default: huggingface",
+    )
+    pull.add_argument(
+        "--revision", type=word, metavar="REV", help="a branch, tag or commit; default: the newest"
+    )
+    pull.add_argument("--endpoint", type=word, metavar="URL", help="a mirror, as https://hf-mirror.com")
+    pull.add_argument("--to", type=Path, dest="folder", metavar="DIR", help="default: models in data_dir")
+    listed = add("list", "list the models that are here")
+    verify = add("verify", "check a model's files against the digests that the hub told")
+    verify.add_argument("model", type=word, nargs="?", metavar="MODEL", help="default: all that are here")
+    verify.add_argument("--quick", action="store_true", help="look at sizes and headers only")
+    remove = add("remove", "delete a model, and what an interrupted pull has left of it")
+    remove.add_argument("model", type=word, metavar="MODEL")
+    remove.add_argument("--yes", action="store_true", help="don't ask")
+    for action in (listed, verify, remove):
+        action.add_argument(
+            "--in", type=Path, dest="folder", metavar="DIR", help="default: models in data_dir"
+        )
+
+
+def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
+    """Do one of the four."""
+    actions = {"pull": _pull, "list": _list, "verify": _verify, "remove": _remove}
+    root = arguments.folder.absolute() if arguments.folder else _models_folder(arguments, terminal)
+    try:
+        with suppress(FileNotFoundError):
+            # a folder that can't be looked into isn't an empty one
+            os.stat(root)
+        actions[arguments.action](arguments, root, terminal)
+    except PermissionError as error:
+        raise NotPermitted(
+            f"You may not use {error.filename or root}. Run it as root: sudo {_again(arguments)} (sudo drops "
+            "variables such as HF_ENDPOINT and HF_TOKEN: write them behind it, sudo HF_ENDPOINT=… …)."
+        ) from None
+
+
+def _again(arguments: argparse.Namespace) -> str:
+    """The command, without what has no say in where files go."""
+    words = ["stepaudioctl", "models", arguments.action]
+    words += [given for given in (vars(arguments).get("model"),) if given]
+    if vars(arguments).get("source") == "modelscope":
+        words += ["--from", "modelscope"]
+    if arguments.folder:
+        words += ["--to" if arguments.action == "pull" else "--in", str(arguments.folder)]
+    return shlex.join(words)
+
+
+def _models_folder(arguments: argparse.Namespace, terminal: Terminal) -> Path:
+    """Where the daemon looks."""
+    from stepaudiod.config import load
+    from stepaudiod.errors import ConfigError
+
+    try:
+        settings = load()
+    except ConfigError as error:
+        raise WrongUsage(f"The configuration doesn't tell where models are: {error}") from None
+    is_own = settings.data_dir == "auto" and os.geteuid() != 0
+    if arguments.action == "pull" and is_own and SYSTEM_DATA.exists():
+        command = f"sudo {_again(arguments)}"
+        terminal.note(f"This is for a daemon of your own. The machine's looks in {SYSTEM_DATA}: {command}")
+    return settings.data_path / "models"
+
+
+def _pull(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
+    """Fetch one model."""
+    from stepaudiod.ctl.hub.catalog import find
+    from stepaudiod.ctl.hub.progress import Progress, size
+    from stepaudiod.ctl.hub.pulling import Pull
+    from stepaudiod.ctl.hub.sources import open_source
+
+    model = find(arguments.model)
+    if arguments.endpoint and not arguments.endpoint.startswith(("http://", "https://")):
+        raise WrongUsage(
+            f"{arguments.endpoint!r} isn't a server's address. Write it as https://hf-mirror.com."
+        )
+    source = open_source(arguments.source, arguments.endpoint)
+    try:
+        pulled = Pull(model, source, arguments.revision, root, Progress(terminal)).run()
+    except KeyboardInterrupt:
+        terminal.note("Interrupted. What has come is kept: the same command goes on from there.")
+        raise
+    value = {
+        "model": model.name,
+        "source": source.name,
+        "endpoint": source.endpoint,
+        "revisions": pulled.revisions,
+        "folders": [str(folder) for folder in pulled.folders],
+        "files": pulled.files,
+        "size_bytes": pulled.size_bytes,
+        "fetched_bytes": pulled.fetched_bytes,
+    }
+    where = " and ".join(str(folder) for folder in pulled.folders)
+    counted = (
+        f"{pulled.files} files, {size(pulled.size_bytes)}, {size(pulled.fetched_bytes)} of it fetched now"
+    )
+    terminal.result(value, f"{model.name} is complete in {where} ({counted})")
+
+
+def _list(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
+    """Say what is here."""
+    from stepaudiod.ctl.hub.installed import list_installed
+    from stepaudiod.ctl.hub.progress import size
+
+    found = list_installed(root)
+    values = [_describe(installed) for installed in found]
+    rows = [
+        (
+            value["model"],
+            value["source"] or "–",
+            " ".join(revision[:12] for revision in value["revisions"]) or "–",
+            size(value["size_bytes"]),
+            value["state"],
+            " ".join(value["folders"]) or "–",
+        )
+        for value in values
+    ]
+    text = (
+        table(("MODEL", "FROM", "REVISION", "SIZE", "STATE", "WHERE"), rows)
+        if rows
+        else f"no models in {root}"
+    )
+    terminal.result(values, text)
+
+
+def _describe(installed: Installed) -> dict[str, Any]:
+    """One model for a program."""
+    sources = sorted({manifest.source for manifest in installed.manifests})
+    return {
+        "model": installed.model.name,
+        "source": " ".join(sources) or None,
+        "revisions": [manifest.revision for manifest in installed.manifests],
+        "size_bytes": installed.size_bytes,
+        "state": installed.state,
+        "folders": [str(folder) for folder in installed.folders],
+    }
+
+
+def _verify(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
+    """Check one model, or all."""
+    from stepaudiod.ctl.hub.installed import check_digests, check_quickly, list_installed
+    from stepaudiod.ctl.hub.progress import Progress
+
+    found = [_named(arguments.model, root)] if arguments.model else list_installed(root)
+    values, lines, damaged = [], [], []
+    for installed in found:
+        model = installed.model
+        problems: list[Problem]
+        if arguments.quick:
+            problems = list(check_quickly(model, root))
+        else:
+            problems = list(check_digests(model, root, Progress(terminal)))
+        checked = "structure" if arguments.quick or not installed.manifests else "digests"
+        values.append({"model": model.name, "checked": checked, "problems": [asdict(p) for p in problems]})
+        lines += [problem.message for problem in problems] or [f"{model.name}: {_praise(installed, checked)}"]
+        if problems:
+            damaged.append(_mend(model, installed, arguments))
+    terminal.result(values, "\n".join(lines) or f"no models in {root}")
+    if damaged:
+        raise IncompleteModel(
+            f"Not everything is as it should be. What is wrong is fetched by: {'; '.join(damaged)}"
+        )
+
+
+def _praise(installed: Installed, checked: str) -> str:
+    """What is known of a model without problems."""
+    if checked == "digests":
+        files = sum(len(manifest.files) for manifest in installed.manifests)
+        by_hand = len(installed.model.repositories) - len(installed.manifests)
+        return f"{files} files, all digests right" + (
+            f"; {by_hand} folder by hand, structure only" if by_hand else ""
+        )
+    if installed.manifests:
+        return "sizes and headers are right"
+    return (
+        "sizes and headers are right. It was put here by hand, without a manifest, so digests aren't known; "
+        f"`stepaudioctl models pull {installed.model.name}` compares it with the hub"
+    )
+
+
+def _mend(model: PublishedModel, installed: Installed, arguments: argparse.Namespace) -> str:
+    """The command that fetches what is wrong, from where the rest came."""
+    command = f"stepaudioctl models pull {model.name}"
+    for manifest in installed.manifests[:1]:
+        command += " --from modelscope" if manifest.source == "modelscope" else ""
+    return command + (f" --to {arguments.folder}" if arguments.folder else "")
+
+
+def _remove(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
+    """Delete one model."""
+    from stepaudiod.ctl.hub.installed import remove
+    from stepaudiod.ctl.hub.progress import size
+
+    installed = _named(arguments.model, root)
+    name = installed.model.name
+    if not arguments.yes:
+        if not sys.stdin.isatty():
+            raise WrongUsage(f"Nobody can be asked whether {name} shall go: add --yes.")
+        print(
+            f"Delete {name} ({size(installed.size_bytes)}) from {root}? [y/N] ",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            terminal.result({"removed": None}, "kept")
+            return
+    remove(installed.model, root)
+    terminal.note("A worker that has it loaded keeps its files until it ends: stepaudioctl unload.")
+    terminal.result({"removed": name, "size_bytes": installed.size_bytes}, f"removed {name}")
+
+
+def _named(name: str, root: Path) -> Installed:
+    """The model of that name, which must be here."""
+    from stepaudiod.ctl.hub.catalog import find
+    from stepaudiod.ctl.hub.installed import list_installed, look
+
+    model = find(name)
+    installed = look(model, root)
+    if installed is None:
+        here = ", ".join(found.model.name for found in list_installed(root)) or "none"
+        raise WrongUsage(f"{model.name} isn't in {root}. Models there: {here}.")
+    return installed

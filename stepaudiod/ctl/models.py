@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepaudiod.ctl.errors import IncompleteModel, NotPermitted, WrongUsage
+from stepaudiod.ctl.errors import ClientMissing, IncompleteModel, NotPermitted, WrongUsage
 from stepaudiod.ctl.options import global_options, word
 from stepaudiod.ctl.terminal import table
 
@@ -70,15 +70,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     remove = add("remove", "delete a model, and what an interrupted pull has left of it")
     remove.add_argument("model", type=word, metavar="MODEL")
     remove.add_argument("--yes", action="store_true", help="don't ask")
-    for action in (listed, verify, remove):
+    quantize = add(
+        "quantize", "write Step-Audio-EditX in fewer bits, so that loading it so need not read all of it"
+    )
+    quantize.add_argument("bits", choices=("int8", "int4"), help="how many")
+    for action in (listed, verify, remove, quantize):
         action.add_argument(
             "--in", type=Path, dest="folder", metavar="DIR", help="default: models in data_dir"
         )
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
-    """Do one of the four."""
-    actions = {"pull": _pull, "list": _list, "verify": _verify, "remove": _remove}
+    """Do one of the five."""
+    actions = {"pull": _pull, "list": _list, "verify": _verify, "remove": _remove, "quantize": _quantize}
     root = arguments.folder.absolute() if arguments.folder else _models_folder(arguments, terminal)
     try:
         with suppress(FileNotFoundError):
@@ -95,7 +99,7 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
 def _again(arguments: argparse.Namespace) -> str:
     """The command, without what has no say in where files go."""
     words = ["stepaudioctl", "models", arguments.action]
-    words += [given for given in (vars(arguments).get("model"),) if given]
+    words += [given for name in ("model", "bits") if (given := vars(arguments).get(name))]
     if vars(arguments).get("source") == "modelscope":
         words += ["--from", "modelscope"]
     if arguments.folder:
@@ -265,6 +269,34 @@ def _remove(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> No
     remove(installed.model, root)
     terminal.note("A worker that has it loaded keeps its files until it ends: stepaudioctl unload.")
     terminal.result({"removed": name, "size_bytes": installed.size_bytes}, f"removed {name}")
+
+
+def _quantize(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
+    """Write the language model in fewer bits."""
+    from stepaudiod.ctl.hub.progress import size
+    from stepaudiod.ctl.hub.pulling import give_to_owner
+    from stepaudiod.errors import ModelFileError
+
+    try:
+        from stepaudiod.ctl.quantizing import quantize_checkpoint
+    except ImportError as error:
+        raise ClientMissing(
+            f"This needs PyTorch ({error}). Install stepaudiod[step-audio], or a runtime package with torch."
+        ) from None
+    terminal.note("This reads the whole language model and writes a good part of it: a minute or more.")
+    try:
+        written = quantize_checkpoint(root, arguments.bits)
+    except ModelFileError as error:
+        raise IncompleteModel(error.message) from None
+    give_to_owner(written.path.parent, root)
+    value = asdict(written) | {"path": str(written.path), "bits": arguments.bits}
+    text = (
+        f"wrote {written.path}: {size(written.size_bytes)} in memory instead of {size(written.full_bytes)}; "
+        f"scores off by {written.logits_error:.3f} of their spread, {written.agreement:.0%} of choices "
+        "alike. "
+        f'step_audio.quantization = "{arguments.bits}" takes it'
+    )
+    terminal.result(value, text)
 
 
 def _named(name: str, root: Path) -> Installed:

@@ -26,6 +26,7 @@ from stepaudiod.model.files import mend, safetensors_header
 GROUP_SIZE = 64
 FEW_ROWS = 16
 """Up to here a kernel that reads int8 as it is beats unpacking the whole matrix first."""
+ALIGNMENT = 64
 FILE_NAME = "quantized-{}.safetensors"
 
 
@@ -84,8 +85,16 @@ class Int8Linear(nn.Module):
         """Run over `(..., inputs)`."""
         flat = x.reshape(-1, x.shape[-1])  # (n, inputs)
         if x.device.type == "cpu" and x.dtype is torch.bfloat16 and flat.shape[0] <= FEW_ROWS:
+            self._align()
             return torch._weight_int8pack_mm(flat, self.weight, self.scale).view(*x.shape[:-1], -1)
         return F.linear(x, self.weight.to(x.dtype)) * self.scale
+
+    def _align(self) -> None:
+        """Move what a mapped file put at an odd address: the kernel's wide loads end the process there."""
+        if self.weight.data_ptr() % ALIGNMENT:
+            self.weight = self.weight.clone()
+        if self.scale.data_ptr() % ALIGNMENT:
+            self.scale = self.scale.clone()
 
 
 class Int4Linear(nn.Module):

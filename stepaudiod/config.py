@@ -21,7 +21,11 @@ DEFAULT_PATH = Path("/etc/stepaudiod/stepaudiod.toml")
 ENV_PREFIX = "STEPAUDIOD_"
 NESTED = "__"
 
+KEYS_PATH = Path("/etc/stepaudiod/api-keys")
+
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
+HostName = Annotated[str, Field(pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f:.]+)$")]
+Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?$")]
 
 
 class Section(BaseModel):
@@ -67,12 +71,45 @@ class Timeouts(Section):
 
     header: Seconds = Field(10, gt=0, description="a connection's request line and headers")
     body: Seconds = Field(30, gt=0, description="the next piece of a request's body")
+    request: Seconds = Field(
+        3600, gt=0, description="the whole work of one request, with its wait for a turn"
+    )
     client: Seconds = Field(60, gt=0, description="a client that has stopped reading its audio")
     keep_alive: Seconds = Field(15, gt=0, description="a quiet connection between two requests")
     drain: Seconds = Field(30, ge=0, description="requests in flight when the daemon is told to stop")
     heartbeat: Seconds = Field(30, gt=0, description="a worker that gives no sign of life")
     stall: Seconds = Field(120, gt=0, description="a worker that lives and makes no progress with its work")
     load: Seconds = Field(600, gt=0, description="a worker that makes no progress with loading")
+
+
+class Access(Section):
+    """Who may call over TCP; the unix socket is for whom its permissions let in."""
+
+    auth: Literal["auto", "keys", "none"] = Field(
+        "auto",
+        description='who needs an API key: "auto" whoever calls from the network, "keys" all, "none" none',
+    )
+    keys_file: Path | Literal["auto"] = Field(
+        "auto",
+        description='name:sha256-hex lines; "auto": the credential api-keys, or /etc/stepaudiod/api-keys',
+    )
+    hosts: tuple[HostName, ...] = Field(
+        (), description="names and addresses by which this machine is called, beside localhost"
+    )
+    origins: tuple[Origin, ...] = Field(
+        (), description='other sites whose pages may call, as "https://example.org"'
+    )
+
+    @property
+    def keys_path(self) -> Path:
+        """Where the keys are; "auto" prefers a credential that the unit passes, systemd.exec(5)."""
+        if isinstance(self.keys_file, Path):
+            return self.keys_file
+        if folder := os.environ.get("CREDENTIALS_DIRECTORY"):
+            passed = Path(folder) / "api-keys"
+            if passed.exists():
+                return passed
+        return KEYS_PATH
 
 
 class StepAudio(Section):
@@ -114,6 +151,7 @@ class Settings(BaseSettings):
     listen: Listen = Listen()
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
+    access: Access = Access()
     step_audio: StepAudio = StepAudio()
 
     @classmethod

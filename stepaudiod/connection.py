@@ -20,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
 
 from stepaudiod.config import Timeouts
+from stepaudiod.systemd import Reach
 from stepaudiod.web.errors import error_body
 
 SEND_BUFFER_BYTES = 256 * 1024
@@ -36,10 +37,11 @@ class Connection(H11Protocol):
         timeouts: how long to wait for a request's headers, and for a client that has stopped reading.
         config: uvicorn's configuration, which holds the application of this socket.
         server_state: what all connections share.
+        reach: from where its socket can be reached; every request's `scope["state"]["reach"]`.
     """
 
-    def __init__(self, timeouts: Timeouts, config: Config, server_state: ServerState) -> None:
-        super().__init__(config, server_state, {})
+    def __init__(self, timeouts: Timeouts, config: Config, server_state: ServerState, reach: Reach) -> None:
+        super().__init__(config, server_state, {"reach": reach})
         self.timeout_keep_alive = timeouts.keep_alive  # type: ignore[assignment]
         self._timeouts = timeouts
         self._header_deadline: asyncio.TimerHandle | None = None

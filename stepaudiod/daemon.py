@@ -13,8 +13,9 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from stepaudiod import __version__
+from stepaudiod import __version__, keys
 from stepaudiod.config import Settings, load, parse_assignments
+from stepaudiod.counters import Counters
 from stepaudiod.engines.catalog import BEST_FIRST, WHISPER_TINY, Catalog
 from stepaudiod.engines.pulled import PulledEngines
 from stepaudiod.errors import ConfigError, EngineUnavailable
@@ -51,17 +52,20 @@ class Daemon:
         except ConfigError as error:
             self.broken = error.message
             self.settings = Settings(idle_timeout=BROKEN_IDLE_S)
+        self.keys = keys.read(self.settings.access.keys_path)
 
     async def run(self, listeners: list[Listener], notifier: Notifier) -> None:
         """Serve until idle or told to stop."""
         idle = IdleClock(self.settings.idle_timeout_s, time.monotonic)
+        settings = self.settings
         service = Service(
-            self.settings.limits, _catalog(self.settings), self.settings.engine, idle, self._spawn
+            settings.limits, settings.timeouts, _catalog(settings), settings.engine, idle, self._spawn
         )
         apps: dict[Role, ASGIApp]
         if self.broken is None:
-            apps = {role: build_app(role, lambda: self.settings, service, idle) for role in ROLES}
+            apps = {role: self._build_app(role, service, idle) for role in ROLES}
             _announce(service)
+            self._announce_access(listeners)
         else:
             log.error("the configuration is broken, every request gets 503: %s", self.broken)
             apps = dict.fromkeys(ROLES, refuse_everything(self.broken))
@@ -72,11 +76,30 @@ class Daemon:
             idle,
             service,
             notifier,
-            lambda: self._reload(service, idle, server),
+            lambda: self._reload(service, idle, server, listeners),
         )
         await server.serve()
 
-    async def _spawn(self) -> WorkerProcess:
+    def _build_app(self, role: Role, service: Service, idle: IdleClock) -> ASGIApp:
+        """The application of a role; it sees the settings and keys of the last reload."""
+        return build_app(role, lambda: self.settings, service, idle, lambda: self.keys)
+
+    def _announce_access(self, listeners: list[Listener]) -> None:
+        """Say what an operator should know of sockets that need a key and have none, or need none."""
+        open_to = ", ".join(str(each) for each in listeners if each.reach == "network")
+        auth = self.settings.access.auth
+        if not self.keys.digests and (auth == "keys" or (auth == "auto" and open_to)):
+            log.error(
+                "calls need an API key, and there is none: they get 503 (%s). Do: %s, then reload",
+                self.keys.problem or "the file is empty",
+                keys.HOW_TO,
+            )
+        elif auth == "none" and open_to:
+            log.warning("everybody who reaches %s may call, without a key: access.auth is none", open_to)
+        elif self.keys.digests:
+            log.info("API keys: %s", ", ".join(self.keys.digests))
+
+    async def _spawn(self, counters: Counters) -> WorkerProcess:
         """A worker of the present configuration."""
         settings = self.settings
         return await WorkerProcess.spawn(
@@ -87,10 +110,11 @@ class Daemon:
                 heartbeat_timeout_s=settings.timeouts.heartbeat,
                 stall_timeout_s=settings.timeouts.stall,
                 load_timeout_s=settings.timeouts.load,
-            )
+            ),
+            counters,
         )
 
-    def _reload(self, service: Service, idle: IdleClock, server: Server) -> None:
+    def _reload(self, service: Service, idle: IdleClock, server: Server, listeners: list[Listener]) -> None:
         """Read the configuration again; a broken one changes nothing and is said in the journal."""
         try:
             settings = load(self._path, self._overrides)
@@ -101,7 +125,8 @@ class Daemon:
             server.should_exit = True
             return
         self.settings = settings
-        service.limits = settings.limits
+        self.keys = keys.read(settings.access.keys_path)
+        service.reconfigure(settings.limits, settings.timeouts)
         service.engine = settings.engine
         service.catalog = _catalog(settings)
         idle.timeout_s = settings.idle_timeout_s
@@ -109,6 +134,7 @@ class Daemon:
         logging.getLogger().setLevel(settings.log_level.upper())
         log.info("reload: the configuration is in force; a running worker keeps the one it was started with")
         _announce(service)
+        self._announce_access(listeners)
 
 
 def _catalog(settings: Settings) -> Catalog:
@@ -161,6 +187,9 @@ def _check(path: Path | None, overrides: dict[str, Any]) -> int:
     try:
         settings = load(path, overrides)
         choice = _catalog(settings).choose(settings.engine)
+        known = keys.read(settings.access.keys_path)
+        if known.problem and (settings.access.auth == "keys" or not known.is_absent):
+            raise ConfigError(f"access: {known.problem}. {keys.HOW_TO} makes a key.")
     except (ConfigError, EngineUnavailable) as error:
         print(error, file=sys.stderr)
         return 1

@@ -7,8 +7,13 @@
     │   ├── TooLarge              more than a configured limit
     │   ├── TooSlow               the request did not come within its deadline
     │   └── Unsupported           the engine can't do it; says what would make it possible
+    ├── AccessRefused             who asks may not
+    │   ├── HostRefused           the daemon was called by a name that isn't its own
+    │   ├── OriginRefused         a web page of another site asks
+    │   └── KeyRefused            no API key, or a wrong one
     ├── Busy                      the queue is full or something is in use; says when to come back
     ├── Stopping                  the daemon is going away and takes no more work
+    ├── TookTooLong               the work wasn't done within its deadline
     └── EngineError               the work itself failed
         ├── EngineUnavailable     no engine, or its packages or weights are missing
         ├── ModelFileError        a model file is missing, truncated or wrong
@@ -77,6 +82,30 @@ class Unsupported(InvalidRequest):
     code = "unsupported"
 
 
+class AccessRefused(StepaudiodError):
+    """Who asks may not; the message names the setting that would allow it."""
+
+    code = "access_refused"
+
+
+class HostRefused(AccessRefused):
+    """The daemon was called by a name that isn't its own."""
+
+    code = "host_not_allowed"
+
+
+class OriginRefused(AccessRefused):
+    """A web page of another site asks."""
+
+    code = "origin_not_allowed"
+
+
+class KeyRefused(AccessRefused):
+    """No API key, or a wrong one."""
+
+    code = "invalid_api_key"
+
+
 class Busy(StepaudiodError):
     """There is no room at this moment.
 
@@ -96,6 +125,12 @@ class Stopping(StepaudiodError):
     """The daemon is going away and takes no more work; the next connection starts a fresh one."""
 
     code = "stopping"
+
+
+class TookTooLong(StepaudiodError):
+    """The work wasn't done within its deadline."""
+
+    code = "deadline_exceeded"
 
 
 class EngineError(StepaudiodError):

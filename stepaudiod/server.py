@@ -81,7 +81,7 @@ class Server(uvicorn.Server):
             config.load()
         await self._start_listening()
         self._notifier.ready()
-        log.info("ready on %s", ", ".join(_address(listener) for listener in self._listeners))
+        log.info("ready on %s", ", ".join(f"{each} ({each.role})" for each in self._listeners))
         await self.main_loop()
         if self._idle.phase is not Phase.GONE:
             await self._drain()
@@ -159,7 +159,9 @@ class Server(uvicorn.Server):
         for listener in self._listeners:
             config = self._configs[listener.role]
             server = await loop.create_server(
-                lambda config=config: Connection(self.timeouts, config, self.server_state),  # type: ignore[misc]
+                lambda config=config, reach=listener.reach: Connection(  # type: ignore[misc]
+                    self.timeouts, config, self.server_state, reach
+                ),
                 sock=listener.socket.dup(),
                 backlog=ACCEPTS_AT_ONCE,
             )
@@ -209,16 +211,3 @@ def _uvicorn_config(app: ASGIApp, timeouts: Timeouts) -> uvicorn.Config:
         proxy_headers=False,
         timeout_keep_alive=timeouts.keep_alive,  # type: ignore[arg-type]
     )
-
-
-def _address(listener: Listener) -> str:
-    """How a person writes it."""
-    name = listener.socket.getsockname()
-    where = (
-        f"[{name[0]}]:{name[1]}"
-        if len(name) == 4
-        else f"{name[0]}:{name[1]}"
-        if isinstance(name, tuple)
-        else str(name)
-    )
-    return f"{where} ({listener.role})"

@@ -14,29 +14,45 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from stepaudiod.config import Limits
+from stepaudiod.config import Limits, Timeouts
+from stepaudiod.counters import Counters
 from stepaudiod.engines.catalog import Catalog, Choice
-from stepaudiod.errors import Busy, EngineUnavailable, Stopping
+from stepaudiod.errors import Busy, EngineUnavailable, Stopping, TookTooLong
 from stepaudiod.idle import IdleClock
-from stepaudiod.speech import EngineDescription, Work
+from stepaudiod.speech import EngineDescription, Work, kind_of
 from stepaudiod.worker.process import Audio, Result, WorkerProcess
 
 log = logging.getLogger(__name__)
 
-Spawn = Callable[[], Awaitable[WorkerProcess]]
+Spawn = Callable[[Counters], Awaitable[WorkerProcess]]
 
 
 @dataclass(slots=True)
-class Counters:
-    """What has been done since the daemon started."""
+class _Run:
+    """One request on its way through the service, for the journal and the counters."""
 
-    served: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    refused: int = 0
-    worker_starts: int = 0
+    engine: EngineDescription
+    kind: str
+    request_id: str
+    caller: str
+    started: float = field(default_factory=time.monotonic)
+    outcome: str = "cancelled"
+    audio_s: float = 0.0
+    first_audio_s: float | None = None
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds since it came."""
+        return time.monotonic() - self.started
+
+    def take(self, piece: Result) -> None:
+        """Note a piece that came."""
+        if isinstance(piece, Audio):
+            self.audio_s += piece.duration_s
+            if self.first_audio_s is None:
+                self.first_audio_s = self.duration_s
 
 
 class Service:
@@ -44,14 +60,24 @@ class Service:
 
     Args:
         limits: how many may be served and how many may wait.
+        timeouts: how long one request may take.
         catalog: the engines of this installation.
         engine: the configured engine, `auto` or a name.
         idle: told when work begins and ends.
         spawn: starts a worker.
     """
 
-    def __init__(self, limits: Limits, catalog: Catalog, engine: str, idle: IdleClock, spawn: Spawn) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        timeouts: Timeouts,
+        catalog: Catalog,
+        engine: str,
+        idle: IdleClock,
+        spawn: Spawn,
+    ) -> None:
         self.limits = limits
+        self.timeouts = timeouts
         self.catalog = catalog
         self.engine = engine
         self.counters = Counters()
@@ -64,6 +90,12 @@ class Service:
         self._active = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._typical_s = 1.0
+
+    def reconfigure(self, limits: Limits, timeouts: Timeouts) -> None:
+        """Take other limits; whoever has a place now by them gets it at once, and nobody loses one."""
+        self.limits = limits
+        self.timeouts = timeouts
+        self._admit()
 
     def choice(self, need: str = "speak") -> Choice:
         """The engine that serves requests which name none.
@@ -87,7 +119,12 @@ class Service:
         return self._active
 
     async def run(
-        self, engine: EngineDescription, work: Work, format: str | None, request_id: str
+        self,
+        engine: EngineDescription,
+        work: Work,
+        format: str | None,
+        request_id: str,
+        caller: str = "",
     ) -> AsyncIterator[Result]:
         """Do a request's work, from the wait for a turn to the last piece; close the iterator to stop early.
 
@@ -96,48 +133,77 @@ class Service:
             work: what is asked for.
             format: of the audio; None where none comes.
             request_id: for the journal.
+            caller: whose key it came with, for the journal; "" where it needed none.
 
         Raises:
             Busy: the queue is full.
             Stopping: the daemon is going away.
+            TookTooLong: it isn't done after `timeouts.request`.
             StepaudiodError: whatever the engine has to say of the request, before or between pieces.
         """
         self._idle.begin()
-        started = time.monotonic()
-        outcome, audio_s, reply = "cancelled", 0.0, None
+        run = _Run(engine, kind_of(work), request_id, caller)
         try:
-            await self._take_turn()
-            try:
-                worker = await self._ready_worker()
-                reply = worker.work(engine, work, format, self.limits.recordings())
-                async for piece in reply:
-                    audio_s += piece.duration_s if isinstance(piece, Audio) else 0.0
+            async with contextlib.aclosing(self._pieces(run, work, format)) as pieces:  # type: ignore[type-var]
+                deadline = asyncio.get_running_loop().time() + self.timeouts.request
+                while True:
+                    async with asyncio.timeout_at(deadline):
+                        piece = await anext(pieces, None)
+                    if piece is None:
+                        break
                     yield piece
-                outcome = "served"
-            finally:
-                if reply is not None:
-                    reply.close()
-                self._end_turn(time.monotonic() - started)
+            run.outcome = "served"
+        except TimeoutError:
+            run.outcome = "failed"
+            raise TookTooLong(
+                f"The request wasn't done after {self.timeouts.request:g} s (timeouts.request). Send less."
+            ) from None
         except Exception as error:
-            outcome = "refused" if isinstance(error, Busy) else "failed"
+            run.outcome = "refused" if isinstance(error, Busy) else "failed"
             raise
         finally:
             self._idle.end()
-            self._record(outcome, engine, request_id, time.monotonic() - started, audio_s)
+            self._record(run)
 
-    def _record(
-        self, outcome: str, engine: EngineDescription, request_id: str, duration_s: float, audio_s: float
-    ) -> None:
+    async def _pieces(self, run: _Run, work: Work, format: str | None) -> AsyncIterator[Result]:
+        """Wait for a turn, and hand on what the worker makes."""
+        await self._take_turn()
+        reply = None
+        try:
+            worker = await self._ready_worker()
+            reply = worker.work(run.engine, work, format, self.limits.recordings())
+            async for piece in reply:
+                run.take(piece)
+                yield piece
+            if run.audio_s:
+                factors = self.counters.real_time_factor[run.engine.name]
+                factors.observe(reply.work_s / run.audio_s)
+        finally:
+            if reply is not None:
+                reply.close()
+            self._end_turn(run.duration_s)
+
+    def _record(self, run: _Run) -> None:
         """One line a request, with fields for the journal; never the text itself."""
-        setattr(self.counters, outcome, getattr(self.counters, outcome) + 1)
-        fields = {"REQUEST_ID": request_id, "ENGINE": engine.name, "DURATION_MS": round(duration_s * 1000)}
+        self.counters.requests[run.kind, run.outcome] += 1
+        self.counters.duration[run.kind].observe(run.duration_s)
+        self.counters.audio_s[run.engine.name] += run.audio_s
+        if run.first_audio_s is not None:
+            self.counters.first_audio[run.engine.name].observe(run.first_audio_s)
+        fields = {
+            "REQUEST_ID": run.request_id,
+            "ENGINE": run.engine.name,
+            "DURATION_MS": round(run.duration_s * 1000),
+            "CALLER": run.caller or "-",
+        }
         log.info(
-            "%s %s: %.1f s of speech in %.2f s [%s]",
-            engine.name,
-            outcome,
-            audio_s,
-            duration_s,
-            request_id,
+            "%s %s: %.1f s of speech in %.2f s [%s]%s",
+            run.engine.name,
+            run.outcome,
+            run.audio_s,
+            run.duration_s,
+            run.request_id,
+            f" for {run.caller}" if run.caller else "",
             extra=fields,
         )
         self.on_change()
@@ -163,22 +229,26 @@ class Service:
                 with contextlib.suppress(ValueError):
                     self._waiting.remove(turn)
             else:
-                self._pass_on()
+                self._give_back()
             raise
 
     def _end_turn(self, duration_s: float) -> None:
         """Give the place to the next in line."""
         self._typical_s += 0.2 * (duration_s - self._typical_s)
-        self._pass_on()
+        self._give_back()
 
-    def _pass_on(self) -> None:
-        """The first that waits takes over the place; without one it falls free."""
-        while self._waiting:
+    def _give_back(self) -> None:
+        """A place falls free."""
+        self._active -= 1
+        self._admit()
+
+    def _admit(self) -> None:
+        """Whoever has waited longest takes the places that are free."""
+        while self._waiting and self._active < self.limits.concurrency:
             turn = self._waiting.popleft()
             if not turn.cancelled():
+                self._active += 1
                 turn.set_result(None)
-                return
-        self._active -= 1
 
     async def _ready_worker(self) -> WorkerProcess:
         """The worker, started where there is none."""
@@ -188,9 +258,8 @@ class Service:
                     "The daemon is stopping. Connect again: the next connection starts a fresh one."
                 )
             if self.worker is None or self.worker.is_lost:
-                self.worker = await self._spawn()
+                self.worker = await self._spawn(self.counters)
                 self.worker.watch_changes(self.on_change)
-                self.counters.worker_starts += 1
             return self.worker
 
     async def unload(self, engine: str) -> bool:

@@ -102,18 +102,23 @@ class TranscriptionRequest:
 Work = SpeechRequest | EditRequest | TranscriptionRequest
 """What an engine can be asked for."""
 
-_KINDS: dict[str, type[SpeechRequest] | type[EditRequest] | type[TranscriptionRequest]] = {
+_FORMS: dict[str, type[SpeechRequest] | type[EditRequest] | type[TranscriptionRequest]] = {
     "speech": SpeechRequest,
     "edit": EditRequest,
     "transcription": TranscriptionRequest,
 }
+KINDS = tuple(_FORMS)
 _PARTS = {"recording": Recording, "reference": Recording, "change": Change}
+
+
+def kind_of(work: Work) -> str:
+    """`speech`, `edit` or `transcription`."""
+    return next(kind for kind, form in _FORMS.items() if isinstance(work, form))
 
 
 def to_json(work: Work) -> dict[str, Any]:
     """The form in which work crosses the process border."""
-    kind = next(kind for kind, form in _KINDS.items() if isinstance(work, form))
-    return {"kind": kind, **asdict(work)}
+    return {"kind": kind_of(work), **asdict(work)}
 
 
 def from_json(table: dict[str, Any]) -> Work:
@@ -121,7 +126,7 @@ def from_json(table: dict[str, Any]) -> Work:
     fields = {
         name: _PARTS[name](**value) if name in _PARTS and value else value for name, value in table.items()
     }
-    return _KINDS[fields.pop("kind")](**fields)
+    return _FORMS[fields.pop("kind")](**fields)
 
 
 @dataclass(frozen=True, slots=True)

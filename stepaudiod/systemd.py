@@ -6,6 +6,7 @@ Sources: sd_listen_fds(3), sd_notify(3), systemd.journal-fields(7).
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import os
 import socket
@@ -23,6 +24,9 @@ BACKLOG = 4096
 Role = Literal["http", "api", "page"]
 """What a socket serves: the page and the API, the API only, the page and what it needs."""
 
+Reach = Literal["unix", "loopback", "network"]
+"""From where a socket can be reached: its file, this machine, anywhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listener:
@@ -30,6 +34,25 @@ class Listener:
 
     role: Role
     socket: socket.socket
+
+    @property
+    def reach(self) -> Reach:
+        """By the address that it is bound to; whatever isn't known to be local is the network."""
+        if self.socket.family == socket.AF_UNIX:
+            return "unix"
+        if self.socket.family in (socket.AF_INET, socket.AF_INET6):
+            address = ipaddress.ip_address(self.socket.getsockname()[0].partition("%")[0])
+            mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+            if (mapped or address).is_loopback:
+                return "loopback"
+        return "network"
+
+    def __str__(self) -> str:
+        """Its address as a person writes it."""
+        name = self.socket.getsockname()
+        if self.socket.family == socket.AF_INET6:
+            return f"[{name[0]}]:{name[1]}"
+        return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name)
 
 
 def activated() -> bool:

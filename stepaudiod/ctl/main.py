@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Protocol
 
 from stepaudiod import __version__
-from stepaudiod.ctl import models, say, status, unload, voices
+from stepaudiod.ctl import keys, models, say, status, unload, voices
 from stepaudiod.ctl.errors import CtlError, Terminated
 from stepaudiod.ctl.options import Options, global_options
 from stepaudiod.ctl.terminal import Terminal
@@ -43,7 +43,7 @@ class Command(Protocol):
         """Do it; what goes wrong is a `CtlError`."""
 
 
-COMMANDS: tuple[Command, ...] = (say, status, unload, voices, models)
+COMMANDS: tuple[Command, ...] = (say, status, unload, voices, models, keys)
 
 
 def build_parser() -> argparse.ArgumentParser:

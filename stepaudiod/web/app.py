@@ -10,26 +10,25 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stepaudiod.config import Settings
 from stepaudiod.idle import IdleClock
+from stepaudiod.keys import Keys
 from stepaudiod.service import Service
 from stepaudiod.systemd import Role
 from stepaudiod.web import edits, models, transcriptions, voices
+from stepaudiod.web.access import Access
 from stepaudiod.web.body import SpoolUploads
 from stepaudiod.web.errors import HANDLERS
+from stepaudiod.web.health import healthz, readyz
+from stepaudiod.web.metrics import CountAnswers, metrics
 from stepaudiod.web.speech import speech
 
 PAGE = Path(__file__).parent / "page" / "index.html"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-
-
-async def healthz(request: Request) -> Response:
-    """`GET /healthz`: the daemon is alive; it says nothing of the engine and wakes nothing."""
-    return JSONResponse({"status": "ok"})
 
 
 async def page(request: Request) -> Response:
@@ -39,6 +38,7 @@ async def page(request: Request) -> Response:
 
 WHAT_THE_PAGE_NEEDS = [
     Route("/healthz", healthz, methods=["GET"]),
+    Route("/readyz", readyz, methods=["GET"]),
     Route("/v1/audio/speech", speech, methods=["POST"]),
     Route("/v1/audio/edits", edits.edits, methods=["POST"]),
     Route("/v1/audio/transcriptions", transcriptions.transcriptions, methods=["POST"]),
@@ -53,7 +53,11 @@ WHAT_THE_PAGE_NEEDS = [
     Route("/v1/voices", models.list_voices, methods=["GET"]),
     Route("/api/v1/models/status", models.status, methods=["GET"]),
 ]
-API = [*WHAT_THE_PAGE_NEEDS, Route("/api/v1/models/{name}/unload", models.unload, methods=["POST"])]
+API = [
+    *WHAT_THE_PAGE_NEEDS,
+    Route("/metrics", metrics, methods=["GET"]),
+    Route("/api/v1/models/{name}/unload", models.unload, methods=["POST"]),
+]
 PAGES = [Route("/", page, methods=["GET"])]
 
 ROUTES: dict[Role, list[Route]] = {
@@ -63,7 +67,13 @@ ROUTES: dict[Role, list[Route]] = {
 }
 
 
-def build_app(role: Role, settings: Callable[[], Settings], service: Service, idle: IdleClock) -> Starlette:
+def build_app(
+    role: Role,
+    settings: Callable[[], Settings],
+    service: Service,
+    idle: IdleClock,
+    keys: Callable[[], Keys],
+) -> Starlette:
     """The application that a socket of this role serves.
 
     Args:
@@ -71,12 +81,15 @@ def build_app(role: Role, settings: Callable[[], Settings], service: Service, id
         settings: the configuration as it is now; a reload changes it.
         service: the queue and the worker.
         idle: for what the status says of sleep.
+        keys: the API keys as they are now.
     """
-    app = Starlette(
-        routes=ROUTES[role],
-        middleware=[Middleware(RequestId), Middleware(SpoolUploads)],
-        exception_handlers=dict(HANDLERS),
-    )
+    middleware = [
+        Middleware(RequestId),
+        Middleware(CountAnswers, service.counters),
+        Middleware(Access, settings, keys),
+        Middleware(SpoolUploads),
+    ]
+    app = Starlette(routes=ROUTES[role], middleware=middleware, exception_handlers=dict(HANDLERS))
     app.state.settings = settings
     app.state.service = service
     app.state.idle = idle

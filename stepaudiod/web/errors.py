@@ -23,11 +23,15 @@ STATUSES: dict[type[StepaudiodError], int] = {
     errors.ConfigError: 503,
     errors.InvalidRequest: 400,
     errors.NotFound: 404,
+    errors.HostRefused: 421,
+    errors.OriginRefused: 403,
+    errors.KeyRefused: 401,
     errors.TooLarge: 413,
     errors.TooSlow: 408,
     errors.Unsupported: 422,
     errors.Busy: 429,
     errors.Stopping: 503,
+    errors.TookTooLong: 504,
     errors.EngineError: 500,
     errors.EngineUnavailable: 503,
     errors.ModelFileError: 503,
@@ -37,6 +41,8 @@ STATUSES: dict[type[StepaudiodError], int] = {
 
 RETRY_AFTER_S = {errors.Stopping: 1, errors.WorkerLost: 1}
 """Errors that the same request won't meet again: whole seconds until it is worth sending."""
+
+IN_THE_JOURNAL = "Its journal says why: journalctl -u stepaudiod"
 
 UNFINISHED = (408, 413)
 """Answers to a request that has not come whole: the connection can't carry another."""
@@ -92,10 +98,14 @@ HANDLERS = {StepaudiodError: on_stepaudiod_error, HTTPException: on_http_excepti
 
 
 def refuse_everything(reason: str) -> ASGIApp:
-    """The application of a daemon whose configuration is broken: 503 and why, for whatever is asked."""
+    """The application of a daemon whose configuration is broken: 503 for whatever is asked.
+
+    Why is told on this machine alone: the reason quotes what stands in the configuration.
+    """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        message = f"stepaudiod can't work with its configuration. {reason}"
+        is_local = scope["state"]["reach"] != "network"
+        message = f"stepaudiod can't work with its configuration. {reason if is_local else IN_THE_JOURNAL}"
         await error_response(message, 503, errors.ConfigError.code)(scope, receive, send)
 
     return app

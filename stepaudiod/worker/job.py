@@ -36,6 +36,7 @@ class Job:
         self.format: str | None = frame["format"]
         self.work: Work = from_json(frame["request"])
         self.credit_bytes = WINDOW_BYTES
+        self.work_s = 0.0
         self._limits: dict[str, Any] = frame["limits"]
         self._items: Iterator[Waveform | Facts | Segment] | None = None
         self._encoder: Encoder | None = None

@@ -138,7 +138,9 @@ class Worker:
         try:
             if not job.is_open:
                 self._open(job)
+            started = time.monotonic()
             frames, is_last = job.step()
+            job.work_s += time.monotonic() - started
         except Exception as error:
             del self._jobs[job.id]
             self._send({"op": "failed", "id": job.id, **_describe(error)})
@@ -146,6 +148,7 @@ class Worker:
         self._progress += 1
         if is_last:
             del self._jobs[job.id]
+            frames[-1][0]["work_s"] = round(job.work_s, 6)
         for header, payload in frames:
             self._send(header, payload)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stepaudiod import errors
+from stepaudiod.counters import Counters
 from stepaudiod.errors import EngineError, InvalidRequest, StepaudiodError, WorkerLost
 from stepaudiod.speech import EngineDescription, Facts, Segment, Word, Work, to_json
 from stepaudiod.worker.protocol import Header, pack, read_frame
@@ -62,6 +63,8 @@ class Reply:
 
     def __init__(self, id: int, worker: WorkerProcess) -> None:
         self.id = id
+        self.work_s = 0.0
+        """Seconds that the worker spent on it; known at the end."""
         self._worker = worker
         self._items: asyncio.Queue[Result | StepaudiodError | None] = asyncio.Queue()
 
@@ -92,6 +95,7 @@ class WorkerProcess:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         options: WorkerOptions,
+        counters: Counters,
     ) -> None:
         self.pid = process.pid
         self.loaded: dict[str, dict[str, Any]] = {}
@@ -108,11 +112,17 @@ class WorkerProcess:
         self._beat: Header = {}
         self._silent_s = self._stalled_s = 0.0
         self._on_change: Callable[[], None] = lambda: None
+        self._counters = counters
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
 
     @classmethod
-    async def spawn(cls, options: WorkerOptions) -> WorkerProcess:
-        """Start a worker; it imports its engine when the first request comes."""
+    async def spawn(cls, options: WorkerOptions, counters: Counters) -> WorkerProcess:
+        """Start a worker; it imports its engine when the first request comes.
+
+        Args:
+            options: how.
+            counters: of starts, loads and deaths.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-P", "-m", "stepaudiod.worker.main", "--fd", str(theirs.fileno())]
@@ -136,7 +146,8 @@ class WorkerProcess:
                 ) from error
         reader, writer = await asyncio.open_connection(sock=ours)
         log.info("worker %d started", process.pid)
-        return cls(process, reader, writer, options)
+        counters.worker_starts += 1
+        return cls(process, reader, writer, options, counters)
 
     def watch_changes(self, on_change: Callable[[], None]) -> None:
         """Call back whenever what is loaded, or whether we live, changes."""
@@ -190,6 +201,7 @@ class WorkerProcess:
             while True:
                 self._handle(*await read_frame(self._reader))
         if not self.is_lost:
+            self._counters.worker_deaths["died"] += 1
             self._lose(
                 "The worker died while it had this request. Send it again: a new worker takes its place."
             )
@@ -210,10 +222,13 @@ class WorkerProcess:
             case "loaded":
                 self.loading = None
                 self.loaded[header["engine"]] = {"load_s": round(header["duration_s"], 3), **header["about"]}
+                self._counters.loaded(header["engine"], header["duration_s"])
                 log.info("%s loaded in %.2f s", header["engine"], header["duration_s"])
                 self._on_change()
             case "dropped":
-                self.loaded.pop(header["engine"], None)
+                self._counters.unloads[header["engine"]] += (
+                    self.loaded.pop(header["engine"], None) is not None
+                )
                 self._on_change()
             case "facts":
                 self._put(header, Facts(header["values"]))
@@ -223,6 +238,7 @@ class WorkerProcess:
                 self._put(header, Audio(payload, header["duration_s"]))
             case "done":
                 if reply := self._replies.pop(header["id"], None):
+                    reply.work_s = header["work_s"]
                     reply.put(None)
             case "failed":
                 self.loading = None
@@ -233,6 +249,11 @@ class WorkerProcess:
         """Hand a piece to its request, if that is still there."""
         if reply := self._replies.get(header["id"]):
             reply.put(item)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it had work at its last heartbeat."""
+        return bool(self._beat.get("busy")) and not self.is_lost
 
     @property
     def gpu_memory(self) -> dict[str, int]:
@@ -248,9 +269,14 @@ class WorkerProcess:
             self._stalled_s += tick_s
             limit_s = self._options.load_timeout_s if self.loading else self._options.stall_timeout_s
             if self._silent_s > self._options.heartbeat_timeout_s:
-                await self.kill(f"gave no sign of life for {self._options.heartbeat_timeout_s:g} s")
+                await self._give_up(f"gave no sign of life for {self._options.heartbeat_timeout_s:g} s")
             elif self._replies and self._beat.get("busy") and self._stalled_s > limit_s:
-                await self.kill(f"made no progress for {limit_s:g} s")
+                await self._give_up(f"made no progress for {limit_s:g} s")
+
+    async def _give_up(self, reason: str) -> None:
+        """It hangs: end it."""
+        self._counters.worker_deaths["hung"] += 1
+        await self.kill(reason)
 
     async def kill(self, reason: str) -> None:
         """End the process and everything in it; the kernel takes back its memory. Returns when it is gone."""
@@ -264,6 +290,7 @@ class WorkerProcess:
         """From now on this worker is gone; every request it had learns so."""
         self.is_lost = True
         self.loading = None
+        self._counters.unloads.update(list(self.loaded))
         self.loaded.clear()
         self._writer.close()
         for reply in self._replies.values():

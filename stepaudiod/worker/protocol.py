@@ -9,7 +9,7 @@ Front to worker: `work` (id, engine: its description, format, limits, request), 
 size_bytes).
 Worker to front: `beat` (progress, busy, gpu), `loading` (engine, stage, fraction), `loaded` (engine,
 duration_s, about), `dropped` (engine), `audio` (id, duration_s; payload: encoded bytes), `segment` (id,
-segment), `facts` (id, values), `done` (id), `failed` (id, error, message, param).
+segment), `facts` (id, values), `done` (id, work_s), `failed` (id, error, message, param).
 
 A worker sends at most `WINDOW_BYTES` of a request's audio beyond what the front has credited: a client that
 reads slowly holds up its own request and nobody else's.

@@ -207,7 +207,7 @@ def test_bytes_that_are_not_http_are_refused(awake: DaemonProcess) -> None:
 def test_half_a_request_gets_408(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"timeouts.header": 0.3, "timeouts.body": 0.3})
     assert exchange(daemon, b"GET /healthz HT").startswith(b"HTTP/1.1 408")
-    body = b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    body = b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
     answer = exchange(daemon, body)
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"request_timeout" in answer
@@ -217,7 +217,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_request_hurts_nobody(
     awake: DaemonProcess, client: httpx.Client
 ) -> None:
     with socket.create_connection(awake.address) as connection:
-        connection.sendall(b"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        connection.sendall(b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
     assert post(client).status_code == 200
     assert "Traceback" not in awake.log()
 

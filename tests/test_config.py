@@ -139,3 +139,29 @@ def test_the_shipped_file_lists_every_key_with_its_default() -> None:
     shipped = Path(__file__).parent.parent / "packaging" / "stepaudiod.toml"
     uncommented = re.sub(r"^# (?=[a-z_]+ = )", "", shipped.read_text(), flags=re.MULTILINE)
     assert tomllib.loads(uncommented) == Settings().model_dump(mode="json")
+
+
+def test_hosts_and_origins_are_checked_for_their_form(path: Path) -> None:
+    for key, wrong in {
+        "hosts": ("http://speech.example", "speech.example:7860", "*", ""),
+        "origins": ("speech.example", "https://speech.example/", "*", "null", "HTTPS://speech.example"),
+    }.items():
+        for value in wrong:
+            path.write_text(f'[access]\n{key} = ["{value}"]')
+            assert message(path).startswith(f"{path}: access.{key}"), value
+    path.write_text(
+        '[access]\nhosts = ["a.example", "::2"]\norigins = ["https://a.example", "http://[::1]:3000"]'
+    )
+    assert load(path, environ={}).access.hosts == ("a.example", "::2")
+
+
+def test_check_config_reads_the_keys(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = path.parent / "keys"
+    path.write_text(f"engine = 'hibari'\n[access]\nkeys_file = '{keys}'")
+    assert main(["--check-config", "--config", str(path)]) == 0
+    keys.write_text("laptop")
+    assert main(["--check-config", "--config", str(path)]) == 1
+    assert f"{keys}:1" in capsys.readouterr().err
+    keys.unlink()
+    assert main(["--check-config", "--config", str(path), "--set", "access.auth=keys"]) == 1
+    assert "stepaudioctl keys add" in capsys.readouterr().err

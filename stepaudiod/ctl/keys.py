@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from stepaudiod import keys
 from stepaudiod.ctl.errors import WrongUsage
-from stepaudiod.ctl.options import word
+from stepaudiod.ctl.options import global_options, word
 from stepaudiod.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ MODE = 0o640
 def configure(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    add = actions.add_parser("add", help="make a key and print it, once")
+    add = actions.add_parser("add", help="make a key and print it, once", parents=[global_options()])
     add.add_argument("name", type=word, metavar="NAME", help="whose it is; the journal shows it")
     where = add.add_mutually_exclusive_group()
     where.add_argument(

@@ -171,7 +171,7 @@ class CountAnswers:
 
 
 def _name(scope: Scope) -> str:
-    """Module and function that answer; a path that nobody has, or a refusal before it was looked at, is none."""
+    """Module and function that answer; nobody does for an unknown path, or before a refusal."""
     endpoint = scope.get("endpoint")
     if not isinstance(endpoint, FunctionType):
         return UNROUTED

@@ -217,7 +217,9 @@ def test_a_client_that_leaves_in_the_middle_of_its_request_hurts_nobody(
     awake: DaemonProcess, client: httpx.Client
 ) -> None:
     with socket.create_connection(awake.address) as connection:
-        connection.sendall(b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        connection.sendall(
+            b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
+        )
     assert post(client).status_code == 200
     assert "Traceback" not in awake.log()
 

@@ -76,6 +76,7 @@ class Timeouts(Section):
     )
     client: Seconds = Field(60, gt=0, description="a client that has stopped reading its audio")
     keep_alive: Seconds = Field(15, gt=0, description="a quiet connection between two requests")
+    fetch: Seconds = Field(30, gt=0, description="a recording behind a URL, all of it")
     drain: Seconds = Field(30, ge=0, description="requests in flight when the daemon is told to stop")
     heartbeat: Seconds = Field(30, gt=0, description="a worker that gives no sign of life")
     stall: Seconds = Field(120, gt=0, description="a worker that lives and makes no progress with its work")
@@ -147,6 +148,9 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="what the journal gets"
+    )
+    allow_url_fetch: bool = Field(
+        False, description="whether recordings may be given as URLs, which the daemon then fetches"
     )
     listen: Listen = Listen()
     limits: Limits = Limits()

@@ -1,0 +1,269 @@
+"""Recordings behind URLs, fetched without becoming somebody's way into the network. Knows no request's form.
+
+Whoever may send a URL would otherwise speak through us to whatever this machine can reach. So:
+
+    - http and https, without a name and password, on ports 80, 443 and from 1024
+    - the host is resolved once; every address it has must be public, and none may be this machine's own
+    - the connection goes to the address that was checked, so a name that changes its answer gains nothing
+    - at most three redirects, each checked like the first URL
+    - no proxy, which would resolve by itself; no cookies, nothing of the client's request
+    - audio, video or plain bytes, not compressed on the way, counted while they come
+    - one deadline for all of it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stepaudiod import __version__
+from stepaudiod.errors import InvalidRequest, TooLarge
+
+if TYPE_CHECKING:
+    import httpx
+
+MAX_REDIRECTS = 3
+REDIRECTS = (301, 302, 303, 307, 308)
+SCHEMES = {"http": 80, "https": 443}
+FIRST_FREE_PORT, LAST_PORT = 1024, 65535
+"""Below it are mail, shells and the like, which never hold recordings; above it many do."""
+PLAIN_BYTES = ("application/octet-stream", "binary/octet-stream", "application/ogg")
+"""Types beside audio and video that a recording may come as; the second is what object stores say."""
+
+UNICAST = ipaddress.ip_network("2000::/3")
+NOT_PUBLIC = [
+    ipaddress.ip_network(network)
+    for network in (
+        "192.0.0.0/24",  # protocol assignments (RFC 6890)
+        "192.88.99.0/24",  # 6to4 relays (RFC 7526)
+        "2001::/23",  # Teredo and protocol assignments (RFC 2928)
+        "2001:db8::/32",  # documentation (RFC 3849)
+        "2002::/16",  # 6to4: an IPv4 address in disguise (RFC 3056)
+        "3fff::/20",  # documentation (RFC 9637)
+    )
+]
+"""What `is_global` of some Python versions lets through."""
+
+UNIT = (
+    "Under systemd the unit forbids it to connect out: see the README's section on the old containers "
+    "for the drop-in that allows it."
+)
+
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+
+def is_public(address: str) -> bool:
+    """Whether an address belongs to the internet and to nobody's inside, and isn't this machine's own.
+
+    IPv6 counts only as global unicast: an IPv4 address that is mapped, translated (64:ff9b::/96) or tunnelled
+    into it doesn't.
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if not parsed.is_global or parsed.is_multicast or parsed.is_reserved:
+        return False
+    if any(parsed in network for network in NOT_PUBLIC if network.version == parsed.version):
+        return False
+    return (parsed.version == 4 or parsed in UNICAST) and not is_our_own(address)
+
+
+def is_our_own(address: str) -> bool:
+    """Whether this machine has that address: the kernel then answers from it. Nothing is sent.
+
+    A packet to oneself passes no firewall, so a service that only the inside may reach would answer.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, 9))
+        except OSError:
+            return False
+        return bool(probe.getsockname()[0] == address)
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """The addresses of a host: getaddrinfo(3)."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+class Fetcher:
+    """Fetches recordings.
+
+    Args:
+        max_bytes: of one recording.
+        max_seconds: for all that it takes.
+        resolve: finds a host's addresses.
+        is_public: says which of them may be connected to.
+    """
+
+    def __init__(
+        self,
+        max_bytes: int,
+        max_seconds: float,
+        resolve: Resolve = resolve,
+        is_public: Callable[[str], bool] = is_public,
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._max_seconds = max_seconds
+        self._resolve = resolve
+        self._is_public = is_public
+
+    async def fetch(self, url: str, target: Path, param: str) -> int:
+        """Put what is behind a URL into a file.
+
+        Args:
+            url: where it is.
+            target: the file.
+            param: the request field that errors name.
+
+        Returns:
+            Its size in bytes.
+
+        Raises:
+            InvalidRequest: the URL isn't one that we fetch, or what is there is no recording, or too slow.
+            TooLarge: it is larger than `max_bytes`.
+        """
+        await asyncio.to_thread(import_module, "httpx")  # the front starts without it
+        try:
+            async with asyncio.timeout(self._max_seconds):
+                return await self._follow(url, target, param)
+        except TimeoutError:
+            raise InvalidRequest(
+                f"The URL gave no whole recording within {self._max_seconds:g} s (timeouts.fetch). Send the "
+                f"recording itself. {UNIT}",
+                param,
+            ) from None
+
+    async def _follow(self, url: str, target: Path, param: str) -> int:
+        """From redirect to redirect to the recording."""
+        import httpx
+
+        # it reads certificates; a connection is checked for one host only, so none is kept
+        transport = await asyncio.to_thread(
+            httpx.AsyncHTTPTransport, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+        )
+        async with transport:
+            place = _parse(url, None, param)
+            for _ in range(MAX_REDIRECTS + 1):
+                request = self._request(place, await self._pin(place, param))
+                try:
+                    response = await transport.handle_async_request(request)
+                except httpx.HTTPError as error:
+                    raise InvalidRequest(_unreachable(place, error), param) from None
+                try:
+                    if response.status_code not in REDIRECTS:
+                        return await self._take(response, target, param)
+                    place = _parse(response.headers.get("location", ""), place, param)
+                except httpx.HTTPError:
+                    raise InvalidRequest("The URL's server broke off in the middle.", param) from None
+                finally:
+                    await response.aclose()
+        raise InvalidRequest(f"The URL redirects more than {MAX_REDIRECTS} times.", param)
+
+    async def _pin(self, place: httpx.URL, param: str) -> str:
+        """The address to connect to, if the host has public ones only.
+
+        Raises:
+            InvalidRequest: it has none, or others.
+        """
+        host = place.raw_host.decode()
+        try:
+            addresses = await self._resolve(host, place.port or SCHEMES[place.scheme])
+        except (OSError, UnicodeError):
+            addresses = []
+        if not addresses:
+            raise InvalidRequest(f"The URL's host {host[:80]!r} has no address. {UNIT}", param)
+        if not all(self._is_public(address) for address in addresses):
+            raise InvalidRequest(
+                f"The URL's host {host[:80]!r} isn't on the public internet, and only what is there is "
+                "fetched. Send the recording itself.",
+                param,
+            )
+        return addresses[0]
+
+    def _request(self, place: httpx.URL, address: str) -> httpx.Request:
+        """A request to that address which asks for, and expects the certificate of, the URL's host."""
+        import httpx
+
+        headers = {
+            "Host": place.netloc.decode(),
+            "User-Agent": f"stepaudiod/{__version__}",
+            "Accept": "audio/*, video/*, application/octet-stream",
+            "Accept-Encoding": "identity",
+            "Connection": "close",
+        }
+        timeout = dict.fromkeys(("connect", "read", "write", "pool"), self._max_seconds)
+        extensions = {"sni_hostname": place.raw_host.decode(), "timeout": timeout}
+        return httpx.Request("GET", place.copy_with(host=address), headers=headers, extensions=extensions)
+
+    async def _take(self, response: httpx.Response, target: Path, param: str) -> int:
+        """Write the body down, if it is a recording's and not too large."""
+        if response.status_code != 200:
+            raise InvalidRequest(
+                f"The URL's server answered {response.status_code}, and 200 was expected.", param
+            )
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if not kind.startswith(("audio/", "video/")) and kind not in PLAIN_BYTES:
+            raise InvalidRequest(
+                f"The URL leads to {kind[:80]!r}. A recording is audio/*, video/* or one of "
+                f"{', '.join(PLAIN_BYTES)}.",
+                param,
+            )
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            raise InvalidRequest(
+                "The URL's server compresses what it sends; recordings come as they are.", param
+            )
+        size = 0
+        with target.open("wb") as file:
+            async for piece in response.aiter_raw():
+                size += len(piece)
+                if size > self._max_bytes:
+                    raise TooLarge(
+                        f"The URL's recording is larger than {self._max_bytes:,} bytes (limits.max_upload). "
+                        "Send a shorter one.",
+                        param,
+                    )
+                file.write(piece)
+        return size
+
+
+def _parse(url: str, base: httpx.URL | None, param: str) -> httpx.URL:
+    """A URL of the kind that is fetched; `base` is the one that redirected to it."""
+    import httpx
+
+    try:
+        place = httpx.URL(url) if base is None else base.join(url)
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise InvalidRequest(f"The URL can't be read: {error}.", param) from None
+    if place.scheme not in SCHEMES or not place.host:
+        raise InvalidRequest("Only URLs with http:// or https:// and a host are fetched.", param)
+    if place.userinfo:
+        raise InvalidRequest("A URL with a name or a password in it isn't fetched.", param)
+    port = SCHEMES[place.scheme] if place.port is None else place.port
+    if port not in SCHEMES.values() and not FIRST_FREE_PORT <= port <= LAST_PORT:
+        raise InvalidRequest(
+            f"The URL's port {port} isn't one for recordings: 80, 443 and {FIRST_FREE_PORT} to {LAST_PORT} "
+            "are.",
+            param,
+        )
+    return place
+
+
+def _unreachable(place: httpx.URL, error: BaseException) -> str:
+    """What to say of a connection that failed."""
+    host = place.host[:80]
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, PermissionError):
+            return f"The system doesn't let the daemon connect to {host!r}. {UNIT}"
+        cause = cause.__cause__ or cause.__context__
+    return f"The URL's host {host!r} can't be reached: {str(error) or type(error).__name__}."

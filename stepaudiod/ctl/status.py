@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
 
 def _report(status: dict[str, Any]) -> str:
     """The answer for a person."""
-    models = {name: model for name, model in status.items() if name != "daemon"}
+    models = {n: m for n, m in status.items() if n != "daemon" and m.get("model", n) == n}
     daemon = status.get("daemon", {})
     requests = ", ".join(f"{count} {outcome}" for outcome, count in daemon.get("requests", {}).items())
     lines = [

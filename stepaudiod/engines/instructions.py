@@ -7,6 +7,7 @@ followed, and the response says what that was.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from stepaudiod.model.edits import EMOTIONS, LANGUAGES, STYLES
@@ -28,7 +29,7 @@ _SYNONYMS = {
     "coldness": "cold icy 冷漠 冷淡",
     "admiration": "admiring 钦佩 崇拜",
     "whisper": "whispered whispering 耳语 悄悄",
-    "serious": "seriously solemn 严肃",
+    "serious": "seriously solemn formal formally 严肃 正式",
     "child": "childlike kid 孩子 儿童",
     "older": "elderly old 老人",
     "gentle": "gently soft softly soothing 温柔 轻柔",
@@ -96,6 +97,20 @@ def follow(instructions: str) -> Followed:
     ]
     change = Change(*min(found)[1:]) if found else None
     return Followed(change, min(languages)[1] if languages else None)
+
+
+def known_name(names: Iterable[str], word: str) -> str:
+    """The one of the model's names that a word means; the word itself where it means none.
+
+    Args:
+        names: `EMOTIONS` or `STYLES`.
+        word: a name, or another word for one: "formal" is `serious`.
+    """
+    wanted = word.strip().lower()
+    for name in names:
+        if wanted in (name, *_SYNONYMS.get(name, "").split()):
+            return name
+    return word
 
 
 def _find(text: str, name: str, others: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stepaudiod.errors import InvalidRequest, Unsupported
+from stepaudiod.model.edits import with_language
 from stepaudiod.speech import EngineDescription, Voice
 from stepaudiod.text.scripts import has_chinese, has_letters_of, main_language
 from stepaudiod.text.speakable import is_speakable
@@ -12,13 +13,19 @@ LANGUAGE_NAMES = {"en": "English", "zh": "Chinese", "ja": "Japanese"}
 ANY_VOICE = "alloy"
 """Who speaks for somebody who names nobody: OpenAI's first voice, which is another one for each language."""
 
+OLD_VOICES = {"fear_female": "alloy", "happy_en": "coral", "whisper_cn": "shimmer", "story_teller": "fable"}
+"""The voices that the containers before this daemon had, each with the one of OpenAI's that comes closest.
+
+Their recordings don't ship. Whoever wants them back makes a voice of that name, which then goes before this.
+"""
+
 
 def resolve_voice(engine: EngineDescription, name: str, text: str) -> str:
     """The id of the voice that a request means.
 
     Args:
         engine: who is to speak.
-        name: a voice's id or name, one of OpenAI's voice names, or "" for any.
+        name: a voice's id or name, one of OpenAI's voice names, an old container's, or "" for any.
         text: what is to be said; its main language decides whom an OpenAI name stands for.
 
     Raises:
@@ -27,7 +34,7 @@ def resolve_voice(engine: EngineDescription, name: str, text: str) -> str:
     wanted = name.strip().lower() or ANY_VOICE
     if voice := find_voice(engine, wanted):
         return voice.id
-    if by_language := engine.openai_voices.get(wanted):
+    if by_language := engine.openai_voices.get(OLD_VOICES.get(wanted, wanted)):
         return by_language.get(main_language(text)) or by_language["en"]
     own = ", ".join(voice.id for voice in engine.voices)
     theirs = ", ".join(engine.openai_voices)
@@ -44,6 +51,19 @@ def find_voice(engine: EngineDescription, name: str) -> Voice | None:
         (v for v in engine.voices if v.id == name),
         next((v for v in engine.voices if v.name.lower() == name.lower()), None),
     )
+
+
+def require_language(engine: EngineDescription, language: str) -> None:
+    """Refuse a language that the engine can't be told.
+
+    Raises:
+        InvalidRequest: there is no such language, or the engine finds it out by itself.
+    """
+    with_language("", language)
+    if not engine.capabilities.clone:
+        raise InvalidRequest(
+            f"The engine {engine.name} takes no 'language': it finds it out from the text.", "language"
+        )
 
 
 def require_speakable(engine: EngineDescription, text: str) -> None:

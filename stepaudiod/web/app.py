@@ -19,7 +19,7 @@ from stepaudiod.idle import IdleClock
 from stepaudiod.keys import Keys
 from stepaudiod.service import Service
 from stepaudiod.systemd import Role
-from stepaudiod.web import edits, models, transcriptions, voices
+from stepaudiod.web import edits, legacy, models, transcriptions, voices
 from stepaudiod.web.access import Access
 from stepaudiod.web.body import SpoolUploads
 from stepaudiod.web.errors import HANDLERS
@@ -40,6 +40,7 @@ WHAT_THE_PAGE_NEEDS = [
     Route("/healthz", healthz, methods=["GET"]),
     Route("/readyz", readyz, methods=["GET"]),
     Route("/v1/audio/speech", speech, methods=["POST"]),
+    Route("/v1/audio/speech/upload", legacy.upload, methods=["POST"]),
     Route("/v1/audio/edits", edits.edits, methods=["POST"]),
     Route("/v1/audio/transcriptions", transcriptions.transcriptions, methods=["POST"]),
     Route("/v1/audio/voices", voices.create, methods=["POST"]),

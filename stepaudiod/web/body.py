@@ -1,6 +1,6 @@
 """A request's body: read within its limits, checked against its schema, mistakes named by field.
 
-JSON stays in memory. The files of a multipart form are spooled to disk and are gone when the request is.
+The files of a multipart form are spooled to disk and are gone when the request is. `inline.py` reads JSON.
 """
 
 from __future__ import annotations
@@ -86,29 +86,6 @@ class SpoolUploads:
             spool.close()
 
 
-async def read_form(
-    request: Request, schema: type[Form], settings: Settings, limit: tuple[int, str] | None = None
-) -> Form:
-    """A JSON body as one of our schemas.
-
-    Args:
-        request: what came.
-        schema: what it should be.
-        settings: for the limits.
-        limit: bytes, and the setting that says so; None is `limits.max_body`.
-
-    Raises:
-        InvalidRequest: it isn't JSON, or a field is missing, unknown or wrong; `param` is the first at fault.
-        TooLarge: more bytes than the limit.
-        TooSlow: it stopped coming for `timeouts.body` seconds.
-    """
-    size, setting = limit or (settings.limits.max_body, "limits.max_body")
-    body = bytearray()
-    async for piece in _pieces(request, settings, size, f"{setting}). Send the text in parts."):
-        body += piece
-    return check(schema, bytes(body))
-
-
 def check(schema: type[Form], body: bytes | dict[str, object]) -> Form:
     """JSON, or a form's fields, as one of our schemas.
 
@@ -141,7 +118,9 @@ async def read_multipart(
         raise InvalidRequest("Send this as multipart/form-data, with the recording as a file.")
     spool: Spool = request.scope["state"]["spool"]
     limits = settings.limits
-    pieces = _pieces(request, settings, limits.max_upload, "limits.max_upload). Send a shorter recording.")
+    pieces = body_pieces(
+        request, settings, limits.max_upload, "limits.max_upload). Send a shorter recording."
+    )
     parser = MultiPartParser(
         request.headers, pieces, max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=limits.max_body
     )
@@ -178,6 +157,18 @@ def required(uploads: dict[str, Upload], name: str) -> Upload:
     return uploads[name]
 
 
+def check_length(text: str, settings: Settings, param: str = "input") -> None:
+    """Refuse a text that is longer than the configuration allows.
+
+    Raises:
+        InvalidRequest: it is.
+    """
+    limit = settings.limits.max_text
+    if len(text) > limit:
+        message = f"{param!r} has {len(text):,} characters; at most {limit:,} are allowed (limits.max_text)."
+        raise InvalidRequest(f"{message} Send it in parts.", param)
+
+
 def _add(fields: dict[str, object], name: str, value: object) -> None:
     """One field; a name in brackets makes a list."""
     if isinstance(value, UploadFile):
@@ -201,7 +192,7 @@ def _keep(file: UploadFile, spool: Spool) -> Upload:
     return Upload(path, filename, path.stat().st_size)
 
 
-async def _pieces(
+async def body_pieces(
     request: Request, settings: Settings, limit: int, setting: str
 ) -> AsyncGenerator[bytes, None]:
     """The body's bytes, as long as they keep coming and aren't too many."""

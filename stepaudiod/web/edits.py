@@ -12,10 +12,9 @@ from stepaudiod.errors import InvalidRequest
 from stepaudiod.model.edits import LANGUAGES, OPTIONS, Edit
 from stepaudiod.service import Service
 from stepaudiod.speech import Change, EditRequest, Recording
-from stepaudiod.web.body import read_multipart, required
+from stepaudiod.web.body import check_length, read_multipart, required
 from stepaudiod.web.engines import engine_for
 from stepaudiod.web.schemas import EditForm
-from stepaudiod.web.speech import check_length
 from stepaudiod.web.stream import StreamedResponse
 
 PARAMS = {"n_edit_iter": "iterations"}

@@ -1,8 +1,9 @@
-"""Which engine a request means: the name in it, or whoever can do what it needs."""
+"""Which engine a request means: the name in it, or whoever can do what it needs; and what it can follow."""
 
 from __future__ import annotations
 
 from stepaudiod.engines.catalog import NEEDS, can
+from stepaudiod.engines.instructions import Followed, follow
 from stepaudiod.errors import Unsupported
 from stepaudiod.service import Service
 from stepaudiod.speech import EngineDescription
@@ -43,3 +44,15 @@ def engine_for(service: Service, model: str | None, need: str) -> EngineDescript
 def _how(service: Service, need: str) -> str:
     could = [e.install for e in service.catalog.engines if can(e, need)]
     return f"To have one that can, {'; '.join(could)}." if could else "No engine can."
+
+
+def follow_instructions(
+    engine: EngineDescription, instructions: str | None
+) -> tuple[Followed, dict[str, str]]:
+    """What of a request's instructions the engine can follow, and the headers that say so."""
+    if not instructions:
+        return Followed(), {}
+    followed = follow(instructions)
+    if followed.said and "style" in engine.capabilities.edits:
+        return followed, {"X-StepAudio-Instructions": followed.said}
+    return Followed(), {"X-StepAudio-Ignored": "instructions"}

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from stepaudiod import __version__
 from stepaudiod.engines.catalog import can
+from stepaudiod.engines.pulled import OLD_VARIANTS, QUANTIZATIONS, STEP_AUDIO
 from stepaudiod.errors import EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.service import Service
@@ -96,7 +97,8 @@ async def status(request: Request) -> Response:
         engine, reason = None, error.message
     return JSONResponse(
         {
-            **{name: _model_status(name, service, idle) for name in _names(service)},
+            **{name: _model_status([name], service, idle) for name in _names(service)},
+            **{old: _old_status(old, service, idle) for old in OLD_VARIANTS},
             "daemon": {
                 "version": __version__,
                 "status": service.status(),
@@ -123,10 +125,25 @@ def _names(service: Service) -> list[str]:
     return list(dict.fromkeys([*(e.name for e in service.catalog.installed()), *loaded]))
 
 
-def _model_status(name: str, service: Service, idle: IdleClock) -> dict[str, Any]:
+def _old_status(old: str, service: Service, idle: IdleClock) -> dict[str, Any]:
+    """What the old containers called a variant; `model` is its name here."""
+    names = _variants(old, service)
+    return {**_model_status(names, service, idle), "model": names[0]}
+
+
+def _variants(old: str, service: Service) -> list[str]:
+    """The models that an old name stands for: the variant, and the plain model where it is configured so."""
+    ending = OLD_VARIANTS[old]
+    plain = next((e for e in service.catalog.engines if e.name == STEP_AUDIO), None)
+    is_plain = plain is not None and plain.options["quantization"] == QUANTIZATIONS[ending]
+    return [f"{STEP_AUDIO}-{ending}", *([STEP_AUDIO] if is_plain else [])]
+
+
+def _model_status(names: list[str], service: Service, idle: IdleClock) -> dict[str, Any]:
     """One model, in the form the old containers had, and what it tells of itself where it is loaded."""
     worker = service.worker
-    about = None if worker is None else worker.loaded.get(name)
+    loaded = {} if worker is None else worker.loaded
+    about = next((loaded[each] for each in names if each in loaded), None)
     memory = worker.gpu_memory if worker is not None and about is not None else {}
     return {
         "loaded": about is not None,
@@ -143,6 +160,7 @@ def _model_status(name: str, service: Service, idle: IdleClock) -> dict[str, Any
 async def unload(request: Request) -> Response:
     """`POST /api/v1/models/{name}/unload`: end the worker; nothing of the model stays in memory."""
     service: Service = request.app.state.service
-    engine = service.catalog.get(request.path_params["name"])
-    unloaded = await service.unload(engine.name)
-    return JSONResponse({"model": engine.name, "unloaded": unloaded})
+    name = request.path_params["name"]
+    names = _variants(name, service) if name in OLD_VARIANTS else [service.catalog.get(name).name]
+    unloaded = any([await service.unload(each) for each in names])
+    return JSONResponse({"model": names[0], "unloaded": unloaded})

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from stepaudiod.engines.pulled import STEP_AUDIO
 from stepaudiod.model.edits import LANGUAGES, MAX_INTENSITY, MAX_ITERATIONS, MIN_INTENSITY
 
 AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
@@ -80,6 +81,60 @@ class SpeechForm(Form):
         description="how to speak; an emotion, a style or a dialect that is named in it is followed where "
         "the engine can, and a header says which",
     )
+
+
+OldMode = Literal["clone", "emotion", "style", "paralinguistic", "speed", "denoise", "vad"]
+OldVariant = Literal["base", "awq", "bnb"]
+Base64 = Annotated[str | None, Field(description="a recording in base64, or a data: URL")]
+RecordingUrl = Annotated[
+    str | None,
+    Field(max_length=4096, description="where a recording is; only with the setting allow_url_fetch"),
+]
+
+
+class StepAudioForm(Form):
+    """`step_audio` of the old containers' form; of several recordings a file wins, then base64."""
+
+    mode: OldMode = Field("clone", description="clone speaks `input`; the others change a recording")
+    model_variant: OldVariant | None = Field(
+        None, description="how many bits; without it those that are configured"
+    )
+    prompt_text: str | None = Field(None, description="what the recording to clone says")
+    prompt_audio_base64: Base64 = None
+    prompt_audio_url: RecordingUrl = None
+    input_audio_base64: Base64 = None
+    input_audio_url: RecordingUrl = None
+    audio_text: str | None = Field(None, description="what the recording to change says")
+    edit_info: str | None = Field(
+        None, description="which emotion, style or speed; with clone, an emotion or a style for what is said"
+    )
+    intensity: Intensity = 1.0
+    n_edit_iter: Iterations = 1
+
+
+def _or_any(voice: object) -> object:
+    """Nobody in particular is the empty name."""
+    return "" if voice is None else voice
+
+
+class OldSpeechForm(SpeechForm):
+    """`POST /v1/audio/speech` in the form of the old containers: everything but the text has a default."""
+
+    model: str = Field(STEP_AUDIO, description="a model of /v1/models")
+    input: str = Field(description="the text to speak; for paralinguistic, the new text with its tags")
+    voice: Annotated[str | VoiceId, BeforeValidator(_or_any)] = Field(
+        "", description="a voice of /v1/voices; without it, and without a recording, the first"
+    )
+    response_format: AudioFormat = "wav"
+    stream: bool = Field(False, description="audio is always sent while it is made")
+    metadata: dict[str, str] | None = Field(None, description="comes back in headers x-metadata-NAME")
+    step_audio: StepAudioForm = StepAudioForm()
+
+
+class UploadForm(Form):
+    """`POST /v1/audio/speech/upload`; `prompt_audio_file` and `input_audio_file` hold recordings."""
+
+    payload: str = Field(description="the JSON of a request to /v1/audio/speech")
 
 
 class TranscriptionForm(Form):

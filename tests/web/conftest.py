@@ -61,6 +61,7 @@ def step_audio(start_module_daemon: StartDaemon, data: Path, spool: Path) -> Dae
     """A daemon with Step-Audio-EditX on random weights, whose output is taken as it is."""
     settings: dict[str, object] = {
         "engine": "auto",
+        "threads": 1,  # two that wait for each other are slow on a busy machine
         "data_dir": data,
         "step_audio.dtype": "fp32",
         "step_audio.check_output": "false",

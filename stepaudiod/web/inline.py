@@ -1,0 +1,227 @@
+"""Recordings inside JSON: base64 strings, decoded to files while the body comes.
+
+A recording in base64 is larger than everything that is kept in memory for a request. So the body is cut as it
+arrives: what stands between the quotes of one of `FIELDS` goes through the decoder to a file, and an empty
+string is left in its place. The rest is ordinary JSON of an ordinary size.
+
+    {"input": "Hi", "step_audio": {"input_audio_base64": "UklGRiQAAABXQVZF...", "mode": "vad"}}
+                                                          └─ to a file ──────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import re
+from collections.abc import AsyncGenerator, AsyncIterable
+from pathlib import Path
+
+from starlette.requests import Request
+
+from stepaudiod.config import Settings
+from stepaudiod.errors import InvalidRequest, TooLarge
+from stepaudiod.web.body import Spool, Upload, body_pieces
+
+FIELDS = ("prompt_audio_base64", "input_audio_base64")
+OPENING = re.compile(rb'"(%s)"\s{0,64}:\s{0,64}"' % "|".join(FIELDS).encode())
+"""Where such a string begins. Inside of another string it can't match: there, quotes have backslashes."""
+LONGEST_OPENING = 160
+ESCAPE = re.compile(rb"\\(?:u00([0-9A-Fa-f]{2})|([/nrt]))")
+LONGEST_ESCAPE = 6
+DATA_URL = re.compile(rb"data:[^,]{0,200};base64,")
+URL_SAFE = bytes.maketrans(b"-_", b"+/")
+WHITESPACE = b" \t\r\n"
+
+
+async def read_json(request: Request, settings: Settings) -> bytes:
+    """A JSON body without its recordings; each of those is in the request's spool under its field's name.
+
+    Raises:
+        InvalidRequest: a recording isn't base64, or is there twice.
+        TooLarge: it is larger than `limits.max_upload`, or what is left is larger than `limits.max_body`.
+        TooSlow: it stopped coming for `timeouts.body` seconds.
+    """
+    limits = settings.limits
+    pieces = body_pieces(
+        request, settings, limits.max_upload, "limits.max_upload). Send a shorter recording."
+    )
+    return await JsonBody(request.scope["state"]["spool"], limits.max_body, "limits.max_body").read(pieces)
+
+
+async def cut(text: str, request: Request, settings: Settings) -> bytes:
+    """The same for JSON that came as a field of a form."""
+
+    async def whole() -> AsyncGenerator[bytes, None]:
+        yield text.encode()
+
+    spool: Spool = request.scope["state"]["spool"]
+    return await JsonBody(spool, settings.limits.max_body, "limits.max_body").read(whole())
+
+
+def decode_text(text: str, spool: Spool, name: str) -> None:
+    """Put a recording into the spool that was written so that `OPENING` doesn't match.
+
+    Raises:
+        InvalidRequest: it isn't base64, or is there twice.
+    """
+    if name in spool.uploads:
+        raise InvalidRequest(f"{name!r} is there twice.", name)
+    path = spool.new_path("recording.bin")
+    file = Base64File(path)
+    file.feed(text.encode())
+    file.close()
+    if not file.is_valid:
+        raise InvalidRequest(f"{name!r} isn't base64.", name)
+    if file.size_bytes:
+        spool.uploads[name] = Upload(path, "", file.size_bytes)
+
+
+class Base64File:
+    """Base64 in, a file out, piece by piece.
+
+    Line breaks are left out, the URL-safe alphabet and a `data:` URL are understood, padding may be missing.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._rest = b""
+        self._has_begun = False
+        self._has_ended = False
+        self.is_valid = True
+        self.size_bytes = 0
+
+    def feed(self, text: bytes) -> None:
+        """Decode some of it."""
+        self._rest += text.translate(URL_SAFE, WHITESPACE)
+        if not self._has_begun:
+            if b"data:".startswith(self._rest[:5]) and b"," not in self._rest and len(self._rest) < 256:
+                return
+            self._has_begun = True
+            self._rest = DATA_URL.sub(b"", self._rest, count=1) if self._rest[:5] == b"data:" else self._rest
+        whole = len(self._rest) // 4 * 4
+        self._decode(self._rest[:whole])
+        self._rest = self._rest[whole:]
+
+    def close(self) -> None:
+        """Decode the last of it."""
+        self._decode(self._rest + b"=" * (-len(self._rest) % 4))
+        self._file.close()
+
+    def _decode(self, text: bytes) -> None:
+        if not text or not self.is_valid:
+            return
+        try:
+            data = binascii.a2b_base64(text, strict_mode=True)
+        except binascii.Error:
+            self.is_valid = False
+            return
+        self.is_valid = not self._has_ended
+        self._has_ended = text.endswith(b"=")
+        self.size_bytes += self._file.write(data)
+
+
+class JsonBody:
+    """A JSON body without its recordings, which are files of the request.
+
+    Args:
+        spool: keeps the files.
+        limit: bytes of what is left.
+        setting: its name, for the error.
+        above: the path of the object that the fields stand in, for errors and names.
+    """
+
+    def __init__(self, spool: Spool, limit: int, setting: str, above: str = "step_audio.") -> None:
+        self._spool = spool
+        self._limit = limit
+        self._setting = setting
+        self._above = above
+        self._text = bytearray()
+        self._from = 0
+        self._held = b""
+        self._name = ""
+        self._path = Path()
+        self._file: Base64File | None = None
+        self._error: InvalidRequest | None = None
+
+    async def read(self, pieces: AsyncIterable[bytes]) -> bytes:
+        """The JSON without recordings; each of them is in the spool under its field's name.
+
+        What comes after a mistake is read and dropped, so that a client which still sends hears of it.
+
+        Raises:
+            InvalidRequest: a recording isn't base64, or is there twice.
+            TooLarge: what is left is larger than the limit.
+        """
+        try:
+            async for piece in pieces:
+                if self._error is not None:
+                    continue
+                if self._file is None:
+                    self._text += piece
+                    piece = self._begin()
+                if self._file is not None:
+                    await asyncio.to_thread(self._feed, piece)
+                if len(self._text) > self._limit:
+                    self._error = TooLarge(
+                        f"The body is larger than {self._limit:,} bytes ({self._setting}) without its "
+                        "recordings. Send the text in parts."
+                    )
+        finally:
+            if self._file is not None:
+                self._file.close()
+        if self._error is not None:
+            raise self._error
+        return bytes(self._text)
+
+    def _feed(self, piece: bytes) -> None:
+        """Take a piece apart that begins inside of a recording."""
+        while self._file is not None and self._error is None:
+            self._text += self._into_file(self._file, piece)
+            piece = self._begin() if self._file is None else b""
+            if not piece:
+                return
+
+    def _begin(self) -> bytes:
+        """Cut the text where a recording begins, if one does; returns what of it has come."""
+        opening = OPENING.search(self._text, self._from)
+        self._from = max(self._from, len(self._text) - LONGEST_OPENING)
+        if opening is None or self._error is not None:
+            return b""
+        piece = bytes(self._text[opening.end() :])
+        del self._text[opening.end() :]
+        self._name = self._above + opening[1].decode()
+        if self._name in self._spool.uploads:
+            self._error = InvalidRequest(f"{self._name!r} is there twice.", self._name)
+            return b""
+        self._path = self._spool.new_path("recording.bin")
+        self._file = Base64File(self._path)
+        return piece
+
+    def _into_file(self, file: Base64File, piece: bytes) -> bytes:
+        """Decode up to the closing quote; returns what stands behind it, the quote included."""
+        piece, self._held = self._held + piece, b""
+        end = piece.find(b'"')
+        text = piece if end < 0 else piece[:end]
+        if b"\\" in text:
+            if end < 0 and (at := text.rfind(b"\\")) > len(text) - LONGEST_ESCAPE:
+                text, self._held = text[:at], text[at:]
+            text = ESCAPE.sub(_unescape, text)
+        file.feed(text)
+        if end < 0:
+            return b""
+        self._file = None
+        file.close()
+        if not file.is_valid:
+            self._error = InvalidRequest(f"{self._name!r} isn't base64.", self._name)
+        elif file.size_bytes:
+            self._spool.uploads[self._name] = Upload(self._path, "", file.size_bytes)
+        self._from = len(self._text) + 1  # the quote that closes it opens nothing
+        return piece[end:]
+
+
+def _unescape(escape: re.Match[bytes]) -> bytes:
+    """One JSON escape; those of white space stand for nothing here."""
+    return bytes.fromhex(escape[1].decode()) if escape[1] else escape[2].strip(b"nrt")

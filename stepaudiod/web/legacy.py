@@ -1,0 +1,333 @@
+"""The API of the containers before this daemon, unchanged: `step_audio` in a speech request, and uploads.
+
+    {"model": "step-audio-editx", "voice": "happy_en", "input": "...", "metadata": {...},
+     "step_audio": {"mode": "emotion", "edit_info": "happy", "input_audio_base64": "...", ...}}
+
+What a mode doesn't use was ignored there, and is here; the header `X-StepAudio-Ignored` names it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from stepaudiod.config import Settings
+from stepaudiod.engines.catalog import can
+from stepaudiod.engines.instructions import known_name
+from stepaudiod.engines.pulled import OLD_VARIANTS, STEP_AUDIO
+from stepaudiod.engines.voices import OLD_VOICES, require_language, require_speakable, resolve_voice
+from stepaudiod.errors import InvalidRequest
+from stepaudiod.model.edits import EMOTIONS, REMOVE, STYLES
+from stepaudiod.service import Service
+from stepaudiod.speech import Change, EditRequest, EngineDescription, Recording, SpeechRequest, Work
+from stepaudiod.web.body import Spool, Upload, check, check_length, read_multipart, required
+from stepaudiod.web.edits import checked
+from stepaudiod.web.engines import OPENAI_SPEECH, engine_for, follow_instructions
+from stepaudiod.web.fetch import Fetcher
+from stepaudiod.web.inline import FIELDS, cut, decode_text
+from stepaudiod.web.schemas import OldSpeechForm, StepAudioForm, UploadForm
+from stepaudiod.web.stream import speech_response
+
+ONLY_OLD = ("step_audio", "stream", "metadata")
+"""Fields that OpenAI's form doesn't have."""
+FILES = ("prompt_audio_file", "input_audio_file")
+EVERY_MODE = {"model", "response_format", "stream", "stream_format", "metadata", "step_audio", "seed"}
+EVERY_MODE_OF_STEP_AUDIO = {"mode", "model_variant"}
+"""Fields that no mode leaves out."""
+ABOVE = "step_audio."
+UPLOAD_PATH = "/v1/audio/speech/upload"
+TRANSCRIPTS = ("prompt_text", "audio_text")
+URLS = ("prompt_audio_url", "input_audio_url")
+FEELING = {ABOVE + "edit_info", ABOVE + "intensity", ABOVE + "n_edit_iter"}
+IGNORED = "X-StepAudio-Ignored"
+PARAMS = {name: ABOVE + name for name in ("mode", "edit_info", "intensity", "n_edit_iter")} | {
+    "text": "input"
+}
+"""What the model's own errors call a field, and what it is called here."""
+
+MAX_METADATA = 16
+MAX_METADATA_BYTES = 4096
+METADATA_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+MUCH_SLOWER, MUCH_FASTER = 0.7, 1.5
+PACE = re.compile(r"(\d{1,2}(?:\.\d{1,3})?) ?x", re.I)
+
+
+def is_old(body: bytes) -> bool:
+    """Whether a request to /v1/audio/speech is in the old form.
+
+    It has a field that OpenAI's form doesn't have, or it leaves out what OpenAI requires, as only the old
+    form could: it names no model but Step-Audio-EditX and no voice but those of the old containers.
+    """
+    try:
+        table = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(table, dict):
+        return False
+    if any(name in table for name in ONLY_OLD):
+        return True
+    voice = table.get("voice")
+    return table.get("model", STEP_AUDIO) == STEP_AUDIO and (
+        voice is None or (isinstance(voice, str) and voice in OLD_VOICES)
+    )
+
+
+async def upload(request: Request) -> Response:
+    """`POST /v1/audio/speech/upload`: the same, with recordings as files."""
+    settings: Settings = request.app.state.settings()
+    form, uploads = await read_multipart(request, UploadForm, settings, FILES)
+    for name in uploads:
+        required(uploads, name)
+
+    return await answer(request, await cut(form.payload, request, settings))
+
+
+async def answer(request: Request, body: bytes) -> Response:
+    """Do what a request in the old form asks for; its recordings are in the request's spool."""
+    service: Service = request.app.state.service
+    settings: Settings = request.app.state.settings()
+    form = check(OldSpeechForm, body)
+    options = form.step_audio
+    for param, text in (("input", form.input), *((ABOVE + n, getattr(options, n)) for n in TRANSCRIPTS)):
+        check_length(text or "", settings, param)
+    headers = metadata_headers(form.metadata or {})
+    sources = Sources(options, request.scope["state"]["spool"], settings)
+    await sources.decode_rest()
+    plan = await (_clone if options.mode == "clone" else _edit)(service, form, sources)
+    headers |= plan.headers | {"X-StepAudio-Model": plan.engine.name}
+    unused = _unused(form, sources.given(), plan.used)
+    if ignored := [name for name in (plan.headers.get(IGNORED), *unused) if name]:
+        headers[IGNORED] = ", ".join(ignored)
+    pieces = service.run(plan.engine, plan.work, form.response_format, request.scope["state"]["request_id"])
+    return speech_response(pieces, form, headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        engine: by whom.
+        work: what.
+        used: the fields that say so, beside those of every mode.
+        headers: what the response says of it.
+    """
+
+    engine: EngineDescription
+    work: Work
+    used: set[str]
+    headers: dict[str, str]
+
+
+class Sources:
+    """The recordings of a request: of several for one purpose a file wins, then base64, then a URL.
+
+    Args:
+        options: the request's.
+        spool: its files.
+        settings: for what may be fetched.
+    """
+
+    def __init__(self, options: StepAudioForm, spool: Spool, settings: Settings) -> None:
+        self._options = options
+        self._spool = spool
+        self._settings = settings
+
+    async def decode_rest(self) -> None:
+        """Decode what is written in a way in which it isn't noticed while the body comes."""
+        for field in FIELDS:
+            if text := getattr(self._options, field):
+                await asyncio.to_thread(decode_text, text, self._spool, ABOVE + field)
+
+    def given(self) -> list[str]:
+        """The names of all of them."""
+        urls = [f for f in URLS if getattr(self._options, f)]
+        return [*self._spool.uploads, *(ABOVE + field for field in urls)]
+
+    def find(self, purpose: str) -> str | None:
+        """The name of the one for a purpose, `prompt` or `input`."""
+        audio = f"{purpose}_audio"
+        names = (f"{audio}_file", f"{ABOVE}{audio}_base64", f"{ABOVE}{audio}_url")
+        return next((name for name in names if name in self.given()), None)
+
+    async def get(self, name: str, transcript: str) -> Recording:
+        """The recording of that name.
+
+        Args:
+            name: as `find` gave it.
+            transcript: the field of `step_audio` with what it says.
+
+        Raises:
+            InvalidRequest: it is behind a URL and can't be fetched.
+        """
+        if name not in self._spool.uploads:
+            await self._fetch(name)
+        path = self._spool.uploads[name].path
+        said = getattr(self._options, transcript) or ""
+        return Recording(str(path), said, param=name, transcript_param=ABOVE + transcript)
+
+    async def _fetch(self, name: str) -> None:
+        if not self._settings.allow_url_fetch:
+            raise InvalidRequest(
+                "Recordings behind URLs aren't fetched here: allow_url_fetch is off. Send the recording "
+                f"itself, in base64 or as a file to {UPLOAD_PATH}.",
+                name,
+            )
+        fetcher = Fetcher(self._settings.limits.max_upload, self._settings.timeouts.fetch)
+        path = self._spool.new_path("recording.bin")
+        size = await fetcher.fetch(getattr(self._options, name.removeprefix(ABOVE)), path, name)
+        self._spool.uploads[name] = Upload(path, "", size)
+
+
+async def _clone(service: Service, form: OldSpeechForm, sources: Sources) -> Plan:
+    """Speech in the voice of a recording, or of the library; with a feeling where `edit_info` names one."""
+    options = form.step_audio
+    change = _feeling(options)
+    name = sources.find("prompt")
+    engine = _engine(service, form, "clone" if name else "speak" if change is None else change.mode)
+    require_speakable(engine, form.input)
+    followed, headers = follow_instructions(engine, form.instructions if change is None else None)
+    if form.language is not None:
+        require_language(engine, form.language)
+    used = {"input", "speed", "language"} | ({"instructions"} if change is None else FEELING)
+    if name:
+        used |= {name, ABOVE + "prompt_text"}
+        voice, reference = "", await sources.get(name, "prompt_text")
+    else:
+        used.add("voice")
+        engine = engine_for(service, engine.name, "speak")
+        wanted = form.voice if isinstance(form.voice, str) else form.voice.id
+        voice, reference = resolve_voice(engine, wanted, form.input), None
+        headers["X-StepAudio-Voice"] = voice
+    work = SpeechRequest(
+        form.input,
+        voice,
+        form.speed,
+        form.seed,
+        reference,
+        form.language or followed.language,
+        change or followed.change,
+    )
+    return Plan(engine, work, used, headers)
+
+
+def _feeling(options: StepAudioForm) -> Change | None:
+    """The emotion or the style of a clone, if it has one."""
+    if not options.edit_info:
+        return None
+    for mode, names in (("emotion", EMOTIONS), ("style", STYLES)):
+        if (name := known_name(names, options.edit_info)) in names:
+            change = Change(mode, name, None, options.intensity, options.n_edit_iter)
+            return checked(change, PARAMS)
+    raise InvalidRequest(
+        f"With clone, edit_info is an emotion or a style: {', '.join((*EMOTIONS, *STYLES))}; found "
+        f"{options.edit_info[:80]!r}.",
+        ABOVE + "edit_info",
+    )
+
+
+async def _edit(service: Service, form: OldSpeechForm, sources: Sources) -> Plan:
+    """A recording changed; `input` counts only where it is the new text."""
+    options = form.step_audio
+    mode, info, text, intensity = options.mode, None, None, 1.0
+    used = {ABOVE + "n_edit_iter", ABOVE + "audio_text"}
+    if mode in ("emotion", "style"):
+        names = (*(EMOTIONS if mode == "emotion" else STYLES), REMOVE)
+        info = known_name(names, options.edit_info or "")
+        used.add(ABOVE + "edit_info")
+        if info != REMOVE:
+            intensity = options.intensity
+            used.add(ABOVE + "intensity")
+    elif mode == "speed":
+        info = _pace(options.edit_info or "")
+        used.add(ABOVE + "edit_info")
+    elif mode == "paralinguistic":
+        text = form.input
+        used.add("input")
+    change = checked(Change(mode, info, text, intensity, options.n_edit_iter), PARAMS)
+    engine = _engine(service, form, mode)
+    name = sources.find("input")
+    if name is None:
+        raise InvalidRequest(
+            f"The mode {mode} needs a recording to change, in step_audio.input_audio_base64, behind "
+            f"step_audio.input_audio_url, or as the file input_audio_file to {UPLOAD_PATH}.",
+            ABOVE + "input_audio_base64",
+        )
+    work = EditRequest(await sources.get(name, "audio_text"), change, form.seed)
+    return Plan(engine, work, used | {name}, {})
+
+
+def _pace(info: str) -> str:
+    """A speed as the model knows it: 0.85x is `slower`."""
+    number = PACE.fullmatch(info.strip())
+    if number is None or float(number[1]) == 1:
+        return info
+    factor = float(number[1])
+    if factor < 1:
+        return "slower" if factor > MUCH_SLOWER else "more slower"
+    return "faster" if factor < MUCH_FASTER else "more faster"
+
+
+def _engine(service: Service, form: OldSpeechForm, need: str) -> EngineDescription:
+    """Who does it. The old form knew one model: where that isn't here, whoever else can does what it can.
+
+    Raises:
+        InvalidRequest: a variant of a model that has none.
+        StepaudiodError: nobody can; says what would make it possible.
+    """
+    variant = form.step_audio.model_variant
+    if variant is not None:
+        if form.model not in (STEP_AUDIO, *OPENAI_SPEECH):
+            raise InvalidRequest(
+                f"The model {form.model[:80]!r} has no variants; {STEP_AUDIO} has.", ABOVE + "model_variant"
+            )
+        return engine_for(service, f"{STEP_AUDIO}-{OLD_VARIANTS[variant]}", need)
+    able = [engine.name for engine in service.catalog.installed() if can(engine, need)]
+    if form.model == STEP_AUDIO and able and STEP_AUDIO not in able:
+        return service.choice(need).engine
+    return engine_for(service, form.model, need)
+
+
+def metadata_headers(metadata: dict[str, str]) -> dict[str, str]:
+    """A request's metadata as headers; what a header can't hold is percent-encoded.
+
+    Raises:
+        InvalidRequest: there is too much of it, or a name isn't one for a header.
+    """
+    headers = {}
+    for name, value in metadata.items():
+        if not METADATA_NAME.fullmatch(name):
+            raise InvalidRequest(
+                f"The metadata's name {name[:80]!r} can't be a header's: 1 to 64 letters, digits, '_', '.' "
+                "and '-' can.",
+                "metadata",
+            )
+        headers[f"x-metadata-{name}"] = "".join(c if " " <= c <= "~" else quote(c) for c in value)
+    size = sum(len(name) + len(value) for name, value in headers.items())
+    if len(headers) > MAX_METADATA or size > MAX_METADATA_BYTES:
+        raise InvalidRequest(
+            f"There is too much metadata: {len(headers)} names and {size:,} bytes of headers; at most "
+            f"{MAX_METADATA} and {MAX_METADATA_BYTES:,} are sent back.",
+            "metadata",
+        )
+    return headers
+
+
+def _unused(form: OldSpeechForm, recordings: list[str], used: set[str]) -> list[str]:
+    """The names of what was given and isn't used."""
+    given = [*_given(form, EVERY_MODE)]
+    given += [ABOVE + name for name in _given(form.step_audio, EVERY_MODE_OF_STEP_AUDIO)]
+    return sorted({*given, *recordings} - used)
+
+
+def _given(form: BaseModel, without: set[str]) -> list[str]:
+    """The fields that say something else than by default."""
+    fields = type(form).model_fields
+    return [n for n in fields if n not in without and getattr(form, n) not in ("", fields[n].default)]

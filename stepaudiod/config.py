@@ -71,6 +71,7 @@ class Timeouts(Section):
 
     header: Seconds = Field(10, gt=0, description="a connection's request line and headers")
     body: Seconds = Field(30, gt=0, description="the next piece of a request's body")
+    upload: Seconds = Field(600, gt=0, description="a request's whole body")
     request: Seconds = Field(
         3600, gt=0, description="the whole work of one request, with its wait for a turn"
     )

@@ -112,7 +112,7 @@ async def read_multipart(
     Raises:
         InvalidRequest: it isn't multipart, or a field is missing, unknown or wrong.
         TooLarge: more bytes than `limits.max_upload`.
-        TooSlow: it stopped coming for `timeouts.body` seconds.
+        TooSlow: it stopped coming for `timeouts.body` seconds, or took `timeouts.upload` in all.
     """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise InvalidRequest("Send this as multipart/form-data, with the recording as a file.")
@@ -197,15 +197,20 @@ async def body_pieces(
 ) -> AsyncGenerator[bytes, None]:
     """The body's bytes, as long as they keep coming and aren't too many."""
     size = 0
+    timeouts = settings.timeouts
+    deadline = asyncio.get_running_loop().time() + timeouts.upload
     stream = request.stream()
     while size <= min(DISCARD * limit, limit + DISCARD_BYTES):
         try:
-            async with asyncio.timeout(settings.timeouts.body):
+            soon = asyncio.get_running_loop().time() + timeouts.body
+            async with asyncio.timeout_at(min(soon, deadline)):
                 piece = await anext(stream)
         except StopAsyncIteration:
             break
         except TimeoutError:
-            raise TooSlow(f"The body stopped coming for {settings.timeouts.body:g} s.") from None
+            if soon < deadline:
+                raise TooSlow(f"The body stopped coming for {timeouts.body:g} s.") from None
+            raise TooSlow(f"The body took longer than {timeouts.upload:g} s (timeouts.upload).") from None
         except ClientDisconnect:
             raise InvalidRequest("The client left before its request was complete.") from None
         size += len(piece)

@@ -13,7 +13,7 @@ from stepaudiod.model.edits import LANGUAGES, OPTIONS, Edit
 from stepaudiod.service import Service
 from stepaudiod.speech import Change, EditRequest, Recording
 from stepaudiod.web.body import check_length, read_multipart, required
-from stepaudiod.web.engines import engine_for
+from stepaudiod.web.engines import engine_for, work_for
 from stepaudiod.web.schemas import EditForm
 from stepaudiod.web.stream import StreamedResponse
 
@@ -32,7 +32,7 @@ async def edits(request: Request) -> Response:
         check_length(text, settings, param)
     engine = engine_for(service, form.model, form.mode)
     wanted = EditRequest(Recording(str(file.path), form.transcript), change, form.seed)
-    pieces = service.run(engine, wanted, form.response_format, request.scope["state"]["request_id"])
+    pieces = work_for(request, engine, wanted, form.response_format)
     headers = {"X-StepAudio-Model": engine.name}
     return StreamedResponse(pieces, MEDIA_TYPES[form.response_format], headers)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+
 from stepaudiod.engines.catalog import NEEDS, can
 from stepaudiod.engines.instructions import Followed, follow
 from stepaudiod.errors import Unsupported
 from stepaudiod.service import Service
-from stepaudiod.speech import EngineDescription
+from stepaudiod.speech import EngineDescription, Work
+from stepaudiod.worker.process import Result
 
 OPENAI_SPEECH = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 OPENAI_TRANSCRIPTION = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe")
@@ -39,6 +44,22 @@ def engine_for(service: Service, model: str | None, need: str) -> EngineDescript
     others = [e.name for e in service.catalog.installed() if can(e, need)]
     hint = f"These can: {', '.join(others)}." if others else _how(service, need)
     raise Unsupported(f"The model {engine.name} can't {NEEDS.get(need, need)}. {hint}", "model")
+
+
+def work_for(
+    request: Request, engine: EngineDescription, work: Work, format: str | None
+) -> AsyncIterator[Result]:
+    """Have an engine do a request's work, under the request's id and its caller's name.
+
+    Args:
+        request: whose work it is.
+        engine: who does it.
+        work: what is asked for.
+        format: of the audio; None where none comes.
+    """
+    service: Service = request.app.state.service
+    state = request.scope["state"]
+    return service.run(engine, work, format, state["request_id"], state["caller"])
 
 
 def _how(service: Service, need: str) -> str:

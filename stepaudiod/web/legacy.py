@@ -29,7 +29,7 @@ from stepaudiod.service import Service
 from stepaudiod.speech import Change, EditRequest, EngineDescription, Recording, SpeechRequest, Work
 from stepaudiod.web.body import Spool, Upload, check, check_length, read_multipart, required
 from stepaudiod.web.edits import checked
-from stepaudiod.web.engines import OPENAI_SPEECH, engine_for, follow_instructions
+from stepaudiod.web.engines import OPENAI_SPEECH, engine_for, follow_instructions, work_for
 from stepaudiod.web.fetch import Fetcher
 from stepaudiod.web.inline import FIELDS, cut, decode_text
 from stepaudiod.web.schemas import OldSpeechForm, StepAudioForm, UploadForm
@@ -105,7 +105,7 @@ async def answer(request: Request, body: bytes) -> Response:
     unused = _unused(form, sources.given(), plan.used)
     if ignored := [name for name in (plan.headers.get(IGNORED), *unused) if name]:
         headers[IGNORED] = ", ".join(ignored)
-    pieces = service.run(plan.engine, plan.work, form.response_format, request.scope["state"]["request_id"])
+    pieces = work_for(request, plan.engine, plan.work, form.response_format)
     return speech_response(pieces, form, headers)
 
 

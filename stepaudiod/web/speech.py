@@ -11,7 +11,7 @@ from stepaudiod.service import Service
 from stepaudiod.speech import SpeechRequest
 from stepaudiod.web import legacy
 from stepaudiod.web.body import check, check_length
-from stepaudiod.web.engines import engine_for, follow_instructions
+from stepaudiod.web.engines import engine_for, follow_instructions, work_for
 from stepaudiod.web.inline import read_json
 from stepaudiod.web.schemas import SpeechForm
 from stepaudiod.web.stream import speech_response
@@ -40,6 +40,6 @@ async def speech(request: Request) -> Response:
         language=form.language or followed.language,
         change=followed.change,
     )
-    pieces = service.run(engine, wanted, form.response_format, request.scope["state"]["request_id"])
+    pieces = work_for(request, engine, wanted, form.response_format)
     headers |= {"X-StepAudio-Model": engine.name, "X-StepAudio-Voice": voice}
     return speech_response(pieces, form, headers)

@@ -16,7 +16,7 @@ from stepaudiod.errors import InvalidRequest
 from stepaudiod.service import Service
 from stepaudiod.speech import Facts, Recording, Segment, TranscriptionRequest
 from stepaudiod.web.body import read_multipart, required
-from stepaudiod.web.engines import engine_for
+from stepaudiod.web.engines import engine_for, work_for
 from stepaudiod.web.schemas import TranscriptionForm
 from stepaudiod.web.stream import CollectedResponse, EventResponse, event
 from stepaudiod.worker.process import Result
@@ -39,7 +39,7 @@ async def transcriptions(request: Request) -> Response:
     wanted = TranscriptionRequest(
         Recording(str(file.path)), form.language, form.prompt, form.temperature, has_words
     )
-    pieces = service.run(engine, wanted, None, request.scope["state"]["request_id"])
+    pieces = work_for(request, engine, wanted, None)
     headers = {"X-StepAudio-Model": engine.name}
     if form.stream:
         return TranscriptEvents(pieces, headers)

@@ -16,6 +16,7 @@ from stepaudiod.service import Service
 from stepaudiod.speech import Recording, Segment, TranscriptionRequest
 from stepaudiod.voices import StoredVoice, VoiceLibrary
 from stepaudiod.web.body import read_multipart, required
+from stepaudiod.web.engines import work_for
 from stepaudiod.web.schemas import VoiceForm
 
 
@@ -78,7 +79,7 @@ async def _listen(request: Request, recording: Recording) -> str:
             ) from None
     words: list[str] = []
     work = TranscriptionRequest(recording)
-    async with aclosing(service.run(engine, work, None, request.scope["state"]["request_id"])) as pieces:  # type: ignore[type-var]
+    async with aclosing(work_for(request, engine, work, None)) as pieces:  # type: ignore[type-var]
         async for piece in pieces:
             if isinstance(piece, Segment):
                 words.append(piece.text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -197,9 +196,14 @@ class WorkerProcess:
 
     async def _read(self) -> None:
         """Hand each frame to whom it concerns, until the worker is gone."""
-        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+        try:
             while True:
                 self._handle(*await read_frame(self._reader))
+        except (asyncio.IncompleteReadError, OSError):
+            pass
+        except Exception:
+            # a worker that isn't understood is of no use; nobody shall wait for it
+            log.exception("worker %d sent what isn't understood", self.pid)
         if not self.is_lost:
             self._counters.worker_deaths["died"] += 1
             self._lose(

@@ -271,3 +271,15 @@ def test_status_has_the_fields_of_the_old_containers(client: httpx.Client) -> No
         "gpu_memory_allocated_gb", "gpu_memory_reserved_gb",
     }  # fmt: skip
     assert status["loaded"] is True
+
+
+def test_a_body_that_drips_has_an_end(start_daemon: StartDaemon) -> None:
+    """Each piece in time, and the whole too late."""
+    daemon = start_daemon({"timeouts.body": 30, "timeouts.upload": 1})
+    with socket.create_connection(daemon.address, DEADLINE_S) as client:
+        client.sendall(
+            b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b'Content-Length: 1000\r\n\r\n{"model": '
+        )
+        answer = client.recv(65536).decode()
+    assert answer.startswith("HTTP/1.1 408")

@@ -19,9 +19,10 @@ from stepaudiod.idle import IdleClock
 from stepaudiod.keys import Keys
 from stepaudiod.service import Service
 from stepaudiod.systemd import Role
-from stepaudiod.web import edits, legacy, models, transcriptions, voices
+from stepaudiod.web import docs, edits, legacy, models, transcriptions, voices
 from stepaudiod.web.access import Access
 from stepaudiod.web.body import SpoolUploads
+from stepaudiod.web.docs import Documents
 from stepaudiod.web.errors import HANDLERS
 from stepaudiod.web.health import healthz, readyz
 from stepaudiod.web.metrics import CountAnswers, metrics
@@ -54,8 +55,14 @@ WHAT_THE_PAGE_NEEDS = [
     Route("/v1/voices", models.list_voices, methods=["GET"]),
     Route("/api/v1/models/status", models.status, methods=["GET"]),
 ]
+DOCUMENT = [
+    Route("/openapi.json", docs.openapi, methods=["GET"]),
+    Route("/docs", docs.docs, methods=["GET"]),
+    Route("/redoc", docs.redoc, methods=["GET"]),
+]
 API = [
     *WHAT_THE_PAGE_NEEDS,
+    *DOCUMENT,
     Route("/metrics", metrics, methods=["GET"]),
     Route("/api/v1/models/{name}/unload", models.unload, methods=["POST"]),
 ]
@@ -94,6 +101,7 @@ def build_app(
     app.state.settings = settings
     app.state.service = service
     app.state.idle = idle
+    app.state.documents = Documents()
     return app
 
 

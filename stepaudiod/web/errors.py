@@ -12,6 +12,7 @@ from http import HTTPStatus
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stepaudiod import errors
@@ -86,7 +87,16 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}."
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-    return error_response(message, error.status_code, code, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return error_response(message, error.status_code, code, headers=headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """Every method that the path has; each has a route of its own, and Starlette tells the first one's."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in routes if isinstance(route, Route) for method in route.methods or ()}
 
 
 async def on_exception(request: Request, error: Exception) -> Response:

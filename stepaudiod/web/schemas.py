@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from stepaudiod.engines.pulled import STEP_AUDIO
 from stepaudiod.model.edits import LANGUAGES, MAX_INTENSITY, MAX_ITERATIONS, MIN_INTENSITY
 
 AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 
-INTENSITIES = {
+IntensityWord = Literal["slightly", "somewhat", "moderately", "noticeably", "much", "dramatically"]
+INTENSITIES: dict[str, float] = {
     "slightly": 0.4,
     "somewhat": 0.7,
     "moderately": 1.0,
@@ -27,14 +29,11 @@ def _number_of(word: object) -> object:
     return INTENSITIES.get(word.strip().lower(), word) if isinstance(word, str) else word
 
 
+Strength = Annotated[float, Field(ge=MIN_INTENSITY, le=MAX_INTENSITY)]
 Intensity = Annotated[
-    float,
-    BeforeValidator(_number_of),
-    Field(
-        ge=MIN_INTENSITY,
-        le=MAX_INTENSITY,
-        description=f"of an emotion or a style: a number, or one of {', '.join(INTENSITIES)}",
-    ),
+    Strength,
+    BeforeValidator(_number_of, json_schema_input_type=Strength | IntensityWord),
+    Field(description="of an emotion or a style: a number or a word"),
 ]
 Iterations = Annotated[
     int,
@@ -47,6 +46,14 @@ Language = Annotated[
     str | None,
     Field(description=f"where the text alone doesn't tell: {', '.join(LANGUAGES)}; others need no name"),
 ]
+
+
+def limited_by(setting: str) -> JsonDict:
+    """For a text whose longest length is configured: `check_length` holds it, the document tells it."""
+    return {"x-setting": setting}
+
+
+MAX_TEXT = limited_by("limits.max_text")
 
 
 class Form(BaseModel):
@@ -67,7 +74,7 @@ class SpeechForm(Form):
     model: str = Field(
         description="a model of /v1/models; tts-1 and its kin mean the one that `engine` chose"
     )
-    input: str = Field(description="the text to speak")
+    input: str = Field(description="the text to speak", json_schema_extra=MAX_TEXT)
     voice: str | VoiceId = Field(description="a voice of /v1/voices, or one of OpenAI's names")
     response_format: AudioFormat = "mp3"
     speed: float = Field(1.0, ge=0.25, le=4.0, description="1.0 is the voice's own pace")
@@ -173,9 +180,13 @@ class EditForm(Form):
     mode: str = Field(description="a mode of /v1/tags: emotion, style, speed, denoise, vad, paralinguistic")
     model: str | None = Field(None, description="a model of /v1/models; without it the best that can")
     edit_info: str | None = Field(None, description="which emotion, style or speed")
-    text: str | None = Field(None, description="for paralinguistic: the new text with its tags")
+    text: str | None = Field(
+        None, description="for paralinguistic: the new text with its tags", json_schema_extra=MAX_TEXT
+    )
     transcript: str = Field(
-        "", description="what the recording says; written down by a recogniser without it"
+        "",
+        description="what the recording says; written down by a recogniser without it",
+        json_schema_extra=MAX_TEXT,
     )
     intensity: Intensity = 1.0
     iterations: Iterations = 1

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 Waveform = NDArray[np.float32]
 
+FRAME_SAMPLES = 1 << 20
+"""FFmpeg gets no more at once: `decode.MAX_ALLOCATION_BYTES` bounds what it may ask for."""
+
 
 class Resampler:
     """Streaming change of rate.
@@ -27,10 +30,16 @@ class Resampler:
 
     def __call__(self, waveform: Waveform | None) -> Waveform:
         """Take samples, return those that are ready; with None, the ones still held."""
+        if waveform is None:
+            return self._push(None)
+        slices = [waveform[i : i + FRAME_SAMPLES] for i in range(0, len(waveform), FRAME_SAMPLES)]
+        parts = [self._push(each) for each in slices]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def _push(self, waveform: Waveform | None) -> Waveform:
+        """One frame, or the end."""
         frame = None
         if waveform is not None:
-            if waveform.size == 0:
-                return np.zeros(0, np.float32)
             samples = np.ascontiguousarray(waveform, np.float32).reshape(1, -1)  # (1, samples)
             frame = self._frame.from_ndarray(samples, format="flt", layout="mono")
             frame.sample_rate = self._source_rate

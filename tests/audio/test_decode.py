@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -12,6 +14,7 @@ import pytest
 from stepaudiod.audio.decode import Limits, decode
 from stepaudiod.audio.encode import make_encoder
 from stepaudiod.errors import InvalidRequest, TooLarge
+from tests.audio.bombs import BOMBS
 
 
 def noise(seconds: float, rate: int) -> np.ndarray:
@@ -90,3 +93,42 @@ def test_the_limits_hold() -> None:
         decode(flac(), Limits(max_sample_rate=16_000))
     with pytest.raises(InvalidRequest, match="2 channels"):
         decode(stereo_wav(noise(0.1, 8_000), noise(0.1, 8_000), 8_000), Limits(max_channels=1))
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_never_takes_much_memory(name: str, tmp_path: Path) -> None:
+    (tmp_path / "bomb").write_bytes(BOMBS[name]())
+    assert (tmp_path / "bomb").stat().st_size < 2_000_000
+    code = """if True:
+        import resource, sys, warnings
+        from pathlib import Path
+        from stepaudiod.audio.decode import Limits, decode
+        from stepaudiod.errors import InvalidRequest
+        import av
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            decode(Path(sys.argv[1]), Limits(max_seconds=60))
+        except InvalidRequest as error:
+            pass
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+    """
+    command = [sys.executable, "-c", code, str(tmp_path / "bomb")]
+    grown_mb = int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
+    assert grown_mb < 60
+
+
+def test_the_sound_of_a_film_is_read_without_its_pictures() -> None:
+    output = io.BytesIO()
+    with av.open(output, "w", format="matroska") as container:
+        pictures = container.add_stream("ffv1", rate=10)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 64, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=24_000, layout="mono")
+        for _ in range(5):
+            picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+            container.mux(pictures.encode(picture.reformat(format="yuv420p")))
+        frame = av.AudioFrame.from_ndarray(np.full((1, 12_000), 900, np.int16), format="s16", layout="mono")
+        frame.sample_rate = 24_000
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+    waveform, rate = decode(output.getvalue())
+    assert (len(waveform), rate) == (12_000, 24_000)

@@ -99,11 +99,12 @@ def decode(source: bytes | Path, limits: Limits | None = None, param: str = "fil
         if not container.streams.audio:
             raise InvalidRequest("The file has no sound in it. Send a recording of a voice.", param)
         stream = container.streams.audio[0]
-        if stream.codec_context.name not in DECODERS.split(","):
+        context = stream.codec_context  # None where the header names a codec that nobody knows
+        if context is None or context.name not in DECODERS.split(","):
             raise InvalidRequest(UNREADABLE, param)
-        _check_shape(stream.codec_context.sample_rate, stream.codec_context.channels, limits, param)
+        _check_shape(context.sample_rate, context.channels, limits, param)
         waveform = _read(container, stream, limits, param)
-        return waveform, int(stream.codec_context.sample_rate)
+        return waveform, int(context.sample_rate)
 
 
 def _bound_allocations() -> None:

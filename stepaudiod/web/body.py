@@ -114,7 +114,7 @@ async def read_multipart(
         TooLarge: more bytes than `limits.max_upload`.
         TooSlow: it stopped coming for `timeouts.body` seconds, or took `timeouts.upload` in all.
     """
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise InvalidRequest("Send this as multipart/form-data, with the recording as a file.")
     spool: Spool = request.scope["state"]["spool"]
     limits = settings.limits
@@ -128,6 +128,8 @@ async def read_multipart(
         parsed = await parser.parse()
     except MultiPartException as error:
         raise InvalidRequest(f"The form can't be read: {error.message}") from None
+    except UnicodeError:
+        raise InvalidRequest("The form's text isn't in the charset that it names. Send UTF-8.") from None
     fields: dict[str, object] = {}
     try:
         for name, value in parsed.multi_items():
@@ -175,7 +177,8 @@ def _add(fields: dict[str, object], name: str, value: object) -> None:
         raise InvalidRequest(f"There is no field {name!r} that takes a file.", name)
     if name.endswith("[]"):
         items = fields.setdefault(name.removesuffix("[]"), [])
-        assert isinstance(items, list)
+        if not isinstance(items, list):
+            raise InvalidRequest(f"{name.removesuffix('[]')!r} is there as a list and as one value.", name)
         items.append(value)
     elif name in fields:
         raise InvalidRequest(f"{name!r} is there twice.", name)

@@ -19,6 +19,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -73,7 +74,8 @@ class VoiceLibrary:
         """Read each folder that holds a voice."""
         for path in self.root.glob(f"*/{METADATA}"):
             if ID.fullmatch(path.parent.name):
-                yield _read(path)
+                with suppress(FileNotFoundError):  # deleted since it was listed
+                    yield _read(path)
 
     def get(self, id: str) -> StoredVoice:
         """The voice of that id.
@@ -82,10 +84,11 @@ class VoiceLibrary:
             NotFound: there is none.
         """
         path = self.root / id / METADATA
-        if not ID.fullmatch(id) or not path.is_file():
-            known = ", ".join(voice.id for voice in self.list()) or "none yet"
-            raise NotFound(f"There is no voice {id[:80]!r} in the library. Voices here: {known}.", "voice")
-        return _read(path)
+        if ID.fullmatch(id):
+            with suppress(FileNotFoundError):
+                return _read(path)
+        known = ", ".join(voice.id for voice in self.list()) or "none yet"
+        raise NotFound(f"There is no voice {id[:80]!r} in the library. Voices here: {known}.", "voice")
 
     def recording(self, id: str) -> Path:
         """The voice's recording.
@@ -172,8 +175,12 @@ class VoiceLibrary:
         """
         self.get(id)
         leaving = Path(tempfile.mkdtemp(dir=self.root, prefix=".gone-"))
-        os.rename(self.root / id, leaving / id)
-        shutil.rmtree(leaving)
+        try:
+            os.rename(self.root / id, leaving / id)
+        except FileNotFoundError:
+            raise NotFound(f"The voice {id!r} has just been deleted.", "voice") from None
+        finally:
+            shutil.rmtree(leaving)
 
 
 def make_id(name: str) -> str:

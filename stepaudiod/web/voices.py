@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from stepaudiod.config import Settings
 from stepaudiod.engines.catalog import PROBE
@@ -130,11 +132,30 @@ async def get(request: Request) -> Response:
 async def recording(request: Request) -> Response:
     """`GET /v1/audio/voices/{id}/recording`: what it was made from."""
     path = _library(request).recording(request.path_params["id"])
-    if not _is_range(request.headers.get("range", ""), path.stat().st_size):
-        # RFC 9110, 14.2: a server may ignore it; a player that seeks sends one that is sound
-        request.scope["headers"] = [h for h in request.scope["headers"] if h[0] != b"range"]
     media_type = RECORDING_TYPES.get(path.suffix, UNKNOWN_TYPE)
-    return FileResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
+    return RecordingResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
+
+
+class RecordingResponse(FileResponse):
+    """A recording, sent to its end although somebody may delete its voice meanwhile."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, or the stretch that is asked for.
+
+        Raises:
+            NotFound: it was deleted just now.
+        """
+        try:
+            held = open(self.path, "rb")  # noqa: SIM115
+        except FileNotFoundError:
+            raise NotFound("The voice has just been deleted.", "id") from None
+        with held:
+            self.path = f"/proc/self/fd/{held.fileno()}"  # stays what it is when the name is gone
+            asked = dict(scope["headers"]).get(b"range", b"").decode("latin-1")
+            if not _is_range(asked, os.fstat(held.fileno()).st_size):
+                # RFC 9110, 14.2: a server may ignore it; a player that seeks sends one that is sound
+                scope["headers"] = [header for header in scope["headers"] if header[0] != b"range"]
+            await super().__call__(scope, receive, send)
 
 
 def _is_range(header: str, size_bytes: int) -> bool:

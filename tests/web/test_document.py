@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,17 @@ def test_the_examples_do_what_they_say(step_audio: DaemonProcess, tmp_path: Path
 def test_the_examples_link_to_what_is_there() -> None:
     for link in re.findall(r"\]\(([^)#]+)", prose(API)):
         assert text(f"docs/{link}")
+
+
+def test_a_voice_that_many_delete_at_once_is_deleted_once(step_audio: DaemonProcess) -> None:
+    client = step_audio.shared_client
+    recording = client.get("/v1/audio/voices/hum/recording").content
+    fields = {"name": "Short lived", "consent": "mine", "transcript": "x"}
+    assert client.post("/v1/audio/voices", data=fields, files={"audio_sample": recording}).status_code == 200
+    path = "/v1/audio/voices/short-lived"
+    with ThreadPoolExecutor(12) as pool:
+        looking = [pool.submit(client.get, p) for p in (path, f"{path}/recording", "/v1/audio/voices") * 3]
+        deleted = [pool.submit(client.delete, path) for _ in range(6)]
+        looking += [pool.submit(client.get, p) for p in (path, f"{path}/recording", "/v1/audio/voices") * 3]
+    assert sorted(each.result().status_code for each in deleted) == [200, *[404] * 5]
+    assert {each.result().status_code for each in looking} <= {200, 404}

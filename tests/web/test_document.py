@@ -61,8 +61,9 @@ def test_every_error_that_has_a_status_is_told() -> None:
 
 def test_each_socket_tells_what_it_serves(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(roles=("http", "api"))
-    paths = [set(daemon.client_of(s).get("/openapi.json").json()["paths"]) for _, s in daemon.listeners[:2]]
-    assert paths[0] - paths[1] == {"/"}
+    with daemon.client("http") as http, daemon.client("api") as api:
+        both, one = (set(client.get("/openapi.json").json()["paths"]) for client in (http, api))
+    assert both - one == {"/"}
 
 
 def test_the_limits_are_those_that_are_configured(awake: DaemonProcess, document: dict[str, Any]) -> None:

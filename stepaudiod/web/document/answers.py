@@ -36,6 +36,27 @@ class Health(Answer):
     status: Literal["ok"]
 
 
+class Ready(Answer):
+    """A request could be served."""
+
+    status: Literal["ready"]
+    reasons: list[str]
+    engine: str
+    why: str
+
+
+class NotReady(Answer):
+    """No request could be served; the same is said as an error."""
+
+    status: Literal["not ready"]
+    reasons: list[str]
+    error: ErrorDetail
+
+
+class ReadinessProblem(RootModel[NotReady | Error]):
+    """It can't serve; an `Error` alone where the configuration is broken."""
+
+
 class ModelCapabilities(Answer):
     """What a model can do."""
 

@@ -49,6 +49,31 @@ FAILURES: dict[type[StepaudiodError], Failure] = {
             "model",
         ),
         (
+            errors.KeyRefused,
+            "an API key is needed, and there is none or a wrong one",
+            "An API key is needed here. Send it as Authorization: Bearer KEY.",
+            None,
+        ),
+        (
+            errors.OriginRefused,
+            "a page of another site asks",
+            "A page of another site (https://example.org) may not call this daemon. To allow it, add its "
+            "origin to access.origins.",
+            None,
+        ),
+        (
+            errors.HostRefused,
+            "the daemon was called by a name that isn't its own",
+            "This daemon isn't called 'example.org'. If the name is this machine's, add it to access.hosts.",
+            None,
+        ),
+        (
+            errors.TookTooLong,
+            "the work wasn't done after `timeouts.request`",
+            "The request wasn't done after 600 s (timeouts.request). Send less.",
+            None,
+        ),
+        (
             errors.TooLarge,
             "the body, or the recording in it, is over a configured limit",
             "The body is larger than 1,048,576 bytes (limits.max_body). Send the text in parts.",
@@ -122,6 +147,8 @@ ALWAYS: dict[int, tuple[Failure, ...]] = {
     400: (
         Failure(None, "the bytes aren't HTTP", "This isn't a request that can be read: illegal header line."),
     ),
+    401: (FAILURES[errors.KeyRefused],),
+    403: (FAILURES[errors.OriginRefused],),
     408: (
         Failure(
             None,
@@ -129,6 +156,7 @@ ALWAYS: dict[int, tuple[Failure, ...]] = {
             "The request's headers did not come within 10 s.",
         ),
     ),
+    421: (FAILURES[errors.HostRefused],),
     431: (
         Failure(
             None,
@@ -163,6 +191,7 @@ def headers_of(status: int) -> tuple[str, ...]:
     """The headers that come with an error."""
     retried = {STATUSES[kind] for kind in RETRY_AFTER_S} | {STATUSES[errors.Busy]}
     return (
+        *(("WWW-Authenticate",) if status == STATUSES[errors.KeyRefused] else ()),
         *(("Retry-After",) if status in retried else ()),
         *(("Connection",) if status in UNFINISHED else ()),
     )

@@ -25,6 +25,8 @@ REF = "#/components/schemas/"
 ABOUT = """Speech that isn't running until you connect: the first connection starts the daemon, and after a
 quiet while it exits and gives back every byte of memory. Requests have OpenAI's form where OpenAI has one.
 
+A key is needed where `access.auth` says so, as a bearer token; never over the unix socket, nor for /healthz.
+
 Every error has the form of the schema `Error`. A path that isn't here is answered 404 (`not_found`), another
 method 405 (`method_not_allowed`) with `Allow`. `HEAD` goes wherever `GET` does.
 """
@@ -55,6 +57,7 @@ def build(routes: Sequence[BaseRoute], settings: Settings) -> Table:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
+        "security": [{}, {"key": []}],
         "tags": [{"name": tag} for tag in dict.fromkeys(entry.tag for _, _, entry in entries)],
         "paths": paths,
         "components": {
@@ -64,6 +67,7 @@ def build(routes: Sequence[BaseRoute], settings: Settings) -> Table:
                 for _, _, entry in entries
                 for status, all in failures_of(entry.errors).items()
             },
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
             "headers": {name: _header(name) for name in HEADERS},
         },
     }
@@ -130,7 +134,7 @@ def _operation(entry: Operation, schemas: Table, settings: Settings) -> Table:
         str(status): {"$ref": f"#/components/responses/{_name(status, all)}"}
         for status, all in failures.items()
     }
-    table["responses"] = responses | refs
+    table["responses"] = dict(sorted((refs | responses).items()))
     return table
 
 

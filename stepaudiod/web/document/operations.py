@@ -5,12 +5,23 @@ Schemas of requests are those that validate (`web/schemas.py`); those of answers
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from stepaudiod import errors
 from stepaudiod.audio.formats import MEDIA_TYPES
 from stepaudiod.web.document import answers
+from stepaudiod.web.document.examples import (
+    BUILT_IN,
+    DAEMON_STATUS,
+    DURATION,
+    MADE,
+    MODEL,
+    MODEL_STATUS,
+    SAID,
+    SEGMENT,
+    SPEAKER,
+    events,
+)
 from stepaudiod.web.document.parts import (
     EVENTS,
     HTML,
@@ -44,6 +55,7 @@ WORKS = (
     errors.Stopping,
     errors.EngineError,
     errors.SynthesisFailed,
+    errors.TookTooLong,
     errors.ModelFileError,
     errors.WorkerLost,
 )
@@ -59,89 +71,6 @@ RECORDING = (
     "{limits.max_channels} channels (limits.max_channels), {limits.max_sample_rate} samples a second "
     "(limits.max_sample_rate)"
 )
-
-MADE: dict[str, Any] = {
-    "id": "aunt-mei",
-    "object": "audio.voice",
-    "name": "Aunt Mei",
-    "created_at": 1764000000,
-    "type": "audio_sample",
-    "transcript": "The birch canoe slid on the smooth planks.",
-    "consent": "Mei agreed on 2 May",
-    "description": "",
-    "language": "en",
-    "gender": "female",
-}
-BUILT_IN: dict[str, Any] = {
-    "id": "heart",
-    "object": "audio.voice",
-    "name": "heart",
-    "created_at": 0,
-    "type": "built_in",
-    "model": "hibari",
-    "description": "warm American English",
-    "language": "en-US",
-}
-MODEL: dict[str, Any] = {
-    "id": "hibari",
-    "object": "model",
-    "created": 1763856000,
-    "owned_by": "stepaudiod",
-    "default": "the best that is installed",
-    "title": "hibari, a small English voice that starts at once",
-    "languages": ["en"],
-    "capabilities": {"speak": True, "clone": False, "transcribe": False, "edits": []},
-}
-MODEL_STATUS = {
-    "loaded": True,
-    "auto_unload": True,
-    "idle_timeout": 300.0,
-    "idle_time": 12.5,
-    "time_until_unload": 287.5,
-    "gpu_memory_allocated_gb": 0.0,
-    "gpu_memory_reserved_gb": 0.0,
-}
-DAEMON_STATUS = {
-    "version": "0.1.0",
-    "status": "idle; hibari is loaded; 1 served",
-    "engine": "hibari",
-    "reason": "the best that is installed",
-    "active": 0,
-    "queued": 0,
-    "worker_pid": 4242,
-    "loading": None,
-    "requests": {"served": 1, "failed": 0, "cancelled": 0, "refused": 0},
-}
-SPEAKER = {
-    "id": "heart",
-    "description": "warm American English",
-    "locale": "en-US",
-    "gender": "female",
-    "languages": ["en"],
-    "model": "hibari",
-    "name": "heart",
-    "prompt_text": "",
-    "prompt_audio": "",
-    "openai_names": ["alloy"],
-}
-SAID = "The birch canoe slid on the smooth planks."
-DURATION = {"type": "duration", "seconds": 2.9}
-SEGMENT = {
-    "id": 0,
-    "seek": 0,
-    "start": 0.0,
-    "end": 2.9,
-    "text": SAID,
-    "tokens": [],
-    "temperature": 0.0,
-    "avg_logprob": -0.21,
-    "compression_ratio": 0.84,
-    "no_speech_prob": 0.01,
-}
-
-
-def _events(*tables: dict[str, Any]) -> str:
-    return "".join(f"data: {json.dumps(table, separators=(',', ':'))}\n\n" for table in tables)
 
 
 def _path(name: str, description: str, example: str) -> Parameter:
@@ -168,7 +97,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
                     **AUDIO,
                     EVENTS: Content(
                         events=(answers.SpeechAudioDelta, answers.SpeechAudioDone, answers.Error),
-                        example=_events(
+                        example=events(
                             {"type": "speech.audio.delta", "audio": "UklGRv////9XQVZF"},
                             {
                                 "type": "speech.audio.done",
@@ -241,7 +170,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
                     ),
                     EVENTS: Content(
                         events=(answers.TranscriptTextDelta, answers.TranscriptTextDone, answers.Error),
-                        example=_events(
+                        example=events(
                             {"type": "transcript.text.delta", "delta": SAID},
                             {
                                 "type": "transcript.text.done",
@@ -376,6 +305,36 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "The daemon is alive",
         _json("It is.", answers.Health, {"status": "ok"}),
         description="It says nothing of the engine and wakes nothing.",
+    ),
+    ("GET", "/readyz"): Operation(
+        "getReadiness",
+        DAEMON,
+        "Whether a request could be served, and why not",
+        {
+            **_json(
+                "It could.",
+                answers.Ready,
+                {"status": "ready", "reasons": [], "engine": "hibari", "why": "the best that is installed"},
+            ),
+            503: Answer("It couldn't.", {JSON: Content(answers.ReadinessProblem)}, ("Retry-After",)),
+        },
+        description="It wakes nothing.",
+    ),
+    ("GET", "/metrics"): Operation(
+        "getMetrics",
+        DAEMON,
+        "Counters, in Prometheus's form",
+        {
+            200: Answer(
+                "The counters; as OpenMetrics where `Accept` asks for it. It wakes nothing.",
+                {
+                    "text/plain; version=0.0.4; charset=utf-8": Content(
+                        example="# TYPE stepaudiod_requests_active gauge\nstepaudiod_requests_active 0.0\n"
+                    ),
+                    "application/openmetrics-text; version=1.0.0; charset=utf-8": Content(),
+                },
+            )
+        },
     ),
     ("GET", "/"): Operation("getPage", DAEMON, "The page", {200: Answer("The page.", {HTML: Content()})}),
     ("GET", "/openapi.json"): Operation(

@@ -99,14 +99,15 @@ def _operation(method: str, path: str, operation: Table, document: Table) -> Ite
     yield _pre(curl(method, path, operation), "sh")
     answers, failures = [], []
     for status, response in operation["responses"].items():
+        is_failure = "$ref" in response
         response = _resolve(response, document)
-        if int(status) < 400:
+        if not is_failure:
             answers.append((status, *_cells(response)))
         else:
             failures.append((status, *_failure_cells(response)))
     yield from _table("Answers", ("status", "meaning", "form", "headers"), answers)
-    for status, response in operation["responses"].items():
-        if int(status) < 400:
+    for response in operation["responses"].values():
+        if "$ref" not in response:
             for media_type, content in response.get("content", {}).items():
                 if "example" in content:
                     yield _example(f"Example of {media_type}", content["example"])

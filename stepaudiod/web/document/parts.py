@@ -120,6 +120,7 @@ HEADERS = {
     "X-StepAudio-Pieces": "into how many pieces the text was cut",
     "X-StepAudio-Reference-Stretch": "which seconds of a long recording were used",
     "X-StepAudio-Transcript": "what a recogniser heard in the recording, percent-encoded",
+    "WWW-Authenticate": "`Bearer`, or `Basic` where a browser asks for a page",
     "Accept-Ranges": "`bytes`",
     "Content-Range": "which bytes these are",
     "Content-Security-Policy": "the page may load nothing from anywhere",

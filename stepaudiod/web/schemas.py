@@ -106,12 +106,16 @@ class StepAudioForm(Form):
     model_variant: OldVariant | None = Field(
         None, description="how many bits; without it those that are configured"
     )
-    prompt_text: str | None = Field(None, description="what the recording to clone says")
+    prompt_text: str | None = Field(
+        None, description="what the recording to clone says", json_schema_extra=MAX_TEXT
+    )
     prompt_audio_base64: Base64 = None
     prompt_audio_url: RecordingUrl = None
     input_audio_base64: Base64 = None
     input_audio_url: RecordingUrl = None
-    audio_text: str | None = Field(None, description="what the recording to change says")
+    audio_text: str | None = Field(
+        None, description="what the recording to change says", json_schema_extra=MAX_TEXT
+    )
     edit_info: str | None = Field(
         None, description="which emotion, style or speed; with clone, an emotion or a style for what is said"
     )
@@ -128,7 +132,10 @@ class OldSpeechForm(SpeechForm):
     """`POST /v1/audio/speech` in the form of the old containers: everything but the text has a default."""
 
     model: str = Field(STEP_AUDIO, description="a model of /v1/models")
-    input: str = Field(description="the text to speak; for paralinguistic, the new text with its tags")
+    input: str = Field(
+        description="the text to speak; for paralinguistic, the new text with its tags",
+        json_schema_extra=MAX_TEXT,
+    )
     voice: Annotated[str | VoiceId, BeforeValidator(_or_any)] = Field(
         "", description="a voice of /v1/voices; without it, and without a recording, the first"
     )

@@ -18,9 +18,11 @@ AT_ONCE = 8
 FRONT_GROWTH_MB, WORKER_GROWTH_MB = 16, 48
 """What an allocator keeps of the second half, when the first has been through already."""
 
+OLD_EDIT = '{"input": "", "step_audio": {"mode": "speed", "edit_info": "faster"}}'
 FIELDS: dict[str, tuple[str, dict[str, str]]] = {
     "/v1/audio/edits": ("file", {"mode": "speed", "edit_info": "faster"}),
     "/v1/audio/transcriptions": ("file", {"model": "whisper-1"}),
+    "/v1/audio/speech/upload": ("input_audio_file", {"payload": OLD_EDIT}),
     "/v1/audio/voices": ("audio_sample", {"name": "x", "consent": "mine", "transcript": "x"}),
 }
 """Every path that takes a recording, its field and what else it wants.

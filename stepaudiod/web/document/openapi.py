@@ -100,7 +100,8 @@ class _Plain(GenerateJsonSchema):
 
 def _schemas(entries: list[Operation]) -> Table:
     """Every schema that these entries name."""
-    requests = {entry.body.form for entry in entries if entry.body}
+    bodies = [entry.body for entry in entries if entry.body]
+    requests = {form for body in bodies for form in (body.form, body.other) if form}
     contents = [c for entry in entries for answer in entry.answers.values() for c in answer.contents.values()]
     answers: set[type[BaseModel]] = {Error, *(e for c in contents for e in c.events)}
     answers |= {c.schema for c in contents if c.schema is not None}
@@ -161,15 +162,18 @@ def _body(body: Body, schemas: Table, settings: Settings) -> Table:
     """JSON, or a multipart form with files."""
     name = body.form.__name__
     if not body.files:
+        schema: Table = {"$ref": REF + name}
+        if body.other:
+            schema = {"anyOf": [schema, {"$ref": REF + body.other.__name__}]}
         return {
             "required": True,
-            "content": {JSON: {"schema": {"$ref": REF + name}, "example": body.example}},
+            "content": {JSON: {"schema": schema, "example": body.example}},
             "description": f"At most {settings.limits.max_body} bytes (limits.max_body).",
         }
     form: Table = schemas[name]
     fields = {}
-    for field, schema in form["properties"].items():
-        of_form = _of_form(schema)
+    for field, table in form["properties"].items():
+        of_form = _of_form(table)
         if field in body.example:
             of_form["examples"] = [body.example[field]]
         fields[f"{field}[]" if of_form.get("type") == "array" else field] = of_form

@@ -33,7 +33,14 @@ from stepaudiod.web.document.parts import (
     Operation,
     Parameter,
 )
-from stepaudiod.web.schemas import EditForm, SpeechForm, TranscriptionForm, VoiceForm
+from stepaudiod.web.schemas import (
+    EditForm,
+    OldSpeechForm,
+    SpeechForm,
+    TranscriptionForm,
+    UploadForm,
+    VoiceForm,
+)
 from stepaudiod.web.voices import RECORDING_TYPES, UNKNOWN_TYPE
 
 SPEECH, EDITING, LISTENING, VOICES, MODELS, DAEMON = (
@@ -65,6 +72,18 @@ AUDIO = {media_type: Content() for media_type in MEDIA_TYPES.values()}
 RECORDED = {media_type: Content() for media_type in (*RECORDING_TYPES.values(), UNKNOWN_TYPE)}
 SPOKEN = ("X-StepAudio-Model", "X-StepAudio-Seed", "X-StepAudio-Pieces")
 
+OF_SPEECH = (*SPOKEN, "X-StepAudio-Voice", "X-StepAudio-Instructions", "X-StepAudio-Ignored")
+SPEECH_EVENTS = Content(
+    events=(answers.SpeechAudioDelta, answers.SpeechAudioDone, answers.Error),
+    example=events(
+        {"type": "speech.audio.delta", "audio": "UklGRv////9XQVZF"},
+        {
+            "type": "speech.audio.done",
+            "usage": {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0},
+        },
+    ),
+)
+
 RECORDING = (
     "a recording: wav, mp3, flac, ogg, opus, m4a, webm and their kin. At most {limits.max_upload} bytes with "
     "everything else of the request (limits.max_upload), {limits.max_audio} seconds (limits.max_audio), "
@@ -95,26 +114,38 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
                 "event stream says the error first.",
                 {
                     **AUDIO,
-                    EVENTS: Content(
-                        events=(answers.SpeechAudioDelta, answers.SpeechAudioDone, answers.Error),
-                        example=events(
-                            {"type": "speech.audio.delta", "audio": "UklGRv////9XQVZF"},
-                            {
-                                "type": "speech.audio.done",
-                                "usage": {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0},
-                            },
-                        ),
-                    ),
+                    EVENTS: SPEECH_EVENTS,
                 },
-                (*SPOKEN, "X-StepAudio-Instructions", "X-StepAudio-Ignored"),
+                OF_SPEECH,
             )
         },
         (*READS, *WORKS),
         Body(
-            SpeechForm, {"model": "tts-1", "voice": "alloy", "input": "Hello. I was asleep until you called."}
+            SpeechForm,
+            {"model": "tts-1", "voice": "alloy", "input": "Hello. I was asleep until you called."},
+            other=OldSpeechForm,
         ),
         description="`pcm` is 24 kHz, 16 bit, little-endian, mono, without a header. The body is read as "
         "JSON whatever its `Content-Type` says.",
+    ),
+    ("POST", "/v1/audio/speech/upload"): Operation(
+        "createSpeechFromUploads",
+        SPEECH,
+        "Speak or edit in the old containers' form, with recordings as files",
+        {
+            200: Answer(
+                "Audio, or events, as for /v1/audio/speech.", {**AUDIO, EVENTS: SPEECH_EVENTS}, OF_SPEECH
+            )
+        },
+        (*READS, *WORKS),
+        Body(
+            UploadForm,
+            {"payload": '{"input": "Hello.", "step_audio": {"mode": "clone", "prompt_text": "Hi there."}}'},
+            {"prompt_audio_file": RECORDING, "input_audio_file": RECORDING},
+            ("prompt_audio_file", "input_audio_file"),
+        ),
+        description="`payload` is the JSON of `OldSpeechForm`. What is in its `metadata` comes back in "
+        "headers `x-metadata-NAME`.",
     ),
     ("POST", "/v1/audio/edits"): Operation(
         "createEdit",

@@ -23,6 +23,7 @@ class Body:
     Attributes:
         form: the schema that checks it.
         example: values of its fields.
+        other: another form of a JSON body.
         files: fields of a multipart form that hold files, and what each is; none: the body is JSON.
         optional_files: those of them that may be left out.
     """
@@ -31,6 +32,7 @@ class Body:
     example: dict[str, Any]
     files: dict[str, str] = field(default_factory=dict)
     optional_files: tuple[str, ...] = ()
+    other: type[Form] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,11 @@ HEADERS = {
     "Retry-After": "whole seconds until it is worth asking again",
     "Connection": "`close`: the rest of the request isn't read",
     "X-StepAudio-Model": "the model that did it",
+    "X-StepAudio-Voice": "the voice that spoke, by its id",
     "X-StepAudio-Seed": "the seed; the same one gives the same audio. Step-Audio-EditX only",
     "X-StepAudio-Instructions": "what of `instructions` was followed, for instance `style=whisper`",
-    "X-StepAudio-Ignored": "`instructions`, where nothing in it could be followed",
+    "X-StepAudio-Ignored": "fields that were given and not used: `instructions`, where nothing in it could "
+    "be followed, or in the old form what the mode doesn't use",
     "X-StepAudio-Pieces": "into how many pieces the text was cut",
     "X-StepAudio-Reference-Stretch": "which seconds of a long recording were used",
     "X-StepAudio-Transcript": "what a recogniser heard in the recording, percent-encoded",

@@ -170,6 +170,9 @@ class Connection(H11Protocol):
         """
         self._stop_expecting()
         self._is_refused = True
+        if self.cycle is not None:  # its body is what can't be read: the application has nobody to answer
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = error_body(message, status)
             headers = [(b"content-type", b"application/json"), (b"connection", b"close")]

@@ -14,7 +14,7 @@ from tests.activation import DEADLINE_S, DaemonProcess
 from tests.conftest import StartDaemon
 
 SPEECH = "/v1/audio/speech"
-FORMS = ("/v1/audio/transcriptions", "/v1/audio/voices", "/v1/audio/edits")
+FORMS = ("/v1/audio/transcriptions", "/v1/audio/voices", "/v1/audio/edits", "/v1/audio/speech/upload")
 PLAIN = b'Content-Disposition: form-data; name="model"'
 FILE = b'Content-Disposition: form-data; name="file"; filename="a.wav"'
 TRICKY_CODECS = (
@@ -190,7 +190,7 @@ def test_numbers_of_a_form_are_numbers(client: httpx.Client, field: str, value: 
     refused(response)
 
 
-POST = b"POST /v1/audio/speech HTTP/1.1\r\nHost: a\r\n"
+POST = b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\n"
 HEADS = {
     "no host": b"GET /healthz HTTP/1.1\r\n\r\n",
     "two lengths": POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
@@ -198,14 +198,16 @@ HEADS = {
     "a huge length": POST + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n",
     "an unknown coding": POST + b"Transfer-Encoding: gzip\r\n\r\n",
     "a broken chunk": POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
-    "a null in a header": b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n",
-    "a huge header": b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 200_000 + b"\r\n\r\n",
-    "a broken escape": b"GET /v1/audio/voices/%zz%00%ff HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a path that climbs": b"GET /v1/audio/voices/..%2f..%2fetc HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a very long path": b"GET /v1/audio/voices/" + b"a" * 30_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a method of one's own": b"BREW /v1/audio/speech HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a broken chunk for a path without a body": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a null in a header": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: \0\r\n\r\n",
+    "a huge header": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 200_000 + b"\r\n\r\n",
+    "a broken escape": b"GET /v1/audio/voices/%zz%00%ff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a path that climbs": b"GET /v1/audio/voices/..%2f..%2fetc HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a very long path": b"GET /v1/audio/voices/" + b"a" * 30_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a method of one's own": b"BREW /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "bytes": bytes(range(1, 256)) + b"\r\n\r\n",
-    "a broken query": b"GET /v1/voices?model=&&=&%zz&model=%ff%00 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a broken query": b"GET /v1/voices?model=&&=&%zz&model=%ff%00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
 }
 
 

@@ -96,6 +96,10 @@ class SmallGolden(Golden):
         array: np.ndarray[Any, Any] = self._arrays[key]
         return array.astype(np.int64) if array.dtype == np.int32 else array
 
+    def is_whole(self, key: str) -> bool:
+        """Tell whether a key is an input; outputs are thinned."""
+        return key in self and is_whole(key)
+
     def _drawn(self, shapes: dict[str, list[int]]) -> Arrays:
         """Draw the noises in the reference's order, with the draws that it makes and never uses."""
         frames = shapes["rand_noise"][1]

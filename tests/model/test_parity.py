@@ -161,7 +161,7 @@ def test_the_repetition_rule(golden: SmallGolden) -> None:
 
 def test_flow_vocoder_and_the_references_streaming(golden: SmallGolden, networks: Networks) -> None:
     made = audio.acoustics(golden, networks) | {"vq0206": golden.array("vq0206")}
-    acoustics = decoder.reference_acoustics(made, CPU)
+    acoustics = decoder.reference_acoustics(golden, made)
     hold(
         golden,
         decoder.whole(golden, networks, acoustics),

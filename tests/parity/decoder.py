@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stepaudiod.model.codes import id_codes, to_columns
-from stepaudiod.model.flow import Acoustics, FlowTrace, round_to_bfloat16
+from stepaudiod.model.flow import Acoustics, FlowTrace
 from stepaudiod.model.source import HOP, PhaseArithmetic
 from stepaudiod.model.streaming import AudioStream, StreamStyle
 from stepaudiod.model.tokenizer import AUDIO_BASE
@@ -22,34 +22,44 @@ ECHOED = ("rand_noise", "hift_noise", "hift_rand_ini", "hift_phase_note", "dec_t
 """Inputs, which a dump repeats."""
 
 
-def reference_acoustics(made: Arrays, device: torch.device) -> Acoustics:
+def reference_acoustics(golden: Golden, made: Arrays) -> Acoustics:
     """The prompt's columns, mel and embedding, rounded as the reference rounds them."""
-    ids = made["vq0206"].tolist()
-    mel, embedding = (torch.from_numpy(made[key]).to(device) for key in ("speech_feat", "spk_embedding"))
-    return round_to_bfloat16(Acoustics(to_columns(id_codes(ids)).to(device), mel, embedding))
+    codes, mel, embedding = (
+        golden.start(key, torch.from_numpy(made[key]).to(golden.device) if key in made else torch.zeros(0))
+        for key in ("vq0206", "speech_feat_bf16", "spk_embedding_bf16")
+    )
+    return Acoustics(to_columns(id_codes(codes.long().tolist())).to(golden.device), mel, embedding)
 
 
 def whole(golden: Golden, networks: Networks, acoustics: Acoustics) -> Arrays:
     """One fixed sequence of codes to mel and to sound."""
     made: Arrays = {key: golden.array(key) for key in ECHOED if key in golden}
     columns = to_columns(golden.tensor("dec_tokens"))
-    trace, sound = FlowTrace(), VocoderTrace()
+    trace = FlowTrace()
     frames = 2 * (columns.shape[0] + acoustics.columns.shape[0])
     mel = networks.flow(columns, acoustics, golden.noise(frames), trace)
     made |= {"dec_dual": to_array(columns), "dec_prompt_dual": to_array(acoustics.columns)}
     made |= _flow_keys(trace) | {"mel": to_array(mel)}
     if "hift_noise" in golden:
-        noise = golden.tensor("hift_noise")
-        waveform = networks.vocoder(mel.float(), noise, PhaseArithmetic.REFERENCE, sound)
-        named = {
-            "hift_f0": sound.pitch,
-            "hift_source": sound.source,
-            "hift_s_stft": sound.source_spectrum,
-            "hift_spec": sound.spectrum,
-            "wav_out": waveform,
-        }
-        made |= {key: to_array(value) for key, value in named.items() if value is not None}
+        made |= _sound(golden, networks, golden.start("mel", mel.float()))
     return made
+
+
+def _sound(golden: Golden, networks: Networks, mel: Tensor) -> Arrays:
+    """Mel to sound, each step from what the reference's step before it gave."""
+    vocoder, trace = networks.vocoder, VocoderTrace()
+    pitch = vocoder.f0_predictor(mel)
+    noise = golden.tensor("hift_noise")
+    source = vocoder.m_source(golden.start("hift_f0", pitch), noise, PhaseArithmetic.REFERENCE)
+    waveform = vocoder.decode(mel, golden.start("hift_source", source), trace)
+    named = {
+        "hift_f0": pitch,
+        "hift_source": source,
+        "hift_s_stft": trace.source_spectrum,
+        "hift_spec": trace.spectrum,
+        "wav_out": waveform,
+    }
+    return {key: to_array(value) for key, value in named.items() if value is not None}
 
 
 def _flow_keys(trace: FlowTrace) -> Arrays:
@@ -98,8 +108,9 @@ def _stored_noises(golden: Golden) -> Iterator[Tensor]:
         index += 1
 
 
-def end_to_end(golden: Golden, networks: Networks, acoustics: Acoustics, prompt: list[int]) -> Arrays:
+def end_to_end(golden: Golden, networks: Networks, acoustics: Acoustics) -> Arrays:
     """The reference's clone with greedy search: the December prompt, repetition rule, last id dropped."""
+    prompt = golden.array("ids_head_clone").tolist()
     tokens = golden.array("e2e_ids").shape[0] - len(prompt)
     primed = Primed.read(networks.step1, prompt, tokens)
     ids, _ = greedy(primed, prompt, tokens, is_repetition_masked=True)

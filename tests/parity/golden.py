@@ -53,13 +53,25 @@ class Golden:
         """One array on the device."""
         return torch.from_numpy(np.ascontiguousarray(self._arrays[key])).to(self.device)
 
+    def is_whole(self, key: str) -> bool:
+        """Tell whether a key's array is there, as the reference made it."""
+        return key in self
+
+    def start(self, key: str, made: Tensor) -> Tensor:
+        """What the next stage starts from: the golden's own array, or what we made where it has none.
+
+        So a near tie in one stage counts once, and not again in everything behind it.
+        """
+        return self.tensor(key).to(made) if self.is_whole(key) else made
+
     def text(self, key: str) -> str:
         """One string."""
         return str(self._arrays[key])
 
     def seed(self, name: str, default: int) -> int:
         """A seed that the dump was made with."""
-        return int(self.arguments.get(name) or default)
+        found = self.arguments.get(name)
+        return default if found is None else int(found)
 
     def noise(self, frames: int) -> Tensor:
         """The decoder's noise: as stored, or drawn again where more of it is needed."""

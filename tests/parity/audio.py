@@ -65,7 +65,7 @@ def codes(golden: Golden, networks: Networks) -> Arrays:
 
 
 def _last_window(trace: LinguisticTrace, rows: int) -> Tensor:
-    return trace.windows[-1][: CONTEXT_ROWS + rows]
+    return trace.windows[-1:].flatten(0, 1)[: CONTEXT_ROWS + rows]
 
 
 def _mel_like(golden: Golden, mels: list[Tensor]) -> Tensor:
@@ -106,10 +106,10 @@ def prompts(golden: Golden, networks: Networks, ids: list[int]) -> Arrays:
     for key in golden.keys():  # noqa: SIM118 (it isn't a dictionary)
         if match := re.fullmatch(r"ids_(chat|head|nobos)_(\w+)", key):
             form = FORMS[match[1]]
-            writer = PromptWriter(networks.tokenizer, form, is_text_trusted=True)
             if match[2] == "clone":
-                prompt = writer.clone(ids, said, text, *(() if form is PromptForm.CHAT else (speaker,)))
+                prompt = clone_prompt(golden, networks, ids, form)
             else:
+                writer = PromptWriter(networks.tokenizer, form, is_text_trusted=True)
                 prompt = writer.edit(ids, _instruction(match[2], text, said))
             made[key] = np.array(prompt, dtype=np.int64)
         elif match := re.fullmatch(r"instruct_(\w+)", key):
@@ -121,6 +121,13 @@ def prompts(golden: Golden, networks: Networks, ids: list[int]) -> Arrays:
             [json.dumps(networks.tokenizer.encode(str(probe))) for probe in probes]
         )
     return made
+
+
+def clone_prompt(golden: Golden, networks: Networks, ids: list[int], form: PromptForm) -> list[int]:
+    """The prompt of a clone with the golden's texts."""
+    said, text = str(golden.arguments.get("prompt_text", "")), str(golden.arguments.get("target_text", ""))
+    speaker = () if form is PromptForm.CHAT else (december_speaker(said, golden.array("wav_in")),)
+    return PromptWriter(networks.tokenizer, form, is_text_trusted=True).clone(ids, said, text, *speaker)
 
 
 def _instruction(name: str, text: str, said: str) -> str:

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from stepaudiod.model.codes import id_codes, to_columns
 from stepaudiod.model.flow import Acoustics, FlowTrace
+from stepaudiod.model.prompts import PromptForm
 from stepaudiod.model.source import HOP, PhaseArithmetic
 from stepaudiod.model.streaming import AudioStream, StreamStyle
 from stepaudiod.model.tokenizer import AUDIO_BASE
 from stepaudiod.model.vocoder import VocoderTrace
-from tests.parity.audio import to_array
+from tests.parity.audio import clone_prompt, to_array
 from tests.parity.golden import Arrays, Golden, Networks
 from tests.parity.language import Primed, greedy
 
@@ -110,7 +111,8 @@ def _stored_noises(golden: Golden) -> Iterator[Tensor]:
 
 def end_to_end(golden: Golden, networks: Networks, acoustics: Acoustics) -> Arrays:
     """The reference's clone with greedy search: the December prompt, repetition rule, last id dropped."""
-    prompt = golden.array("ids_head_clone").tolist()
+    codes = golden.array("vq0206").tolist()
+    prompt = clone_prompt(golden, networks, codes, PromptForm.DECEMBER)
     tokens = golden.array("e2e_ids").shape[0] - len(prompt)
     primed = Primed.read(networks.step1, prompt, tokens)
     ids, _ = greedy(primed, prompt, tokens, is_repetition_masked=True)

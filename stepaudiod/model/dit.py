@@ -10,7 +10,7 @@ stretch of the newest frames. Attention has no positions, so the order of the ca
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -26,38 +26,69 @@ class Modulation:
     """Everything that depends on the time only: for each block nine vectors, and two for the output.
 
     Args:
-        blocks: `(9, hidden)` each: shift, scale, gate for attention, feed-forward and convolution.
+        blocks: `(blocks, 9, hidden)`: shift, scale, gate for attention, feed-forward and convolution.
         output: `(2, hidden)`: shift, scale.
     """
 
-    blocks: list[Tensor]
+    blocks: Tensor
     output: Tensor
+
+
+@dataclass(frozen=True)
+class Past:
+    """What earlier chunks left behind, for one time.
+
+    Args:
+        caches: `(blocks, 2, batch, heads, frames, head)` keys and values, the newest first.
+        columns: `(blocks, 2, batch, hidden, 2)`, the two last columns of both convolutions.
+    """
+
+    caches: Tensor
+    columns: Tensor
+
+    def forget(self, newest: int, oldest: int) -> Past:
+        """Keep only the `newest` frames and the `oldest`, which are the prompt."""
+        frames = self.caches.shape[4]
+        if frames <= newest + oldest:
+            return self
+        kept = self.caches[..., :newest, :], self.caches[..., frames - oldest :, :]
+        return Past(torch.cat(kept, dim=4), self.columns)
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Where a chunk that was filled up to a round size, and its past, are real.
+
+    Args:
+        is_key: `(1, 1, 1, frames + past)`, True for those that are.
+        last: `(2,)`, where the last two real columns stand in a convolution's input, which has two of the
+            past in front.
+    """
+
+    is_key: Tensor
+    last: Tensor
 
 
 @dataclass
 class EstimatorState:
-    """What earlier chunks left behind, for one time.
+    """The past of one time; empty before the first chunk."""
 
-    Args:
-        columns: for each block the two last columns of both convolutions, `(2, hidden, 2)`.
-        caches: for each block keys and values, `(2, heads, frames, head)`, the newest first.
-    """
-
-    columns: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    caches: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    past: Past | None = None
 
     @property
     def frames(self) -> int:
-        """How many frames the caches hold."""
-        return self.caches[0][0].shape[2] if self.caches else 0
+        """How many frames it holds."""
+        return 0 if self.past is None else self.past.caches.shape[4]
+
+    def append(self, new: Past) -> None:
+        """Put what a chunk leaves behind in front."""
+        if self.past is not None:
+            new = Past(torch.cat((new.caches, self.past.caches), dim=4), new.columns)
+        self.past = new
 
     def forget(self, newest: int, oldest: int) -> None:
         """Keep only the `newest` frames and the `oldest`, which are the prompt."""
-        if self.frames <= newest + oldest:
-            return
-        for index, pair in self.caches.items():
-            k, v = (torch.cat((x[:, :, :newest], x[:, :, x.shape[2] - oldest :]), dim=2) for x in pair)
-            self.caches[index] = k, v
+        self.past = None if self.past is None else self.past.forget(newest, oldest)
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -69,7 +100,7 @@ class BlockAttention(nn.Module):
 
     def __init__(self, size: int, heads: int, head_size: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.head_size = heads, head_size
         self.to_q = nn.Linear(size, heads * head_size)
         self.to_k = nn.Linear(size, heads * head_size)
         self.to_v = nn.Linear(size, heads * head_size)
@@ -77,17 +108,19 @@ class BlockAttention(nn.Module):
         self.k_norm = nn.LayerNorm(head_size)
         self.proj = nn.Linear(heads * head_size, size)
 
-    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Attend from `(batch, frames, size)` to itself and the past; gives the result and the cache."""
+    def forward(self, x: Tensor, past: Tensor | None, padding: Padding | None) -> tuple[Tensor, Tensor]:
+        """Attend from `(batch, frames, size)` to itself and the past; gives its keys and values too."""
         q, k, v = (
             linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (batch, heads, frames, head)
             for linear in (self.to_q, self.to_k, self.to_v)
         )
         q, k = self.q_norm(q), self.k_norm(k)
+        new = torch.stack((k, v))
         if past is not None:
-            k, v = torch.cat((k, past[0]), dim=2), torch.cat((v, past[1]), dim=2)
-        attended = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(attended.transpose(1, 2).flatten(2)), (k, v)
+            k, v = torch.cat((new, past.to(new)), dim=3)
+        mask = None if padding is None else padding.is_key
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.proj(attended.transpose(1, 2).flatten(2)), new
 
 
 class BlockConvolution(nn.Module):
@@ -99,17 +132,20 @@ class BlockConvolution(nn.Module):
             {"1": nn.Conv1d(size, size, KERNEL), "3": nn.LayerNorm(size), "6": nn.Conv1d(size, size, KERNEL)}
         )
 
-    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Run over `(batch, frames, size)`; gives the result and both convolutions' last columns."""
-        x, first = self._causal("1", x.transpose(1, 2), None if past is None else past[0])
+    def forward(self, x: Tensor, past: Tensor | None, padding: Padding | None) -> tuple[Tensor, Tensor]:
+        """Run over `(batch, frames, size)`; gives both convolutions' last columns too."""
+        x, first = self._causal("1", x.transpose(1, 2), None if past is None else past[0], padding)
         x = F.mish(self.block["3"](x.transpose(1, 2)))
-        x, second = self._causal("6", x.transpose(1, 2), None if past is None else past[1])
-        return x.transpose(1, 2), (first, second)
+        x, second = self._causal("6", x.transpose(1, 2), None if past is None else past[1], padding)
+        return x.transpose(1, 2), torch.stack((first, second))
 
-    def _causal(self, name: str, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
-        before = x.new_zeros(*x.shape[:2], KERNEL - 1) if past is None else past
+    def _causal(
+        self, name: str, x: Tensor, past: Tensor | None, padding: Padding | None
+    ) -> tuple[Tensor, Tensor]:
+        before = x.new_zeros(*x.shape[:2], KERNEL - 1) if past is None else past.to(x)
         x = torch.cat((before, x), dim=2)
-        return self.block[name](x), x[..., 1 - KERNEL :]
+        last = x[..., 1 - KERNEL :] if padding is None else x.index_select(2, padding.last)
+        return self.block[name](x), last
 
 
 class DiTBlock(nn.Module):
@@ -117,26 +153,35 @@ class DiTBlock(nn.Module):
 
     def __init__(self, size: int, heads: int, head_size: int, inner: int) -> None:
         super().__init__()
+        self.size = size
         self.attn = BlockAttention(size, heads, head_size)
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(size, inner), "fc2": nn.Linear(inner, size)})
         self.conv = BlockConvolution(size)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(size, 9 * size))
 
-    def forward(self, x: Tensor, vectors: Tensor, state: EstimatorState | None, index: int) -> Tensor:
-        """Run over `(batch, frames, size)` with nine `(9, size)` vectors; `state` grows if given."""
+    def forward(
+        self, x: Tensor, vectors: Tensor, past: tuple[Tensor, Tensor] | None, padding: Padding | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run over `(batch, frames, size)` with nine `(9, size)` vectors.
+
+        Args:
+            x: the frames.
+            vectors: shift, scale and gate, three times.
+            past: cache and columns of earlier chunks; see `Past`.
+            padding: what of it all is real; None for everything.
+
+        Returns:
+            The frames, and what they leave behind: cache and columns.
+        """
         a_shift, a_scale, a_gate, m_shift, m_scale, m_gate, c_shift, c_scale, c_gate = vectors
-        past = None if state is None else state.caches.get(index)
-        y, cache = self.attn(_modulate(x, a_shift, a_scale), past)
+        cache, columns = (None, None) if past is None else past
+        y, cache = self.attn(_modulate(x, a_shift, a_scale), cache, padding)
         x = x + a_gate * y
-        past = None if state is None else state.columns.get(index)
-        y, columns = self.conv(_modulate(x, c_shift, c_scale), past)
+        y, columns = self.conv(_modulate(x, c_shift, c_scale), columns, padding)
         x = x + c_gate * y
-        if state is not None:
-            state.caches[index], state.columns[index] = cache, columns
         y = F.gelu(self.mlp["fc1"](_modulate(x, m_shift, m_scale)), approximate="tanh")
-        y = self.mlp["fc2"](y)
-        mixed: Tensor = x + m_gate * y
-        return mixed
+        mixed: Tensor = x + m_gate * self.mlp["fc2"](y)
+        return mixed, cache, columns
 
 
 class FinalLayer(nn.Module):
@@ -160,6 +205,13 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList([DiTBlock(size, heads, head_size, inner) for _ in range(depth)])
         self.final_layer = FinalLayer(size)
 
+    @property
+    def first_block(self) -> DiTBlock:
+        """The first of the blocks, which are all of a size."""
+        block = self.blocks[0]
+        assert isinstance(block, DiTBlock)
+        return block
+
     def modulation(self, time: Tensor) -> Modulation:
         """Make everything that depends on a time `()` in 0..1 only."""
         half = TIME_FEATURES // 2
@@ -171,23 +223,43 @@ class DiT(nn.Module):
         embedded = self.t_embedder["mlp"](features.expand(2, -1))
         layers = [*(block.get_submodule("adaLN_modulation") for block in self.blocks)]
         blocks = [layer(embedded)[0].view(9, -1) for layer in layers]
-        return Modulation(blocks, self.final_layer.adaLN_modulation(embedded)[0].view(2, -1))
+        return Modulation(torch.stack(blocks), self.final_layer.adaLN_modulation(embedded)[0].view(2, -1))
 
-    def forward(self, x: Tensor, modulation: Modulation, state: EstimatorState | None = None) -> Tensor:
+    def forget_times(self) -> None:
+        """Let go of what makes modulations, a quarter of all weights, once all that are needed are made."""
+        del self.t_embedder, self.final_layer.adaLN_modulation
+        for block in self.blocks:
+            del block.adaLN_modulation
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Modulation,
+        past: Past | None = None,
+        padding: Padding | None = None,
+        is_kept: bool = True,
+    ) -> tuple[Tensor, Past | None]:
         """Estimate a velocity.
 
         Args:
             x: `(batch, frames, 320)`: noisy mel, conditioning, speaker, prompt mel.
             modulation: of the time.
-            state: of earlier chunks at this time; grows.
+            past: of earlier chunks at this time.
+            padding: what of both is real; None for everything.
+            is_kept: another chunk follows.
 
         Returns:
-            `(batch, frames, 80)`.
+            `(batch, frames, 80)`, and what the chunk leaves behind if that is kept.
 
         Source: DiT (arXiv 2212.09748), with a convolution in each block.
         """
         x = self.in_proj(x)
+        caches, columns = [], []
         for index, block in enumerate(self.blocks):
-            x = block(x, modulation.blocks[index], state, index)
+            before = None if past is None else (past.caches[index], past.columns[index])
+            x, cache, last = block(x, modulation.blocks[index], before, padding)
+            if is_kept:
+                caches.append(cache)
+                columns.append(last)
         velocity: Tensor = self.final_layer.linear(_modulate(x, modulation.output[0], modulation.output[1]))
-        return velocity
+        return velocity, Past(torch.stack(caches), torch.stack(columns)) if is_kept else None

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from stepaudiod.errors import InvalidRequest
 from stepaudiod.model.codes import MEL_FRAMES_PER_FRAME
 from stepaudiod.model.conformer import EncoderState, TokenEncoder
-from stepaudiod.model.dit import MELS, DiT, EstimatorState, Modulation
+from stepaudiod.model.dit import MELS, DiT, EstimatorState, Modulation, Past
+from stepaudiod.model.step_graphs import StepGraphs
 from stepaudiod.model.weights import Progress, count, install, read_torch_file, shape_of
 
 STEPS = 10
@@ -96,6 +97,9 @@ class Flow(nn.Module):
         self.encoder = encoder
         self.encoder_proj = nn.Linear(encoder.size, MELS)
         self.decoder = nn.ModuleDict({"estimator": estimator})
+        self.in_graphs = False
+        """On a GPU: run in graphs of round sizes, as `step_graphs` says."""
+        self._graphs: StepGraphs | None = None
         self._schedule: list[tuple[float, Tensor, Modulation]] = []
 
     @property
@@ -184,14 +188,27 @@ class Flow(nn.Module):
         given = torch.stack((given, torch.zeros_like(given)))  # with and without conditions
         for index, (time, dt, modulation) in enumerate(self.schedule()):
             rows = torch.cat((x.expand(2, -1, -1), given), dim=1).transpose(1, 2)  # (2, frames, 320)
-            state = None if states is None else states[index]
-            velocity = self._estimator(rows, modulation, state).transpose(1, 2)  # (2, 80, frames)
+            past = None if states is None else states[index].past
+            velocity, left = self._step(rows, modulation, past, states is not None)
+            velocity = velocity.transpose(1, 2)  # (2, 80, frames)
+            if states is not None and left is not None:
+                states[index].append(left)
             if trace is not None:
                 trace.times.append(time)
                 trace.states.append(x)
                 trace.first_velocity = velocity if index == 0 else trace.first_velocity
             x = x + dt * ((1.0 + GUIDANCE) * velocity[0] - GUIDANCE * velocity[1])
         return x
+
+    def _step(
+        self, rows: Tensor, modulation: Modulation, past: Past | None, is_kept: bool
+    ) -> tuple[Tensor, Past | None]:
+        if self.in_graphs and rows.is_cuda:
+            if self._graphs is None:
+                self._graphs = StepGraphs(self._estimator)
+            return self._graphs.step(rows, modulation, past, is_kept)
+        made: tuple[Tensor, Past | None] = self._estimator(rows, modulation, past, None, is_kept)
+        return made
 
     def schedule(self) -> list[tuple[float, Tensor, Modulation]]:
         """Give each step's time, length and modulation; made at the first call."""
@@ -208,6 +225,7 @@ class Flow(nn.Module):
                 if index < STEPS:
                     dt = span[index + 1] - time
             self._schedule = schedule
+            self._estimator.forget_times()
         return self._schedule
 
     def new_states(self) -> tuple[EncoderState, list[EstimatorState]]:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from stepaudiod.errors import ModelFileError
 from stepaudiod.model.features import kaldi_filter_bank
 from stepaudiod.model.files import mend
+from stepaudiod.model.step_graphs import BatchGraphs
 from stepaudiod.model.weights import count, install, read_torch_file, shape_of
 
 CHUNK_SAMPLES = 3840
@@ -130,6 +131,7 @@ class SanmEncoder(nn.Module):
         self.encoders0 = nn.ModuleList([SanmLayer(FEATURE_SIZE, size, inner)])
         self.encoders = nn.ModuleList([SanmLayer(size, size, inner) for _ in range(layers - 1)])
         self.after_norm = nn.LayerNorm(size, eps=1e-12)
+        self._graphs = BatchGraphs(self.run)
 
     def forward(self, features: Tensor) -> Tensor:
         """Encode all rows of a recording, `(rows, 560)`, to all rows of all windows, `(chunks, 9, size)`."""
@@ -139,8 +141,16 @@ class SanmEncoder(nn.Module):
         x = F.pad(x, (0, 0, CONTEXT_ROWS, chunks * CHUNK_ROWS - rows))
         x = x.unfold(0, WINDOW_ROWS, CHUNK_ROWS).transpose(1, 2)  # (chunks, 560, 9) -> (chunks, 9, 560)
         is_row, mask = _window_masks(rows, chunks, features.device)
+        return (
+            self._graphs.run(x, is_row.to(x.dtype), mask)
+            if x.is_cuda
+            else self.run(x, is_row.to(x.dtype), mask)
+        )
+
+    def run(self, x: Tensor, is_row: Tensor, mask: Tensor) -> Tensor:
+        """Run all layers over windows `(chunks, 9, 560)`; see `SanmLayer`."""
         for layer in [*self.encoders0, *self.encoders]:
-            x = layer(x, is_row.to(x.dtype), mask)
+            x = layer(x, is_row, mask)
         encoded: Tensor = self.after_norm(x)
         return encoded
 

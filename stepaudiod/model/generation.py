@@ -1,7 +1,8 @@
 """Sequences of ids, several at a time in one batch that they join and leave as they please.
 
-Whoever needs a token takes a step for everybody in the batch; the others find theirs waiting. So requests in
-threads of their own share each reading of the weights, without a scheduler. Knows no audio.
+Whoever needs a token takes a step for everybody in the batch; the others find theirs waiting. So requests
+share each reading of the weights, without a scheduler, whether they run in threads of their own or one thread
+turns from one to the other. Knows no audio.
 
 A row that was left keeps what it read. A prompt that begins like it, as all prompts of one voice do, is read
 from where they part; in whole blocks, so that the numbers are the same to the last bit whether or not it was
@@ -14,18 +15,25 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
 
 import torch
 from torch import Tensor
 
 from stepaudiod.errors import InvalidRequest
+from stepaudiod.model.pool import common
 from stepaudiod.model.sampling import Sampler, SamplingOptions
 from stepaudiod.model.step1 import PROMPT_BLOCK, KVCache, Step1ForCausalLM
 from stepaudiod.model.tokenizer import END_OF_TURN
 
 DEFAULT_ROWS, DEFAULT_LENGTH = 4, 8192
+DEFAULT_POSITIONS = 16384
+"""Of all sequences together, on a GPU: half a gigabyte of keys and values."""
 KEY_BLOCK = 64
+AHEAD = 8
+"""Tokens that may wait for their reader while others need theirs."""
+WAIT_S = 0.005
 
 
 @dataclass(eq=False)
@@ -56,6 +64,14 @@ class Sequence:
         self.batch.leave(self)
 
     def __iter__(self) -> Iterator[int]:
+        return self.tokens
+
+    @cached_property
+    def tokens(self) -> Iterator[int]:
+        """Its ids, each once, however often iterating begins."""
+        return self._tokens()
+
+    def _tokens(self) -> Iterator[int]:
         for _ in range(self.max_tokens):
             token = self.batch.next_token(self)
             if token == END_OF_TURN:
@@ -86,7 +102,22 @@ class Batch:
         self._row_is_free = threading.Condition(self._lock)
 
     def join(self, prompt: list[int], options: SamplingOptions, seed: int, max_tokens: int) -> Sequence:
-        """Read a prompt and take a place; use the result in a `with` statement, which gives the place back.
+        """Read a prompt and take a place, as soon as there is one; see `try_join`."""
+        while True:
+            sequence = self.try_join(prompt, options, seed, max_tokens)
+            if sequence is not None:
+                return sequence
+
+    def try_join(
+        self, prompt: list[int], options: SamplingOptions, seed: int, max_tokens: int
+    ) -> Sequence | None:
+        """Read a prompt and take a place, or take a step for those who have one.
+
+        Use the result in a `with` statement, which gives the place back.
+
+        Returns:
+            None if there is no place now: try again. Nobody is kept waiting long, since one thread may run
+            those inside too.
 
         Raises:
             InvalidRequest: the prompt leaves no room.
@@ -98,27 +129,36 @@ class Batch:
             )
         sequence = Sequence(self, Sampler(options, seed, prompt), min(max_tokens, room))
         with self._lock, torch.inference_mode():
-            while len(self._active) >= self.rows:
-                self._row_is_free.wait()
-            if self._cache is None:
-                self._cache = self.model.new_cache(self.rows, self.length)
-            sequence.row, known = self._best_row(prompt)
-            self._active[sequence.row] = sequence
-            try:
-                self._read[sequence.row] = prompt[:known]
-                hidden = self.model.prefill(prompt[known:], self._cache, sequence.row, known)[-1]
-                self._read[sequence.row] = list(prompt)
-                sequence._scores = self._score(hidden[None], options.is_pattern_enforced)[0]
-            except BaseException:
-                self._drop(sequence)
-                raise
-            sequence.position = len(prompt)
+            if not self._admit(sequence, prompt):
+                if not self._step(None):
+                    self._row_is_free.wait(WAIT_S)
+                return None
         return sequence
+
+    def _admit(self, sequence: Sequence, prompt: list[int]) -> bool:
+        """Read the prompt into a free row, if there is one."""
+        if len(self._active) >= self.rows:
+            return False
+        if self._cache is None:
+            self._cache = self.model.new_cache(self.rows, self.length)
+        sequence.row, known = self._best_row(prompt)
+        self._active[sequence.row] = sequence
+        try:
+            self._read[sequence.row] = prompt[:known]
+            hidden = self.model.prefill(prompt[known:], self._cache, sequence.row, known)[-1]
+            self._read[sequence.row] = list(prompt)
+            is_pattern_enforced = sequence.sampler.options.is_pattern_enforced
+            sequence._scores = self._score(hidden[None], is_pattern_enforced)[0]
+        except BaseException:
+            self._drop(sequence)
+            raise
+        sequence.position = len(prompt)
+        return True
 
     def _best_row(self, prompt: list[int]) -> tuple[int, int]:
         """Find the free row that has read most of a prompt, and how much: whole blocks, never all."""
         free = [row for row in range(self.rows) if row not in self._active]
-        shared = {row: _common(self._read[row], prompt[:-1]) // PROMPT_BLOCK * PROMPT_BLOCK for row in free}
+        shared = {row: common(self._read[row], prompt[:-1]) // PROMPT_BLOCK * PROMPT_BLOCK for row in free}
         # where nothing is shared, the row with the least to lose
         row = max(free, key=lambda row: (shared[row], -len(self._read[row])))
         return row, shared[row]
@@ -143,16 +183,25 @@ class Batch:
             del self._active[sequence.row]
             self._row_is_free.notify()
 
-    def _step(self, wanted: Sequence) -> None:
-        """Choose an id for everyone who has scores, after running the model if `wanted` has none."""
-        if wanted._scores is None:
+    def _step(self, wanted: Sequence | None) -> bool:
+        """Choose an id for everyone who has scores and may be ahead of its reader.
+
+        The model is run first if `wanted`, or without it anyone, has used its scores up. False if there was
+        nothing to do.
+        """
+        ready = [s for s in self._active.values() if s is wanted or len(s._waiting) < AHEAD]
+        if wanted is None:
+            ready = [s for s in ready if not self._is_done(s)]
+        needs_scores = ready if wanted is None else [wanted]
+        if any(s._scores is None for s in needs_scores):
             self._run_model()
-        for sequence in self._active.values():
-            # nobody runs ahead of its reader by more than the others need
-            if sequence._scores is not None and (sequence is wanted or not sequence._waiting):
-                token = sequence.sampler.choose(sequence._scores)
-                sequence._scores = None
-                sequence._waiting.append(token)
+        chosen = [s for s in ready if s._scores is not None]
+        for sequence in chosen:
+            assert sequence._scores is not None
+            token = sequence.sampler.choose(sequence._scores)
+            sequence._scores = None
+            sequence._waiting.append(token)
+        return bool(chosen)
 
     def _run_model(self) -> None:
         """Feed everyone's last id whose scores are used up and who isn't done.
@@ -192,9 +241,22 @@ class Batch:
         return self.model.audio_logits(hidden) if is_pattern_enforced else self.model.logits(hidden)
 
 
-def _common(first: list[int], second: list[int]) -> int:
-    """Count the ids that two lists begin with alike."""
-    for index, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return index
-    return min(len(first), len(second))
+def make_batch(
+    model: Step1ForCausalLM, sampling: SamplingOptions, rows: int | None, length: int, positions: int
+) -> Batch:
+    """Make the batch that suits the device.
+
+    Args:
+        model: the language model.
+        sampling: how ids are chosen; on a GPU in rounds, if those know how.
+        rows: sequences at a time; None for as many as the device is good for.
+        length: positions each.
+        positions: of all together, on a GPU.
+    """
+    if model.device.type == "cuda":
+        # Triton comes with PyTorch's CUDA build, and with that alone
+        from stepaudiod.model.running import RunningBatch
+
+        if RunningBatch.can_run(sampling):
+            return RunningBatch(model, rows or RunningBatch.MOST, length, positions)
+    return Batch(model, rows or DEFAULT_ROWS, length)

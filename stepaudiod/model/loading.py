@@ -16,7 +16,7 @@ from stepaudiod.model.flow import Flow, load_flow
 from stepaudiod.model.linguistic import LinguisticTokenizer, load_linguistic
 from stepaudiod.model.quantize import FILE_NAME, Quantization, prepare, quantize, read_saved, save
 from stepaudiod.model.semantic import SemanticTokenizer, load_semantic
-from stepaudiod.model.step1 import Step1Config, Step1ForCausalLM
+from stepaudiod.model.step1 import ON_HOST, Step1Config, Step1ForCausalLM
 from stepaudiod.model.tokenizer import AUDIO_BASE, TextTokenizer
 from stepaudiod.model.vocoder import Vocoder, load_vocoder
 from stepaudiod.model.weights import Progress, SafetensorsFolder, install
@@ -108,6 +108,8 @@ def load_networks(
     meter.add(checkpoint.speaker_encoder.stat().st_size)
     meter.begin("flow decoder")
     flow = load_flow(checkpoint.flow, device, progress=meter.add)
+    flow.schedule()
+    flow.in_graphs = device.type == "cuda"
     meter.begin("vocoder")
     vocoder = load_vocoder(checkpoint.vocoder, device, progress=meter.add)
     meter.begin("language model")
@@ -126,8 +128,9 @@ def load_step1(
     """Load the language model, quantized if wanted; see `load_networks`.
 
     On the CPU in the file's own bfloat16 its weights stay memory-mapped and cost no memory beyond the page
-    cache.
+    cache. On a GPU the tables of the whole vocabulary do.
     """
+    on_host = ON_HOST if device.type == "cuda" else ()
     config = Step1Config.read(checkpoint.config)
     if config.vocab_size <= AUDIO_BASE:
         raise ModelFileError(
@@ -136,15 +139,16 @@ def load_step1(
     with torch.device("meta"):
         model = Step1ForCausalLM(config)
     if quantization is None:
-        install(model, SafetensorsFolder(checkpoint.model), checkpoint.model, device, dtype, progress)
+        folder = SafetensorsFolder(checkpoint.model)
+        install(model, folder, checkpoint.model, device, dtype, progress, on_host)
         return model
     saved = quantized_folder / FILE_NAME.format(quantization.value) if quantized_folder else None
     if saved is not None and saved.exists():
         prepare(model, quantization)
-        install(model, read_saved(saved, quantization), saved, device, dtype, progress)
+        install(model, read_saved(saved, quantization), saved, device, dtype, progress, on_host)
         return model
     install(model, SafetensorsFolder(checkpoint.model), checkpoint.model, torch.device("cpu"), None, progress)
-    quantize(model, quantization, device, dtype)
+    quantize(model, quantization, device, dtype, on_host)
     return model
 
 

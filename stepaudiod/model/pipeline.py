@@ -26,7 +26,7 @@ from stepaudiod.model.codes import GROUP, SECONDS_PER_GROUP
 from stepaudiod.model.edits import TAGS, Edit, with_language
 from stepaudiod.model.encoding import Encoder, Waveform
 from stepaudiod.model.features import MEL_RATE
-from stepaudiod.model.generation import DEFAULT_LENGTH, DEFAULT_ROWS, Batch
+from stepaudiod.model.generation import DEFAULT_LENGTH, DEFAULT_POSITIONS, make_batch
 from stepaudiod.model.lengths import (
     Splitter,
     bounds_for_edit,
@@ -84,8 +84,9 @@ class PipelineOptions:
         is_mel_rounded: round mel and embedding to bfloat16.
         arithmetic: of the vocoder's phases.
         is_output_checked: notice silent, runaway and truncated output.
-        rows: requests in one batch.
+        rows: requests in one batch; None for as many as the device is good for.
         length: tokens of one request, prompt and output.
+        positions: tokens of all requests together, on a GPU; what doesn't fit waits.
     """
 
     form: PromptForm = PromptForm.CHAT
@@ -95,8 +96,9 @@ class PipelineOptions:
     is_mel_rounded: bool = False
     arithmetic: PhaseArithmetic = PhaseArithmetic.EXACT
     is_output_checked: bool = True
-    rows: int = DEFAULT_ROWS
+    rows: int | None = None
     length: int = DEFAULT_LENGTH
+    positions: int = DEFAULT_POSITIONS
 
     @classmethod
     def reference(cls) -> PipelineOptions:
@@ -156,7 +158,14 @@ class Pipeline:
         self._encoder = Encoder(
             networks.linguistic, networks.semantic, networks.speaker, self.options.is_silence_cut
         )
-        batch = Batch(networks.step1, self.options.rows, self.options.length)
+        with torch.inference_mode():
+            batch = make_batch(
+                networks.step1,
+                self.options.sampling,
+                self.options.rows,
+                self.options.length,
+                self.options.positions,
+            )
         self._speaker = Speaker(
             batch,
             networks.flow,

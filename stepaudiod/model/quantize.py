@@ -10,7 +10,7 @@ a folder and loaded from it, so that the full one need not be read again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from enum import Enum
 from pathlib import Path
 
@@ -28,6 +28,8 @@ FEW_ROWS = 16
 """Up to here a kernel that reads int8 as it is beats unpacking the whole matrix first."""
 ALIGNMENT = 64
 FILE_NAME = "quantized-{}.safetensors"
+LAYOUT = "halves"
+"""How int4 weights lie in their bytes; a file with another is of no use."""
 
 
 class Quantization(Enum):
@@ -98,7 +100,11 @@ class Int8Linear(nn.Module):
 
 
 class Int4Linear(nn.Module):
-    """A linear layer without bias, two int4 weights to a byte, a scale and a zero each 64 inputs."""
+    """A linear layer without bias, two int4 weights to a byte, a scale and a zero each 64 inputs.
+
+    A byte holds one weight of the first half of a row and, above it, its fellow of the second half: so a
+    kernel that takes bytes in order takes both halves in order.
+    """
 
     packed: Tensor
     scale: Tensor
@@ -123,8 +129,8 @@ class Int4Linear(nn.Module):
         scale = ((high - low) / 15).clamp_min(1e-8).to(dtype)
         low = low.to(dtype)
         levels = ((groups - low.float()[..., None]) / scale.float()[..., None]).round_().clamp_(0, 15)
-        pairs = levels.to(torch.uint8).view(outputs, -1, 2)
-        layer.packed = pairs[..., 0] | pairs[..., 1] << 4
+        halves = levels.to(torch.uint8).view(outputs, 2, -1)
+        layer.packed = halves[:, 0] | halves[:, 1] << 4
         layer.scale, layer.zero = scale, low
         return layer
 
@@ -151,8 +157,8 @@ class Int4Linear(nn.Module):
 
     def _levels(self) -> Tensor:
         """(outputs, groups, 64): the levels 0 to 15."""
-        pairs = torch.stack((self.packed & 15, self.packed >> 4), dim=-1)  # (outputs, inputs / 2, 2)
-        return pairs.view(self.packed.shape[0], -1, GROUP_SIZE)
+        halves = torch.cat((self.packed & 15, self.packed >> 4), dim=-1)  # (outputs, inputs)
+        return halves.view(self.packed.shape[0], -1, GROUP_SIZE)
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """Give the weights `(outputs, inputs)` back, rounded."""
@@ -177,7 +183,13 @@ def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, nn.Module]
                 yield parent, name, full, child
 
 
-def quantize(model: nn.Module, kind: Quantization, device: torch.device, dtype: torch.dtype) -> None:
+def quantize(
+    model: nn.Module,
+    kind: Quantization,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_host: Collection[str] = (),
+) -> None:
     """Replace a language model's matrices and bring it to a device, one tensor at a time.
 
     The model may still be memory-mapped: then the device never holds more than the quantized model and one
@@ -188,12 +200,15 @@ def quantize(model: nn.Module, kind: Quantization, device: torch.device, dtype: 
         kind: how many bits.
         device: where it will run.
         dtype: what it will compute in.
+        on_host: names of tensors that stay where they are.
     """
     for parent, name, _, linear in _linears(model):
         weight = linear.weight
         assert isinstance(weight, Tensor)
         setattr(parent, name, LAYERS[kind].of(weight.data.to(device), dtype))
-    model.to(device=device, dtype=dtype)
+    for name, parameter in model.named_parameters():
+        if name not in on_host:
+            parameter.data = parameter.data.to(device, dtype)
 
 
 def prepare(model: nn.Module, kind: Quantization) -> None:
@@ -227,9 +242,14 @@ def save(model: nn.Module, kind: Quantization, folder: Path) -> Path:
     path = folder / FILE_NAME.format(kind.value)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     partial = path.with_suffix(".part")
-    save_file(state, partial, {"quantization": kind.value, "group_size": json.dumps(GROUP_SIZE)})
+    save_file(state, partial, _metadata(kind))
     partial.replace(path)
     return path
+
+
+def _metadata(kind: Quantization) -> dict[str, str]:
+    """What a file says of itself."""
+    return {"quantization": kind.value, "group_size": json.dumps(GROUP_SIZE), "layout": LAYOUT}
 
 
 def read_saved(path: Path, kind: Quantization) -> dict[str, Tensor]:
@@ -240,9 +260,13 @@ def read_saved(path: Path, kind: Quantization) -> dict[str, Tensor]:
     """
     safetensors_header(path)
     with safe_open(path, framework="pt", device="cpu") as file:
-        found = (file.metadata() or {}).get("quantization")
-        if found != kind.value:
-            raise ModelFileError(f"{path}: expected weights in {kind.value}, found {found}; {mend()}")
+        found, wanted = file.metadata() or {}, _metadata(kind)
+        if found.get("quantization") != kind.value:
+            raise ModelFileError(
+                f"{path}: expected weights in {kind.value}, found {found.get('quantization')}; {mend()}"
+            )
+        if found != wanted:
+            raise ModelFileError(f"{path}: expected {wanted}, found {found}; delete it, and it is made again")
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it isn't a dictionary)
 
 

@@ -142,5 +142,9 @@ class Sampler:
         chances = probabilities(scores, self.options)
         # the largest of log p + Gumbel noise: unlike a place in the cumulated distribution, where each
         # rounding moves every border, it comes out the same unless two ids are all but level
-        noise = torch.empty(scores.shape[-1], dtype=torch.float64).exponential_(generator=self._generator)
-        return int((chances.log() - noise.log().to(chances)).argmax())
+        return int((chances.log() + self.gumbel(scores.shape[-1]).to(chances)).argmax())
+
+    def gumbel(self, size: int) -> Tensor:
+        """Draw the next `(size,)` of the noise that turns the largest score into a fair choice."""
+        noise = torch.empty(size, dtype=torch.float64).exponential_(generator=self._generator)
+        return -noise.log().float()

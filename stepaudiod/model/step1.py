@@ -28,6 +28,8 @@ from stepaudiod.model.codes import AUDIO_CODES
 from stepaudiod.model.files import mend, read_config
 from stepaudiod.model.tokenizer import AUDIO_BASE, END_OF_TURN
 
+ON_HOST = ("model.embed_tokens.weight", "lm_head.weight")
+"""Tensors that stay on the host, memory-mapped, when the model is on a GPU: few of their rows are read."""
 PROMPT_BLOCK = 256
 """Prompt positions read at once; bounds the scores to heads * 256 * length float32."""
 
@@ -75,30 +77,25 @@ def alibi_slopes(heads: int) -> Tensor:
     return torch.tensor(slopes, device="cpu")
 
 
+@dataclass(frozen=True)
 class KVCache:
     """Keys and values of every layer for a few sequences, allocated once.
 
     Args:
-        config: the model's dimensions.
-        rows: sequences at a time.
-        length: positions each; no sequence can grow past it.
-        device: where it lies.
-        dtype: the model's.
+        keys: `(layers, rows, groups, length, head)`; no sequence can grow past the length.
+        values: likewise.
     """
 
-    def __init__(
-        self, config: Step1Config, rows: int, length: int, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        shape = (config.num_hidden_layers, rows, config.num_attention_groups, length, config.head_size)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.length = length
-        self.rows = rows
+    keys: Tensor
+    values: Tensor
 
-    @property
-    def size_bytes(self) -> int:
-        """Memory it takes."""
-        return 2 * self.keys.numel() * self.keys.element_size()
+    @classmethod
+    def new(
+        cls, config: Step1Config, rows: int, length: int, device: torch.device, dtype: torch.dtype
+    ) -> KVCache:
+        """Allocate one for `rows` sequences of up to `length` positions."""
+        shape = (config.num_hidden_layers, rows, config.num_attention_groups, length, config.head_size)
+        return cls(*(torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)))
 
 
 @dataclass(frozen=True)
@@ -128,6 +125,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
+        if x.is_cuda:  # in one kernel; on the CPU the reference's roundings are kept
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         root = (x.float().square().mean(-1, keepdim=True) + self.eps).rsqrt()
         normed: Tensor = x * root.to(x.dtype) * self.weight
         return normed
@@ -216,6 +215,11 @@ class Step1Model(nn.Module):
         self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.num_hidden_layers)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """Look ids up; the table may lie on the host, memory-mapped, where few of its rows are ever read."""
+        table, home = self.embed_tokens.weight, self.norm.weight
+        return F.embedding(ids.to(table.device), table).to(home.device, home.dtype)
+
     def forward(self, ids: Tensor, cache: KVCache, step: Step, states: list[Tensor] | None = None) -> Tensor:
         """Run over ids `(batch, t)`; gives the normalised hidden states `(batch, t, hidden)`.
 
@@ -225,7 +229,7 @@ class Step1Model(nn.Module):
             step: where they stand.
             states: if given, gets the embedding and each layer's output, the last one normalised.
         """
-        x = self.embed_tokens(ids)
+        x = self.embed(ids)
         for index, layer in enumerate(self.layers):
             if states is not None:
                 states.append(x)
@@ -245,6 +249,7 @@ class Step1ForCausalLM(nn.Module):
         self.model = Step1Model(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._slopes = alibi_slopes(config.num_attention_heads)
+        self._audio_rows: tuple[Tensor, Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -258,7 +263,7 @@ class Step1ForCausalLM(nn.Module):
 
     def new_cache(self, rows: int, length: int) -> KVCache:
         """Allocate a cache for `rows` sequences of up to `length` positions."""
-        return KVCache(self.config, rows, length, self.device, self.dtype)
+        return KVCache.new(self.config, rows, length, self.device, self.dtype)
 
     def prefill(
         self,
@@ -284,7 +289,7 @@ class Step1ForCausalLM(nn.Module):
         """
         x = torch.empty(0)
         for first in range(0, len(ids), block):
-            part = torch.tensor([ids[first : first + block]], device=self.device)
+            part = torch.tensor([ids[first : first + block]])
             end = start + first + part.shape[1]
             at = torch.arange(start + first, end, device=self.device)
             if states is not None:
@@ -320,7 +325,12 @@ class Step1ForCausalLM(nn.Module):
         return Step(first_row, rows, positions, bias.flatten(2, 3))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Score the whole vocabulary: `(..., hidden)` to `(..., vocabulary)` float32."""
+        """Score the whole vocabulary: `(..., hidden)` to `(..., vocabulary)` float32.
+
+        Its matrix comes to the GPU when this is first called; mostly `audio_logits` is enough.
+        """
+        if self.lm_head.weight.device != hidden.device:
+            self.lm_head.to(hidden.device, hidden.dtype)
         scores: Tensor = self.lm_head(hidden).float()
         return scores
 
@@ -329,6 +339,15 @@ class Step1ForCausalLM(nn.Module):
 
         A fifteenth of the output layer is read.
         """
-        codes = F.linear(hidden, self.lm_head.weight[AUDIO_BASE : AUDIO_BASE + AUDIO_CODES])
-        end = F.linear(hidden, self.lm_head.weight[END_OF_TURN : END_OF_TURN + 1])
-        return torch.cat((codes, end), dim=-1).float()
+        codes, end = self._audio_head(hidden)
+        return torch.cat((F.linear(hidden, codes), F.linear(hidden, end)), dim=-1).float()
+
+    def _audio_head(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The output layer's rows of all codes, and of the end; copied once where it lies on the host."""
+        weight = self.lm_head.weight
+        parts = weight[AUDIO_BASE : AUDIO_BASE + AUDIO_CODES], weight[END_OF_TURN : END_OF_TURN + 1]
+        if weight.device == like.device:
+            return parts
+        if self._audio_rows is None:
+            self._audio_rows = parts[0].to(like), parts[1].to(like)
+        return self._audio_rows

@@ -7,7 +7,7 @@ memory. Nothing in a model folder is ever executed: `.pt` files are read with `w
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,7 @@ def install(
     device: torch.device,
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
+    on_host: Collection[str] = (),
 ) -> None:
     """Put `state` into a module that was built on the meta device, one tensor at a time.
 
@@ -106,6 +107,7 @@ def install(
         device: where the tensors go.
         dtype: floating point tensors are converted to it; None keeps the file's.
         progress: told of each tensor's size in the file.
+        on_host: names of tensors that stay where they are, as they are.
 
     Raises:
         ModelFileError: a tensor is missing or has another shape; up to three are named.
@@ -123,7 +125,9 @@ def install(
             continue
         if progress is not None:
             progress(tensor.numel() * tensor.element_size())
-        taken[name] = tensor.to(device, dtype if tensor.is_floating_point() else None)
+        if name not in on_host:
+            tensor = tensor.to(device, dtype if tensor.is_floating_point() else None)
+        taken[name] = tensor
     if wrong:
         raise ModelFileError(f"{source}: {len(wrong)} tensors have another shape: {_some(wrong)}; {mend()}")
     module.load_state_dict(taken, strict=True, assign=True)

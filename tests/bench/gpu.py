@@ -1,0 +1,393 @@
+"""Measure the model on a GPU: `python -m tests.bench.gpu --models DIR [--only decoding,batch,...]`.
+
+Weights may be random. Times are medians after a warm-up; the table comes last. Each number stands beside what
+is to be reached; decoding also beside the reference's way, run in the same process on the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stepaudiod.model.campplus import load_speaker_encoder
+from stepaudiod.model.checkpoint import Checkpoint
+from stepaudiod.model.codes import AUDIO_CODES, to_columns
+from stepaudiod.model.encoding import Encoder
+from stepaudiod.model.flow import make_noise
+from stepaudiod.model.generation import Batch
+from stepaudiod.model.linguistic import load_linguistic
+from stepaudiod.model.loading import load_step1, write_quantized
+from stepaudiod.model.pipeline import Edit, Pipeline, PipelineOptions, Reference, Synthesis
+from stepaudiod.model.quantize import Quantization
+from stepaudiod.model.running import RunningBatch
+from stepaudiod.model.sampling import Sampler, SamplingOptions
+from stepaudiod.model.segments import Stretch
+from stepaudiod.model.semantic import load_semantic
+from stepaudiod.model.speaking import faster_products
+from stepaudiod.model.step1 import Step1ForCausalLM
+from stepaudiod.model.tokenizer import AUDIO_BASE, END_OF_TURN
+from stepaudiod.model.vocoder import make_source_noise
+from tests.bench.model import Bench
+from tests.bench.table import Table, gpu_memory, own_memory, timed
+from tests.bench.theirs import TheirDecoder
+
+CUDA = torch.device("cuda")
+SAID = "The quick brown fox jumps over the lazy dog."
+TEXT = "The quick brown fox jumps over the lazy dog, and then it goes on for a little while."
+GREEDY = SamplingOptions(temperature=0)
+
+
+def prompt_of(length: int) -> list[int]:
+    """A prompt of random codes."""
+    generator = torch.Generator().manual_seed(0)
+    return [1, 4, 2323, 78, *torch.randint(65536, 70656, (length - 4,), generator=generator).tolist()]
+
+
+def tokens_a_second(batch: Batch, prompt: list[int], requests: int, tokens: int) -> float:
+    """Of all requests together, each read in turn, as one thread serves them."""
+    options = SamplingOptions(temperature=1.0)
+    sequences = [batch.join(prompt, options, seed, tokens) for seed in range(requests)]
+    for sequence in sequences:
+        next(sequence.tokens, None)
+    count, start = 0, time.perf_counter()
+    left = list(sequences)
+    while left:
+        for sequence in list(left):
+            for _ in range(8):
+                if next(sequence.tokens, None) is None:
+                    left.remove(sequence)
+                    break
+                count += 1
+        if len(left) < requests:  # those that ended early would make it look slower
+            break
+    took = time.perf_counter() - start
+    for sequence in sequences:
+        batch.leave(sequence)
+    return count / took
+
+
+def decoding(table: Table) -> None:
+    """Tokens a second of one sequence and of sixteen; the same ids as single steps give."""
+    for kind in table.kinds:
+        wanted = "–" if kind is Quantization.INT4 else "more than bf16" if kind else "280, aim 350"
+        model = load_step1(Checkpoint(table.models), CUDA, torch.bfloat16, kind, table.quantized)
+        _rates(table, model, kind.value if kind else "bf16", wanted)
+        del model
+        torch.cuda.empty_cache()
+
+
+def _rates(table: Table, model: Step1ForCausalLM, name: str, wanted: str) -> None:
+    prompt = prompt_of(400)
+    if name == "bf16":
+        TheirDecoder(model).decode(prompt, 3)
+        took = timed(lambda: TheirDecoder(model).decode(prompt, 20), 1, 0)
+        table.add("the reference's way, bf16, prompt and 20 tokens", f"{20 / took:.0f} tokens/s")
+    steps = tokens_a_second(Batch(model, 1, 1024), prompt, 1, 40)
+    batch = RunningBatch(model, 16, 1024, 16384)
+    start = time.perf_counter()
+    tokens_a_second(batch, prompt, 1, 20)
+    first = time.perf_counter() - start
+    for count in (2, 16):
+        tokens_a_second(batch, prompt, count, 10)
+    one, all_ = (tokens_a_second(batch, prompt, count, 400) for count in (1, 16))
+    table.add(f"decoding, {name}, step by step in PyTorch", f"{steps:.0f} tokens/s")
+    table.add(f"decoding, {name}, one sequence", f"**{one:.0f} tokens/s**", wanted)
+    table.add(
+        f"decoding, {name}, 16 sequences", f"**{all_:.0f} tokens/s, {all_ / one:.1f} times**", "8 times"
+    )
+    table.add(f"kernels and graph of the first request, {name}", f"{first:.2f} s")
+    read = timed(lambda: model.prefill(prompt, model.new_cache(1, len(prompt))))
+    table.add(f"reading a prompt of 400, {name}", f"{read * 1e3:.0f} ms")
+    _same_ids(table, model, prompt, name)
+
+
+def _same_ids(table: Table, model: Step1ForCausalLM, prompt: list[int], name: str) -> None:
+    """Greedy ids against single steps fed with the same ids, and beside others against alone."""
+    ids = _ids(RunningBatch(model, 1, 1024, 2048), prompt, GREEDY, 0)
+    cache = model.new_cache(1, 1024)
+    hidden = model.prefill(prompt, cache)[-1]
+    apart, margins = 0, [0.0]
+    sampler = Sampler(GREEDY, 0, prompt)
+    for index, token in enumerate(ids):
+        scores = model.audio_logits(hidden)
+        chosen = sampler.choose(scores)
+        if chosen != token:
+            apart += 1
+            margins.append(float(scores[_place(chosen)] - scores[_place(token)]))
+        sampler.history[-1] = token
+        at = torch.tensor([len(prompt) + index], device=CUDA)
+        hidden = model.decode(torch.tensor([token], device=CUDA), at, cache, int(at) + 1)[0]
+    worst = f", where the scores are {max(margins):.3f} apart or less" if margins else ""
+    table.add(
+        f"greedy ids other than single steps choose, {name}", f"{apart} of {len(ids)}{worst}", "near ties"
+    )
+    batch = RunningBatch(model, 16, 1024, 16384)
+    alone = [_ids(RunningBatch(model, 1, 1024, 2048), prompt, SamplingOptions(), seed) for seed in range(3)]
+    open_ = [batch.join(prompt_of(100 + 20 * i), SamplingOptions(), 50 + i, 60) for i in range(9)]
+    beside = [_ids(batch, prompt, SamplingOptions(), seed) for seed in range(3)]
+    for sequence in open_:
+        batch.leave(sequence)
+    table.add(
+        f"a seed's ids alone and beside nine others, {name}",
+        "the same" if alone == beside else "OTHERS",
+        "the same",
+    )
+
+
+def _place(token: int) -> int:
+    """Where a token stands among `audio_logits`."""
+    return AUDIO_CODES if token == END_OF_TURN else token - AUDIO_BASE
+
+
+def _ids(batch: Batch, prompt: list[int], options: SamplingOptions, seed: int) -> list[int]:
+    with batch.join(prompt, options, seed, 150) as sequence:
+        return list(sequence)
+
+
+def accuracy(table: Table) -> None:
+    """How far bf16 is from float32 with our kernels and with PyTorch's, after one token."""
+    prompt, checkpoint = prompt_of(400), Checkpoint(table.models)
+    model = load_step1(checkpoint, CUDA, torch.float32)
+    right = model.audio_logits(model.prefill(prompt, model.new_cache(1, 400), block=400)[-1])
+    exact = _ids(RunningBatch(model, 1, 1024, 2048), prompt, GREEDY, 0)[:60]
+    steps = _ids(Batch(model, 1, 1024), prompt, GREEDY, 0)[:60]
+    table.add(
+        "greedy ids in float32, rounds and single steps",
+        f"{sum(map(int.__eq__, exact, steps))} of {len(steps)} alike",
+        "all",
+    )
+    del model
+    torch.cuda.empty_cache()
+    for kind in table.kinds:
+        model = load_step1(checkpoint, CUDA, torch.bfloat16, kind, table.quantized)
+        made = model.audio_logits(model.prefill(prompt, model.new_cache(1, 400))[-1])
+        off = float((made - right).square().mean().sqrt() / right.std())
+        name = kind.value if kind else "bf16"
+        table.add(f"logits of {name} against float32", f"off by {off:.3f} of their spread")
+        del model
+        torch.cuda.empty_cache()
+
+
+def load(table: Table, kind: Quantization | None, quantized: Path | None) -> Pipeline:
+    """Load everything, the host's memory watched."""
+    name, most, done = kind.value if kind else "bf16", [own_memory()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            most.append(own_memory())
+
+    before = most[0]
+    torch.cuda.reset_peak_memory_stats()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.perf_counter()
+    pipeline = Pipeline.load(
+        table.models,
+        str(CUDA),
+        quantization=kind,
+        quantized_folder=quantized,
+        options=PipelineOptions(is_output_checked=False),
+    )
+    torch.cuda.synchronize()
+    took = time.perf_counter() - start
+    done.set()
+    watcher.join()
+    how = ", saved before" if quantized else ""
+    table.add(
+        f"loading, {name}{how}",
+        f"{took:.1f} s; own memory of the host {before:.2f}, at most {max(most):.2f} GB",
+    )
+    return pipeline
+
+
+def requests(table: Table) -> None:
+    """Whole requests: loading, memory, first sound, gaps, growth."""
+    bench = Bench(Checkpoint(table.models), CUDA, torch.bfloat16, None, 6.0)
+    waveform = bench.waveform()
+    limits = {None: 9.5, Quantization.INT8: 6.0, Quantization.INT4: 4.5}
+    for kind in table.kinds:
+        limit = limits[kind]
+        name = kind.value if kind else "bf16"
+        pipeline = load(table, kind, table.quantized if kind else None)
+        voice = pipeline.encode_reference(waveform, 24000, SAID)
+        start = time.perf_counter()
+        pipeline.clone(voice, TEXT, seed=1, stream=True).waveform()
+        table.add(f"first request after loading, {name}", f"{time.perf_counter() - start:.2f} s")
+        if kind is None:
+            _encode(table, pipeline, waveform)
+            _decoder(table, pipeline, voice)
+        _streams(table, pipeline, voice, name)
+        _whole(table, pipeline, voice, waveform, name)
+        table.add(f"GPU memory, one request at a time, {name}", gpu_memory(), f"{limit:g} GB")
+        _many(table, pipeline, voice, name)
+        if kind is None and table.is_long:
+            _growth(table, pipeline, voice)
+        table.add(f"GPU memory, 16 streams at once, {name}", gpu_memory())
+        del pipeline, voice
+        torch.cuda.empty_cache()
+
+
+def _encode(table: Table, pipeline: Pipeline, waveform: Tensor) -> None:
+    took = timed(lambda: pipeline.encode_reference(waveform, 24000, SAID))
+    table.add("a reference of 6 s, encoded", f"**{took * 1e3:.0f} ms**", "60 ms")
+    tree, cpu = Checkpoint(table.models), torch.device("cpu")
+    encoder = Encoder(
+        load_linguistic(tree.linguistic, tree.centroids, cpu),
+        load_semantic(tree.semantic, cpu),
+        load_speaker_encoder(tree.speaker_encoder, cpu),
+    )
+    whole = Stretch(0.0, waveform.shape[0] / 24000)
+    right = encoder.encode(waveform.cpu(), 24000, whole, "").ids
+    made = pipeline.encode_reference(waveform, 24000).ids
+    apart = sum(a != b for a, b in zip(made, right, strict=True))
+    table.add("codes other than the CPU's", f"{apart} of {len(right)}", "near ties")
+
+
+def _decoder(table: Table, pipeline: Pipeline, voice: Reference) -> None:
+    """Ten seconds of codes to sound."""
+    flow, vocoder = pipeline.networks.flow, pipeline.networks.vocoder
+    codes = torch.tensor([100, 200, 1100, 1200, 1300] * 83)
+    columns = to_columns(codes)
+    noise = make_noise(0, 1200).to(CUDA)
+
+    def mel() -> Tensor:
+        with faster_products():
+            made: Tensor = flow(columns, voice.acoustics, noise)
+            return made
+
+    flow.in_graphs = False
+    right = flow(columns, voice.acoustics, noise)
+    exact_s = timed(lambda: flow(columns, voice.acoustics, noise), 3, 1)
+    flow.in_graphs = True
+    made = mel()
+    source = make_source_noise(480 * made.shape[1], torch.Generator().manual_seed(0)).to(CUDA)
+    flow_s, sound_s = timed(mel), timed(lambda: vocoder(made, source))
+    off = float((right - made).square().mean().sqrt())
+    table.add("flow, 10 s, kernel by kernel, products in float32", f"{exact_s * 1e3:.0f} ms")
+    table.add("flow, 10 s, in graphs, products in TF32", f"{flow_s * 1e3:.0f} ms; mel off by {off:.4f} (rms)")
+    table.add("vocoder, 10 s", f"{sound_s * 1e3:.0f} ms")
+    table.add("10 s of sound from codes", f"**{(flow_s + sound_s) * 1e3:.0f} ms**", "150 ms")
+
+
+def _streams(table: Table, pipeline: Pipeline, voice: Reference, name: str) -> None:
+    """First sound, and the least time by which a chunk comes before it is needed."""
+    firsts, spares = [], []
+    for seed in range(2, 9):
+        start = time.perf_counter()
+        first = heard = 0.0
+        spare = float("inf")
+        for chunk in pipeline.clone(voice, TEXT, seed=seed, stream=True):
+            at = time.perf_counter() - start
+            if chunk.size and not first:
+                first = at
+            elif chunk.size:
+                spare = min(spare, first + heard - at)
+            heard += chunk.size / 24000
+        firsts.append(first)
+        spares.append(spare)
+    table.add(
+        f"first sound of a stream, {name}",
+        f"**{statistics.median(firsts) * 1e3:.0f} ms** ({min(firsts) * 1e3:.0f} to {max(firsts) * 1e3:.0f})",
+        "300 ms",
+    )
+    table.add(f"the latest chunk comes early by, {name}", f"{min(spares):.2f} s", "never late")
+
+
+def _whole(table: Table, pipeline: Pipeline, voice: Reference, waveform: Tensor, name: str) -> None:
+    edit = Edit("emotion", "happy")
+    for what, result in (
+        ("clone", pipeline.clone(voice, TEXT, seed=1)),
+        ("edit of 6 s", pipeline.edit(waveform, 24000, SAID, edit, seed=1)),
+    ):
+        start = time.perf_counter()
+        seconds = result.waveform().shape[0] / 24000
+        took = time.perf_counter() - start
+        tokens = result.report.output_tokens
+        table.add(f"{what}, {name}", f"{seconds:.1f} s of sound in {took:.2f} s, {tokens} tokens")
+
+
+def _many(table: Table, pipeline: Pipeline, voice: Reference, name: str) -> None:
+    """Sixteen streams in one thread; the second time, when all sizes have been seen."""
+    for _ in range(2):
+        start = time.perf_counter()
+        seconds = _in_turn([pipeline.clone(voice, TEXT, seed=seed, stream=True) for seed in range(16)])
+        took = time.perf_counter() - start
+    table.add(
+        f"16 streams in one thread, {name}",
+        f"{seconds:.0f} s of sound in {took:.1f} s, {seconds / took:.1f} times real time",
+    )
+
+
+def _in_turn(results: list[Synthesis]) -> float:
+    """Step requests in turn, as the worker does; gives their seconds of sound."""
+    parts, samples = [iter(result) for result in results], 0
+    while parts:
+        for part in list(parts):
+            chunk = next(part, None)
+            if chunk is None:
+                parts.remove(part)
+            else:
+                samples += chunk.shape[0]
+    return samples / 24000
+
+
+def _growth(table: Table, pipeline: Pipeline, voice: Reference) -> None:
+    """Memory over 200 requests of different lengths, eight at a time."""
+    sizes = []
+    for group in range(25):
+        texts = [TEXT[: 10 + (7 * (8 * group + i)) % len(TEXT)] for i in range(8)]
+        _in_turn([pipeline.clone(voice, t, seed=group, stream=bool(i % 2)) for i, t in enumerate(texts)])
+        if group in (5, 24):
+            sizes.append((torch.cuda.memory_reserved() / 1e9, own_memory()))
+    table.add(
+        "held after 48 and after 200 requests",
+        f"GPU {sizes[0][0]:.2f} and {sizes[1][0]:.2f} GB, host {sizes[0][1]:.2f} and {sizes[1][1]:.2f} GB",
+        "no growth",
+    )
+
+
+SUITES: dict[str, Callable[[Table], None]] = {
+    "decoding": decoding,
+    "accuracy": accuracy,
+    "requests": requests,
+}
+
+
+@torch.inference_mode()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and measure."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.gpu", description=__doc__)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--quantized", type=Path, required=True, help="a folder for quantized weights")
+    parser.add_argument("--only", default=",".join(SUITES))
+    parser.add_argument("--kinds", default="bf16,int8,int4")
+    parser.add_argument("--long", action="store_true", help="200 requests too")
+    options = parser.parse_args(arguments)
+    kinds = tuple(Quantization.named("none" if k == "bf16" else k) for k in options.kinds.split(","))
+    table = Table(options.models, options.quantized, kinds, options.long)
+    print(torch.cuda.get_device_name(), torch.__version__)
+    for kind in kinds:
+        if kind and not list(options.quantized.glob(f"*{kind.value}*")):
+            start = time.perf_counter()
+            path = write_quantized(Checkpoint(options.models), kind, options.quantized)
+            took = time.perf_counter() - start
+            table.add(
+                f"quantizing once on the CPU, {kind.value}",
+                f"{took:.0f} s, {path.stat().st_size / 1e9:.2f} GB",
+            )
+    for name in options.only.split(","):
+        SUITES[name](table)
+    table.print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

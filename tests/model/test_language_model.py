@@ -189,6 +189,29 @@ def test_who_leaves_early_frees_the_place(model: Step1ForCausalLM) -> None:
         batch.next_token(sequence)
 
 
+def test_one_thread_that_takes_turns_shares_each_step(
+    model: Step1ForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    decode = Step1ForCausalLM.decode
+
+    def counted(self: Step1ForCausalLM, *rest: Any, **named: Any) -> Tensor:
+        steps.append(1)
+        return decode(self, *rest, **named)
+
+    monkeypatch.setattr(Step1ForCausalLM, "decode", counted)
+    batch = Batch(model, 2, 512)
+    greedy = SamplingOptions(temperature=0, is_pattern_enforced=False)
+    pair = [batch.join(PROMPT, greedy, seed, 40) for seed in range(2)]
+    assert batch.try_join(PROMPT, greedy, 2, 40) is None  # no place: those inside go on meanwhile
+    assert [len(sequence._waiting) for sequence in pair] == [1, 1]
+    for _ in range(5):
+        for sequence in pair:
+            for _ in range(8):
+                next(sequence.tokens)
+    assert len(steps) < 50
+
+
 def test_a_prompt_without_room_is_refused(model: Step1ForCausalLM) -> None:
     with pytest.raises(InvalidRequest, match="below 100 tokens, found 306"):
         Batch(model, 1, 100).join(PROMPT, SamplingOptions(), 0, 10)

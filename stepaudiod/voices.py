@@ -11,19 +11,22 @@ A voice is written beside its place and then moved there, so that nobody ever se
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stepaudiod.errors import InvalidRequest, NotFound
+
+log = logging.getLogger(__name__)
 
 ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 METADATA = "voice.json"
@@ -74,8 +77,12 @@ class VoiceLibrary:
         """Read each folder that holds a voice."""
         for path in self.root.glob(f"*/{METADATA}"):
             if ID.fullmatch(path.parent.name):
-                with suppress(FileNotFoundError):  # deleted since it was listed
+                try:
                     yield _read(path)
+                except FileNotFoundError:  # deleted since it was listed
+                    continue
+                except (OSError, ValueError, TypeError) as error:
+                    log.warning("%s is no voice: %s", path, error)
 
     def get(self, id: str) -> StoredVoice:
         """The voice of that id.
@@ -85,8 +92,16 @@ class VoiceLibrary:
         """
         path = self.root / id / METADATA
         if ID.fullmatch(id):
-            with suppress(FileNotFoundError):
+            try:
                 return _read(path)
+            except FileNotFoundError:
+                pass
+            except (OSError, ValueError, TypeError) as error:
+                raise NotFound(
+                    f"The voice {id!r} is damaged: {METADATA} can't be read ({type(error).__name__}). "
+                    "Delete its folder and make it again.",
+                    "voice",
+                ) from None
         known = ", ".join(voice.id for voice in self.list()) or "none yet"
         raise NotFound(f"There is no voice {id[:80]!r} in the library. Voices here: {known}.", "voice")
 
@@ -158,10 +173,14 @@ class VoiceLibrary:
         unfinished = Path(tempfile.mkdtemp(dir=self.root, prefix=".new-"))
         try:
             shutil.copyfile(recording, unfinished / f"{REFERENCE}{recording.suffix or '.wav'}")
-            (unfinished / METADATA).write_text(json.dumps(asdict(voice), ensure_ascii=False, indent=1))
+            (unfinished / METADATA).write_text(
+                json.dumps(asdict(voice), ensure_ascii=False, indent=1), encoding="utf-8"
+            )
             unfinished.chmod(0o750)
             os.rename(unfinished, self.root / id)
-        except FileExistsError:
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
             raise InvalidRequest(f"There is a voice {id!r} already. Choose another name.", "name") from None
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -201,4 +220,4 @@ def make_id(name: str) -> str:
 
 def _read(path: Path) -> StoredVoice:
     """One voice's metadata; the folder's name is its id, whatever the file says."""
-    return StoredVoice(**json.loads(path.read_text()) | {"id": path.parent.name})
+    return StoredVoice(**json.loads(path.read_text(encoding="utf-8")) | {"id": path.parent.name})

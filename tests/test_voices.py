@@ -86,3 +86,13 @@ def test_names_in_any_script_make_voices_that_are_told_apart(library: VoiceLibra
     assert len({voice.id for voice in made}) == 4
     assert all(voice.id.isascii() for voice in made)
     assert {voice.name for voice in library.list()} == {"小美", "小丽", "美 2", "丽 2"}
+
+
+def test_a_folder_that_is_damaged_is_left_out_and_said_to_be(library: VoiceLibrary, recording: Path) -> None:
+    good = library.create("mei", recording, "", "yes")
+    for id, content in (("cut", '{"name": "Cu'), ("strange", '{"colour": 1}'), ("bytes", "\xff")):
+        (library.root / id).mkdir()
+        (library.root / id / "voice.json").write_bytes(content.encode("latin-1"))
+        with pytest.raises(NotFound, match="damaged"):
+            library.get(id)
+    assert library.list() == [good]

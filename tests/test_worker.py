@@ -209,3 +209,15 @@ def test_unloading_never_cuts_off_a_request(daemon: DaemonProcess) -> None:
             refused = client.post("/api/v1/models/hibari/unload")
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "busy"
+
+
+def test_a_slow_reader_is_not_taken_for_a_worker_that_hangs(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon({"timeouts.heartbeat": 1, "timeouts.stall": 1})
+    with daemon.client() as client, client.stream("POST", "/v1/audio/speech", json=LONG) as response:
+        chunks = response.iter_raw()
+        next(chunks)
+        worker = os.pidfd_open(daemon.worker_pid())
+        ended, _, _ = select.select([worker], [], [], 4)  # what must not happen within four stalls
+        os.close(worker)
+        assert not ended
+        assert next(chunks)

@@ -167,9 +167,9 @@ class Catalog:
     def engines(self) -> tuple[EngineDescription, ...]:
         """All that exist, the best first; looked at again when a folder has changed."""
         if self._pulled is not None and (stamp := self._pulled.stamp()) != self._stamp:
-            self._stamp = stamp
             self._engines = (*self._pulled.describe(), *self._shipped)
             self._problems = {e.name: _problem(e) for e in self._engines}
+            self._stamp = stamp
         return self._engines
 
     def installed(self) -> list[EngineDescription]:
@@ -183,14 +183,19 @@ class Catalog:
             NotFound: there is no engine of that name.
             EngineUnavailable: there is, and it can't be used; says why.
         """
+        engine = self._find(name)
+        if problem := _problem(engine):
+            raise EngineUnavailable(
+                f"The engine {name!r} can't be used: {problem}. To have it, {engine.install}."
+            )
+        return engine
+
+    def _find(self, name: str) -> EngineDescription:
+        """The description of that name, whether it can be used or not."""
         engines = self.engines
         variant = self._pulled.variant(name) if self._pulled is not None else None
         for engine in engines if variant is None else (variant,):
             if engine.name == name:
-                if problem := _problem(engine):
-                    raise EngineUnavailable(
-                        f"The engine {name!r} can't be used: {problem}. To have it, {engine.install}."
-                    )
                 return engine
         known = ", ".join(e.name for e in engines)
         raise NotFound(f"There is no model {name[:80]!r}. Models here: {known}.", "model")
@@ -207,9 +212,11 @@ class Catalog:
         """
         if setting != "auto":
             try:
-                engine = self.get(setting)
+                engine = self._find(setting)
             except NotFound as error:
                 raise EngineUnavailable(f'engine = "{setting}" is configured. {error}') from None
+            if self._would(engine, need):
+                self.get(setting)
             if can(engine, need):
                 return Choice(engine, f'engine = "{setting}" is configured')
         better: list[str] = []

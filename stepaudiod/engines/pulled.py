@@ -7,12 +7,14 @@ that a model that has just been pulled, or a voice that another daemon made, is 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stepaudiod.config import StepAudio
 from stepaudiod.engines.catalog import is_installed, share_openai_voices
+from stepaudiod.errors import ModelFileError
 from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.model.edits import OPTIONS
 from stepaudiod.speech import Capabilities, EngineDescription, Voice
@@ -43,9 +45,9 @@ class PulledEngines:
     recognisers: tuple[EngineDescription, ...] = ()
 
     def stamp(self) -> object:
-        """When each folder last changed."""
+        """When each folder last changed, and each file of the large model."""
         models, voices = self.data / "models", self.data / "voices"
-        return (_times(models), _times(voices), _times(models / "Step-Audio-EditX"))
+        return (_times(models), _times(voices), *_sizes(Checkpoint(models)))
 
     def describe(self) -> tuple[EngineDescription, ...]:
         """Step-Audio-EditX with the library's voices, then every Whisper, the largest first."""
@@ -135,6 +137,15 @@ def _whisper(folder: Path, device: str) -> EngineDescription:
         options={"folder": str(folder), "device": device, "name": folder.name},
         files=(str(folder / "model.safetensors"),),
     )
+
+
+def _sizes(checkpoint: Checkpoint) -> Iterator[tuple[int, int]]:
+    """Size and time of each file: one that is still being copied grows."""
+    with suppress(ModelFileError):
+        for path in checkpoint.files():
+            with suppress(OSError):
+                found = path.stat()
+                yield (found.st_size, found.st_mtime_ns)
 
 
 def _times(folder: Path) -> tuple[tuple[str, int], ...]:

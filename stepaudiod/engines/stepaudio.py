@@ -12,19 +12,19 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stepaudiod.audio.decode import decode
 from stepaudiod.audio.tempo import TempoStream
 from stepaudiod.engines.base import Clip, Progress, Waveform
+from stepaudiod.engines.transcripts import NO_RECOGNISER, TRANSCRIPT, Listener, blaming
 from stepaudiod.errors import EngineUnavailable, InvalidRequest
 from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.model.pipeline import (
@@ -44,25 +44,14 @@ from stepaudiod.speech import (
     EditRequest,
     Facts,
     Recording,
-    Segment,
     SpeechRequest,
-    TranscriptionRequest,
 )
 from stepaudiod.text.sentences import split_sentences
 from stepaudiod.voices import VoiceLibrary
 
-if TYPE_CHECKING:
-    from stepaudiod.engines.base import Transcribing
-
 log = logging.getLogger(__name__)
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-TRANSCRIPT = "audio_text"
-"""What the model calls the transcript in its errors."""
-NO_RECOGNISER = (
-    "Nobody told what the recording says, and no recogniser is installed. Send its transcript, or run "
-    "`stepaudioctl models pull whisper`."
-)
 REMEMBERED = 32
 """References in memory; each is some hundred kilobytes."""
 
@@ -186,7 +175,7 @@ class StepAudioEngine:
         assert edit is not None
         facts: dict[str, str | int | float] = {}
         said = request.recording.transcript.strip()
-        if edit.needs_transcript and not said:
+        if edit.needs_transcript and not said and clip.duration_s <= MAX_SECONDS:
             with blaming(request.recording):
                 said = self._listen(clip)
             facts = self._heard(said)
@@ -285,53 +274,6 @@ class StepAudioEngine:
         return lambda waveform, rate: listener.write_down(Clip(waveform.cpu().numpy(), rate))
 
 
-@contextmanager
-def blaming(recording: Recording) -> Iterator[None]:
-    """Let errors about a recording or its transcript name the fields that the client knows."""
-    params = {
-        "audio": recording.param,
-        "input_audio": recording.param,
-        TRANSCRIPT: recording.transcript_param,
-        "file": recording.param,
-    }
-    try:
-        yield
-    except InvalidRequest as error:
-        error.param = params.get(error.param or "", error.param)
-        raise
-
-
-class Listener:
-    """The recogniser, loaded when it is first needed.
-
-    Args:
-        order: `name`, `factory`, `options` and `languages`.
-        cache_dir: where it may keep files.
-        threads: processor threads.
-    """
-
-    def __init__(self, order: dict[str, Any], cache_dir: Path, threads: int) -> None:
-        self.name: str = order["name"]
-        self.is_multilingual = len(order["languages"]) != 1
-        self._order = order
-        self._cache_dir = cache_dir
-        self._threads = threads
-        self._engine: Transcribing | None = None
-
-    def write_down(self, clip: Clip) -> str:
-        """What a recording says; "" where no words were heard."""
-        if self._engine is None:
-            module, _, name = self._order["factory"].partition(":")
-            factory = getattr(import_module(module), name)
-            engine: Transcribing = factory(
-                cache_dir=self._cache_dir, threads=self._threads, **self._order["options"]
-            )
-            engine.load(lambda stage, fraction: None)
-            self._engine = engine
-        heard = self._engine.transcribe(TranscriptionRequest(Recording("")), clip)
-        return " ".join(segment.text for segment in heard if isinstance(segment, Segment)).strip()
-
-
 def _device(setting: str) -> str:
     """What `auto` means here."""
     if setting == "auto":
@@ -375,12 +317,12 @@ def _at_speed(results: Iterator[Waveform | Facts], speed: float) -> Iterator[Wav
 
 
 def _read(path: Path) -> Reference | None:
-    """The encoded voice; None where there is none, or one of another version."""
+    """The encoded voice; None where there is none, a damaged one, or one of another version."""
     if not path.exists():
         return None
     try:
         return Reference.from_tensors(load_file(path))
-    except InvalidRequest:
+    except (InvalidRequest, SafetensorError, KeyError):
         return None
 
 
@@ -390,7 +332,8 @@ def _keep(reference: Reference, path: Path) -> None:
     try:
         save_file(reference.to_tensors(), unfinished)
         unfinished.rename(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        unfinished.unlink(missing_ok=True)
         log.warning("the encoded voice can't be kept in %s: %s", path.parent, error)
 
 

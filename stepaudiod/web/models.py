@@ -161,6 +161,10 @@ async def unload(request: Request) -> Response:
     """`POST /api/v1/models/{name}/unload`: end the worker; nothing of the model stays in memory."""
     service: Service = request.app.state.service
     name = request.path_params["name"]
-    names = _variants(name, service) if name in OLD_VARIANTS else [service.catalog.get(name).name]
+    loaded = service.worker.loaded if service.worker is not None else {}
+    if name in OLD_VARIANTS:
+        names = _variants(name, service)
+    else:
+        names = [name if name in loaded else service.catalog.get(name).name]
     unloaded = any([await service.unload(each) for each in names])
     return JSONResponse({"model": names[0], "unloaded": unloaded})

@@ -8,9 +8,11 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
 from urllib.parse import quote
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -23,7 +25,11 @@ from stepaudiod.worker.process import Audio, Result
 
 log = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
+
 FACT_PREFIX = "X-StepAudio-"
+MAX_FACT = 2000
+"""Proxies refuse a response whose headers are longer than a few kilobytes in all."""
 FRAMES_A_SECOND = 50
 
 
@@ -46,16 +52,8 @@ class StreamedResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the last piece, or until the client is gone."""
-        work = asyncio.create_task(self._send(send))
-        gone = asyncio.create_task(_disconnected(receive))
-        try:
-            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            if not work.done():
-                work.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await work
+        with contextlib.suppress(ClientDisconnect):
+            await while_connected(receive, self._send(send))
 
     async def _send(self, send: Send) -> None:
         """The body, piece by piece."""
@@ -75,7 +73,7 @@ class StreamedResponse(Response):
                     elif body := self.body_of(piece):
                         await send(_part(body))
             except StepaudiodError as error:
-                log.warning("a response was cut off after it had begun: %s", error)
+                log.warning("a response was cut off after it had begun: %s", error.code)
                 if body := self.complaint(error):
                     await send(_part(body))
                 return
@@ -85,7 +83,9 @@ class StreamedResponse(Response):
         """Put facts into headers: `reference_stretch` is `X-StepAudio-Reference-Stretch`."""
         for name, value in facts.values.items():
             title = "-".join(word.capitalize() for word in name.split("_"))
-            self.headers[FACT_PREFIX + title] = quote(str(value), safe=" ,;:./-+()[]'")
+            said = quote(str(value), safe=" ,;:./-+()[]'")
+            if len(said) <= MAX_FACT:
+                self.headers[FACT_PREFIX + title] = said
 
     def body_of(self, piece: Result) -> bytes:
         """The bytes of one piece."""
@@ -206,6 +206,27 @@ def event(data: dict[str, object]) -> bytes:
 
 def _part(body: bytes) -> dict[str, object]:
     return {"type": "http.response.body", "body": body, "more_body": True}
+
+
+async def while_connected(receive: Receive, coroutine: Coroutine[Any, Any, Answer]) -> Answer:
+    """Run something to its end, or until the client is gone.
+
+    Raises:
+        ClientDisconnect: it is gone, and the work is stopped.
+    """
+    work = asyncio.create_task(coroutine)
+    gone = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+    finally:
+        gone.cancel()
+        if not work.done():
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+    raise ClientDisconnect
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -8,7 +8,7 @@ import re
 from contextlib import aclosing
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -21,6 +21,7 @@ from stepaudiod.voices import StoredVoice, VoiceLibrary
 from stepaudiod.web.body import read_multipart, required
 from stepaudiod.web.engines import work_for
 from stepaudiod.web.schemas import VoiceForm
+from stepaudiod.web.stream import while_connected
 
 RECORDING_TYPES = {
     ".wav": "audio/wav",
@@ -67,7 +68,11 @@ async def create(request: Request) -> Response:
     sample = required(uploads, "audio_sample")
     library = _library(request)
     library.require_free(form.name)
-    heard = await _listen(request, Recording(str(sample.path), form.transcript, "audio_sample"))
+    recording = Recording(str(sample.path), form.transcript, "audio_sample")
+    try:
+        heard = await while_connected(request.receive, _listen(request, recording))
+    except ClientDisconnect:
+        raise InvalidRequest("The client left before its voice was kept.") from None
     voice = await asyncio.to_thread(
         library.create,
         form.name,
@@ -114,12 +119,13 @@ async def list_voices(request: Request) -> Response:
     """`GET /v1/audio/voices`: those that people made, and those that come with the engines."""
     service: Service = request.app.state.service
     made = [_describe(voice) for voice in _library(request).list()]
+    own = {each["id"] for each in made}
     shipped = [
         {"id": voice.id, "object": "audio.voice", "name": voice.id, "created_at": 0, "type": "built_in"}
         | {"model": engine.name, "description": voice.description, "language": voice.language}
         for engine in service.catalog.installed()
         for voice in engine.voices
-        if voice.id not in {each["id"] for each in made}
+        if voice.id not in own
     ]
     return JSONResponse({"object": "list", "data": [*made, *shipped], "has_more": False})
 

@@ -28,9 +28,10 @@ class Job:
     Args:
         frame: the order it came with.
         on_ready: called, from another thread, when its recording has been decoded.
+        decoding: bounds how many recordings are decoded, and held in memory meanwhile, at a time.
     """
 
-    def __init__(self, frame: Header, on_ready: Callable[[int], None]) -> None:
+    def __init__(self, frame: Header, on_ready: Callable[[int], None], decoding: threading.Semaphore) -> None:
         self.id: int = frame["id"]
         self.engine = EngineOrder(frame["engine"])
         self.format: str | None = frame["format"]
@@ -42,6 +43,8 @@ class Job:
         self._encoder: Encoder | None = None
         self._clip: Clip | None = None
         self._error: Exception | None = None
+        self._is_closed = threading.Event()
+        self._decoding = decoding
         self.is_ready = self._recording is None
         if not self.is_ready:
             threading.Thread(target=self._decode, args=(on_ready,), name="decode", daemon=True).start()
@@ -63,10 +66,12 @@ class Job:
 
         recording = self._recording
         assert recording is not None
-        try:
-            self._clip = Clip(*decode(Path(recording.path), Limits(**self._limits), recording.param))
-        except Exception as error:
-            self._error = error
+        with self._decoding:
+            try:
+                limits, is_unwanted = Limits(**self._limits), self._is_closed.is_set
+                self._clip = Clip(*decode(Path(recording.path), limits, recording.param, is_unwanted))
+            except Exception as error:
+                self._error = error
         self.is_ready = True
         on_ready(self.id)
 
@@ -135,6 +140,7 @@ class Job:
 
     def close(self) -> None:
         """End the work wherever it is."""
+        self._is_closed.set()
         close = getattr(self._items, "close", None)
         if close is not None:
             close()
@@ -156,4 +162,4 @@ class EngineOrder:
     @property
     def key(self) -> str:
         """Tells two variants of a model apart."""
-        return f"{self.name} {json.dumps(self.options, sort_keys=True)}"
+        return f"{self.factory} {json.dumps(self.options, sort_keys=True)}"

@@ -50,10 +50,11 @@ class LoadedEngines:
             StepaudiodError: it can't be loaded.
         """
         for name, loaded in list(self._orders.items()):
-            if loaded.factory == order.factory and loaded.key != order.key:
+            if loaded.key == order.key:  # whatever it is called: the same weights have several names
+                return self._engines[name]
+            if loaded.factory == order.factory:
                 self._drop(name)
-        if order.name not in self._engines:
-            self._load(order)
+        self._load(order)
         return self._engines[order.name]
 
     def _load(self, order: EngineOrder) -> None:
@@ -88,13 +89,12 @@ class LoadedEngines:
 
     def gpu_memory(self) -> dict[str, int]:
         """What the process holds of the GPU, in bytes; nothing where no engine uses it."""
-        torch = sys.modules.get("torch")
-        if torch is None or not self._engines or not torch.cuda.is_initialized():
+        # asked from the heartbeat's thread, while another may be halfway through importing torch
+        cuda = getattr(sys.modules.get("torch"), "cuda", None)
+        is_initialized = getattr(cuda, "is_initialized", None)
+        if cuda is None or is_initialized is None or not self._engines or not is_initialized():
             return {}
-        return {
-            "allocated_bytes": torch.cuda.memory_allocated(),
-            "reserved_bytes": torch.cuda.memory_reserved(),
-        }
+        return {"allocated_bytes": cuda.memory_allocated(), "reserved_bytes": cuda.memory_reserved()}
 
 
 def _read_ahead(files: list[str]) -> None:

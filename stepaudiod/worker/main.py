@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from stepaudiod.worker.protocol import Header, pack, receive_frame
 log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
+DECODERS = 2
+"""Recordings that are decoded at a time."""
 HELD = ""
 """The key of no engine."""
 
@@ -52,6 +55,8 @@ class Worker:
         self._jobs: dict[int, Job] = {}
         self._engines = LoadedEngines(cache_dir, threads, self._tell_loading)
         self._progress = 0
+        self._is_busy = False
+        self._decoding = threading.Semaphore(DECODERS)
 
     def run(self) -> None:
         """Work until the process ends."""
@@ -59,6 +64,8 @@ class Worker:
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
         while True:
             runnable = self._runnable()
+            # who waits for a slow reader, a recording or another variant isn't stuck
+            self._is_busy = bool(runnable)
             self._take_orders(wait=not runnable)
             for job in runnable:
                 if job.id in self._jobs:
@@ -97,7 +104,7 @@ class Worker:
     def _beat(self) -> None:
         """Say that we live, and whether the work moves."""
         while True:
-            beat = {"op": "beat", "progress": self._progress, "busy": bool(self._jobs)}
+            beat = {"op": "beat", "progress": self._progress, "busy": self._is_busy}
             self._send({**beat, "gpu": self._engines.gpu_memory()})
             time.sleep(self._beat_s)
 
@@ -124,7 +131,7 @@ class Worker:
         """One order; `decoded` is our own, to wake the loop."""
         match frame["op"]:
             case "work":
-                job = Job(frame, lambda id: self._orders.put({"op": "decoded", "id": id}))
+                job = Job(frame, lambda id: self._orders.put({"op": "decoded", "id": id}), self._decoding)
                 self._jobs[job.id] = job
             case "credit":
                 if job_with_credit := self._jobs.get(frame["id"]):
@@ -165,7 +172,9 @@ def _describe(error: Exception) -> dict[str, Any]:
     if isinstance(error, StepaudiodError):
         param = error.param if isinstance(error, InvalidRequest) else None
         return {"error": type(error).__name__, "message": error.message, "param": param}
-    log.error("the engine raised", exc_info=error)
+    # not the error's own words: they may quote what a user wrote
+    where = "".join(traceback.format_tb(error.__traceback__))
+    log.error("the engine raised %s\n%s", type(error).__name__, where)
     message = (
         f"The engine failed on this request ({type(error).__name__}: {error}). The journal has the details."
     )
@@ -191,6 +200,8 @@ def main() -> None:
     parser.add_argument("--log-level", default="info")
     options = parser.parse_args()
     _die_with(options.parent)
+    # kernels are compiled once a machine, not once a process
+    os.environ.setdefault("TRITON_CACHE_DIR", str(options.cache_dir / "triton"))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(
         level=options.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import wave
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -235,4 +236,34 @@ def test_one_variant_at_a_time_and_nobody_is_cut_off(start_daemon: StartDaemon, 
         assert len(plain) == len(other) == 1
         assert plain != other
         status = client.get("/api/v1/models/status").json()
-        assert sum(bool(model.get("loaded")) for model in status.values()) == 1
+        own = {name: model["loaded"] for name, model in status.items() if name.startswith("step-audio")}
+        assert sum(own.values()) == 1
+
+
+def test_a_damaged_cache_of_a_voice_is_made_anew(data: Path, loaded: StepAudioEngine) -> None:
+    request = SpeechRequest("Hello there.", "hum", seed=1)
+    first, _ = sound(loaded.speak(request))
+    (kept,) = (data / "voices" / "hum").glob("*.safetensors")
+    kept.write_bytes(kept.read_bytes()[:100])
+    again, _ = sound(engine(data).speak(request))
+    assert np.array_equal(first, again)
+    assert kept.stat().st_size > 100
+
+
+def test_a_model_that_is_copied_by_hand_is_noticed_when_it_is_whole(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "models", tmp_path / "models")
+    whole = next((tmp_path / "models" / "Step-Audio-Tokenizer").rglob("model.pt"))
+    content = whole.read_bytes()
+    whole.write_bytes(content[:1000])
+    catalog = Catalog(BEST_FIRST, PulledEngines(tmp_path, settings()))
+    with pytest.raises(EngineUnavailable, match=r"model\.pt"):
+        catalog.get("step-audio-editx")
+    whole.write_bytes(content)
+    assert catalog.get("step-audio-editx").name == "step-audio-editx"
+
+
+def test_what_a_configured_engine_cannot_do_others_do(tmp_path: Path) -> None:
+    empty = Catalog(BEST_FIRST, PulledEngines(tmp_path, settings()))
+    assert empty.choose("step-audio-editx", "transcribe").engine.name == WHISPER_TINY.name
+    with pytest.raises(EngineUnavailable, match="models pull"):
+        empty.choose("step-audio-editx")

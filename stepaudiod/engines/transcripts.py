@@ -1,0 +1,70 @@
+"""What a recording says, where nobody told: written down by the best recogniser that is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stepaudiod.engines.base import Clip
+from stepaudiod.errors import InvalidRequest
+from stepaudiod.speech import Recording, Segment, TranscriptionRequest
+
+if TYPE_CHECKING:
+    from stepaudiod.engines.base import Transcribing
+
+TRANSCRIPT = "audio_text"
+"""What the model calls the transcript in its errors."""
+NO_RECOGNISER = (
+    "Nobody told what the recording says, and no recogniser is installed. Send its transcript, or run "
+    "`stepaudioctl models pull whisper`."
+)
+
+
+@contextmanager
+def blaming(recording: Recording) -> Iterator[None]:
+    """Let errors about a recording or its transcript name the fields that the client knows."""
+    params = {
+        "audio": recording.param,
+        "input_audio": recording.param,
+        TRANSCRIPT: recording.transcript_param,
+        "file": recording.param,
+    }
+    try:
+        yield
+    except InvalidRequest as error:
+        error.param = params.get(error.param or "", error.param)
+        raise
+
+
+class Listener:
+    """The recogniser, loaded when it is first needed.
+
+    Args:
+        order: `name`, `factory`, `options` and `languages`.
+        cache_dir: where it may keep files.
+        threads: processor threads.
+    """
+
+    def __init__(self, order: dict[str, Any], cache_dir: Path, threads: int) -> None:
+        self.name: str = order["name"]
+        self.is_multilingual = len(order["languages"]) != 1
+        self._order = order
+        self._cache_dir = cache_dir
+        self._threads = threads
+        self._engine: Transcribing | None = None
+
+    def write_down(self, clip: Clip) -> str:
+        """What a recording says; "" where no words were heard."""
+        if self._engine is None:
+            module, _, name = self._order["factory"].partition(":")
+            factory = getattr(import_module(module), name)
+            engine: Transcribing = factory(
+                cache_dir=self._cache_dir, threads=self._threads, **self._order["options"]
+            )
+            engine.load(lambda stage, fraction: None)
+            self._engine = engine
+        heard = self._engine.transcribe(TranscriptionRequest(Recording("")), clip)
+        return " ".join(segment.text for segment in heard if isinstance(segment, Segment)).strip()

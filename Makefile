@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 LOCKED := $(shell cat setup.cfg pyproject.toml constraints.txt Makefile packaging/lock/alone.in 2>/dev/null | sha256sum | cut -c1-12)
 PACKAGES := ca-certificates curl python3 python3-systemd python3-venv systemd
-TEST_PACKAGES := $(PACKAGES) mmdebstrap systemd-container
+TEST_PACKAGES := $(PACKAGES) bash-completion fish man-db mmdebstrap systemd-container zsh
 
 .PHONY: run test deb lint lock clean
 .SILENT: run
@@ -37,15 +37,15 @@ test: $(VENV)/.test-$(LOCKED) lint
 	$(BIN)/python -m pytest $(PYTEST)
 
 lint: $(VENV)/.test-$(LOCKED)
-	$(BIN)/ruff format --check stepaudiod tests
-	$(BIN)/ruff check stepaudiod tests
+	$(BIN)/ruff format --check stepaudiod tests packaging/manuals
+	$(BIN)/ruff check stepaudiod tests packaging/manuals
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 lock: $(VENV)/.test-$(LOCKED)
 	$(BIN)/pip freeze --exclude stepaudiod --exclude systemd-python | grep -v ^nvidia- | sed 's/^\(torch==[^+]*\).*/\1/' > constraints.txt
 
-DEB_PACKAGES := $(PACKAGES) bash-completion build-essential debhelper dh-python python3-pip python3-setuptools python3-wheel
+DEB_PACKAGES := $(PACKAGES) bash-completion build-essential debhelper dh-python python3-pip python3-sdnotify python3-setuptools python3-wheel
 
 .PHONY: lock-deb
 deb:

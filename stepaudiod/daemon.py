@@ -158,7 +158,7 @@ def _listeners(settings: Settings) -> list[Listener]:
     return [Listener(role, bind(address)) for role in ROLES for address in getattr(settings.listen, role)]
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="stepaudiod", description="Speech that isn't running until you connect."
@@ -173,7 +173,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--check-config", action="store_true", help="say whether the configuration is sound, and exit"
     )
     parser.add_argument("--version", action="version", version=f"stepaudiod {__version__}")
-    return parser.parse_args(argv)
+    return parser
 
 
 def _check(path: Path | None, overrides: dict[str, Any]) -> int:
@@ -197,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 after an idle exit or a stop, 1 where a check failed or an address can't be had, 2 for bad options.
     """
-    options = _arguments(argv)
+    options = build_parser().parse_args(argv)
     try:
         overrides = parse_assignments(options.set)
     except ConfigError as error:

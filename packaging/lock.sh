@@ -13,10 +13,18 @@ lock() { # LIST CONSTRAINTS [pip's options]: resolve LIST.in to LIST.txt
   /usr/bin/python3 -m pip install --quiet --dry-run --ignore-installed --target "$work/nowhere" "$@" \
     --constraint "$constraints" --requirement "packaging/lock/$list.in" --report "$work/$list.json"
   /usr/bin/python3 - "$work/$list.json" > "packaging/lock/$list.txt" <<'PYTHON'
-import json, sys
+import hashlib, json, sys, urllib.parse, urllib.request
+
+def digest_of(info):
+    """The index's own, or that of a file that pip found on this machine."""
+    if hashes := info["archive_info"].get("hashes"):
+        return hashes["sha256"]
+    path = urllib.request.url2pathname(urllib.parse.urlsplit(info["url"]).path)
+    return hashlib.file_digest(open(path, "rb"), "sha256").hexdigest()
+
 print("# Written by `make lock-deb`.")
 for item in sorted(json.load(open(sys.argv[1]))["install"], key=lambda item: item["metadata"]["name"].lower()):
-    digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
+    digest = digest_of(item["download_info"])
     name, version = item["metadata"]["name"].lower(), item["metadata"]["version"]
     # === is this build and no other: 2.13.0 alone also means 2.13.0+cpu
     equals = "===" if name == "torch" and "+" not in version else "=="

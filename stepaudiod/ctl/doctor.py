@@ -114,7 +114,8 @@ def _about_engines(settings: Settings, units: Units, account: Account | None) ->
 
 def _folder(setting: object, path: Path, system: Path, units: Units) -> Path:
     """Where the daemon has it: "auto" means another folder for the unit than for whoever asks."""
-    return system if setting == "auto" and units.is_installed else path
+    is_units = units.is_installed or (bool(units.silence) and system.exists())
+    return system if setting == "auto" and is_units else path
 
 
 def _ask(options: Options, terminal: Terminal) -> Finding:

@@ -16,4 +16,6 @@ def catalog_of(settings: Settings, data: Path | None = None) -> Catalog:
         settings: the configuration.
         data: has `models` and `voices` in it; None is where the settings say.
     """
-    return Catalog(BEST_FIRST, PulledEngines(data or settings.data_path, settings.step_audio, (WHISPER_TINY,)))
+    return Catalog(
+        BEST_FIRST, PulledEngines(data or settings.data_path, settings.step_audio, (WHISPER_TINY,))
+    )

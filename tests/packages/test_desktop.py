@@ -54,7 +54,7 @@ def spd_say(machine: Machine, *arguments: str) -> float:
     machine.run("spd-say", "--wait", "--output-module", "stepaudiod-generic", *arguments)
     with wave.open(str(machine.path(HEARD))) as heard:
         frames = machine.path(HEARD).stat().st_size // (heard.getnchannels() * heard.getsampwidth())
-        return frames / heard.getframerate()
+        return float(frames / heard.getframerate())
 
 
 def test_speech_dispatcher_finds_the_module_by_itself(desktop: Machine) -> None:

@@ -149,6 +149,14 @@ def test_the_sockets_listen_and_nothing_runs(machine: Machine) -> None:
     assert machine.processes(SERVICE) == []
 
 
+def test_the_first_connection_is_answered(machine: Machine) -> None:
+    start = time.monotonic()
+    assert machine.request("GET", "/healthz").status == 200
+    print(f"connect to /healthz: {time.monotonic() - start:.3f} s")
+    assert len(machine.processes(SERVICE)) == 1
+    machine.systemctl("stop", SERVICE)
+
+
 def test_its_bytecode_comes_with_it(machine: Machine) -> None:
     """On a read-only /usr every start would pay for its absence."""
     program = "import uvicorn, stepaudiod.daemon as d; print(d.__cached__, uvicorn.__cached__)"

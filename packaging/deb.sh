@@ -19,6 +19,8 @@ work=$output/work
 mkdir -p "$WHEELS" "$output"
 
 runtimes=${RUNTIMES:-lite}
+# debian/rules has a variable of that name, which make would override with what was said to the make above us.
+unset RUNTIMES MAKEFLAGS MFLAGS
 
 fetch() { # FILE [pip's options]: the wheels of a list, by their digests
   file=$1; shift

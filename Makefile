@@ -1,6 +1,7 @@
 # make run    set up, listen, speak on the first connection
 # make test   set up, check the code, run every test
 # make deb    build what apt install takes
+# make apt-repo   the same as a signed repository, so that apt install stepaudiod works by name
 # make lint   check the code only
 # make lock   write constraints.txt anew
 
@@ -17,10 +18,10 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 LOCKED := $(shell cat setup.cfg pyproject.toml constraints.txt Makefile packaging/lock/alone.in 2>/dev/null | sha256sum | cut -c1-12)
 PACKAGES := ca-certificates curl python3 python3-systemd python3-venv systemd
-TEST_PACKAGES := $(PACKAGES) mmdebstrap systemd-container
+TEST_PACKAGES := $(PACKAGES) apt-utils bash-completion fish gpg gpg-agent man-db mmdebstrap systemd-container zsh
 
 .PHONY: run test deb lint lock clean
-.SILENT: run
+.SILENT: run apt-repo
 
 run: $(VENV)/.run-$(LOCKED)-$(subst $(comma),-,$(EXTRAS))
 	mkdir -p build
@@ -37,20 +38,26 @@ test: $(VENV)/.test-$(LOCKED) lint
 	$(BIN)/python -m pytest $(PYTEST)
 
 lint: $(VENV)/.test-$(LOCKED)
-	$(BIN)/ruff format --check stepaudiod tests
-	$(BIN)/ruff check stepaudiod tests
+	$(BIN)/ruff format --check stepaudiod tests packaging/manuals
+	$(BIN)/ruff check stepaudiod tests packaging/manuals
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 lock: $(VENV)/.test-$(LOCKED)
 	$(BIN)/pip freeze --exclude stepaudiod --exclude systemd-python | grep -v ^nvidia- | sed 's/^\(torch==[^+]*\).*/\1/' > constraints.txt
 
-DEB_PACKAGES := $(PACKAGES) bash-completion build-essential debhelper dh-python python3-pip python3-setuptools python3-wheel
+DEB_PACKAGES := $(PACKAGES) bash-completion build-essential debhelper dh-python python3-pip python3-sdnotify python3-setuptools python3-wheel
 
-.PHONY: lock-deb
+.PHONY: apt-repo lock-deb
 deb:
 	$(call install_packages,$(DEB_PACKAGES))
 	packaging/deb.sh
+
+apt-repo: deb
+	$(call install_packages,apt-utils gpg gpg-agent)
+	packaging/apt-repo.sh build/apt build/deb/*.deb
+	printf '\nTo install from it, on this machine:\n\n  sudo cp build/apt/stepaudiod.sources /etc/apt/sources.list.d/\n'
+	printf '  sudo apt update && sudo apt install stepaudiod\n\n'
 
 lock-deb:
 	$(call install_packages,$(DEB_PACKAGES))

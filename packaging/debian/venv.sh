@@ -62,6 +62,8 @@ find . -type f ! -name '*.so*' -exec chmod a-x {} +
 find . -name '*.py' -exec sed -i '1{/^#!/d}' {} +
 rm -rf onnxruntime/tools onnxruntime/transformers onnxruntime/quantization onnxruntime/datasets
 rm -rf torch/include torch/share torch/bin
+# written for a later Python than this one, and used by torch's own tests only
+rm -f torch/testing/_internal/py312_intrinsics.py
 find . -type d -empty -delete
 
 if [ "$kind" = venv ]; then

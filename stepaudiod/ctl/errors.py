@@ -10,7 +10,8 @@ CtlError
 ├── IncompleteModel    4   a model's file is missing, or isn't what it should be
 ├── NoRoom             4   the disk hasn't the room for a model
 ├── PlayerMissing      5   nothing here can play it
-└── ClientMissing      5   the package that talks to a model hub isn't installed
+├── ClientMissing      5   the package that talks to a model hub isn't installed
+└── Unwell             6   `doctor` found something wrong
 Terminated           128+n signal n told us to stop; Ctrl-C is 130
 """
 
@@ -105,6 +106,13 @@ class ClientMissing(CtlError):
 
     exit_code = 5
     code = "client_missing"
+
+
+class Unwell(CtlError):
+    """`doctor` found something wrong, and has said what."""
+
+    exit_code = 6
+    code = "unwell"
 
 
 class Terminated(KeyboardInterrupt):

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Protocol
 
 from stepaudiod import __version__
-from stepaudiod.ctl import keys, models, say, status, unload, voices
+from stepaudiod.ctl import doctor, keys, models, say, status, unload, voices
 from stepaudiod.ctl.errors import CtlError, Terminated
 from stepaudiod.ctl.options import Options, global_options
 from stepaudiod.ctl.terminal import Terminal
@@ -25,6 +25,7 @@ exit codes:
   3    the daemon can't be reached, or the model hub
   4    audio or a model is incomplete, or there was no room for it
   5    no player was found, or it failed; or a package that is needed isn't installed
+  6    doctor found something wrong
   130  interrupted by Ctrl-C (the daemon stops the work, a pull goes on later); 143 by a termination signal
   141  whoever read the output has gone
 """
@@ -43,7 +44,7 @@ class Command(Protocol):
         """Do it; what goes wrong is a `CtlError`."""
 
 
-COMMANDS: tuple[Command, ...] = (say, status, unload, voices, models, keys)
+COMMANDS: tuple[Command, ...] = (say, status, unload, voices, models, keys, doctor)
 
 
 def build_parser() -> argparse.ArgumentParser:

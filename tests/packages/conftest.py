@@ -41,7 +41,8 @@ def repository(debian: Path) -> Iterator[Repository]:
     done = subprocess.run(["make", "deb"], cwd=CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = CHECKOUT / "build" / "tests-repository"
-    shutil.rmtree(folder, ignore_errors=True)
+    for each in (folder, folder.with_name(f"{folder.name}.key")):
+        shutil.rmtree(each, ignore_errors=True)
     yield Repository.of(sorted(DEBS.glob("*.deb")), folder, debian)
     shutil.rmtree(folder)
 
@@ -53,7 +54,7 @@ def machine(debian: Path, repository: Repository) -> Iterator[Machine]:
         with Machine.boot(debian, read_only=[repository.folder]) as booted:
             booted.remove("/etc/apt/sources.list")
             booted.remove("/etc/apt/sources.list.d")
-            booted.write("/etc/apt/sources.list", f"deb [trusted=yes] file:{repository.folder} ./\n")
+            booted.write("/etc/apt/sources.list.d/stepaudiod.sources", repository.sources)
             booted.run("apt-get", "update")
             yield booted
     except Unavailable as error:

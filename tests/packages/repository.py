@@ -1,42 +1,51 @@
-"""A folder of packages for apt. Knows nothing of their contents, except how to make a later version."""
+"""The signed repository of `make apt-repo`. Knows only how to make a later version of a package in it."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+SCRIPT = Path(__file__).parent.parent.parent / "packaging" / "apt-repo.sh"
+
 
 @dataclass(frozen=True)
 class Repository:
-    """A trivial repository: packages, and an index of them.
+    """Packages, a signed index of them, and the key to check it with.
 
     Attributes:
-        folder: where both are.
+        folder: where all of it is.
     """
 
     folder: Path
 
+    @property
+    def pool(self) -> Path:
+        """Where the packages are."""
+        return self.folder / "pool"
+
+    @property
+    def sources(self) -> str:
+        """What apt has to know."""
+        return (self.folder / "stepaudiod.sources").read_text()
+
     @classmethod
     def of(cls, debs: list[Path], folder: Path, debian: Path) -> Repository:
         """Put these packages there, and those of Debian's that they need and `debian` lacks."""
-        folder.mkdir(parents=True)
-        for deb in debs:
-            os.link(deb, folder / deb.name)
-        for name in sorted(_needed(debs) - _installed(debian)):
-            subprocess.run(["apt-get", "download", "-qq", name], cwd=folder, check=True, capture_output=True)
         repository = cls(folder)
-        repository.index()
+        repository.pool.mkdir(parents=True)
+        for name in sorted(_needed(debs) - _installed(debian)):
+            command = ["apt-get", "download", "-qq", name]
+            subprocess.run(command, cwd=repository.pool, check=True, capture_output=True)
+        repository.index(*debs)
         return repository
 
-    def index(self) -> None:
-        """Tell apt of everything that is in the folder now."""
-        scan = ["dpkg-scanpackages", "--multiversion", "."]
-        done = subprocess.run(scan, cwd=self.folder, check=True, capture_output=True, text=True)
-        (self.folder / "Packages").write_text(done.stdout)
+    def index(self, *debs: Path) -> None:
+        """Add these packages, and tell apt of everything that is there now."""
+        done = subprocess.run([SCRIPT, self.folder, *debs], check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
     def version(self, package: str) -> str:
         """The first version of the package."""
@@ -44,7 +53,7 @@ class Repository:
 
     def add_later(self, package: str, edits: dict[str, tuple[str, str]] | None = None) -> str:
         """Make a later version, with pieces of text files replaced; returns the version."""
-        deb = next(self.folder.glob(f"{package}_{self.version(package)}_*.deb"))
+        deb = next(self.pool.glob(f"{package}_{self.version(package)}_*.deb"))
         later = f"{self.version(package)}+later{len(self._versions(package))}"
         with tempfile.TemporaryDirectory(dir=self.folder.parent) as name:
             tree = Path(name, "tree")
@@ -63,14 +72,14 @@ class Repository:
                 "-z1",
                 "--build",
                 str(tree),
-                str(self.folder),
+                str(self.pool),
             ]
             subprocess.run(command, check=True, capture_output=True)
         self.index()
         return later
 
     def _versions(self, package: str) -> list[str]:
-        return [deb.name.split("_")[1] for deb in self.folder.glob(f"{package}_*.deb")]
+        return [deb.name.split("_")[1] for deb in self.pool.glob(f"{package}_*.deb")]
 
 
 def _needed(debs: list[Path]) -> set[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from stepaudiod import __version__
+from tests.packages.conftest import CHECKOUT
 from tests.packages.repository import Repository
 from tests.systemd.machine import TCP4, TCP6, UNIX, Machine
 from tests.systemd.network import Reply
@@ -127,7 +128,7 @@ def test_it_installs_without_a_network_and_without_pip(machine: Machine, reposit
     assert machine.run("python3", "-m", "pip", "--version", check=False).returncode != 0
     start = time.monotonic()
 
-    install(machine, f"stepaudiod={repository.version('stepaudiod')}")
+    install(machine, "stepaudiod")
 
     took_s = time.monotonic() - start
     print(f"installed in {took_s:.1f} s")
@@ -146,6 +147,14 @@ def test_the_sockets_listen_and_nothing_runs(machine: Machine) -> None:
     assert machine.show("stepaudiod-api.socket", "ActiveState") == "inactive"
     assert machine.show(SERVICE, "ActiveState") == "inactive"
     assert machine.processes(SERVICE) == []
+
+
+def test_the_first_connection_is_answered(machine: Machine) -> None:
+    start = time.monotonic()
+    assert machine.request("GET", "/healthz").status == 200
+    print(f"connect to /healthz: {time.monotonic() - start:.3f} s")
+    assert len(machine.processes(SERVICE)) == 1
+    machine.systemctl("stop", SERVICE)
 
 
 def test_its_bytecode_comes_with_it(machine: Machine) -> None:
@@ -168,6 +177,11 @@ def test_a_connection_wakes_it_and_it_speaks_and_sleeps_again(machine: Machine) 
     assert (status, kind) == ("200", "audio/mpeg")
     assert int(size) > 5_000
     fall_asleep(machine)
+
+
+def test_debians_own_test_of_it_passes(machine: Machine) -> None:
+    machine.copy_in(CHECKOUT / "packaging/debian/tests/speak", "/run/speak")
+    machine.run("/run/speak")
 
 
 @pytest.mark.usefixtures("short_sleep")
@@ -241,6 +255,63 @@ def test_a_downgrade_keeps_what_was_configured(machine: Machine, repository: Rep
     assert machine.path("/etc/stepaudiod/stepaudiod.toml").read_text() == "idle_timeout = 2\n"
     assert running_version(machine) == __version__
     fall_asleep(machine)
+
+
+def test_a_pin_holds_a_version(machine: Machine, repository: Repository) -> None:
+    first = repository.version("stepaudiod")
+    pin = f"Package: stepaudiod\nPin: version {first}\nPin-Priority: 1001\n"
+    machine.write("/etc/apt/preferences.d/stepaudiod", pin)
+
+    machine.run("apt-get", "upgrade", "--yes", timeout_s=120)
+
+    assert f"Installed: {first}\n" in machine.run("apt-cache", "policy", "stepaudiod").stdout
+    machine.remove("/etc/apt/preferences.d/stepaudiod")
+
+
+def test_a_repository_that_somebody_has_changed_is_refused(machine: Machine, repository: Repository) -> None:
+    index = repository.folder / "dists/stable/InRelease"
+    sound = index.read_text()
+    try:
+        index.write_text(sound.replace("Label: stepaudiod", "Label: stepaudioD"))
+        refused = machine.run("apt-get", "update", "--error-on=any", check=False)
+    finally:
+        index.write_text(sound)
+    assert refused.returncode != 0
+    assert "signature" in refused.stderr.lower()
+
+
+def test_its_manual_pages_and_completions_are_there(machine: Machine) -> None:
+    listed = machine.run("dpkg-query", "--listfiles", "stepaudiod").stdout
+    for path in (
+        "/usr/share/man/man8/stepaudiod.8.gz",
+        "/usr/share/man/man1/stepaudioctl.1.gz",
+        "/usr/share/man/man5/stepaudiod.toml.5.gz",
+        "/usr/share/bash-completion/completions/stepaudioctl",
+        "/usr/share/zsh/vendor-completions/_stepaudioctl",
+        "/usr/share/fish/vendor_completions.d/stepaudioctl.fish",
+    ):
+        assert path in listed
+
+
+def test_the_doctor_finds_it_well_and_asleep(machine: Machine) -> None:
+    fall_asleep(machine)
+    report = json.loads(machine.run("stepaudioctl", "doctor", "--json").stdout)
+
+    found = {finding["subject"]: finding for finding in report["findings"]}
+    assert report["is_well"]
+    assert found[SERVICE]["text"].startswith("asleep")
+    assert found["engine"]["text"].startswith('"auto" takes kokoro')
+    assert machine.processes(SERVICE) == []
+
+
+def test_the_doctor_sees_less_without_rights(machine: Machine) -> None:
+    done = machine.run("stepaudioctl", "doctor", "--json", user="nobody", check=False)
+
+    found = {finding["subject"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert done.returncode == 6
+    assert "usermod -aG stepaudio" in found["/run/stepaudiod.sock"]["advice"]
+    assert found["model files"]["level"] == "unknown"
+    assert machine.processes(SERVICE) == []
 
 
 def test_nothing_of_an_upgrade_stays(machine: Machine) -> None:

@@ -44,16 +44,18 @@ def machine() -> Iterator[Machine]:
 
 def daemon_folders() -> list[Path]:
     """The code, and the environment it runs in if that is elsewhere."""
-    environment = Path(sys.prefix)
+    environment = Path(sys.prefix).resolve()
     return [CHECKOUT] if environment.is_relative_to(CHECKOUT) else [CHECKOUT, environment]
 
 
 def install_daemon(machine: Machine, folders: list[Path]) -> None:
     """Put this checkout's `stepaudiod` where the units expect it."""
-    machine.path("/usr/bin/stepaudiod").symlink_to(Path(sys.prefix) / "bin" / "stepaudiod")
+    machine.path("/usr/bin/stepaudiod").symlink_to(Path(sys.prefix).resolve() / "bin/stepaudiod")
+    # The environment may belong to another checkout.
+    text = f"[Service]\nEnvironment=PYTHONPATH={CHECKOUT}\n"
     hidden = [str(folder) for folder in folders if any(folder.is_relative_to(place) for place in HIDDEN)]
     if hidden:
-        text = f"[Service]\nProtectHome=tmpfs\nBindReadOnlyPaths={' '.join(hidden)}\n"
-        for service in ("stepaudiod.service", "stepaudiod@.service"):
-            machine.write(f"/etc/systemd/system/{service}.d/checkout.conf", text)
-        machine.systemctl("daemon-reload")
+        text += f"ProtectHome=tmpfs\nBindReadOnlyPaths={' '.join(hidden)}\n"
+    for service in ("stepaudiod.service", "stepaudiod@.service"):
+        machine.write(f"/etc/systemd/system/{service}.d/checkout.conf", text)
+    machine.systemctl("daemon-reload")

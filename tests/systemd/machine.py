@@ -266,6 +266,16 @@ class Machine:
         """One HTTP request on a connection of its own."""
         return self._network.request(method, path, body, headers, at=at, timeout_s=timeout_s)
 
+    def listening_ports(self) -> set[int]:
+        """The TCP ports that somebody listens on: proc_net(5)."""
+        listening, ports = "0A", set()
+        for name in ("tcp", "tcp6"):
+            for line in Path(f"/proc/{self._leader}/net/{name}").read_text().splitlines()[1:]:
+                _, local, _, state, *_ = line.split()
+                if state == listening:
+                    ports.add(int(local.rpartition(":")[2], 16))
+        return ports
+
     def _follow_journal(self) -> subprocess.Popen[bytes]:
         """From outside: a shutdown waits for strangers inside, and doesn't notice when they go."""
         folder = f"--directory={self.path('/run/log/journal')}"

@@ -1,0 +1,44 @@
+#!/bin/sh
+# A signed repository for apt in a folder: packaging/apt-repo.sh FOLDER [PACKAGE.deb...]
+# Packages that are there stay, so that a machine can go back to an earlier version. The key is made at first use, in
+# FOLDER.key beside it, and is nobody else's: whoever adds the repository trusts this folder and no more.
+set -eu
+export LC_ALL=C.UTF-8
+folder=$(realpath -m "$1"); shift
+key=$folder.key
+keyring=$folder/stepaudiod-archive-keyring.gpg
+mkdir -p "$folder/pool" "$folder/dists/stable/main/binary-amd64" "$key"
+chmod 700 "$key"
+
+gpg() { command gpg --homedir "$key" --batch --quiet --no-tty "$@"; }
+# The agent would outlive us.
+trap 'gpgconf --homedir "$key" --kill all' EXIT
+
+if ! gpg --list-secret-keys stepaudiod >/dev/null 2>&1; then
+  gpg --passphrase '' --quick-generate-key 'stepaudiod (packages built here)' ed25519 sign never
+fi
+gpg --export stepaudiod > "$keyring"
+
+for package in "$@"; do
+  ln -f "$package" "$folder/pool/" 2>/dev/null || cp -f "$package" "$folder/pool/"
+done
+
+cd "$folder"
+apt-ftparchive packages pool > dists/stable/main/binary-amd64/Packages
+gzip -9nkf dists/stable/main/binary-amd64/Packages
+apt-ftparchive -o APT::FTPArchive::Release::Origin=stepaudiod -o APT::FTPArchive::Release::Label=stepaudiod \
+  -o APT::FTPArchive::Release::Suite=stable -o APT::FTPArchive::Release::Codename=stable \
+  -o APT::FTPArchive::Release::Architectures=amd64 -o APT::FTPArchive::Release::Components=main \
+  release dists/stable > Release.new
+mv Release.new dists/stable/Release
+gpg --yes --clearsign --output dists/stable/InRelease dists/stable/Release
+gpg --yes --armor --detach-sign --output dists/stable/Release.gpg dists/stable/Release
+
+cat > stepaudiod.sources <<SOURCES
+Types: deb
+URIs: file:$folder
+Suites: stable
+Components: main
+Architectures: amd64
+Signed-By: $keyring
+SOURCES

@@ -1,0 +1,135 @@
+"""Manual pages in roff, man(7). What the code knows is taken from it; the prose stands in *.roff."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from stepaudiod import __version__
+from stepaudiod.config import ENV_PREFIX, NESTED, Settings
+from tree import Command, Option
+
+HERE = Path(__file__).parent
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+def heading(name: str, section: int, summary: str) -> str:
+    """How each page begins."""
+    title = f'.TH {name.upper()} {section} "" "stepaudiod {__version__}"'
+    return f"{title}\n.SH NAME\n{escape(name)} \\- {escape(summary)}\n"
+
+
+def escape(text: str) -> str:
+    """Text that roff shows as it is."""
+    text = text.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq").replace("…", "...")
+    return re.sub(r"(?m)^([.'])", r"\\&\1", text)
+
+
+def prose(name: str) -> str:
+    """A piece that is written by hand."""
+    return (HERE / f"{name}.roff").read_text()
+
+
+def page_of_program(command: Command, section: int, summary: str, body: str) -> str:
+    """A program without commands below it."""
+    own = [option for option in command.options if option.names]
+    return "".join(
+        [
+            heading(command.words[0], section, summary),
+            f".SH SYNOPSIS\n{_synopsis(command)}",
+            ".SH OPTIONS\n",
+            *map(_item, own),
+            body,
+        ]
+    )
+
+
+def page_of_commands(root: Command, shared: tuple[Option, ...], exit_codes: str, body: str) -> str:
+    """A program with commands, each with its own options."""
+    below = [command for command in root.all()[1:] if not command.commands]
+    parts = [
+        heading(root.words[0], 1, "speak through stepaudiod, and look after it"),
+        ".SH SYNOPSIS\n",
+        ".br\n".join(map(_synopsis, below)),
+        f".SH DESCRIPTION\n{prose('stepaudioctl-description')}",
+        ".SH COMMANDS\n",
+    ]
+    for command in below:
+        parts += [f".SS {escape(' '.join(command.words[1:]))}\n", f"{escape(command.description)}\n"]
+        parts += [_item(option) for option in command.options]
+    parts += [".SH OPTIONS OF EVERY COMMAND\n", *map(_item, shared)]
+    parts += [_item(option) for option in root.options if option.names]
+    parts += [".SH EXIT STATUS\n", *_exit_codes(exit_codes), body]
+    return "".join(parts)
+
+
+def page_of_settings(body: str) -> str:
+    """The configuration file."""
+    name = "stepaudiod.toml"
+    parts = [heading(name, 5, "the configuration of stepaudiod"), prose("toml-description")]
+    parts += [".SH KEYS\n", *_keys(Settings, ())]
+    for key, field in Settings.model_fields.items():
+        if _is_table(field):
+            table: Any = field.annotation
+            about = " ".join((table.__doc__ or "").split())
+            parts += [f".SH THE TABLE [{key}]\n{escape(about)}\n", *_keys(table, (key,))]
+    return "".join([*parts, body])
+
+
+def _keys(model: type[BaseModel], above: tuple[str, ...]) -> Iterator[str]:
+    """Each key with its default, its values, its meaning and the variable that sets it."""
+    for key, field in model.model_fields.items():
+        if _is_table(field):
+            continue
+        default = json.dumps(field.default if not isinstance(field.default, tuple) else list(field.default))
+        variable = ENV_PREFIX + NESTED.join((*above, key)).upper()
+        yield f".TP\n.B {escape(key)} = {escape(default)}\n{escape(_sentence(field.description or ''))}\n"
+        if bounds := _bounds(field):
+            yield f"{escape(bounds)}.\n"
+        yield f".br\nVariable: {escape(variable)}\n"
+
+
+def _is_table(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _bounds(field: FieldInfo) -> str:
+    """Which values there are, as far as the type says it."""
+    if get_origin(field.annotation) is Literal:
+        return "One of " + ", ".join(json.dumps(value) for value in get_args(field.annotation))
+    found = []
+    for constraint in field.metadata:
+        for name, words in BOUNDS.items():
+            if (limit := getattr(constraint, name, None)) is not None:
+                found.append(f"{words} {limit:g}")
+    return " and ".join(found).capitalize()
+
+
+def _synopsis(command: Command) -> str:
+    words = " ".join(command.words)
+    rest = [f"[{escape(' '.join((o.names[-1], o.value)).strip())}]" for o in command.options if o.names]
+    rest += [escape(o.value if o.is_required else f"[{o.value}]") for o in command.options if not o.names]
+    return f".B {escape(words)}\n{' '.join(rest)}\n"
+
+
+def _item(option: Option) -> str:
+    names = ", ".join(f"\\fB{escape(name)}\\fR" for name in option.names)
+    value = f"\\fI{escape(option.value)}\\fR" if option.value else ""
+    said = option.help and f"{option.help[0].upper()}{option.help[1:]}."
+    return f".TP\n{' '.join(part for part in (names, value) if part)}\n{escape(said)}\n"
+
+
+def _exit_codes(text: str) -> Iterator[str]:
+    for line in text.splitlines()[1:]:
+        code, _, meaning = line.strip().partition(" ")
+        yield f".TP\n.B {code}\n{escape(meaning.strip())}\n"

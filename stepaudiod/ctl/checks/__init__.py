@@ -1,0 +1,1 @@
+"""What `stepaudioctl doctor` looks at: one subject a module. Nothing here connects to a sleeping daemon."""

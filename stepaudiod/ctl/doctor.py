@@ -1,0 +1,143 @@
+"""`stepaudioctl doctor`: what works here, what doesn't, and what to do. Wakes nothing and needs no rights."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stepaudiod import __version__
+from stepaudiod.ctl.errors import CtlError, Unwell
+from stepaudiod.ctl.options import word
+
+if TYPE_CHECKING:
+    from stepaudiod.config import Settings
+    from stepaudiod.ctl.checks.finding import Finding
+    from stepaudiod.ctl.checks.permissions import Account
+    from stepaudiod.ctl.checks.units import Units
+    from stepaudiod.ctl.options import Options
+    from stepaudiod.ctl.terminal import Terminal
+
+NAME = "doctor"
+SUMMARY = "look at everything the daemon needs, without waking it"
+
+INSTANCES = Path("/etc/stepaudiod/instances")
+MARKS = {"ok": "  ok  ", "note": " note ", "unknown": "  ?   ", "problem": "WRONG "}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    parser.add_argument(
+        "--instance",
+        type=word,
+        metavar="NAME",
+        help="of stepaudiod@NAME, with its own configuration; default: the daemon without a name",
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="the daemon's configuration, where it isn't the default"
+    )
+
+
+def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
+    """Look, tell, and fail where something is wrong."""
+    findings = list(examine(arguments.instance, arguments.config, options, terminal))
+    counts = {level: sum(f.level == level for f in findings) for level in MARKS}
+    value = {
+        "version": __version__,
+        "is_well": not counts["problem"],
+        "counts": counts,
+        "findings": [asdict(finding) for finding in findings],
+    }
+    terminal.result(value, _report(findings))
+    if wrong := counts["problem"]:
+        what = "1 thing is" if wrong == 1 else f"{wrong} things are"
+        raise Unwell(f"{what} wrong, marked WRONG in the report; an arrow says what to do.")
+
+
+def examine(
+    instance: str | None, config: Path | None, options: Options, terminal: Terminal
+) -> Iterator[Finding]:
+    """Everything, from the sockets inwards."""
+    from stepaudiod.ctl.checks import permissions
+    from stepaudiod.ctl.checks.engines import Configured
+    from stepaudiod.ctl.checks.finding import note
+    from stepaudiod.ctl.checks.units import SINGLE, Units
+
+    units = Units.ask(f"{SINGLE}@{instance}" if instance else SINGLE)
+    yield from units.findings()
+    if options.url is None:
+        socket = f"/run/stepaudiod-{instance}.sock" if instance else options.socket
+        yield from permissions.socket_findings(Path(socket))
+    else:
+        yield note("address", f"{options.url} isn't asked: that would wake a daemon behind it")
+    account = None
+    if units.is_installed:
+        yield from permissions.account_findings()
+        account = permissions.Account.find(permissions.DAEMON)
+    path = config or (INSTANCES / f"{instance}.toml" if instance else None)
+    configured = Configured.read(path, os.environ | units.environment)
+    yield from configured.findings(account)
+    if configured.settings is not None:
+        yield from _about_engines(configured.settings, units, account)
+    if units.is_awake:
+        yield _ask(options, terminal)
+
+
+def _about_engines(settings: Settings, units: Units, account: Account | None) -> Iterator[Finding]:
+    """Folders, model files, the engine that serves, the GPU that it would use."""
+    from stepaudiod.ctl.checks import disk, engines, gpu
+    from stepaudiod.engines.pulled import STEP_AUDIO
+
+    models = engines.Models(
+        settings, _folder(settings.data_dir, settings.data_path, engines.SYSTEM_DATA, units)
+    )
+    cache = _folder(settings.cache_dir, settings.cache_path, engines.SYSTEM_CACHE, units)
+    to_come = 0 if models.is_hidden or models.is_whole else engines.PUBLISHED_BYTES
+    yield from disk.folder_findings(models.data, "data", account, to_come)
+    yield from disk.folder_findings(cache, "cache", account, 0)
+    yield from models.findings(account)
+    yield engines.engine_finding(models)
+    gpus = gpu.Gpus()
+    cards = gpu.visible(
+        gpu.ask_driver() if gpus.driver else None, units.environment.get("CUDA_VISIBLE_DEVICES")
+    )
+    if settings.step_audio.device == "cpu":
+        yield from gpus.findings(cards, 0, 'step_audio.device = "cpu", so it isn\'t used')
+    elif needed := models.needed_bytes():
+        yield from gpus.findings(cards, needed, STEP_AUDIO)
+    else:
+        yield from gpus.findings(cards, 0, f"nothing uses it while {STEP_AUDIO} isn't here")
+
+
+def _folder(setting: object, path: Path, system: Path, units: Units) -> Path:
+    """Where the daemon has it: "auto" means another folder for the unit than for whoever asks."""
+    is_units = units.is_installed or (bool(units.silence) and system.exists())
+    return system if setting == "auto" and is_units else path
+
+
+def _ask(options: Options, terminal: Terminal) -> Finding:
+    """What a daemon that is awake anyway says of itself."""
+    from stepaudiod.ctl.checks.finding import ok, unknown
+
+    try:
+        with options.connect(terminal) as client:
+            daemon = client.get("/api/v1/models/status").get("daemon", {})
+    except CtlError as error:
+        return unknown("daemon", f"it is awake, and doesn't answer here: {error}")
+    return ok(
+        "daemon", f"{daemon.get('version')} says: {daemon.get('status')}; engine {daemon.get('engine')}"
+    )
+
+
+def _report(findings: list[Finding]) -> str:
+    """The findings for a person, each with what to do below it."""
+    width = max(len(finding.subject) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{MARKS[finding.level]} {finding.subject.ljust(width)}  {finding.text}")
+        if finding.advice:
+            lines.append(f"{' ' * (len(MARKS['ok']) + width + 2)} → {finding.advice}")
+    return "\n".join(lines)

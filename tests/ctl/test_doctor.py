@@ -1,0 +1,320 @@
+"""doctor: what it sees, in words and for programs; it wakes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepaudiod.config import Settings
+from stepaudiod.ctl.checks.disk import folder_findings
+from stepaudiod.ctl.checks.engines import Models, engine_finding
+from stepaudiod.ctl.checks.finding import Finding
+from stepaudiod.ctl.checks.gpu import GIB, Card, Gpus, visible
+from stepaudiod.ctl.checks.permissions import Account
+from stepaudiod.model.checkpoint import MODEL_FOLDER
+from tests.ctl.conftest import Ctl, HandStarted, add_program
+
+UNITS = """\
+case "$*" in
+*list-units*) echo "stepaudiod.socket loaded {socket} listening sockets" ;;
+*) cat <<END
+Id=stepaudiod.service
+LoadState=loaded
+ActiveState={service}
+SubState={sub}
+MainPID=17
+Environment=XDG_CACHE_HOME=/var/cache/stepaudiod {environment}
+
+Id=stepaudiod.socket
+LoadState=loaded
+ActiveState={socket}
+Result=trigger-limit-hit
+UnitFileState={enabled}
+Triggers=stepaudiod.service
+Listen=127.0.0.1:7860 (Stream)
+Listen={path} (Stream)
+END
+;;
+esac"""
+
+
+def systemctl(programs: Path, path: object, **properties: str) -> None:
+    """A systemd that says this of its units."""
+    usual = {
+        "service": "inactive",
+        "sub": "dead",
+        "socket": "active",
+        "enabled": "enabled",
+        "environment": "",
+    }
+    add_program(programs, "systemctl", UNITS.format(path=path, **(usual | properties)))
+
+
+@pytest.fixture
+def silent_socket(tmp_path: Path) -> Iterator[Path]:
+    """A listening socket; whoever connects to it is noticed, and nobody ever answers."""
+    path = tmp_path / "listening.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.setblocking(False)
+        yield path
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+@pytest.fixture
+def ctl(silent_socket: Path, programs: Path) -> Ctl:
+    return Ctl(("--socket", str(silent_socket)), str(programs))
+
+
+def findings(ctl: Ctl, *arguments: str) -> dict[str, Finding]:
+    """What it finds, by subject."""
+    return by_subject(report(ctl, *arguments)["findings"])
+
+
+def report(ctl: Ctl, *arguments: str) -> dict[str, Any]:
+    done = ctl.run("doctor", "--json", *arguments)
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert (done.returncode == 0) == found["is_well"], done.stderr
+    return found
+
+
+def by_subject(found: list[dict[str, str]]) -> dict[str, Finding]:
+    return {f["subject"]: Finding(**f) for f in found}  # type: ignore[arg-type]
+
+
+def test_it_looks_at_a_sleeping_daemon_without_a_connection(
+    ctl: Ctl, silent_socket: Path, programs: Path
+) -> None:
+    systemctl(programs, silent_socket)
+    found = findings(ctl)
+    assert found["stepaudiod.socket"].text == f"listens on 127.0.0.1:7860, {silent_socket}"
+    assert found["stepaudiod.service"].text.startswith("asleep")
+    assert found[str(silent_socket)] == Finding(str(silent_socket), "ok", "you may use it")
+
+
+def test_the_report_is_for_people_and_the_exit_code_for_scripts(
+    ctl: Ctl, silent_socket: Path, programs: Path
+) -> None:
+    systemctl(programs, silent_socket, socket="failed")
+    done = ctl.run("doctor")
+    assert done.returncode == 6
+    assert b"WRONG  stepaudiod.socket" in done.stdout
+    assert "→ journalctl -u stepaudiod.socket says why" in done.stdout.decode()
+    assert b"marked WRONG" in done.stderr
+
+
+def test_without_systemd_it_says_so_and_goes_on(ctl: Ctl) -> None:
+    found = findings(ctl)
+    assert found["systemd"].level == "unknown"
+    assert found["engine"].level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("properties", "subject", "level", "text"),
+    [
+        ({"socket": "inactive"}, "stepaudiod.socket", "problem", "nothing listens"),
+        ({"socket": "failed"}, "stepaudiod.socket", "problem", "trigger-limit-hit"),
+        ({"enabled": "disabled"}, "stepaudiod.socket", "note", "after a reboot"),
+        ({"service": "failed"}, "stepaudiod.service", "problem", "it failed"),
+        (
+            {"service": "activating", "sub": "auto-restart"},
+            "stepaudiod.service",
+            "problem",
+            "again and again",
+        ),
+    ],
+)
+def test_units_that_are_not_well(
+    ctl: Ctl,
+    silent_socket: Path,
+    programs: Path,
+    properties: dict[str, str],
+    subject: str,
+    level: str,
+    text: str,
+) -> None:
+    systemctl(programs, silent_socket, **properties)
+    all_of_it = report(ctl)["findings"]
+    assert [f for f in all_of_it if f["subject"] == subject and f["level"] == level and text in f["text"]]
+
+
+def test_a_daemon_that_is_awake_is_asked(shared_ctl: Ctl, shared_daemon: HandStarted, programs: Path) -> None:
+    systemctl(programs, shared_daemon.socket, service="active", sub="running")
+    found = findings(shared_ctl)
+    assert "engine hibari" in found["daemon"].text
+
+
+def test_the_units_environment_is_part_of_the_configuration(
+    ctl: Ctl, silent_socket: Path, programs: Path
+) -> None:
+    systemctl(programs, silent_socket, environment="STEPAUDIOD_ENGINE=hibari")
+    assert findings(ctl)["engine"].text.startswith('"hibari" takes hibari')
+    systemctl(programs, silent_socket, environment="STEPAUDIOD_IDLE_TIMEOUT=soon")
+    found = findings(ctl)["configuration"]
+    assert found.level == "problem"
+    assert "STEPAUDIOD_IDLE_TIMEOUT: idle_timeout" in found.text
+
+
+def test_a_broken_file_is_named(ctl: Ctl, tmp_path: Path) -> None:
+    broken = tmp_path / "stepaudiod.toml"
+    broken.write_text("idle_timout = 5\n")
+    found = findings(ctl, "--config", str(broken))["configuration"]
+    assert found.level == "problem"
+    assert f"{broken}: idle_timout: there is no such key" in found.text
+
+
+def test_it_says_which_engine_auto_takes_and_why(ctl: Ctl) -> None:
+    text = findings(ctl)["engine"].text
+    assert text.startswith('"auto" takes kokoro: the best that is installed; step-audio-editx can\'t be used')
+
+
+def test_a_socket_that_nobody_holds_any_more(tmp_path: Path, programs: Path) -> None:
+    path = tmp_path / "left-over.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+    found = findings(Ctl(("--socket", str(path)), str(programs)))[str(path)]
+    assert (found.level, found.advice) == ("problem", "systemctl restart stepaudiod.socket")
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that strangers may look into, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_without_rights_it_says_what_it_cannot_see(open_folder: Path) -> None:
+    path, hidden = open_folder / "sock", open_folder / "data"
+    (hidden / "models").mkdir(parents=True)
+    hidden.chmod(0o700)
+    as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    command = [*as_nobody, sys.executable, "-m", "stepaudiod.ctl", "doctor", "--json", "--socket", str(path)]
+    environ = os.environ | {"STEPAUDIOD_DATA_DIR": str(hidden), "HOME": str(open_folder)}
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        path.chmod(0o660)
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    found = by_subject(json.loads(done.stdout)["findings"])
+    assert found[str(path)].level == "problem"
+    assert "usermod -aG" in found[str(path)].advice
+    assert found["model files"].level == "unknown"
+    assert found["engine"].level == "note"
+
+
+# ---- the GPU
+
+
+def gpu_machine(root: Path, *, driver: bool = True, nodes: bool = True, card: bool = True) -> Gpus:
+    """The files by which a machine with an NVIDIA GPU is known."""
+    if card:
+        device = root / "sys/bus/pci/devices/0000:65:00.0"
+        device.mkdir(parents=True)
+        (device / "vendor").write_text("0x10de\n")
+        (device / "class").write_text("0x030200\n")
+    if driver:
+        (root / "proc/driver/nvidia").mkdir(parents=True)
+        (root / "proc/driver/nvidia/version").write_text(
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 07:08:48 UTC 2025\n"
+        )
+    (root / "dev").mkdir(parents=True)
+    for name in ("nvidia0", "nvidiactl", "nvidia-uvm") if nodes else ():
+        (root / "dev" / name).touch(0o666)
+    root.chmod(0o755)
+    return Gpus(root)
+
+
+def look(gpus: Gpus, cards: list[Card] | None = None, needed: int = 0) -> dict[str, Finding]:
+    return {f.subject: f for f in gpus.findings(cards, needed, "the model")}
+
+
+def test_a_machine_without_a_gpu_is_well(tmp_path: Path) -> None:
+    found = look(gpu_machine(tmp_path, driver=False, nodes=False, card=False))
+    assert [f.level for f in found.values()] == ["ok"]
+
+
+def test_a_gpu_without_a_driver_is_noted(tmp_path: Path) -> None:
+    found = look(gpu_machine(tmp_path, driver=False, nodes=False))
+    assert found["GPU driver"].level == "note"
+    assert found["GPU driver"].text.startswith("1 NVIDIA GPU without a loaded driver")
+
+
+def test_missing_device_nodes_are_named(tmp_path: Path) -> None:
+    found = look(gpu_machine(tmp_path, nodes=False))
+    assert found["GPU driver"].text == "NVIDIA 580.65.06"
+    assert "/dev/nvidia0, /dev/nvidiactl, /dev/nvidia-uvm" in found["GPU nodes"].text
+    assert found["GPU nodes"].level == "problem"
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "level", "text"),
+    [
+        (20, 24, "ok", "there is room"),
+        (3, 24, "problem", "3.0 GiB are free at most"),
+        (7, 8, "problem", "the largest card here has 8.0 GiB"),
+    ],
+)
+def test_free_memory_is_held_against_what_the_model_needs(
+    tmp_path: Path, free: int, total: int, level: str, text: str
+) -> None:
+    card = Card(0, "NVIDIA GeForce RTX 4090", free * GIB, total * GIB)
+    found = look(gpu_machine(tmp_path), [card], 10 * GIB)["GPU memory"]
+    assert found.level == level
+    assert text in found.text
+    assert "about 10.0 GiB" in found.text
+
+
+def test_only_the_cards_that_the_unit_sees_count() -> None:
+    cards = [Card(0, "first", 1, 2), Card(1, "second", 1, 2)]
+    assert visible(cards, "1") == [cards[1]]
+    assert visible(cards, None) == cards
+    assert visible(cards, "GPU-4f2a") == cards
+
+
+# ---- models and folders
+
+
+def test_a_model_that_is_not_whole_is_a_problem(tmp_path: Path) -> None:
+    models = Models(Settings(), tmp_path)
+    assert next(models.findings(None)).level == "note"
+    folder = tmp_path / "models" / MODEL_FOLDER
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"cut")
+    found = list(models.findings(None))
+    assert {f.level for f in found} == {"problem"}
+    assert any("config.json is missing" in f.text for f in found)
+    assert models.needed_bytes() == 0
+    assert "kokoro" in engine_finding(models).text
+
+
+def test_an_engine_that_cannot_serve_is_a_problem(tmp_path: Path) -> None:
+    found = engine_finding(Models(Settings(engine="step-audio-editx"), tmp_path))
+    assert found.level == "problem"
+    assert "models pull step-audio-editx" in found.text
+
+
+def test_a_folder_that_the_daemon_may_not_write_to(open_folder: Path) -> None:
+    stranger = Account("stepaudio", 4242, frozenset({4242}))
+    (found,) = folder_findings(open_folder, "data", stranger, 0)
+    assert (found.level, found.subject) == ("problem", "data folder")
+    open_folder.chmod(0o777)
+    (found,) = folder_findings(open_folder, "data", stranger, 0)
+    assert found.level == "ok"
+
+
+def test_too_little_room_for_the_model_is_noted(tmp_path: Path) -> None:
+    (found,) = folder_findings(tmp_path, "data", None, 10**18)
+    assert found.level == "note"

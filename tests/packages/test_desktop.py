@@ -1,0 +1,76 @@
+"""A real speech-dispatcher speaks through the daemon, into a file where a sound card would be."""
+
+from __future__ import annotations
+
+import subprocess
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.packages.repository import Repository
+from tests.packages.test_life import SERVICE, install
+from tests.systemd.machine import Machine
+
+DESKTOP = ("alsa-utils", "speech-dispatcher")
+HEARD = "/run/heard.wav"
+
+# ALSA's own plugin that writes down what is played.
+ASOUND = f"""
+pcm.!default {{
+  type file
+  slave.pcm "null"
+  file "{HEARD}"
+  format "wav"
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def desktop(machine: Machine, repository: Repository, debian: Path) -> Iterator[Machine]:
+    """The machine with our packages and a speech-dispatcher, and no sound card."""
+    fetch = ["apt-get", "install", "--yes", "--download-only", "--no-install-recommends", "-qq"]
+    fetch += [
+        "-o",
+        f"Dir::State::status={debian}/var/lib/dpkg/status",
+        "-o",
+        f"Dir::Cache::archives={repository.pool}",
+    ]
+    (repository.pool / "partial").mkdir(exist_ok=True)
+    subprocess.run([*fetch, *DESKTOP], check=True, capture_output=True)
+    repository.index()
+    machine.run("apt-get", "update")
+    install(machine, "stepaudiod", *DESKTOP, timeout_s=240)
+    machine.write("/etc/asound.conf", ASOUND)
+    machine.write("/etc/stepaudiod/conf.d/90-test.toml", "idle_timeout = 2\n")
+    yield machine
+    machine.remove("/etc/stepaudiod/conf.d/90-test.toml")
+
+
+def spd_say(machine: Machine, *arguments: str) -> float:
+    """Speak, wait for the end, and say how many seconds were heard."""
+    machine.remove(HEARD)
+    machine.run("spd-say", "--wait", "--output-module", "stepaudiod-generic", *arguments)
+    with wave.open(str(machine.path(HEARD))) as heard:
+        frames = machine.path(HEARD).stat().st_size // (heard.getnchannels() * heard.getsampwidth())
+        return float(frames / heard.getframerate())
+
+
+def test_speech_dispatcher_finds_the_module_by_itself(desktop: Machine) -> None:
+    assert "stepaudiod-generic" in desktop.run("spd-say", "--list-output-modules").stdout
+
+
+def test_spd_say_is_heard_and_the_daemon_sleeps_again(desktop: Machine) -> None:
+    assert spd_say(desktop, "Screen readers speak through the daemon.") > 1.5
+    desktop.wait_for_state(SERVICE, "inactive")
+
+
+def test_the_rate_is_followed(desktop: Machine) -> None:
+    text = "One, two, three, four, five, six."
+    slow, fast = spd_say(desktop, "--rate", "-40", text), spd_say(desktop, "--rate", "60", text)
+    assert slow > 1.5 * fast
+
+
+def test_chinese_is_spoken_too(desktop: Machine) -> None:
+    assert spd_say(desktop, "--language", "zh", "你好，世界。") > 0.8

@@ -5,8 +5,8 @@
 # make lock   write constraints.txt anew
 
 PYTHON ?= /usr/bin/python3
-EXTRAS ?= kokoro,tools
-TEST_EXTRAS := kokoro,hub,step-audio,tools,dev
+EXTRAS ?= kokoro,page,tools
+TEST_EXTRAS := kokoro,hub,page,step-audio,tools,dev
 LISTEN ?= 127.0.0.1:7860
 RUNTIME_DIR := $(if $(filter 0,$(shell id -u)),/run,$(or $(XDG_RUNTIME_DIR),$(CURDIR)/build))
 SOCKET ?= $(RUNTIME_DIR)/stepaudiod.sock
@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 LOCKED := $(shell cat setup.cfg pyproject.toml constraints.txt Makefile packaging/lock/alone.in 2>/dev/null | sha256sum | cut -c1-12)
 PACKAGES := ca-certificates curl python3 python3-systemd python3-venv systemd
-TEST_PACKAGES := $(PACKAGES) mmdebstrap systemd-container
+TEST_PACKAGES := $(PACKAGES) chromium chromium-driver fonts-noto-cjk mmdebstrap systemd-container
 
 .PHONY: run test deb lint lock clean
 .SILENT: run

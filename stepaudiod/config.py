@@ -114,6 +114,14 @@ class Access(Section):
         return KEYS_PATH
 
 
+class PageSettings(Section):
+    """What people see at `/`."""
+
+    keep_results: Seconds = Field(
+        3600, gt=0, description="seconds that a browser keeps what was made on the page"
+    )
+
+
 class StepAudio(Section):
     """The engine step-audio-editx."""
 
@@ -157,6 +165,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     access: Access = Access()
+    page: PageSettings = PageSettings()
     step_audio: StepAudio = StepAudio()
 
     @classmethod

@@ -25,6 +25,7 @@ from stepaudiod.service import Service
 from stepaudiod.systemd import Listener, Notifier, Role, activated, activated_listeners, bind, start_logging
 from stepaudiod.web.app import build_app
 from stepaudiod.web.errors import refuse_everything
+from stepaudiod.web.page.routes import Page
 from stepaudiod.worker.process import WorkerOptions, WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ class Daemon:
         )
         apps: dict[Role, ASGIApp]
         if self.broken is None:
-            apps = {role: self._build_app(role, service, idle) for role in ROLES}
+            page = Page(lambda: self.settings, idle)
+            apps = {role: self._build_app(role, service, idle, page) for role in ROLES}
             _announce(service)
             self._announce_access(listeners)
         else:
@@ -80,9 +82,9 @@ class Daemon:
         )
         await server.serve()
 
-    def _build_app(self, role: Role, service: Service, idle: IdleClock) -> ASGIApp:
+    def _build_app(self, role: Role, service: Service, idle: IdleClock, page: Page) -> ASGIApp:
         """The application of a role; it sees the settings and keys of the last reload."""
-        return build_app(role, lambda: self.settings, service, idle, lambda: self.keys)
+        return build_app(role, lambda: self.settings, service, idle, lambda: self.keys, page)
 
     def _announce_access(self, listeners: list[Listener]) -> None:
         """Say what an operator should know of sockets that need a key and have none, or need none."""

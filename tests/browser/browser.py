@@ -132,14 +132,18 @@ class Browser:
         self.script("arguments[0].select()", field)
         field.send_keys(text)
 
+    def _log(self, name: str) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = self.driver.get_log(name)  # type: ignore[no-untyped-call]
+        return entries
+
     def console(self) -> list[str]:
         """Mistakes that the page has made; a stream that ends with the daemon is none."""
-        severe = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        severe = [entry["message"] for entry in self._log("browser") if entry["level"] == "SEVERE"]
         return [message for message in severe if "/page/watch - Failed" not in message]
 
     def addresses(self) -> list[str]:
         """Every address that the page has tried to reach, so far."""
-        for entry in self.driver.get_log("performance"):
+        for entry in self._log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
                 self.requests.append(message["params"]["request"]["url"])

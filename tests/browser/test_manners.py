@@ -60,7 +60,7 @@ def test_the_page_speaks_the_browsers_language_and_changes_it_without_losing_the
     browser.open()
     assert browser.script("return document.documentElement.lang") == "zh-CN"
     assert browser.at("#speak_start").text == "朗读"
-    assert browser.at("#speak_text textarea").get_attribute("value").startswith("你好")
+    assert "你好" in str(browser.at("#speak_text textarea").get_attribute("value"))
     browser.write("#speak_text textarea", "我写的字。")
     browser.click("#speak_start")
     browser.wait(lambda: browser.all("#speak_card audio"))

@@ -47,7 +47,7 @@ def build(say: Words) -> gr.Blocks:
             None, None, filled, js=f"() => stepaudiod.filling({list(FILLED)})", api_visibility="private"
         )
         page.load(None, None, None, js="() => { stepaudiod.start() }", api_visibility="private")
-    return page
+    return page  # type: ignore[no-any-return]
 
 
 def _place(name: str) -> None:
@@ -75,7 +75,7 @@ def _speak(say: Words, fields: Fields) -> None:
         seed = gr.Number(
             None, label=say["seed"], info=say["seed_hint"], precision=0, minimum=0, elem_id="speak_seed"
         )
-    given = [text, voice, manner, language, speed, format, seed]
+    given: list[Any] = [text, voice, manner, language, speed, format, seed]
     fields |= dict(zip(FILLED, given, strict=False))
     _do(say, "speak", given)
     for name, field in zip(FILLED, given, strict=False):
@@ -158,7 +158,7 @@ def _voices(say: Words, fields: Fields) -> None:
             _place("voice_result")
 
 
-def _do(say: Words, what: str, given: list[gr.components.Component]) -> None:
+def _do(say: Words, what: str, given: list[Any]) -> None:
     """The button that starts and the one that stops."""
     with gr.Row():
         start = gr.Button(say[f"do_{what}"], variant="primary", elem_id=f"{what}_start")
@@ -167,7 +167,7 @@ def _do(say: Words, what: str, given: list[gr.components.Component]) -> None:
     _tell(stop.click, f"() => stepaudiod.stop_{what}()", [])
 
 
-def _tell(event: Any, script: str, given: list[gr.components.Component]) -> None:
+def _tell(event: Any, script: str, given: list[Any]) -> None:
     """A script hears of an event; gradio's server does not."""
     event(None, given, None, js=script, api_visibility="private")
 

@@ -61,9 +61,10 @@ def _mount(blocks: gradio.Blocks) -> fastapi.FastAPI:
         button_primary_background_fill_hover_dark="*primary_600",
     )
     app = fastapi.FastAPI()
-    return gradio.mount_gradio_app(
+    gradio.mount_gradio_app(
         app, blocks, path="", footer_links=[], run_history=False, ssr_mode=False, theme=theme
     )
+    return app
 
 
 def _adapt(page: str, tag: str, words: Words) -> str:

@@ -4,7 +4,7 @@ import { edit as request, readBody, transcribe } from "./api.js";
 import { card } from "./card.js";
 import { set } from "./fields.js";
 import { remember } from "./history.js";
-import { wholeWav } from "./sound.js";
+import { secondsOf, wholeWav } from "./sound.js";
 import { sourcePicker } from "./source.js";
 import { button, make, note, notes, place, say, tell } from "./words.js";
 
@@ -99,7 +99,7 @@ export async function edit(transcript, task, emotion, style, speed, text, intens
     const label = info ? say.options[task][info] : say[`task_${task}`];
     const sound = { blob: wholeWav(pieces), label, kind: task, format: "wav" };
     await take({ ...sound, text: task === "paralinguistic" ? text : transcript });
-    note(where, tell("done", { s: ((sound.blob.size - 44) / 2 / 24000).toFixed(1) }));
+    note(where, tell("done", { s: (await secondsOf(sound.blob)).toFixed(1) }));
   } catch (error) {
     if (work !== mine && error.name === "AbortError") return;
     note(where, error.name === "AbortError" ? say.stopped : error.message, error.name !== "AbortError");

@@ -73,6 +73,12 @@ export function wholeWav(pieces) {
   return new Blob([header, blob.slice(HEADER_BYTES)], { type: "audio/wav" });
 }
 
+/** How long a whole WAV of ours is. */
+export async function secondsOf(wav) {
+  const view = new DataView(await wav.slice(0, HEADER_BYTES).arrayBuffer());
+  return view.getUint32(40, true) / view.getUint32(28, true);
+}
+
 /** The samples of a recording, whatever its format. */
 export async function samplesOf(blob) {
   const context = new OfflineAudioContext(1, 1, 24000);

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -121,10 +123,18 @@ class Browser:
         element.click()
 
     def press(self, text: str, within: str = "body") -> None:
-        """Press the button that says so."""
-        button = next(b for b in self.all(f"{within} button") if b.text.strip() == text)
-        self.script("arguments[0].scrollIntoView({block: 'center'})", button)
-        button.click()
+        """Press the button that says so, once it stays in its place."""
+
+        def pressed() -> bool:
+            with suppress(StaleElementReferenceException):
+                for button in self.all(f"{within} button"):
+                    if button.text.strip() == text:
+                        self.script("arguments[0].scrollIntoView({block: 'center'})", button)
+                        button.click()
+                        return True
+            return False
+
+        self.wait(pressed)
 
     def write(self, selector: str, text: str) -> None:
         """Type into a field in place of what is there."""

@@ -71,17 +71,17 @@ class Page:
         """What `http` and `page` sockets serve."""
         own: list[BaseRoute] = [
             Route("/", self.index, methods=["GET"]),
-            Route("/simple", self.simple, methods=["GET"]),
-            Route("/page/watch", watch, methods=["GET"]),
+            _own("/simple", self.simple),
+            _own("/page/watch", watch),
             Mount("/page", Fresh(directory=HERE / "static")),
         ]
         if self._gradio is None:
             return own
         return [
-            Route("/page/state", self.state, methods=["GET"]),
+            _own("/page/state", self.state),
             *own,
-            Route("/theme.css", self.colors, methods=["GET"]),
-            Route("/favicon.ico", self.icon, methods=["GET"]),
+            _own("/theme.css", self.colors),
+            _own("/favicon.ico", self.icon),
             Mount("/assets", Assets(directory=self._gradio / "assets")),
             Mount("/static", Assets(directory=self._gradio / "static")),
         ]
@@ -120,6 +120,11 @@ class Page:
     async def icon(self, request: Request) -> Response:
         """`GET /favicon.ico`."""
         return FileResponse(HERE / "static" / "icon.svg")
+
+
+def _own(path: str, endpoint: Callable[..., object]) -> Route:
+    """What only the page's scripts ask for: no part of the API that is documented."""
+    return Route(path, endpoint, methods=["GET"], include_in_schema=False)
 
 
 def language_of(request: Request) -> str:

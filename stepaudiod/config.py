@@ -146,6 +146,10 @@ class Settings(BaseSettings):
     idle_timeout: Annotated[Seconds, Field(ge=0)] | Literal["never"] = Field(
         300, description='seconds without work until the daemon exits; "never" keeps it resident'
     )
+    preload: Literal["page", "work", "start"] = Field(
+        "page",
+        description="when the model is loaded: as somebody opens the page, for the first work, at the start",
+    )
     threads: int = Field(
         0, ge=0, le=256, description="processor threads for the engine; 0 takes what the machine has, up to 4"
     )

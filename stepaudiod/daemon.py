@@ -48,6 +48,7 @@ class Daemon:
         self._path = path
         self._overrides = overrides
         self.broken: str | None = None
+        self._preloading: asyncio.Task[None] | None = None
         try:
             self.settings = load(path, overrides)
         except ConfigError as error:
@@ -68,6 +69,8 @@ class Daemon:
             apps = {role: self._build_app(role, service, idle, page) for role in ROLES}
             _announce(service)
             self._announce_access(listeners)
+            if self.settings.preload == "start":
+                self._preloading = asyncio.create_task(service.preload())
         else:
             log.error("the configuration is broken, every request gets 503: %s", self.broken)
             apps = dict.fromkeys(ROLES, refuse_everything(self.broken))

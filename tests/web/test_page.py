@@ -53,6 +53,28 @@ def test_the_first_visitor_gets_a_light_page_and_the_front_stays_light(daemon: D
     assert "orjson" not in libraries  # gradio's import would bring it
 
 
+@pytest.mark.parametrize(
+    ("preload", "path", "is_loaded"),
+    [("page", "/", True), ("page", "/healthz", False), ("work", "/", False), ("start", "/healthz", True)],
+)
+def test_the_model_is_loaded_when_the_configuration_says(
+    start_daemon: StartDaemon, preload: str, path: str, is_loaded: bool
+) -> None:
+    daemon = start_daemon({"preload": preload})
+    with daemon.client() as client:
+        client.get(path).raise_for_status()
+
+        def status() -> dict[str, dict[str, object]]:
+            answer: dict[str, dict[str, object]] = client.get("/api/v1/models/status").json()
+            return answer
+
+        if is_loaded:
+            wait_until(lambda: status()["hibari"]["loaded"] is True)
+            assert status()["daemon"]["requests"] == {"served": 0, "failed": 0, "cancelled": 0, "refused": 0}
+        else:
+            assert status()["daemon"]["worker_pid"] is None
+
+
 def test_a_page_that_can_not_be_made_says_why(start_daemon: StartDaemon, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     daemon = start_daemon({"cache_dir": tmp_path / "file"})

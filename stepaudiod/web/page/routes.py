@@ -66,6 +66,7 @@ class Page:
         self._settings = settings
         self._snapshot = Snapshot(lambda: settings().cache_path, idle)
         self._gradio = gradio_folder()
+        self._preloading: asyncio.Task[None] | None = None
 
     def routes(self) -> list[BaseRoute]:
         """What `http` and `page` sockets serve."""
@@ -88,6 +89,9 @@ class Page:
 
     async def index(self, request: Request) -> Response:
         """`GET /`: the page; while it is being made, one that says so and gives way to it."""
+        if self._settings().preload == "page":
+            service: Service = request.app.state.service
+            self._preloading = asyncio.create_task(service.preload())
         language = language_of(request)
         if self._gradio is None:
             return await self.simple(request)

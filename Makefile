@@ -6,8 +6,8 @@
 # make lock   write constraints.txt anew
 
 PYTHON ?= /usr/bin/python3
-EXTRAS ?= kokoro,tools
-TEST_EXTRAS := kokoro,hub,step-audio,tools,dev
+EXTRAS ?= kokoro,page,tools
+TEST_EXTRAS := kokoro,hub,page,step-audio,tools,dev
 LISTEN ?= 127.0.0.1:7860
 RUNTIME_DIR := $(if $(filter 0,$(shell id -u)),/run,$(or $(XDG_RUNTIME_DIR),$(CURDIR)/build))
 SOCKET ?= $(RUNTIME_DIR)/stepaudiod.sock
@@ -18,7 +18,8 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 LOCKED := $(shell cat setup.cfg pyproject.toml constraints.txt Makefile packaging/lock/alone.in 2>/dev/null | sha256sum | cut -c1-12)
 PACKAGES := ca-certificates curl python3 python3-systemd python3-venv systemd
-TEST_PACKAGES := $(PACKAGES) apt-utils bash-completion fish gpg gpg-agent man-db mmdebstrap systemd-container zsh
+TEST_PACKAGES := $(PACKAGES) apt-utils bash-completion chromium chromium-driver fish fonts-noto-cjk gpg gpg-agent man-db mmdebstrap \
+  systemd-container zsh
 
 .PHONY: run test deb lint lock clean
 .SILENT: run apt-repo

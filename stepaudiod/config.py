@@ -114,6 +114,14 @@ class Access(Section):
         return KEYS_PATH
 
 
+class PageSettings(Section):
+    """What people see at `/`."""
+
+    keep_results: Seconds = Field(
+        3600, gt=0, description="seconds that a browser keeps what was made on the page"
+    )
+
+
 class StepAudio(Section):
     """The engine step-audio-editx."""
 
@@ -138,6 +146,10 @@ class Settings(BaseSettings):
     idle_timeout: Annotated[Seconds, Field(ge=0)] | Literal["never"] = Field(
         300, description='seconds without work until the daemon exits; "never" keeps it resident'
     )
+    preload: Literal["page", "work", "start"] = Field(
+        "page",
+        description="when the model is loaded: as somebody opens the page, for the first work, at the start",
+    )
     threads: int = Field(
         0, ge=0, le=256, description="processor threads for the engine; 0 takes what the machine has, up to 4"
     )
@@ -157,6 +169,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     access: Access = Access()
+    page: PageSettings = PageSettings()
     step_audio: StepAudio = StepAudio()
 
     @classmethod

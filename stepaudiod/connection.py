@@ -53,7 +53,16 @@ class Connection(H11Protocol):
         """Whether it has been answered all it asked, and nothing of a next request has come."""
         if self.transport.get_write_buffer_size():
             return False
-        return self._is_refused or (self._is_answered and self._header_deadline is None)
+        if self._is_refused or self.is_watching:
+            return True
+        return self._is_answered and self._header_deadline is None
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether it hears how the daemon is, for as long as the daemon is: it may be cut at any moment."""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        return bool(self.cycle.scope.get("state", {}).get("is_watching"))
 
     @property
     def _is_answered(self) -> bool:
@@ -71,7 +80,9 @@ class Connection(H11Protocol):
 
     def wind_down(self) -> None:
         """Close as soon as nothing is lost by it; a client that hasn't spoken yet keeps its turn."""
-        if self.is_quiet or (self.cycle is not None and not self.cycle.response_complete):
+        if self.is_watching:
+            self.transport.close()
+        elif self.is_quiet or (self.cycle is not None and not self.cycle.response_complete):
             self.shutdown()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -24,6 +24,7 @@ from stepaudiod.service import Service
 from stepaudiod.systemd import Listener, Notifier, Role, activated, activated_listeners, bind, start_logging
 from stepaudiod.web.app import build_app
 from stepaudiod.web.errors import refuse_everything
+from stepaudiod.web.page.routes import Page
 from stepaudiod.worker.process import WorkerOptions, WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Daemon:
         self._path = path
         self._overrides = overrides
         self.broken: str | None = None
+        self._preloading: asyncio.Task[None] | None = None
         try:
             self.settings = load(path, overrides)
         except ConfigError as error:
@@ -62,9 +64,12 @@ class Daemon:
         )
         apps: dict[Role, ASGIApp]
         if self.broken is None:
-            apps = {role: self._build_app(role, service, idle) for role in ROLES}
+            page = Page(lambda: self.settings, idle)
+            apps = {role: self._build_app(role, service, idle, page) for role in ROLES}
             _announce(service)
             self._announce_access(listeners)
+            if self.settings.preload == "start":
+                self._preloading = asyncio.create_task(service.preload())
         else:
             log.error("the configuration is broken, every request gets 503: %s", self.broken)
             apps = dict.fromkeys(ROLES, refuse_everything(self.broken))
@@ -79,9 +84,9 @@ class Daemon:
         )
         await server.serve()
 
-    def _build_app(self, role: Role, service: Service, idle: IdleClock) -> ASGIApp:
+    def _build_app(self, role: Role, service: Service, idle: IdleClock, page: Page) -> ASGIApp:
         """The application of a role; it sees the settings and keys of the last reload."""
-        return build_app(role, lambda: self.settings, service, idle, lambda: self.keys)
+        return build_app(role, lambda: self.settings, service, idle, lambda: self.keys, page)
 
     def _announce_access(self, listeners: list[Listener]) -> None:
         """Say what an operator should know of sockets that need a key and have none, or need none."""

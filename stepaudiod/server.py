@@ -150,7 +150,9 @@ class Server(uvicorn.Server):
 
     def _busy_connections(self) -> bool:
         """Whether any connection has something to say or to hear, or hasn't spoken yet."""
-        return bool(self.server_state.tasks) or not all(c.is_quiet for c in self._connections())
+        connections = self._connections()
+        watching = sum(c.is_watching for c in connections)
+        return len(self.server_state.tasks) > watching or not all(c.is_quiet for c in connections)
 
     async def _start_listening(self) -> None:
         """Accept on copies of the sockets: closing a copy stops accepting and closes nothing."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from stepaudiod.config import Limits, Timeouts
 from stepaudiod.counters import Counters
 from stepaudiod.engines.catalog import Catalog, Choice
-from stepaudiod.errors import Busy, EngineUnavailable, Stopping, TookTooLong
+from stepaudiod.errors import Busy, EngineUnavailable, StepaudiodError, Stopping, TookTooLong
 from stepaudiod.idle import IdleClock
 from stepaudiod.speech import EngineDescription, Work, kind_of
 from stepaudiod.worker.process import Audio, Result, WorkerProcess
@@ -261,6 +261,16 @@ class Service:
                 self.worker = await self._spawn(self.counters)
                 self.worker.watch_changes(self.on_change)
             return self.worker
+
+    async def preload(self) -> None:
+        """Load the engine that serves before anybody asks for work. It is no work: the idle clock runs on."""
+        if self.worker is not None and not self.worker.is_lost:
+            return
+        try:
+            engine = self.choice().engine
+            (await self._ready_worker()).load(engine)
+        except StepaudiodError as error:
+            log.info("nothing is loaded beforehand: %s", error)
 
     async def unload(self, engine: str) -> bool:
         """End the worker that holds this engine, and with it every byte it has.

@@ -225,10 +225,13 @@ class Catalog:
                 return Choice(engine, "; ".join(["the best that is installed", *better]))
             if (why := self._why_not(engine, need)) is not None:
                 better.append(f"{engine.name} can't be used: {why}")
-        could = "; ".join(e.install for e in self.engines if self._would(e, need))
         raise EngineUnavailable(
-            f"Nothing that is installed can {NEEDS.get(need, need)}. To have it, {could}."
+            f"Nothing that is installed can {NEEDS.get(need, need)}. To have it, {self.how(need)}."
         )
+
+    def how(self, need: str) -> str:
+        """What to install to have something done."""
+        return "; ".join(e.install for e in self.engines if self._would(e, need))
 
     def _would(self, engine: EngineDescription, need: str) -> bool:
         """Whether an engine could do it, if its packages, weights and voices were there."""
@@ -241,7 +244,18 @@ class Catalog:
         return self._problems[engine.name] or "it has no voice yet"
 
 
-NEEDS = {"speak": "speak", "clone": "clone a voice", "transcribe": "transcribe"}
+NEEDS = {
+    "speak": "speak",
+    "clone": "clone a voice",
+    "transcribe": "transcribe",
+    "emotion": "change an emotion",
+    "style": "change a style",
+    "speed": "change the pace of a recording",
+    "denoise": "take noise out of a recording",
+    "vad": "take silence out of a recording",
+    "paralinguistic": "put sounds like laughter into a recording",
+}
+"""What an engine may be needed for, in words."""
 
 
 def is_installed(engine: EngineDescription) -> bool:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
-from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stepaudiod.config import Settings
@@ -26,15 +23,10 @@ from stepaudiod.web.docs import Documents
 from stepaudiod.web.errors import HANDLERS
 from stepaudiod.web.health import healthz, readyz
 from stepaudiod.web.metrics import CountAnswers, metrics
+from stepaudiod.web.page.routes import Page
 from stepaudiod.web.speech import speech
 
-PAGE = Path(__file__).parent / "page" / "index.html"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-
-
-async def page(request: Request) -> Response:
-    """`GET /`: the page."""
-    return Response(PAGE.read_bytes(), media_type="text/html; charset=utf-8")
 
 
 WHAT_THE_PAGE_NEEDS = [
@@ -66,13 +58,13 @@ API = [
     Route("/metrics", metrics, methods=["GET"]),
     Route("/api/v1/models/{name}/unload", models.unload, methods=["POST"]),
 ]
-PAGES = [Route("/", page, methods=["GET"])]
 
-ROUTES: dict[Role, list[Route]] = {
-    "http": [*PAGES, *API],
-    "api": API,
-    "page": [*PAGES, *WHAT_THE_PAGE_NEEDS],
-}
+
+def routes(role: Role, page: Page) -> list[BaseRoute]:
+    """What a socket of this role serves."""
+    if role == "api":
+        return [*API]
+    return [*page.routes(), *(API if role == "http" else WHAT_THE_PAGE_NEEDS)]
 
 
 def build_app(
@@ -81,6 +73,7 @@ def build_app(
     service: Service,
     idle: IdleClock,
     keys: Callable[[], Keys],
+    page: Page,
 ) -> Starlette:
     """The application that a socket of this role serves.
 
@@ -90,6 +83,7 @@ def build_app(
         service: the queue and the worker.
         idle: for what the status says of sleep.
         keys: the API keys as they are now.
+        page: what people see.
     """
     middleware = [
         Middleware(RequestId),
@@ -97,7 +91,7 @@ def build_app(
         Middleware(Access, settings, keys),
         Middleware(SpoolUploads),
     ]
-    app = Starlette(routes=ROUTES[role], middleware=middleware, exception_handlers=dict(HANDLERS))
+    app = Starlette(routes=routes(role, page), middleware=middleware, exception_handlers=dict(HANDLERS))
     app.state.settings = settings
     app.state.service = service
     app.state.idle = idle

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from stepaudiod.audio.formats import MEDIA_TYPES
 from stepaudiod.config import Settings
 from stepaudiod.engines.catalog import can
-from stepaudiod.errors import InvalidRequest
+from stepaudiod.errors import EngineUnavailable, InvalidRequest
 from stepaudiod.model.edits import LANGUAGES, OPTIONS, Edit
 from stepaudiod.service import Service
 from stepaudiod.speech import Change, EditRequest, Recording
@@ -55,7 +57,7 @@ def checked(change: Change, params: dict[str, str]) -> Change:
 
 
 async def tags(request: Request) -> Response:
-    """`GET /v1/tags`: every mode with what it can be told, and the models that can do it here."""
+    """`GET /v1/tags`: every mode, its options, who can do it here, and how to have what nobody can."""
     service: Service = request.app.state.service
     installed = service.catalog.installed()
     return JSONResponse(
@@ -63,5 +65,15 @@ async def tags(request: Request) -> Response:
             "data": {mode: list(options) for mode, options in OPTIONS.items()},
             "languages": list(LANGUAGES),
             "models": {mode: [e.name for e in installed if can(e, mode)] for mode in OPTIONS},
+            "missing": dict(_missing(service)),
         }
     )
+
+
+def _missing(service: Service) -> Iterator[tuple[str, str]]:
+    """What nothing here can do, and how to have it."""
+    for need in ("speak", "clone", "transcribe", *OPTIONS):
+        try:
+            service.choice(need)
+        except EngineUnavailable:
+            yield need, service.catalog.how(need)

@@ -88,35 +88,36 @@ async def list_voices(request: Request) -> Response:
 
 async def status(request: Request) -> Response:
     """`GET /api/v1/models/status`: what is loaded and when it will sleep."""
-    service: Service = request.app.state.service
-    idle: IdleClock = request.app.state.idle
+    return JSONResponse(describe_status(request.app.state.service, request.app.state.idle))
+
+
+def describe_status(service: Service, idle: IdleClock) -> dict[str, Any]:
+    """One entry a model, and `daemon`."""
     worker = service.worker
     try:
         engine, reason = service.choice().engine.name, service.choice().reason
     except EngineUnavailable as error:
         engine, reason = None, error.message
-    return JSONResponse(
-        {
-            **{name: _model_status([name], service, idle) for name in _names(service)},
-            **{old: _old_status(old, service, idle) for old in OLD_VARIANTS},
-            "daemon": {
-                "version": __version__,
-                "status": service.status(),
-                "engine": engine,
-                "reason": reason,
-                "active": service.active,
-                "queued": service.queued,
-                "worker_pid": None if worker is None or worker.is_lost else worker.pid,
-                "loading": None if worker is None else worker.loading,
-                "requests": {
-                    "served": service.counters.served,
-                    "failed": service.counters.failed,
-                    "cancelled": service.counters.cancelled,
-                    "refused": service.counters.refused,
-                },
+    return {
+        **{name: _model_status([name], service, idle) for name in _names(service)},
+        **{old: _old_status(old, service, idle) for old in OLD_VARIANTS},
+        "daemon": {
+            "version": __version__,
+            "status": service.status(),
+            "engine": engine,
+            "reason": reason,
+            "active": service.active,
+            "queued": service.queued,
+            "worker_pid": None if worker is None or worker.is_lost else worker.pid,
+            "loading": None if worker is None else worker.loading,
+            "requests": {
+                "served": service.counters.served,
+                "failed": service.counters.failed,
+                "cancelled": service.counters.cancelled,
+                "refused": service.counters.refused,
             },
-        }
-    )
+        },
+    }
 
 
 def _names(service: Service) -> list[str]:

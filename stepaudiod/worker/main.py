@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from stepaudiod.errors import InvalidRequest, StepaudiodError
-from stepaudiod.worker.job import Job
+from stepaudiod.worker.job import EngineOrder, Job
 from stepaudiod.worker.loaded import LoadedEngines
 from stepaudiod.worker.protocol import Header, pack, receive_frame
 
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 PR_SET_PDEATHSIG = 1
 DECODERS = 2
 """Recordings that are decoded at a time."""
+NOBODY = 0
+"""The id of no request."""
 HELD = ""
 """The key of no engine."""
 
@@ -133,12 +135,22 @@ class Worker:
             case "work":
                 job = Job(frame, lambda id: self._orders.put({"op": "decoded", "id": id}), self._decoding)
                 self._jobs[job.id] = job
+            case "load" if not self._jobs:  # whoever works loads what it needs
+                self._load(EngineOrder(frame["engine"]))
             case "credit":
                 if job_with_credit := self._jobs.get(frame["id"]):
                     job_with_credit.credit_bytes += frame["size_bytes"]
             case "cancel":
                 if cancelled := self._jobs.pop(frame["id"], None):
                     cancelled.close()
+
+    def _load(self, order: EngineOrder) -> None:
+        """Load an engine that nobody waits for yet; whoever needs it hears what is wrong with it."""
+        try:
+            self._engines.get(order)
+        except Exception as error:
+            log.warning("%s could not be loaded beforehand: %s", order.name, error)
+            self._send({"op": "failed", "id": NOBODY, **_describe(error)})
 
     def _step(self, job: Job) -> None:
         """One step of one request; an error ends that request alone."""

@@ -169,15 +169,13 @@ class WorkerProcess:
             reply.put(WorkerLost("The worker has gone. Send the request again."))
             return reply
         self._replies[reply.id] = reply
-        order = {
-            "name": engine.name,
-            "factory": engine.factory,
-            "options": engine.options,
-            "files": engine.files,
-        }
-        frame = {"op": "work", "id": reply.id, "engine": order, "format": format, "limits": limits}
+        frame = {"op": "work", "id": reply.id, "engine": _order(engine), "format": format, "limits": limits}
         self._write({**frame, "request": to_json(work)})
         return reply
+
+    def load(self, engine: EngineDescription) -> None:
+        """Have an engine loaded before any work needs it."""
+        self._write({"op": "load", "engine": _order(engine)})
 
     def credit(self, id: int, size_bytes: int) -> None:
         """The client has taken that much; the worker may go on."""
@@ -316,6 +314,16 @@ class WorkerProcess:
                 os.close(fd)
         code = self._process.wait()
         return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+def _order(engine: EngineDescription) -> Header:
+    """Which engine, as it crosses the border."""
+    return {
+        "name": engine.name,
+        "factory": engine.factory,
+        "options": engine.options,
+        "files": engine.files,
+    }
 
 
 def _segment(table: dict[str, Any]) -> Segment:

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.routing import Route
 
-from stepaudiod.web.app import ROUTES
+from stepaudiod.web.app import API as ROUTES
 from stepaudiod.web.document.failures import FAILURES
 from stepaudiod.web.document.operations import OPERATIONS
 from stepaudiod.web.errors import STATUSES
@@ -41,14 +40,9 @@ def document(awake: DaemonProcess) -> dict[str, Any]:
 
 
 def routes() -> set[tuple[str, str]]:
-    """Method and path of every route of every kind of socket."""
-    return {
-        (method, route.path)
-        for each in ROUTES.values()
-        for route in each
-        if isinstance(route, Route)
-        for method in (route.methods or set()) - {"HEAD"}
-    }
+    """Method and path of every route of the API, and the page's."""
+    served = {(method, route.path) for route in ROUTES for method in (route.methods or set()) - {"HEAD"}}
+    return served | {("GET", "/")}
 
 
 def test_every_route_has_an_entry_and_every_entry_a_route() -> None:

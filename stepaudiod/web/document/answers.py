@@ -155,6 +155,7 @@ class Tags(Answer):
     data: dict[str, list[str]] = Field(description="each mode and its options")
     languages: list[str] = Field(description="what `language` may name")
     models: dict[str, list[str]] = Field(description="each mode and the models that can do it here")
+    missing: dict[str, str] = Field(description="what nothing here can do, and how to have it")
 
 
 class ModelStatus(BaseModel):

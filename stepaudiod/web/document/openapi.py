@@ -85,7 +85,7 @@ def _entries(routes: Sequence[BaseRoute]) -> list[tuple[str, str, Operation]]:
     return [
         (route.path, method, OPERATIONS[method, route.path])
         for route in routes
-        if isinstance(route, Route)
+        if isinstance(route, Route) and route.include_in_schema
         for method in sorted((route.methods or set()) - {"HEAD"})
     ]
 

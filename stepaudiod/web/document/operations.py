@@ -173,6 +173,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
                 "data": {"speed": ["faster", "slower", "more faster", "more slower"], "denoise": []},
                 "languages": ["Cantonese"],
                 "models": {"speed": ["step-audio-editx"], "denoise": ["step-audio-editx"]},
+                "missing": {"transcribe": "install the recogniser: apt install stepaudiod-voices"},
             },
         ),
     ),

@@ -1,0 +1,185 @@
+"""What gradio draws: tabs, fields and buttons, in one language. The handlers are our scripts in `static/`.
+
+No handler is Python: gradio's server isn't there when somebody clicks. A field that a script fills is listed
+in `FILLED`; the script sets it by way of the hidden button `fill`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from stepaudiod.model.edits import LANGUAGES, MAX_INTENSITY, MAX_ITERATIONS, MIN_INTENSITY, OPTIONS
+
+Words = dict[str, Any]
+
+FORMATS = ("wav", "mp3", "opus", "aac", "flac")
+FILLED = (
+    "speak_text", "speak_voice", "speak_manner", "speak_language", "speak_speed", "speak_format",
+    "speak_seed", "edit_transcript", "edit_text", "voice_name", "voice_transcript", "voice_who",
+    "voice_consent", "tabs",
+)  # fmt: skip
+
+Fields = dict[str, Any]
+
+
+def build(say: Words) -> gr.Blocks:
+    """The page.
+
+    Args:
+        say: every text on it.
+    """
+    fields: Fields = {}
+    with gr.Blocks(title=say["title"], analytics_enabled=False) as page:
+        _place("top")
+        with gr.Tabs() as tabs:
+            for name, tab in (("speak", _speak), ("edit", _edit), ("voices", _voices)):
+                with gr.Tab(say[name], id=name, elem_id=f"tab_{name}", render_children=True):
+                    tab(say, fields)
+            for name in ("history", "status"):
+                with gr.Tab(say[name], id=name, elem_id=f"tab_{name}", render_children=True):
+                    _place(name)
+        fields["tabs"] = tabs
+        fill = gr.Button("fill", elem_id="fill", visible="hidden")
+        filled = [fields[name] for name in FILLED]
+        fill.click(
+            None, None, filled, js=f"() => stepaudiod.filling({list(FILLED)})", api_visibility="private"
+        )
+        page.load(None, None, None, js="() => { stepaudiod.start() }", api_visibility="private")
+    return page  # type: ignore[no-any-return]
+
+
+def _place(name: str) -> None:
+    """A part that the scripts draw."""
+    gr.HTML(f'<div id="{name}"></div>', js_on_load=None)
+
+
+def _speak(say: Words, fields: Fields) -> None:
+    """Text to sound."""
+    text = gr.Textbox(
+        label=say["text"], placeholder=say["text_hint"], lines=5, max_lines=20, elem_id="speak_text"
+    )
+    with gr.Row():
+        voice = _dropdown(say, "voice", "speak_voice", [])
+        manner = _dropdown(say, "manner", "speak_manner", [(say["manner_none"], "")], say["manner_hint"])
+    _place("speak_more")
+    with gr.Accordion(say["more"], open=False, elem_id="speak_choices"), gr.Row():
+        languages = [(say["language_auto"], ""), *((say[name], name) for name in LANGUAGES)]
+        language = _dropdown(say, "language", "speak_language", languages, say["language_hint"])
+        speed = gr.Slider(
+            0.25, 4, 1, step=0.05, label=say["speed"], info=say["speed_hint"], elem_id="speak_speed"
+        )
+        formats = [(name.upper(), name) for name in FORMATS]
+        format = _dropdown(say, "format", "speak_format", formats, say["format_hint"])
+        seed = gr.Number(
+            None, label=say["seed"], info=say["seed_hint"], precision=0, minimum=0, elem_id="speak_seed"
+        )
+    given: list[Any] = [text, voice, manner, language, speed, format, seed]
+    fields |= dict(zip(FILLED, given, strict=False))
+    _do(say, "speak", given)
+    for name, field in zip(FILLED, given, strict=False):
+        _tell(field.change, f"(value) => stepaudiod.keep('{name}', value)", [field])
+    _place("speak_result")
+
+
+def _edit(say: Words, fields: Fields) -> None:
+    """A recording to another one."""
+    _place("edit_source")
+    transcript = gr.Textbox(
+        label=say["transcript"], info=say["transcript_hint"], lines=2, max_lines=8, elem_id="edit_transcript"
+    )
+    task = gr.Radio(
+        [(say[f"task_{mode}"], mode) for mode in OPTIONS],
+        value="emotion",
+        label=say["task"],
+        elem_id="edit_task",
+    )
+    _place("edit_about")
+    infos = {}
+    for mode, label in (("emotion", "emotion"), ("style", "style"), ("speed", "pace")):
+        with gr.Column(elem_classes=["of", f"of-{mode}"]):
+            infos[mode] = _dropdown(say, label, f"edit_{mode}", _choices(say, mode))
+    with gr.Column(elem_classes=["of", "of-paralinguistic"]):
+        text = gr.Textbox(
+            label=say["new_text"], info=say["new_text_hint"], lines=2, max_lines=8, elem_id="edit_text"
+        )
+        _place("edit_sounds")
+    with gr.Row(elem_classes=["of", "of-emotion", "of-style"]):
+        intensity = gr.Slider(
+            MIN_INTENSITY,
+            MAX_INTENSITY,
+            1,
+            step=0.1,
+            label=say["intensity"],
+            info=say["intensity_hint"],
+            elem_id="edit_intensity",
+        )
+    with gr.Accordion(say["more"], open=False), gr.Row():
+        iterations = gr.Slider(
+            1,
+            MAX_ITERATIONS,
+            1,
+            step=1,
+            label=say["iterations"],
+            info=say["iterations_hint"],
+            elem_id="edit_iterations",
+        )
+        seed = gr.Number(
+            None, label=say["seed"], info=say["seed_hint"], precision=0, minimum=0, elem_id="edit_seed"
+        )
+    fields |= {"edit_transcript": transcript, "edit_text": text}
+    _do(say, "edit", [transcript, task, *infos.values(), text, intensity, iterations, seed])
+    _tell(task.change, "(task) => stepaudiod.show_task(task)", [task])
+    _tell(transcript.change, "(text) => stepaudiod.keep_transcript(text)", [transcript])
+    _place("edit_result")
+
+
+def _voices(say: Words, fields: Fields) -> None:
+    """People's own voices."""
+    with gr.Row():
+        with gr.Column():
+            _place("voices_list")
+        with gr.Column():
+            _place("voice_source")
+            name = gr.Textbox(label=say["voice_name"], info=say["voice_name_hint"], elem_id="voice_name")
+            transcript = gr.Textbox(
+                label=say["transcript"], info=say["transcript_hint"], lines=2, elem_id="voice_transcript"
+            )
+            who = gr.Textbox(label=say["consent_who"], elem_id="voice_who")
+            consent = gr.Checkbox(False, label=say["consent"], elem_id="voice_consent")
+            fields |= dict(zip(FILLED[-5:-1], (name, transcript, who, consent), strict=True))
+            add = gr.Button(say["do_add"], variant="primary", elem_id="voice_add")
+            _tell(
+                add.click,
+                "(...given) => { stepaudiod.add_voice(...given) }",
+                [name, transcript, who, consent],
+            )
+            _place("voice_result")
+
+
+def _do(say: Words, what: str, given: list[Any]) -> None:
+    """The button that starts and the one that stops."""
+    with gr.Row():
+        start = gr.Button(say[f"do_{what}"], variant="primary", elem_id=f"{what}_start")
+        stop = gr.Button(say["stop"], elem_id=f"{what}_stop")
+    _tell(start.click, f"(...given) => {{ stepaudiod.{what}(...given) }}", given)
+    _tell(stop.click, f"() => stepaudiod.stop_{what}()", [])
+
+
+def _tell(event: Any, script: str, given: list[Any]) -> None:
+    """A script hears of an event; gradio's server does not."""
+    event(None, given, None, js=script, api_visibility="private")
+
+
+def _dropdown(
+    say: Words, label: str, elem_id: str, choices: list[tuple[str, str]], info: str | None = None
+) -> gr.Dropdown:
+    first = choices[0][1] if choices else None
+    return gr.Dropdown(choices, value=first, label=say[label], info=info, elem_id=elem_id)
+
+
+def _choices(say: Words, mode: str) -> list[tuple[str, str]]:
+    """The options of an edit, each with its line of explanation."""
+    texts = say["options"][mode]
+    return [(texts[name], name) for name in OPTIONS[mode]]

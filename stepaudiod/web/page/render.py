@@ -1,0 +1,88 @@
+"""Write down what gradio's server would send for the page: run as a child process, `render FOLDER`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from pathlib import Path
+
+import fastapi
+import gradio
+import httpx
+
+from stepaudiod.web.page.blocks import Words, build
+
+BASE = "http://stepaudiod.invalid"
+"""Where gradio believes to be; the page puts its own address there."""
+LANGUAGES = {"en": "en", "zh": "zh-CN"}
+CARDS = re.compile(r'\s*<meta\s+(?:property|name)="(?:og|twitter):[^>]*>')
+"""What a network of other people would show of the page; it names other hosts."""
+MANIFEST = re.compile(r"\s*<link rel=\"manifest\"[^>]*>")
+BEFORE_GRADIO = """
+		<script>
+			window.gradio_config.root = location.origin;
+			Object.defineProperty(navigator, "language", { get: () => "LANGUAGE" });
+		</script>
+		<script type="application/json" id="words">WORDS</script>
+		<link rel="stylesheet" href="/page/page.css">
+		<link rel="icon" href="/page/icon.svg">
+		<script type="module" src="/page/main.js"></script>
+"""
+SCRIPT = '<script type="module"'
+
+
+async def write(folder: Path) -> None:
+    """Every file of the page."""
+    words = json.loads((Path(__file__).parent / "words.json").read_text())
+    for language, tag in LANGUAGES.items():
+        app = _mount(build(words[language]))
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url=BASE) as client:
+            page = (await client.get("/")).raise_for_status().text
+            (folder / f"index.{language}.html").write_text(_adapt(page, tag, words[language]))
+            colors = (await client.get("/theme.css")).raise_for_status()
+            (folder / "theme.css").write_bytes(colors.content)
+
+
+def _mount(blocks: gradio.Blocks) -> fastapi.FastAPI:
+    """Gradio's server, with fonts of the reader's machine and nothing that others would have to send."""
+    theme = gradio.themes.Default(
+        primary_hue="indigo",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    ).set(  # the default's hints and buttons have too little contrast to be read by everybody
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+    )
+    app = fastapi.FastAPI()
+    gradio.mount_gradio_app(
+        app, blocks, path="", footer_links=[], run_history=False, ssr_mode=False, theme=theme
+    )
+    return app
+
+
+def _adapt(page: str, tag: str, words: Words) -> str:
+    """Gradio's page with our scripts in front of its own.
+
+    Raises:
+        ValueError: it isn't the page that we know; another version of gradio may have changed it.
+    """
+    page = page.replace(f'"{BASE}"', '""')
+    page, languages = re.subn(r'lang="en"', f'lang="{tag}"', page, count=1)
+    page = MANIFEST.sub("", CARDS.sub("", page))
+    before, script, after = page.partition(SCRIPT)
+    if not (languages and script) or BASE in page:
+        raise ValueError("gradio's page looks different from what it was; this version isn't known")
+    ours = BEFORE_GRADIO.replace("LANGUAGE", tag)
+    ours = ours.replace("WORDS", json.dumps(words, ensure_ascii=False).replace("</", "<\\/"))
+    return before + ours + script + after
+
+
+if __name__ == "__main__":
+    asyncio.run(write(Path(sys.argv[1])))

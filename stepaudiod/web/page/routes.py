@@ -1,0 +1,196 @@
+"""What the page's sockets serve beside the API: the page, gradio's scripts and ours, how the daemon is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Message, Receive, Scope, Send
+
+from stepaudiod.config import Settings
+from stepaudiod.idle import IdleClock
+from stepaudiod.service import Service
+from stepaudiod.web import models
+from stepaudiod.web.page.snapshot import Snapshot, gradio_folder
+
+HERE = Path(__file__).parent
+HTML = "text/html; charset=utf-8"
+LANGUAGES = ("en", "zh")
+NOTHING_FOREIGN = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' blob: data:; "
+    "connect-src 'self' blob: data:; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+"""Gradio compiles handlers from text, hence unsafe-eval; nothing is loaded from or sent to another host."""
+WATCH_STEP_S = 0.5
+ASSETS_S = 31_536_000
+
+
+class Assets(StaticFiles):
+    """Files whose names change with their content."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Let the browser keep them."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = f"max-age={ASSETS_S}, immutable"
+        return response
+
+
+class Fresh(StaticFiles):
+    """Our own files: the browser asks each time whether they changed."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """They may have, with an upgrade."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+class Page:
+    """The page of one daemon, for all its sockets.
+
+    Args:
+        settings: the configuration as it is now.
+        idle: making the page is work; looking at it isn't.
+    """
+
+    def __init__(self, settings: Callable[[], Settings], idle: IdleClock) -> None:
+        self._settings = settings
+        self._snapshot = Snapshot(lambda: settings().cache_path, idle)
+        self._gradio = gradio_folder()
+        self._preloading: asyncio.Task[None] | None = None
+
+    def routes(self) -> list[BaseRoute]:
+        """What `http` and `page` sockets serve."""
+        own: list[BaseRoute] = [
+            Route("/", self.index, methods=["GET"]),
+            _own("/simple", self.simple),
+            _own("/page/watch", watch),
+            Mount("/page", Fresh(directory=HERE / "static")),
+        ]
+        if self._gradio is None:
+            return own
+        return [
+            _own("/page/state", self.state),
+            *own,
+            _own("/theme.css", self.colors),
+            _own("/favicon.ico", self.icon),
+            Mount("/assets", Assets(directory=self._gradio / "assets")),
+            Mount("/static", Assets(directory=self._gradio / "static")),
+        ]
+
+    async def index(self, request: Request) -> Response:
+        """`GET /`: the page; while it is being made, one that says so and gives way to it."""
+        if self._settings().preload == "page":
+            service: Service = request.app.state.service
+            self._preloading = asyncio.create_task(service.preload())
+        language = language_of(request)
+        if self._gradio is None:
+            return await self.simple(request)
+        if self._snapshot.is_ready:
+            body = (self._snapshot.folder / f"index.{language}.html").read_bytes()
+        else:
+            self._snapshot.prepare()
+            body = (HERE / "waking.html").read_bytes()
+        return _html(body, request.query_params.get("lang"))
+
+    async def simple(self, request: Request) -> Response:
+        """`GET /simple`: text, voice, speed and a button, for installations without gradio."""
+        return _html((HERE / "simple.html").read_bytes(), None)
+
+    async def state(self, request: Request) -> Response:
+        """`GET /page/state`: whether the page is there, or why not; how long the browser keeps sounds."""
+        return JSONResponse(
+            {
+                "ready": self._snapshot.is_ready,
+                "problem": self._snapshot.problem,
+                "keep_results": self._settings().page.keep_results,
+            }
+        )
+
+    async def colors(self, request: Request) -> Response:
+        """`GET /theme.css`: gradio's colours and measures."""
+        path = self._snapshot.folder / "theme.css"
+        return FileResponse(path, media_type="text/css", headers={"Cache-Control": "no-cache"})
+
+    async def icon(self, request: Request) -> Response:
+        """`GET /favicon.ico`."""
+        return FileResponse(HERE / "static" / "icon.svg")
+
+
+def _own(path: str, endpoint: Callable[..., object]) -> Route:
+    """What only the page's scripts ask for: no part of the API that is documented."""
+    return Route(path, endpoint, methods=["GET"], include_in_schema=False)
+
+
+def language_of(request: Request) -> str:
+    """The page's language: as chosen on it, or the first of the browser's that we have."""
+    chosen = request.query_params.get("lang") or request.cookies.get("lang")
+    if chosen in LANGUAGES:
+        return chosen
+    for wanted in request.headers.get("accept-language", "").lower().split(","):
+        if (name := wanted.strip()[:2]) in LANGUAGES:
+            return name
+    return "en"
+
+
+def _html(body: bytes, chosen: str | None) -> Response:
+    headers = {"Content-Security-Policy": NOTHING_FOREIGN, "Cache-Control": "no-cache"}
+    headers |= {"Referrer-Policy": "no-referrer", "Vary": "Accept-Language, Cookie"}
+    response = Response(body, headers=headers, media_type=HTML)
+    if chosen in LANGUAGES:
+        response.set_cookie("lang", chosen, max_age=ASSETS_S, samesite="lax")
+    return response
+
+
+async def watch(request: Request) -> Response:
+    """`GET /page/watch`: the status as events, whenever it changes, until the daemon leaves.
+
+    A page that watches needn't ask, and so never wakes a daemon that has gone: it learns of the exit from the
+    end of the stream. The connection counts as quiet: it neither keeps the daemon awake nor delays its exit.
+    """
+    return Watching(_events(request))
+
+
+class Watching(StreamingResponse):
+    """A response that may be cut at any moment."""
+
+    def __init__(self, events: AsyncIterator[bytes]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the connection know once the response has begun."""
+
+        async def send_and_tell(message: Message) -> None:
+            await send(message)
+            scope["state"]["is_watching"] = True
+
+        await super().__call__(scope, receive, send_and_tell)
+
+
+async def _events(request: Request) -> AsyncIterator[bytes]:
+    """A status whenever something in it but the clock has changed."""
+    service: Service = request.app.state.service
+    idle: IdleClock = request.app.state.idle
+    before = ""
+    while True:
+        status = models.describe_status(service, idle)
+        now = json.dumps(_without_clock(status))
+        if now != before:
+            before = now
+            yield b"data: " + json.dumps(status, ensure_ascii=False).encode() + b"\n\n"
+        await asyncio.sleep(WATCH_STEP_S)
+
+
+def _without_clock(status: dict[str, Any]) -> dict[str, Any]:
+    """The status line tells of the time in steps; the seconds beside it run all the time."""
+    clock = ("idle_time", "time_until_unload")
+    return {name: {k: v for k, v in part.items() if k not in clock} for name, part in status.items()}

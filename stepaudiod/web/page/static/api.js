@@ -1,0 +1,97 @@
+// The daemon's own API, as any client calls it. A call that meets a sleeping daemon wakes it and waits.
+
+import { say } from "./words.js";
+
+/** What went wrong, in words for the person at the page. */
+export class Failure extends Error {}
+
+/** Ask; errors come as `Failure` with what the daemon says to do. */
+export async function ask(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Failure(say.gone);
+  }
+  document.dispatchEvent(new Event("daemon-answered"));
+  if (response.ok) return response;
+  let message = `${response.status} ${response.statusText}`;
+  try {
+    message = (await response.json()).error.message;
+  } catch {
+    // not our form of an error: the status has to do
+  }
+  throw new Failure(`${say.failed} ${message}`);
+}
+
+export const askJson = async (path, options) => (await ask(path, options)).json();
+
+/** Take a body piece by piece. */
+export async function readBody(response, onPiece) {
+  const pieces = [];
+  const reader = response.body.getReader();
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return pieces;
+      pieces.push(value);
+      onPiece?.(value);
+    }
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Failure(say.cut);
+  }
+}
+
+const speechBody = (wanted) => JSON.stringify(wanted);
+
+export function speak(wanted, signal) {
+  const headers = { "Content-Type": "application/json" };
+  return ask("/v1/audio/speech", { method: "POST", headers, body: speechBody(wanted), signal });
+}
+
+/** A form with files; empty fields stay away. */
+export function form(fields) {
+  const data = new FormData();
+  for (const [name, value] of Object.entries(fields)) {
+    if (value instanceof Blob) data.append(name, value, value.name || "recording.wav");
+    else if (value !== "" && value != null) data.append(name, value);
+  }
+  return data;
+}
+
+export function edit(fields, signal) {
+  return ask("/v1/audio/edits", { method: "POST", body: form(fields), signal });
+}
+
+export async function transcribe(file, signal) {
+  const body = form({ file, model: "whisper-1" });
+  return (await askJson("/v1/audio/transcriptions", { method: "POST", body, signal })).text;
+}
+
+const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
+
+/** The same request for a terminal. */
+export function asCurl(wanted) {
+  const where = `${location.origin}/v1/audio/speech`;
+  return `curl -sN ${where} -H 'Content-Type: application/json' -d ${quoted(speechBody(wanted))} -o speech.${wanted.response_format}`;
+}
+
+/** The same request for a program, with OpenAI's package. */
+export function asPython(wanted) {
+  const { model, voice, input, response_format, speed, instructions, ...extra } = wanted;
+  const own = { model, voice, input, response_format, speed, ...(instructions && { instructions }) };
+  const lines = Object.entries(own).map(([name, value]) => `    ${name}=${JSON.stringify(value)},`);
+  if (Object.keys(extra).length) lines.push(`    extra_body=${JSON.stringify(extra)},`);
+  return [
+    "from openai import OpenAI",
+    "",
+    `client = OpenAI(base_url="${location.origin}/v1", api_key="-")`,
+    "with client.audio.speech.with_streaming_response.create(",
+    ...lines,
+    ") as speech:",
+    `    speech.stream_to_file("speech.${response_format}")`,
+    "",
+  ].join("\n");
+}

@@ -1,0 +1,68 @@
+// What gradio's handlers call, and the order in which the page comes to life.
+
+import { askJson } from "./api.js";
+import { edit, keepTranscript, showTask, startEdit, stopEditing, takeRecording } from "./edit.js";
+import { filling, set } from "./fields.js";
+import { startHistory } from "./history.js";
+import { onField, speak, startSpeak, stopSpeaking } from "./speak.js";
+import { startStatus } from "./status.js";
+import { addVoice, startVoices } from "./voices.js";
+import { make, place, say } from "./words.js";
+
+/** A sound from anywhere on the page becomes the recording to be edited. */
+function editThis(sound) {
+  openTab("edit");
+  takeRecording(sound.blob, sound.label, sound.text);
+}
+
+function drawTop() {
+  const { other_language, other_code, other_tag } = say;
+  place("top").replaceChildren(
+    make(
+      "header", { class: "top" },
+      make("h1", {}, say.title),
+      make("p", {}, say.lead),
+      make("span", { id: "badge" }),
+      make("span", { id: "spoken_state", class: "heard", role: "status", "aria-live": "polite" }),
+      make("a", { href: `?lang=${other_code}`, lang: other_tag, hreflang: other_tag, class: "small" }, other_language),
+    ),
+  );
+}
+
+const PLACES = { speak: "speak_result", edit: "edit_result", voices: "voice_result", history: "history", status: "status" };
+
+/** gradio draws a tab when it is first seen; all are seen once, so that all can be filled. */
+async function drawTabs() {
+  for (const [tab, last] of Object.entries(PLACES)) {
+    openTab(tab);
+    while (!place(last)) await new Promise(requestAnimationFrame);
+  }
+  openTab("speak");
+}
+
+function openTab(name) {
+  set({ tabs: { selected: name } });
+}
+
+async function start() {
+  drawTop();
+  await drawTabs();
+  const [tags, page] = await Promise.all([askJson("/v1/tags"), askJson("/page/state")]);
+  const missing = tags.missing;
+  startStatus(missing);
+  startEdit(tags, !missing.transcribe);
+  await startHistory(page.keep_results, editThis);
+  await startSpeak(tags, editThis);
+  await startVoices(missing);
+  document.documentElement.dataset.ready = "yes";
+}
+
+window.stepaudiod = {
+  start, speak, edit, filling,
+  keep: onField,
+  stop_speak: stopSpeaking,
+  stop_edit: stopEditing,
+  show_task: showTask,
+  keep_transcript: keepTranscript,
+  add_voice: addVoice,
+};

@@ -1,0 +1,170 @@
+// Sound that plays while it is being made, and pictures of it.
+
+const HEADER_BYTES = 44;
+const LEAD_S = 0.08;
+
+/** Plays a WAV response as it comes; its header says the rate and not the length. */
+export class LivePlayer {
+  constructor() {
+    this.rest = new Uint8Array(0);
+    this.context = null;
+    this.at = 0;
+    this.made_s = 0;
+  }
+
+  /** Take the next bytes; what isn't a whole sample waits. */
+  push(bytes) {
+    const all = new Uint8Array(this.rest.length + bytes.length);
+    all.set(this.rest);
+    all.set(bytes, this.rest.length);
+    this.rest = all;
+    if (!this.context) {
+      if (all.length < HEADER_BYTES) return;
+      this.rate = new DataView(all.buffer).getUint32(24, true);
+      this.context = new AudioContext();
+      this.rest = all.slice(HEADER_BYTES);
+    }
+    const count = this.rest.length >> 1;
+    if (!count) return;
+    const samples = new Int16Array(this.rest.slice(0, count * 2).buffer);
+    this.rest = this.rest.slice(count * 2);
+    this.made_s += count / this.rate;
+    this.play(Float32Array.from(samples, (sample) => sample / 32768));
+  }
+
+  play(samples) {
+    const buffer = this.context.createBuffer(1, samples.length, this.rate);
+    buffer.copyToChannel(samples, 0);
+    const source = this.context.createBufferSource();
+    source.buffer = buffer;
+    source.connect(this.context.destination);
+    this.at = Math.max(this.at, this.context.currentTime + LEAD_S);
+    source.start(this.at);
+    this.at += buffer.duration;
+  }
+
+  /** All has come; let go of the device when it has been heard. */
+  finish() {
+    if (!this.context) return;
+    const left_s = this.at - this.context.currentTime;
+    this.timer = setTimeout(() => this.stop(), 1000 * (left_s + 0.2));
+  }
+
+  stop() {
+    clearTimeout(this.timer);
+    if (this.context && this.context.state !== "closed") this.context.close();
+  }
+}
+
+/** A WAV whose header says how long it is, of one that was sent while it was made. */
+export function wholeWav(pieces) {
+  const blob = new Blob(pieces);
+  const header = new Uint8Array(HEADER_BYTES);
+  let filled = 0;
+  for (const piece of pieces) {
+    const part = piece.subarray(0, HEADER_BYTES - filled);
+    header.set(part, filled);
+    filled += part.length;
+    if (filled === HEADER_BYTES) break;
+  }
+  const view = new DataView(header.buffer);
+  view.setUint32(4, blob.size - 8, true);
+  view.setUint32(40, blob.size - HEADER_BYTES, true);
+  return new Blob([header, blob.slice(HEADER_BYTES)], { type: "audio/wav" });
+}
+
+/** How long a whole WAV of ours is. */
+export async function secondsOf(wav) {
+  const view = new DataView(await wav.slice(0, HEADER_BYTES).arrayBuffer());
+  return view.getUint32(40, true) / view.getUint32(28, true);
+}
+
+/** The samples of a recording, whatever its format. */
+export async function samplesOf(blob) {
+  const context = new OfflineAudioContext(1, 1, 24000);
+  const buffer = await context.decodeAudioData(await blob.arrayBuffer());
+  return { samples: buffer.getChannelData(0), rate: buffer.sampleRate, duration_s: buffer.duration };
+}
+
+function color(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim() || "#4f46e5";
+}
+
+/** The loudest and the lowest of each column. */
+export function drawWaveform(canvas, samples) {
+  const { width, height } = canvas;
+  const pen = canvas.getContext("2d");
+  pen.clearRect(0, 0, width, height);
+  pen.fillStyle = color("--sound");
+  for (let x = 0; x < width; x++) {
+    const from = Math.floor((x * samples.length) / width);
+    const to = Math.max(from + 1, Math.floor(((x + 1) * samples.length) / width));
+    let low = 0;
+    let high = 0;
+    for (let i = from; i < to && i < samples.length; i++) {
+      if (samples[i] < low) low = samples[i];
+      if (samples[i] > high) high = samples[i];
+    }
+    pen.fillRect(x, ((1 - high) * height) / 2, 1, Math.max(1, ((high - low) * height) / 2));
+  }
+}
+
+const FFT = 512;
+const FLOOR_DB = -80;
+
+/** Energy by time and frequency, low frequencies below; Hann windows of 512 samples. */
+export function drawSpectrogram(canvas, samples) {
+  const { width, height } = canvas;
+  const pen = canvas.getContext("2d");
+  const image = pen.createImageData(width, height);
+  const hann = Float32Array.from({ length: FFT }, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / FFT));
+  const re = new Float32Array(FFT);
+  const im = new Float32Array(FFT);
+  for (let x = 0; x < width; x++) {
+    const from = Math.floor((x * Math.max(0, samples.length - FFT)) / width);
+    for (let i = 0; i < FFT; i++) re[i] = (samples[from + i] || 0) * hann[i];
+    im.fill(0);
+    transform(re, im);
+    for (let y = 0; y < height; y++) {
+      const bin = Math.floor(((height - 1 - y) * FFT) / 2 / height);
+      const db = 20 * Math.log10(Math.hypot(re[bin], im[bin]) / (FFT / 4) + 1e-9);
+      const level = Math.min(1, Math.max(0, 1 - db / FLOOR_DB));
+      const at = 4 * (y * width + x);
+      image.data[at] = 255 * Math.min(1, 1.6 * level * level);
+      image.data[at + 1] = 255 * level ** 3;
+      image.data[at + 2] = 60 + 150 * Math.sin(Math.PI * level);
+      image.data[at + 3] = 255;
+    }
+  }
+  pen.putImageData(image, 0, 0);
+}
+
+/** The fast Fourier transform, in place (Cooley and Tukey, radix 2). */
+function transform(re, im) {
+  const n = re.length;
+  for (let i = 1, j = 0; i < n; i++) {
+    let bit = n >> 1;
+    for (; j & bit; bit >>= 1) j ^= bit;
+    j ^= bit;
+    if (i < j) {
+      [re[i], re[j]] = [re[j], re[i]];
+      [im[i], im[j]] = [im[j], im[i]];
+    }
+  }
+  for (let size = 2; size <= n; size *= 2) {
+    for (let k = 0; k < size / 2; k++) {
+      const angle = (-2 * Math.PI * k) / size;
+      const c = Math.cos(angle);
+      const s = Math.sin(angle);
+      for (let i = k; i < n; i += size) {
+        const j = i + size / 2;
+        const r = re[j] * c - im[j] * s;
+        const m = re[j] * s + im[j] * c;
+        re[j] = re[i] - r;
+        im[j] = im[i] - m;
+        re[i] += r;
+        im[i] += m;
+      }
+    }
+  }
+}

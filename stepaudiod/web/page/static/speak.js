@@ -1,0 +1,165 @@
+// Text to sound.
+
+import { asCurl, asPython, askJson, readBody, speak as request } from "./api.js";
+import { card, copy } from "./card.js";
+import { keep, kept, set } from "./fields.js";
+import { remember } from "./history.js";
+import { LivePlayer, wholeWav } from "./sound.js";
+import { button, make, note, notes, place, say, tell } from "./words.js";
+
+let voices = [];
+let work = null;
+let live = null;
+let onEdit = () => {};
+
+/** Every voice of every engine, the best engine first. A voice's value names both: `engine/voice`. */
+export async function loadVoices() {
+  const models = (await askJson("/v1/models")).data.filter((model) => model.capabilities.speak);
+  const lists = await Promise.all(models.map((m) => askJson(`/v1/voices?model=${encodeURIComponent(m.id)}`)));
+  voices = lists.flatMap((list, i) => list.map((voice) => ({ ...voice, engine: models[i] })));
+  const own = voices.find((v) => v.locale.startsWith(document.documentElement.lang.slice(0, 2)));
+  const before = voices.find((v) => valueOf(v) === kept().speak_voice);
+  const first = before || own || voices[0];
+  const choices = voices.map((v) => [`${v.name}: ${v.prompt_text ? say.own_voice : v.description} (${v.engine.id})`, valueOf(v)]);
+  set({ speak_voice: { choices, value: first ? valueOf(first) : null } });
+  if (first) showVoice(valueOf(first));
+  return voices;
+}
+
+const valueOf = (voice) => `${voice.engine.id}/${voice.id}`;
+const voiceOf = (value) => voices.find((voice) => valueOf(voice) === value);
+
+/** A field has changed; what a voice's engine can't do is greyed, with the reason. */
+export function onField(name, value) {
+  keep(name, value);
+  if (name === "speak_voice") showVoice(value);
+}
+
+let shown = null;
+let missing = {};
+let elsewhere = "";
+
+function showVoice(value) {
+  const voice = voiceOf(value);
+  if (!voice || shown === voice) return;
+  shown = voice;
+  const edits = voice.engine.capabilities.edits;
+  const none = [say.manner_none, ""];
+  const able = edits.includes("emotion") || edits.includes("style");
+  const choices = able ? ["emotion", "style"].filter((mode) => edits.includes(mode)).flatMap(mannersOf) : [];
+  const reason = missing.emotion ? `${say.cannot} ${missing.emotion}` : tell("manner_elsewhere", { models: elsewhere });
+  set({
+    speak_manner: { choices: [none, ...choices], value: "", interactive: able, info: able ? say.manner_hint : reason },
+    speak_language: { interactive: voice.engine.capabilities.clone, value: "" },
+  });
+}
+
+function mannersOf(mode) {
+  const names = Object.entries(say.options[mode]).filter(([name]) => name !== "remove");
+  return names.map(([name, text]) => [text, name.replace("_", " ")]);
+}
+
+/** The button's handler. */
+export async function speak(text, value, manner, language, speed, format, seed) {
+  const where = place("speak_result");
+  if (!text?.trim()) return note(where, say.need_text, true);
+  const voice = voiceOf(value);
+  const wanted = { model: voice.engine.id, voice: voice.id, input: text, response_format: format, speed };
+  if (manner) wanted.instructions = manner;
+  if (language) wanted.language = language;
+  if (seed != null) wanted.seed = seed;
+  stop();
+  const mine = (work = new AbortController());
+  note(where, say.working);
+  try {
+    const sound = await render(wanted, mine.signal, where);
+    if (work !== mine) return;
+    place("speak_card").replaceChildren(withCopies(wanted, sound));
+    if (format !== "wav") playIfAllowed();
+    await remember(sound);
+  } catch (error) {
+    live?.stop();
+    if (work !== mine && error.name === "AbortError") return;
+    note(where, error.name === "AbortError" ? say.stopped : error.message, error.name !== "AbortError");
+  }
+}
+
+/** Make the sound; WAV is heard from its first piece on. */
+async function render(wanted, signal, where) {
+  const player = wanted.response_format === "wav" ? (live = new LivePlayer()) : null;
+  const response = await request(wanted, signal);
+  const pieces = await readBody(response, (piece) => {
+    player?.push(piece);
+    if (player) note(where, tell("made", { s: player.made_s.toFixed(1) }));
+  });
+  player?.finish();
+  const type = response.headers.get("content-type");
+  const blob = player ? wholeWav(pieces) : new Blob(pieces, { type });
+  note(where, player ? tell("done", { s: player.made_s.toFixed(1) }) : say.finished);
+  const label = wanted.input.length > 60 ? `${wanted.input.slice(0, 60)} …` : wanted.input;
+  return { blob, label, text: wanted.input, kind: "speech", format: wanted.response_format };
+}
+
+/** A browser may want a click of its own before a page makes a noise: then the player is there to press. */
+function playIfAllowed() {
+  place("speak_card").querySelector("audio").play().catch(() => {});
+}
+
+function withCopies(wanted, sound) {
+  const copies = (write) => async () => {
+    await copy(write(wanted));
+    note(place("speak_result"), say.copied);
+  };
+  return card(sound, [
+    [say.edit_this, () => onEdit(sound)],
+    [say.copy_curl, copies(asCurl)],
+    [say.copy_python, copies(asPython)],
+  ]);
+}
+
+/** Stop what is being made, in the worker too, and what is being heard. */
+export function stop() {
+  live?.stop();
+  work?.abort();
+  work = null;
+  place("speak_card").querySelector("audio")?.pause();
+}
+
+/** The stop button's handler. */
+export function stopSpeaking() {
+  const wasWorking = work && !work.signal.aborted;
+  stop();
+  if (wasWorking) note(place("speak_result"), say.stopped);
+}
+
+/** Hear a voice say the sample of its language. */
+export async function hear(value) {
+  const voice = value ? voiceOf(value) : shown;
+  const input = voice.locale.startsWith("zh") ? "你好，很高兴认识你。" : "Hello, nice to meet you.";
+  stop();
+  const mine = (work = new AbortController());
+  const where = place("speak_result");
+  note(where, say.working);
+  try {
+    const player = (live = new LivePlayer());
+    const wanted = { model: voice.engine.id, voice: voice.id, input, response_format: "wav" };
+    await readBody(await request(wanted, mine.signal), (piece) => player.push(piece));
+    player.finish();
+    note(where, tell("done", { s: player.made_s.toFixed(1) }));
+  } catch (error) {
+    if (error.name !== "AbortError") note(where, error.message, true);
+  }
+}
+
+/** Build the tab. */
+export async function startSpeak(tags, edit) {
+  missing = tags.missing;
+  elsewhere = tags.models.emotion.join(", ");
+  onEdit = edit;
+  place("speak_more").replaceChildren(button(say.hear, () => hear()));
+  place("speak_result").replaceChildren(...notes(), make("div", { id: "speak_card" }));
+  const { speak_text = say.sample, speak_speed, speak_format, speak_seed } = kept();
+  const drafts = { speak_text, speak_speed, speak_format, speak_seed };
+  set(Object.fromEntries(Object.entries(drafts).filter(([, v]) => v != null).map(([n, value]) => [n, { value }])));
+  await loadVoices();
+}

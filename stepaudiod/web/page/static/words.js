@@ -1,0 +1,40 @@
+// Every text of the page, in its language; `render.py` puts them into the page.
+
+export const say = JSON.parse(document.getElementById("words").textContent);
+
+/** A text with its {gaps} filled. */
+export function tell(key, gaps = {}) {
+  return say[key].replace(/\{(\w+)\}/g, (_, name) => gaps[name]);
+}
+
+/** An element: `make("a", {href}, "text", child)`. Texts are never read as HTML. */
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value != null) element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child != null));
+  return element;
+}
+
+/** A button that says what it does. */
+export function button(label, onclick, attributes = {}) {
+  return make("button", { type: "button", class: "small", onclick, ...attributes }, label);
+}
+
+/** One of the places that the page leaves to its scripts. */
+export const place = (name) => document.getElementById(name);
+
+/** Lines that are read aloud when they change: progress politely, errors at once. */
+export function note(where, text, isError = false) {
+  const line = where.querySelector(isError ? "[role=alert]" : "[role=status]");
+  const other = where.querySelector(isError ? "[role=status]" : "[role=alert]");
+  if (other) other.textContent = "";
+  line.textContent = text;
+}
+
+export function notes() {
+  return [make("p", { role: "status", "aria-live": "polite" }), make("p", { role: "alert" })];
+}

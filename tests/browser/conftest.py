@@ -1,0 +1,82 @@
+"""Browsers, and daemons for them to visit."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.activation import DaemonProcess
+from tests.browser.browser import Browser
+from tests.conftest import StartDaemon
+from tests.web.conftest import data, hum, wav
+
+__all__ = ["data"]
+
+StartBrowser = Callable[..., Browser]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of this folder needs a browser."""
+    here = Path(__file__).parent
+    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+            if missing:
+                item.add_marker(pytest.mark.skip(f"not installed: {', '.join(missing)}"))
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the page is kept once it has been made."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def start_browser(tmp_path: Path) -> Iterator[StartBrowser]:
+    """Start a browser of its own; what it met is looked through in the end."""
+    started: list[Browser] = []
+
+    def start(url: str, **options: object) -> Browser:
+        folder = tmp_path / f"browser-{len(started)}"
+        folder.mkdir()
+        started.append(Browser(folder, url, **options))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    for browser in started:
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def embedded(
+    start_module_daemon: StartDaemon, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> DaemonProcess:
+    """A daemon with the voices and tools that packages ship."""
+    return start_module_daemon(
+        {"engine": "kokoro", "cache_dir": cache, "data_dir": tmp_path_factory.mktemp("data")}
+    )
+
+
+@pytest.fixture(scope="module")
+def step_audio(start_module_daemon: StartDaemon, data: Path, cache: Path) -> DaemonProcess:
+    """A daemon with Step-Audio-EditX on random weights, whose output is taken as it is."""
+    settings: dict[str, object] = {
+        "engine": "auto",
+        "data_dir": data,
+        "cache_dir": cache,
+        "step_audio.dtype": "fp32",
+        "step_audio.check_output": "false",
+    }
+    return start_module_daemon(settings)
+
+
+@pytest.fixture
+def humming(tmp_path: Path) -> Path:
+    """A recording to choose."""
+    path = tmp_path / "humming.wav"
+    path.write_bytes(wav(hum()))
+    return path

@@ -1,0 +1,125 @@
+"""Languages, small screens, keyboards, screen readers, and nothing from any other host."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from tests.activation import DaemonProcess
+from tests.browser.browser import Browser
+from tests.browser.conftest import StartBrowser
+
+AXE = (files("axe_core_python") / "axe.min.js").read_text()
+TABS = {
+    "en": ("Speak", "Edit", "Voices", "History", "Status"),
+    "zh-CN": ("朗读", "修改", "声音", "历史", "状态"),
+}
+RUN_AXE = """
+const done = arguments[arguments.length - 1];
+axe.run(document, {resultTypes: ["violations"]}).then((result) => done(result.violations));
+"""
+
+
+def violations(browser: Browser) -> list[str]:
+    """What axe calls serious or critical, with the elements."""
+    browser.script(AXE)
+    found: list[dict[str, Any]] = browser.driver.execute_async_script(RUN_AXE)
+    return [
+        f"{each['id']} ({each['impact']}): {node['html'][:200]} {node['failureSummary'][:300]}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("colors", ["light", "dark"])
+def test_a_screen_reader_meets_nothing_serious(
+    start_browser: StartBrowser, embedded: DaemonProcess, colors: str
+) -> None:
+    browser = start_browser(embedded.url)
+    scheme = {"features": [{"name": "prefers-color-scheme", "value": colors}]}
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+    browser.open()
+    browser.click("#speak_start")
+    browser.wait(lambda: browser.all("#speak_card audio"))
+    found = {}
+    for tab in TABS["en"]:
+        browser.tab(tab)
+        if serious := violations(browser):
+            found[tab] = serious
+    assert found == {}, "\n".join(line for lines in found.values() for line in lines)
+
+
+def test_the_page_speaks_the_browsers_language_and_changes_it_without_losing_the_text(
+    start_browser: StartBrowser, embedded: DaemonProcess
+) -> None:
+    browser = start_browser(embedded.url, language="zh-CN")
+    browser.open()
+    assert browser.script("return document.documentElement.lang") == "zh-CN"
+    assert browser.at("#speak_start").text == "朗读"
+    assert "你好" in str(browser.at("#speak_text textarea").get_attribute("value"))
+    browser.write("#speak_text textarea", "我写的字。")
+    browser.click("#speak_start")
+    browser.wait(lambda: browser.all("#speak_card audio"))
+    browser.click(".top a")
+    browser.wait(lambda: browser.script("return document.documentElement.lang") == "en")
+    browser.wait_ready()
+    assert browser.at("#speak_start").text == "Speak"
+    browser.wait(lambda: browser.at("#speak_text textarea").get_attribute("value") == "我写的字。")
+    assert "我写的字。" in browser.text("#history")
+    browser.open()
+    assert browser.at("#speak_start").text == "Speak"
+
+
+@pytest.mark.parametrize("language", ["en", "zh-CN"])
+def test_a_telephone_shows_all_of_it_without_scrolling_sideways(
+    start_browser: StartBrowser, embedded: DaemonProcess, language: str
+) -> None:
+    browser = start_browser(embedded.url, size=(360, 740), language=language)
+    browser.open()
+    for tab in browser.script(
+        "return [...document.querySelectorAll('[role=tab]')].map((t) => t.textContent)"
+    ):
+        browser.tab(tab)
+        width = browser.script("return document.documentElement.scrollWidth")
+        assert width <= 360, (tab, width)
+        assert (
+            browser.script("return document.querySelector('#speak_start').getBoundingClientRect().right")
+            <= 360
+        )
+
+
+def test_the_keyboard_reaches_everything(start_browser: StartBrowser, embedded: DaemonProcess) -> None:
+    browser = start_browser(embedded.url)
+    browser.open()
+    field = browser.at("#speak_text textarea")
+    field.click()
+    reached = []
+    for _ in range(12):
+        browser.driver.switch_to.active_element.send_keys(Keys.TAB)
+        element = browser.driver.switch_to.active_element
+        reached.append(element.get_attribute("id") or element.get_attribute("aria-label") or element.text)
+        if reached[-1] == "speak_start":
+            break
+    assert reached[-1] == "speak_start", reached
+    browser.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    browser.wait(lambda: browser.all("#speak_card audio"))
+    browser.at("#tab_speak-button").send_keys(Keys.ENTER)
+    browser.at("#tab_status-button").send_keys(Keys.ENTER)
+    browser.wait(lambda: browser.at("#status").is_displayed())
+
+
+def test_the_browser_is_forbidden_to_fetch_from_others(
+    start_browser: StartBrowser, embedded: DaemonProcess
+) -> None:
+    browser = start_browser(embedded.url)
+    browser.open()
+    outcome = browser.driver.execute_async_script(
+        "const done = arguments[0];"
+        "document.addEventListener('securitypolicyviolation', (event) => done(event.blockedURI));"
+        "fetch('https://example.org/').catch(() => {});"
+    )
+    assert outcome == "https://example.org/"

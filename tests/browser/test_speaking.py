@@ -1,0 +1,138 @@
+"""Somebody who has never read a manual makes a voice speak."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.activation import DaemonProcess
+from tests.browser.browser import Browser
+from tests.browser.conftest import StartBrowser
+from tests.conftest import StartDaemon
+
+PLAYABLE = "return document.querySelector('#speak_card audio').readyState"
+LONG = "This sentence is one of many, and all of them together take a while to be said. " * 40
+
+
+@pytest.fixture
+def browser(start_browser: StartBrowser, embedded: DaemonProcess) -> Browser:
+    browser = start_browser(embedded.url)
+    browser.open()
+    return browser
+
+
+def speak(browser: Browser, text: str) -> None:
+    browser.write("#speak_text textarea", text)
+    browser.click("#speak_start")
+
+
+def made(browser: Browser, count: int = 1) -> str:
+    """Wait for that many results; the title of the last."""
+    browser.wait(lambda: len(browser.all("#history audio")) == count)
+    return browser.text("#speak_card h3")
+
+
+def requests(daemon: DaemonProcess) -> dict[str, int]:
+    answer = daemon.shared_client.get("/api/v1/models/status").json()["daemon"]
+    return {**answer["requests"], "active": answer["active"]}
+
+
+def test_a_text_is_spoken_and_nothing_is_asked_of_another_host(
+    browser: Browser, embedded: DaemonProcess
+) -> None:
+    speak(browser, "Good morning to you.")
+    assert made(browser) == "Good morning to you."
+    assert browser.script("return document.querySelector('#speak_card audio').src").startswith("blob:")
+    seconds = browser.wait(
+        lambda: browser.script("return document.querySelector('#speak_card audio').duration")
+    )
+    assert 0.5 < seconds < 5
+    drawn = "const c = document.querySelector('#speak_card canvas'), d = c.getContext('2d')"
+    drawn += ".getImageData(0, 0, c.width, c.height).data; return d.some((byte) => byte > 0)"
+    assert browser.wait(lambda: browser.script(drawn))
+    hosts = {urlsplit(a).netloc for a in browser.addresses() if a.startswith("http")}
+    assert hosts == {urlsplit(embedded.url).netloc}
+    assert browser.console() == []
+
+
+def test_every_format_is_played_and_saved_under_its_name(browser: Browser) -> None:
+    for count, name in enumerate(("mp3", "opus", "aac", "flac"), start=1):
+        browser.script("stepaudiod.speak('Hello.', 'kokoro/af_heart', '', '', 1, arguments[0], null)", name)
+        made(browser, count)
+        assert browser.at("#speak_card a").get_attribute("download") == f"speech.{name}"
+        assert browser.wait(lambda: browser.script(PLAYABLE))
+
+
+def test_sound_comes_while_it_is_made_and_stopping_stops_the_worker(
+    browser: Browser, embedded: DaemonProcess
+) -> None:
+    before = requests(embedded)["cancelled"]
+    speak(browser, LONG)
+    browser.wait(lambda: "s made" in browser.text("#speak_result [role=status]"))
+    assert requests(embedded)["active"] == 1
+    assert browser.wait(lambda: browser.at("#badge").get_attribute("data-state") == "busy")
+    browser.click("#speak_stop")
+    browser.wait(lambda: requests(embedded)["active"] == 0)
+    assert requests(embedded)["cancelled"] == before + 1
+    assert browser.text("#speak_result [role=status]") == "Stopped."
+
+
+def test_what_is_wrong_is_said_with_what_to_do(browser: Browser) -> None:
+    speak(browser, " ")
+    assert browser.wait(lambda: browser.text("#speak_result [role=alert]")) == "Write a text first."
+    speak(browser, "…!?")
+    browser.wait(lambda: "That did not work" in browser.text("#speak_result [role=alert]"))
+
+
+def test_the_request_is_copied_for_a_terminal_and_for_a_program(
+    browser: Browser, embedded: DaemonProcess
+) -> None:
+    browser.script("navigator.clipboard.writeText = async (text) => { window.copied = text }")
+    speak(browser, "It's me.")
+    made(browser)
+    browser.press("Copy as curl", "#speak_card")
+    curl = browser.wait(lambda: browser.script("return window.copied"))
+    assert f"{embedded.url}/v1/audio/speech" in curl
+    assert "It'\\''s me." in curl
+    browser.press("Copy as Python", "#speak_card")
+    python = browser.wait(lambda: (text := browser.script("return window.copied")) != curl and text)
+    compile(python, "copied", "exec")
+    assert f'base_url="{embedded.url}/v1"' in python
+
+
+def test_what_cannot_be_done_here_is_grey_and_says_how_to_have_it(browser: Browser) -> None:
+    browser.tab("Edit")
+    tasks = "[...document.querySelectorAll('#edit_task input')]"
+    states = browser.script(f"return Object.fromEntries({tasks}.map((task) => [task.value, task.disabled]))")
+    assert states["emotion"]
+    assert not states["denoise"]
+    assert "stepaudioctl models pull step-audio-editx" in browser.text("#edit_missing")
+    assert "stepaudioctl models pull step-audio-editx" in browser.text("#speak_manner")
+
+
+def test_two_people_see_nothing_of_each_other(
+    browser: Browser, start_browser: StartBrowser, embedded: DaemonProcess
+) -> None:
+    other = start_browser(embedded.url)
+    other.open()
+    speak(browser, "This is mine.")
+    speak(other, "And this is mine.")
+    assert made(browser) == "This is mine."
+    assert made(other) == "And this is mine."
+    browser.driver.refresh()
+    browser.wait_ready()
+    assert "This is mine." in browser.text("#history")
+    assert "And this" not in browser.text("#history")
+
+
+def test_what_was_made_is_removed_after_its_time(
+    start_browser: StartBrowser, start_daemon: StartDaemon, cache: Path
+) -> None:
+    daemon = start_daemon({"cache_dir": cache, "page.keep_results": 2})
+    browser = start_browser(daemon.url)
+    browser.open()
+    speak(browser, "Short lived.")
+    made(browser)
+    made(browser, 0)

@@ -1,0 +1,173 @@
+"""The page's files and its stream, as a browser asks for them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.activation import DaemonProcess
+from tests.conftest import StartDaemon
+
+LONG = "This sentence is one of many, and all of them together take a while to be said. " * 60
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Ask again and again; a daemon that is being waited for has no event to offer over HTTP."""
+    for _ in range(600):
+        if condition():
+            return
+        threading.Event().wait(0.1)
+    raise AssertionError("it never came to that")
+
+
+def state(client: httpx.Client) -> dict[str, object]:
+    answer: dict[str, object] = client.get("/page/state").raise_for_status().json()
+    return answer
+
+
+@pytest.fixture(scope="module")
+def page(start_module_daemon: StartDaemon) -> DaemonProcess:
+    """A daemon whose page has been made."""
+    daemon = start_module_daemon()
+    daemon.shared_client.get("/").raise_for_status()
+    wait_until(lambda: state(daemon.shared_client)["ready"] is True)
+    return daemon
+
+
+def test_the_first_visitor_gets_a_light_page_and_the_front_stays_light(daemon: DaemonProcess) -> None:
+    with daemon.client() as client:
+        first = client.get("/")
+        assert "/page/state" in first.text
+        assert len(first.content) < 10_000
+        assert client.get("/healthz").json() == {"status": "ok"}
+        wait_until(lambda: state(client)["ready"] is True)
+        assert "window.gradio_config" in client.get("/").text
+    libraries = Path(f"/proc/{daemon.process.pid}/maps").read_text()
+    assert "pydantic_core" in libraries
+    assert "orjson" not in libraries  # gradio's import would bring it
+
+
+@pytest.mark.parametrize(
+    ("preload", "path", "is_loaded"),
+    [("page", "/", True), ("page", "/healthz", False), ("work", "/", False), ("start", "/healthz", True)],
+)
+def test_the_model_is_loaded_when_the_configuration_says(
+    start_daemon: StartDaemon, preload: str, path: str, is_loaded: bool
+) -> None:
+    daemon = start_daemon({"preload": preload})
+    with daemon.client() as client:
+        client.get(path).raise_for_status()
+
+        def status() -> dict[str, dict[str, object]]:
+            answer: dict[str, dict[str, object]] = client.get("/api/v1/models/status").json()
+            return answer
+
+        if is_loaded:
+            wait_until(lambda: status()["hibari"]["loaded"] is True)
+            assert status()["daemon"]["requests"] == {"served": 0, "failed": 0, "cancelled": 0, "refused": 0}
+        else:
+            assert status()["daemon"]["worker_pid"] is None
+
+
+def test_a_page_that_can_not_be_made_says_why(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    daemon = start_daemon({"cache_dir": tmp_path / "file"})
+    with daemon.client() as client:
+        client.get("/")
+        wait_until(lambda: bool(state(client)["problem"]))
+        assert "can't be written" in str(state(client)["problem"])
+        assert client.get("/simple").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("accepted", "cookie", "lang"),
+    [
+        ("zh-CN,zh;q=0.9,en;q=0.8", None, "zh-CN"),
+        ("de, en;q=0.8, zh;q=0.5", None, "en"),
+        ("fr", None, "en"),
+        ("en", "zh", "zh-CN"),
+        ("zh", "xx", "zh-CN"),
+    ],
+)
+def test_the_page_is_in_the_readers_language(
+    page: DaemonProcess, accepted: str, cookie: str | None, lang: str
+) -> None:
+    headers = {"Accept-Language": accepted} | ({"Cookie": f"lang={cookie}"} if cookie else {})
+    assert f'lang="{lang}"' in page.shared_client.get("/", headers=headers).text[:200]
+
+
+def test_a_chosen_language_is_kept(page: DaemonProcess) -> None:
+    chosen = page.shared_client.get("/?lang=zh")
+    assert 'lang="zh-CN"' in chosen.text[:200]
+    assert chosen.headers["set-cookie"].startswith("lang=zh;")
+    assert "set-cookie" not in page.shared_client.get("/?lang=<script>").headers
+
+
+def test_the_page_names_no_other_host_and_forbids_them(page: DaemonProcess) -> None:
+    answer = page.shared_client.get("/")
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    for host in ("googleapis", "gstatic", "cdnjs", "huggingface", "githubusercontent", "stepaudiod.invalid"):
+        assert host not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/page/../routes.py", "/page/%2e%2e/routes.py", "/assets/../index.html"])
+def test_only_the_pages_own_files_are_served(page: DaemonProcess, path: str) -> None:
+    assert page.shared_client.get(path).status_code == 404
+
+
+def test_nothing_of_gradios_server_is_there(page: DaemonProcess) -> None:
+    for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/heartbeat/x", "/config"):
+        assert page.shared_client.get(path).status_code == 404
+        assert page.shared_client.post(path).status_code == 404
+
+
+class Watcher:
+    """Somebody who watches, in a thread."""
+
+    def __init__(self, daemon: DaemonProcess) -> None:
+        self.events: list[dict[str, object]] = []
+        self.has_begun = threading.Event()
+        self._daemon = daemon
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        assert self.has_begun.wait(30)
+
+    def _watch(self) -> None:
+        try:
+            with self._daemon.client() as client, client.stream("GET", "/page/watch") as answer:
+                for line in answer.iter_lines():
+                    if line.startswith("data: "):
+                        self.events.append(json.loads(line.removeprefix("data: ")))
+                        self.has_begun.set()
+        except httpx.RemoteProtocolError:
+            pass  # the daemon has gone
+
+
+def test_a_watcher_hears_of_work_and_does_not_keep_the_daemon_awake(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon({"idle_timeout": 2})
+    watcher = Watcher(daemon)
+    with daemon.client() as client:
+        speech = {"model": "tts-1", "voice": "alloy", "input": LONG, "response_format": "pcm"}
+        spoken = client.post("/v1/audio/speech", json=speech)
+    assert len(spoken.content) > 48_000 * 60
+    assert daemon.wait() == 0
+    watcher.thread.join(30)
+    assert not watcher.thread.is_alive()
+    assert any(event["daemon"]["active"] for event in watcher.events)  # type: ignore[index]
+    assert not watcher.events[-1]["daemon"]["active"]  # type: ignore[index]
+
+
+def test_watchers_do_not_hold_up_a_stop(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon({"timeouts.drain": 600})
+    watchers = [Watcher(daemon) for _ in range(3)]
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    for watcher in watchers:
+        watcher.thread.join(30)
+        assert not watcher.thread.is_alive()

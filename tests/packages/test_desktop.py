@@ -43,6 +43,9 @@ def desktop(machine: Machine, repository: Repository, debian: Path) -> Iterator[
     machine.run("apt-get", "update")
     install(machine, "stepaudiod", *DESKTOP, timeout_s=240)
     machine.write("/etc/asound.conf", ASOUND)
+    # A desktop has a sound server; this machine has not.
+    settings = machine.path("/etc/speech-dispatcher/speechd.conf")
+    settings.write_text(settings.read_text() + '\nAudioOutputMethod "alsa"\n')
     machine.write("/etc/stepaudiod/conf.d/90-test.toml", "idle_timeout = 2\n")
     yield machine
     machine.remove("/etc/stepaudiod/conf.d/90-test.toml")

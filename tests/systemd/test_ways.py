@@ -138,20 +138,17 @@ def test_after_the_last_work_nothing_is_left(running: Running) -> None:
     assert running.machine.listening_ports() == running.way.ports
 
 
-def test_resident_it_keeps_its_model(running: Running) -> None:
-    (line,) = [
-        line
-        for line in (WAYS / "resident.toml").read_text().splitlines()
-        if line and not line.startswith("#")
-    ]
-    key, _, value = line.partition(" = ")
-    running.configure(**{key: value})
-    running.speak(running.way.api)
+def test_resident_it_loads_its_model_and_keeps_it(running: Running) -> None:
+    lines = [line for line in (WAYS / "resident.toml").read_text().splitlines() if line[:1] not in ("", "#")]
+    running.configure(**{key: value for key, _, value in (line.partition(" = ") for line in lines)})
+    assert running.machine.request("GET", "/healthz", at=running.way.api).status == 200
     answering = running.way.instances[-1]
+    running.machine.wait_until(lambda: running.processes() == 2, "a question was enough to load the model")
     running.machine.wait_until(
         lambda: running.machine.show(f"{answering}.service", "StatusText").startswith("awake for good"),
         "it says that it stays",
     )
+    running.speak(running.way.api)
     assert running.processes() == 2
 
 

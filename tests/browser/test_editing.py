@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.alert import Alert
 
 from tests.activation import DaemonProcess
@@ -85,7 +87,7 @@ def test_a_voice_is_added_used_exported_renamed_deleted_and_imported(
 ) -> None:
     client = step_audio.shared_client
     browser.tab("Voices")
-    browser.at("#voice_file").send_keys(str(humming))
+    browser.upload("#voice_file", humming)
     browser.write("#voice_name input, #voice_name textarea", "Aunt Mei")
     browser.write("#voice_transcript textarea", "hm hm")
     browser.click("#voice_add")
@@ -114,7 +116,8 @@ def test_a_voice_is_added_used_exported_renamed_deleted_and_imported(
     browser.press("Delete", "#voices_list .card:first-of-type")
     Alert(browser.driver).accept()
     browser.wait(lambda: names(client) == {"Hum"})
-    browser.at("#voice_import").send_keys(str(exported))
+    browser.wait(lambda: "Aunt May" not in browser.text("#voices_list"))
+    browser.upload("#voice_import", exported)
     browser.wait(lambda: names(client) == {"Aunt Mei", "Hum"})
     client.delete("/v1/audio/voices/aunt-mei").raise_for_status()
 
@@ -135,5 +138,13 @@ def speak_as(browser: Browser, voice: str) -> None:
 
 def choose(browser: Browser, field: str, also: str, text: str) -> None:
     browser.click(f"{field} input")
-    options = browser.wait(lambda: browser.all(f"{field} [role=option]") or browser.all("[role=option]"))
-    next(o for o in options if text in o.text and also in o.text).click()
+
+    def chosen() -> bool:
+        with suppress(StaleElementReferenceException):
+            for option in browser.all(f"{field} [role=option]") or browser.all("[role=option]"):
+                if text in option.text and also in option.text:
+                    option.click()
+                    return True
+        return False
+
+    browser.wait(chosen)

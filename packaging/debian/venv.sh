@@ -62,6 +62,9 @@ find . -type f ! -name '*.so*' -exec chmod a-x {} +
 find . -name '*.py' -exec sed -i '1{/^#!/d}' {} +
 rm -rf onnxruntime/tools onnxruntime/transformers onnxruntime/quantization onnxruntime/datasets
 rm -rf torch/include torch/share torch/bin
+# Of gradio's front end what no component of our page loads: video editing in the browser, plots of bokeh, rendering by
+# node (ssr_mode is off), examples.
+rm -rf gradio/templates/frontend/static/ffmpeg gradio/templates/frontend/static/bokeh gradio/templates/node gradio/media_assets
 # written for a later Python than this one, and used by torch's own tests only
 rm -f torch/testing/_internal/py312_intrinsics.py
 find . -type d -empty -delete

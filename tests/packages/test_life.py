@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -177,6 +178,15 @@ def test_a_connection_wakes_it_and_it_speaks_and_sleeps_again(machine: Machine) 
     assert (status, kind) == ("200", "audio/mpeg")
     assert int(size) > 5_000
     fall_asleep(machine)
+
+
+def test_the_page_comes_with_its_scripts(machine: Machine) -> None:
+    page = machine.request("GET", "/", timeout_s=60)
+    assert page.status == 200
+    scripts = re.findall(r'(?:src|href)="\.?(/[^":]+\.(?:js|css))"', page.body.decode())
+    assert scripts
+    for path in scripts:
+        assert machine.request("GET", path).status == 200, path
 
 
 def test_debians_own_test_of_it_passes(machine: Machine) -> None:

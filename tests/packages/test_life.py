@@ -180,13 +180,19 @@ def test_a_connection_wakes_it_and_it_speaks_and_sleeps_again(machine: Machine) 
     fall_asleep(machine)
 
 
+@pytest.mark.usefixtures("short_sleep")
 def test_the_page_comes_with_its_scripts(machine: Machine) -> None:
-    page = machine.request("GET", "/", timeout_s=60)
-    assert page.status == 200
-    scripts = re.findall(r'(?:src|href)="\.?(/[^":]+\.(?:js|css))"', page.body.decode())
-    assert scripts
-    for path in scripts:
+    def scripts() -> list[str]:
+        page = machine.request("GET", "/", timeout_s=60)
+        assert page.status == 200
+        return re.findall(r'(?:src|href)="\.?(/[^":]+\.(?:js|css))"', page.body.decode())
+
+    found = machine.wait_until(
+        scripts, "the page is there, and no longer the one that says wait", timeout_s=60
+    )
+    for path in found:
         assert machine.request("GET", path).status == 200, path
+    fall_asleep(machine)
 
 
 def test_debians_own_test_of_it_passes(machine: Machine) -> None:

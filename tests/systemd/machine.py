@@ -231,6 +231,14 @@ class Machine:
         main = self.main_process(unit)
         return [pid for pid in self.processes(unit) if pid != main]
 
+    def workers(self, unit: str) -> list[int]:
+        """Its workers; the child that draws the page is none."""
+        return [
+            pid
+            for pid in self.children(unit)
+            if b"stepaudiod.worker.main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+
     def wait_for_exit(self, pid: int, timeout_s: float = 20) -> None:
         """Wait until that process of the host is gone.
 

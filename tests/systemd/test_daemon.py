@@ -115,18 +115,18 @@ def test_the_journal_has_fields_and_never_the_text(sleeping: Machine) -> None:
 
 def test_a_killed_worker_costs_only_the_request_in_flight(sleeping: Machine) -> None:
     assert say(sleeping).status == 200
-    (worker,) = sleeping.children(SERVICE)
+    (worker,) = sleeping.workers(SERVICE)
     front = sleeping.main_process(SERVICE)
     os.kill(worker, signal.SIGKILL)
     sleeping.wait_for_exit(worker)
     assert say(sleeping).status == 200
     assert sleeping.main_process(SERVICE) == front
-    assert sleeping.children(SERVICE) != [worker]
+    assert sleeping.workers(SERVICE) != [worker]
 
 
 def test_a_killed_front_takes_its_worker_along_and_the_socket_still_answers(sleeping: Machine) -> None:
     assert say(sleeping).status == 200
-    (worker,) = sleeping.children(SERVICE)
+    (worker,) = sleeping.workers(SERVICE)
     os.kill(sleeping.main_process(SERVICE), signal.SIGKILL)
     sleeping.wait_for_exit(worker)
     assert say(sleeping).status == 200
@@ -201,7 +201,7 @@ def test_the_socket_of_the_former_api_serves_the_api_alone(sleeping: Machine) ->
     assert say(sleeping, at=API).status == 200
     assert sleeping.request("GET", "/", at=API).status == 404
     assert sleeping.request("GET", "/", at=TCP4).status == 200
-    assert len(sleeping.children(SERVICE)) == 1, "one worker serves both"
+    assert len(sleeping.workers(SERVICE)) == 1, "one worker serves both"
 
 
 def test_each_instance_has_its_own_configuration(machine: Machine) -> None:

@@ -92,4 +92,4 @@ def test_what_is_spooled_goes_to_a_private_folder_on_disk(awake: Machine) -> Non
 
 def test_nothing_is_said_of_a_gpu_that_isnt_there(awake: Machine) -> None:
     assert awake.show("stepaudiod-gpu.service", "ConditionResult") == "no"
-    assert "stepaudiod-gpu" not in awake.journal.tail(lines=1000)
+    assert "stepaudiod-gpu.service" not in awake.journal.tail(lines=1000)

@@ -42,7 +42,7 @@ esac
 # What only their developers use. Installing takes as long as there are files.
 cd "$packages"
 find . -type d '(' -name tests -o -name test -o -name __pycache__ ')' -prune -exec rm -rf {} +
-find . -type f '(' -name '*.py[xi]' -o -name '*.pxd' -o -name '*.pyc' -o -name '*.a' -o -name '*.lib' -o -name '*.h' \
+find . -type f ! -path './triton/*' '(' -name '*.py[xi]' -o -name '*.pxd' -o -name '*.pyc' -o -name '*.a' -o -name '*.lib' -o -name '*.h' \
   -o -name py.typed -o -name '*.c' -o -name '*.cpp' ')' -delete
 find . -path '*.dist-info/*' '(' -name RECORD -o -name INSTALLER -o -name REQUESTED -o -name direct_url.json ')' -delete
 # Copies of libraries: lib64/ is read by nobody, and of liba.so, liba.so.0 and liba.so.0.9 one is enough.
@@ -61,7 +61,14 @@ find . -name '*_tests.*.so' -delete
 find . -type f ! -name '*.so*' -exec chmod a-x {} +
 find . -name '*.py' -exec sed -i '1{/^#!/d}' {} +
 rm -rf onnxruntime/tools onnxruntime/transformers onnxruntime/quantization onnxruntime/datasets
-rm -rf torch/include torch/share torch/bin
+rm -rf torch/include torch/share
+# Of torch's programs one is looked for when torch is imported.
+if [ -d torch/bin ]; then
+  find torch/bin -type f ! -name torch_shm_manager -delete
+  chmod a+x torch/bin/torch_shm_manager
+fi
+# triton compiles with its own headers and programs.
+find triton/backends -path '*/bin/*' -type f -exec chmod a+x {} + 2>/dev/null || true
 # Of gradio's front end what no component of our page loads: video editing in the browser, plots of bokeh, rendering by
 # node (ssr_mode is off), examples.
 rm -rf gradio/templates/frontend/static/ffmpeg gradio/templates/frontend/static/bokeh gradio/templates/node gradio/media_assets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import httpx
@@ -118,3 +119,22 @@ def test_tags_say_every_option_and_who_can(client: httpx.Client) -> None:
     assert abilities["clone"] is True
     assert client.get("/v1/models/step-audio-editx-int8").json()["id"] == "step-audio-editx-int8"
     assert client.get("/v1/models/nobody").status_code == 404
+
+
+def test_an_old_edit_without_a_transcript_has_it_written_down(client: httpx.Client) -> None:
+    say = {"model": "hibari", "voice": "heart", "input": "The boy was there when the sun rose.", "seed": 1}
+    spoken = client.post("/v1/audio/speech", json=say).content
+    payload = {
+        "model": "step-audio-editx",
+        "input": "",
+        "step_audio": {"mode": "emotion", "edit_info": "happy"},
+    }
+    answer = client.post(
+        "/v1/audio/speech/upload",
+        data={"payload": json.dumps(payload)},
+        files={"input_audio_file": ("said.mp3", spoken)},
+        timeout=300,
+    )
+    assert answer.status_code == 200, answer.text
+    assert "sun rose" in answer.headers["X-StepAudio-Transcript"]
+    assert answer.headers["X-StepAudio-Transcript-By"] == "whisper-tiny.en"

@@ -331,6 +331,8 @@ def _keep(reference: Reference, path: Path) -> None:
     unfinished = path.with_suffix(f".{os.getpid()}")
     try:
         save_file(reference.to_tensors(), unfinished)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut could leave the name without the contents
         unfinished.rename(path)
     except (OSError, SafetensorError) as error:
         unfinished.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import wave
 from collections.abc import Iterable
@@ -212,8 +213,10 @@ def test_the_daemon_loads_it_and_tells_how_far(start_daemon: StartDaemon, data: 
         loaded = client.get("/api/v1/models/status").json()["step-audio-editx"]
         assert loaded["loaded"] is True
         assert loaded["device"] == "cpu"
-    daemon.notify.wait_for("STATUS=speaking to 1 · loading step-audio-editx: language model")
-    assert any(" GB " in message for message in daemon.notify.messages)
+    # which of the tiny checkpoint's short stages are caught differs from run to run
+    daemon.notify.wait_for("STATUS=speaking to 1 · loading step-audio-editx: imports")
+    told = re.compile(r"loading step-audio-editx: [a-z ]+, \d\.\d of \d\.\d GB \d+%")
+    assert any(told.search(message) for message in daemon.notify.messages), daemon.notify.messages
 
 
 def test_one_variant_at_a_time_and_nobody_is_cut_off(start_daemon: StartDaemon, data: Path) -> None:

@@ -14,6 +14,7 @@
     ├── Busy                      the queue is full or something is in use; says when to come back
     ├── Stopping                  the daemon is going away and takes no more work
     ├── TookTooLong               the work wasn't done within its deadline
+    ├── DiskFull                  what was sent has no room on the disk
     └── EngineError               the work itself failed
         ├── EngineUnavailable     no engine, or its packages or weights are missing
         ├── ModelFileError        a model file is missing, truncated or wrong
@@ -131,6 +132,12 @@ class TookTooLong(StepaudiodError):
     """The work wasn't done within its deadline."""
 
     code = "deadline_exceeded"
+
+
+class DiskFull(StepaudiodError):
+    """What was sent has no room on the disk."""
+
+    code = "disk_full"
 
 
 class EngineError(StepaudiodError):

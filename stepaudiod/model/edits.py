@@ -63,7 +63,7 @@ class Edit:
     Args:
         kind: one of `OPTIONS`.
         info: which emotion, style or speed; None for the others.
-        text: for `paralinguistic`, the new text with its tags.
+        text: for `paralinguistic`, the new text, as a rule with tags.
         intensity: 0.1 to 3, for an emotion or a style; 1 says nothing about it.
         iterations: how often the edit is applied, each time to the last result.
 
@@ -119,10 +119,6 @@ class Edit:
         unknown = [name for name in names if name not in TAGS and name not in LANGUAGES]
         if unknown:
             raise InvalidRequest(f"there is no tag [{unknown[0]}]; there are {_tags()}", "text")
-        if not any(name in TAGS for name in names):
-            raise InvalidRequest(
-                f"the new text holds no tag; put one or more where the sounds go: {_tags()}", "text"
-            )
 
     @property
     def needs_transcript(self) -> bool:
@@ -132,6 +128,18 @@ class Edit:
     def instruction(self, transcript: str) -> str:
         """Say it as the model was trained to hear it; see `instruction`."""
         return instruction(self.kind, self.info, self.text, transcript, self.intensity)
+
+
+def require_tag(text: str) -> None:
+    """Refuse a new text for `paralinguistic` that says nowhere which sound to add; the model takes one.
+
+    Raises:
+        InvalidRequest: it holds no tag; lists them.
+    """
+    if not any(name in TAGS for name in _BRACKETED.findall(text)):
+        raise InvalidRequest(
+            f"the new text holds no tag; put one or more where the sounds go: {_tags()}", "text"
+        )
 
 
 def instruction(

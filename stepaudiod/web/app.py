@@ -89,7 +89,7 @@ def build_app(
         Middleware(RequestId),
         Middleware(CountAnswers, service.counters),
         Middleware(Access, settings, keys),
-        Middleware(SpoolUploads),
+        Middleware(SpoolUploads, settings),
     ]
     app = Starlette(routes=routes(role, page), middleware=middleware, exception_handlers=dict(HANDLERS))
     app.state.settings = settings

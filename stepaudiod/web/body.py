@@ -9,7 +9,7 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stepaudiod.config import Settings
-from stepaudiod.errors import InvalidRequest, TooLarge, TooSlow
+from stepaudiod.errors import Busy, InvalidRequest, TooLarge, TooSlow
 
 DISCARD = 64
 """This many times the limit is read and dropped, so that a client which still sends hears the refusal."""
@@ -49,15 +49,55 @@ class Upload:
     size_bytes: int
 
 
+class Places:
+    """Requests that may have files on disk at a time: as many as are worked on and wait."""
+
+    def __init__(self, settings: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._taken = 0
+
+    def take(self) -> None:
+        """Take one.
+
+        Raises:
+            Busy: there is none.
+        """
+        limits = self._settings().limits
+        if self._taken >= limits.concurrency + limits.max_queue:
+            raise Busy(f"{self._taken} recordings are being sent or worked on already. Try again in 1 s.", 1)
+        self._taken += 1
+
+    def give_back(self) -> None:
+        """Leave it to the next."""
+        self._taken -= 1
+
+
 @dataclass(slots=True)
 class Spool:
     """The files of one request, in a folder of their own."""
 
+    places: Places
     folder: Path | None = None
     uploads: dict[str, Upload] = field(default_factory=dict)
+    is_open: bool = False
+
+    def open(self) -> None:
+        """Have a place for files.
+
+        Raises:
+            Busy: too many others have one.
+        """
+        if not self.is_open:
+            self.places.take()
+            self.is_open = True
 
     def new_path(self, filename: str) -> Path:
-        """Where a file of that name goes; only its suffix is kept of it."""
+        """Where a file of that name goes; only its suffix is kept of it.
+
+        Raises:
+            Busy: too many others have files.
+        """
+        self.open()
         if self.folder is None:
             self.folder = Path(tempfile.mkdtemp(prefix="stepaudiod-"))
         suffix = Path(filename).suffix.lower()
@@ -68,17 +108,21 @@ class Spool:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder = None
+        if self.is_open:
+            self.places.give_back()
+            self.is_open = False
 
 
 class SpoolUploads:
     """Gives every request a spool, and empties it when the response has ended, however it ended."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, settings: Callable[[], Settings]) -> None:
         self._app = app
+        self._places = Places(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve with a spool."""
-        spool = Spool()
+        spool = Spool(self._places)
         scope.setdefault("state", {})["spool"] = spool
         try:
             await self._app(scope, receive, send)
@@ -113,6 +157,7 @@ async def read_multipart(
         InvalidRequest: it isn't multipart, or a field is missing, unknown or wrong.
         TooLarge: more bytes than `limits.max_upload`.
         TooSlow: it stopped coming for `timeouts.body` seconds, or took `timeouts.upload` in all.
+        Busy: too many others send recordings; what comes is dropped, so that the client hears of it.
     """
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise InvalidRequest("Send this as multipart/form-data, with the recording as a file.")
@@ -121,6 +166,12 @@ async def read_multipart(
     pieces = body_pieces(
         request, settings, limits.max_upload, "limits.max_upload). Send a shorter recording."
     )
+    try:
+        spool.open()
+    except Busy:
+        async for _ in pieces:
+            pass
+        raise
     parser = MultiPartParser(
         request.headers, pieces, max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=limits.max_body
     )

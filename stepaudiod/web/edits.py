@@ -11,7 +11,7 @@ from stepaudiod.audio.formats import MEDIA_TYPES
 from stepaudiod.config import Settings
 from stepaudiod.engines.catalog import can
 from stepaudiod.errors import EngineUnavailable, InvalidRequest
-from stepaudiod.model.edits import LANGUAGES, OPTIONS, Edit
+from stepaudiod.model.edits import LANGUAGES, OPTIONS, Edit, require_tag
 from stepaudiod.service import Service
 from stepaudiod.speech import Change, EditRequest, Recording
 from stepaudiod.web.body import check_length, read_multipart, required
@@ -30,6 +30,8 @@ async def edits(request: Request) -> Response:
     form, uploads = await read_multipart(request, EditForm, settings, ("file",))
     file = required(uploads, "file")
     change = checked(Change(form.mode, form.edit_info, form.text, form.intensity, form.iterations), PARAMS)
+    if change.mode == "paralinguistic":
+        require_tag(change.text or "")
     for param, text in (("text", form.text or ""), ("transcript", form.transcript)):
         check_length(text, settings, param)
     engine = engine_for(service, form.model, form.mode)

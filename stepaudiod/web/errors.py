@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from http import HTTPStatus
@@ -16,7 +17,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stepaudiod import errors
-from stepaudiod.errors import Busy, InvalidRequest, StepaudiodError
+from stepaudiod.errors import Busy, DiskFull, InvalidRequest, StepaudiodError
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ STATUSES: dict[type[StepaudiodError], int] = {
     errors.Busy: 429,
     errors.Stopping: 503,
     errors.TookTooLong: 504,
+    errors.DiskFull: 507,
     errors.EngineError: 500,
     errors.EngineUnavailable: 503,
     errors.ModelFileError: 503,
@@ -45,7 +47,7 @@ RETRY_AFTER_S = {errors.Stopping: 1, errors.WorkerLost: 1}
 
 IN_THE_JOURNAL = "Its journal says why: journalctl -u stepaudiod"
 
-UNFINISHED = (408, 413)
+UNFINISHED = (408, 413, 507)
 """Answers to a request that has not come whole: the connection can't carry another."""
 
 
@@ -82,6 +84,16 @@ async def on_stepaudiod_error(request: Request, error: Exception) -> Response:
     return error_response(error.message, status, error.code, param, headers)
 
 
+async def on_os_error(request: Request, error: Exception) -> Response:
+    """No room for what was sent; any other of these is a mistake of ours."""
+    assert isinstance(error, OSError)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    log.error("what a request sent has no room on the disk: %s", error)
+    full = DiskFull("The daemon's disk has no room for what was sent. Free some there, then send it again.")
+    return await on_stepaudiod_error(request, full)
+
+
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """No such path, or not with this method."""
     assert isinstance(error, HTTPException)
@@ -104,7 +116,12 @@ async def on_exception(request: Request, error: Exception) -> Response:
     return error_response("The daemon made a mistake; its journal has the details.", 500, "internal_error")
 
 
-HANDLERS = {StepaudiodError: on_stepaudiod_error, HTTPException: on_http_exception, Exception: on_exception}
+HANDLERS = {
+    StepaudiodError: on_stepaudiod_error,
+    HTTPException: on_http_exception,
+    OSError: on_os_error,
+    Exception: on_exception,
+}
 
 
 def refuse_everything(reason: str) -> ASGIApp:

@@ -14,12 +14,14 @@ Whoever may send a URL would otherwise speak through us to whatever this machine
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
+import threading
 from collections.abc import Awaitable, Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stepaudiod import __version__
 from stepaudiod.errors import InvalidRequest, TooLarge
@@ -89,10 +91,26 @@ def is_our_own(address: str) -> bool:
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host: getaddrinfo(3)."""
+    """The addresses of a host: getaddrinfo(3).
+
+    It asks in a thread of its own that nobody waits for: a name server may take longer than any deadline,
+    and such threads must neither keep others' work waiting nor the daemon from leaving.
+    """
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+    answer: asyncio.Future[list[Any]] = loop.create_future()
+
+    def tell(set_answer: Callable[[Any], None], value: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(lambda: None if answer.done() else set_answer(value))
+
+    def ask() -> None:
+        try:
+            tell(answer.set_result, socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:
+            tell(answer.set_exception, error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in await answer))
 
 
 class Fetcher:

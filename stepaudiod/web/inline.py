@@ -19,7 +19,7 @@ from pathlib import Path
 from starlette.requests import Request
 
 from stepaudiod.config import Settings
-from stepaudiod.errors import InvalidRequest, TooLarge
+from stepaudiod.errors import Busy, InvalidRequest, StepaudiodError, TooLarge
 from stepaudiod.web.body import Spool, Upload, body_pieces
 
 FIELDS = ("prompt_audio_base64", "input_audio_base64")
@@ -40,6 +40,7 @@ async def read_json(request: Request, settings: Settings) -> bytes:
         InvalidRequest: a recording isn't base64, or is there twice.
         TooLarge: it is larger than `limits.max_upload`, or what is left is larger than `limits.max_body`.
         TooSlow: it stopped coming for `timeouts.body` seconds.
+        Busy: too many others send recordings.
     """
     limits = settings.limits
     pieces = body_pieces(
@@ -144,7 +145,7 @@ class JsonBody:
         self._name = ""
         self._path = Path()
         self._file: Base64File | None = None
-        self._error: InvalidRequest | None = None
+        self._error: StepaudiodError | None = None
 
     async def read(self, pieces: AsyncIterable[bytes]) -> bytes:
         """The JSON without recordings; each of them is in the spool under its field's name.
@@ -154,6 +155,7 @@ class JsonBody:
         Raises:
             InvalidRequest: a recording isn't base64, or is there twice.
             TooLarge: what is left is larger than the limit.
+            Busy: too many others send recordings.
         """
         try:
             async for piece in pieces:
@@ -196,7 +198,11 @@ class JsonBody:
         if self._name in self._spool.uploads:
             self._error = InvalidRequest(f"{self._name!r} is there twice.", self._name)
             return b""
-        self._path = self._spool.new_path("recording.bin")
+        try:
+            self._path = self._spool.new_path("recording.bin")
+        except Busy as error:
+            self._error = error
+            return b""
         self._file = Base64File(self._path)
         return piece
 

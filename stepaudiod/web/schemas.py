@@ -128,6 +128,11 @@ def _or_any(voice: object) -> object:
     return "" if voice is None else voice
 
 
+def _or_default(step_audio: object) -> object:
+    """Nothing of it is all of its defaults."""
+    return {} if step_audio is None else step_audio
+
+
 class OldSpeechForm(SpeechForm):
     """`POST /v1/audio/speech` in the form of the old containers: everything but the text has a default."""
 
@@ -142,7 +147,7 @@ class OldSpeechForm(SpeechForm):
     response_format: AudioFormat = "wav"
     stream: bool = Field(False, description="audio is always sent while it is made")
     metadata: dict[str, str] | None = Field(None, description="comes back in headers x-metadata-NAME")
-    step_audio: StepAudioForm = StepAudioForm()
+    step_audio: Annotated[StepAudioForm, BeforeValidator(_or_default)] = StepAudioForm()
 
 
 class UploadForm(Form):

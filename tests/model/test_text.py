@@ -15,7 +15,15 @@ from stepaudiod.errors import InvalidRequest, ModelFileError
 from stepaudiod.model import lengths
 from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.model.codes import complete, id_codes, interleave, to_columns
-from stepaudiod.model.edits import EMOTIONS, STYLES, TAGS, Edit, intensity_word, with_language
+from stepaudiod.model.edits import (
+    EMOTIONS,
+    STYLES,
+    TAGS,
+    Edit,
+    intensity_word,
+    require_tag,
+    with_language,
+)
 from stepaudiod.model.prompts import PromptForm, PromptWriter
 from stepaudiod.model.tokenizer import (
     AUDIO_BASE,
@@ -117,10 +125,13 @@ def test_wrong_edits_are_refused_with_the_right_ones_listed(kind: str, info: str
         Edit(kind, info)
 
 
-def test_paralinguistic_needs_a_known_tag() -> None:
-    for text in (None, "no tag", "[Cough] no"):
+def test_paralinguistic_needs_a_text_and_knows_its_tags() -> None:
+    for text in (None, " ", "[Cough] no"):
         with pytest.raises(InvalidRequest, match=r"\[Laughter\]"):
             Edit("paralinguistic", text=text)
+    with pytest.raises(InvalidRequest, match=r"\[Laughter\]"):
+        require_tag("no tag")
+    require_tag("[Sigh] yes")
     assert "new text is : [Sigh] yes\n" in Edit("paralinguistic", text="[Sigh] yes").instruction("yes")
 
 

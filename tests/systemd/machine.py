@@ -47,7 +47,7 @@ class Machine:
     """
 
     def __init__(self, leader: int) -> None:
-        self._leader = leader
+        self.leader = leader
         self._cgroup = cgroup_of(leader)
         self._network = Network(leader)
         self._overridden: set[str] = set()
@@ -76,7 +76,7 @@ class Machine:
     def power_off(self) -> None:
         """Shut down in order, as a real machine would: services are stopped. Nothing works afterwards."""
         self.systemctl("poweroff", "--no-block")
-        self.wait_for_exit(self._leader, timeout_s=90)
+        self.wait_for_exit(self.leader, timeout_s=90)
 
     # commands
 
@@ -111,7 +111,7 @@ class Machine:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=ENVIRONMENT)
 
     def _command(self, argv: Sequence[str], user: str | None) -> list[str]:
-        enter = ["nsenter", f"--target={self._leader}", "--all", "--root", "--wd", "--"]
+        enter = ["nsenter", f"--target={self.leader}", "--all", "--root", "--wd", "--"]
         as_user = ["runuser", "-u", user, "--"] if user else []
         # nsenter waits for a child; who ends nsenter means the child.
         return [*enter, *as_user, "setpriv", "--pdeathsig=KILL", "--", *argv]
@@ -120,7 +120,7 @@ class Machine:
 
     def path(self, path: str | Path) -> Path:
         """The host's path of a file inside. It must not lead through an absolute symbolic link."""
-        return Path(f"/proc/{self._leader}/root{path}")
+        return Path(f"/proc/{self.leader}/root{path}")
 
     def write(self, path: str | Path, text: str, mode: int = 0o644) -> None:
         """Write a file, and make the folders above it."""
@@ -278,7 +278,7 @@ class Machine:
         """The TCP ports that somebody listens on: proc_net(5)."""
         listening, ports = "0A", set()
         for name in ("tcp", "tcp6"):
-            for line in Path(f"/proc/{self._leader}/net/{name}").read_text().splitlines()[1:]:
+            for line in Path(f"/proc/{self.leader}/net/{name}").read_text().splitlines()[1:]:
                 _, local, _, state, *_ = line.split()
                 if state == listening:
                     ports.add(int(local.rpartition(":")[2], 16))

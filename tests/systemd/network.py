@@ -57,6 +57,13 @@ class Network:
             raise
         return made
 
+    def listen(self, address: tuple[str, int]) -> socket.socket:
+        """A listening TCP socket in there."""
+        made = self._inside.submit(socket.socket, socket.AF_INET).result()
+        made.bind(address)
+        made.listen()
+        return made
+
     def request(
         self,
         method: str,

@@ -74,6 +74,12 @@ FAILURES: dict[type[StepaudiodError], Failure] = {
             None,
         ),
         (
+            errors.DiskFull,
+            "the disk has no room for what was sent",
+            "The daemon's disk has no room for what was sent. Free some there, then send it again.",
+            None,
+        ),
+        (
             errors.TooLarge,
             "the body, or the recording in it, is over a configured limit",
             "The body is larger than 1,048,576 bytes (limits.max_body). Send the text in parts.",
@@ -93,7 +99,7 @@ FAILURES: dict[type[StepaudiodError], Failure] = {
         ),
         (
             errors.Busy,
-            "the queue is full, or the model to unload is at work",
+            "the queue is full, too many recordings are being sent, or the model to unload is at work",
             "64 requests are waiting already (limits.max_queue). Come back in 12 s.",
             None,
         ),

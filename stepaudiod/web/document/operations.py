@@ -52,13 +52,12 @@ SPEECH, EDITING, LISTENING, VOICES, MODELS, DAEMON = (
     "The daemon",
 )
 
-READS = (errors.InvalidRequest, errors.TooLarge, errors.TooSlow)
-"""Any body may be wrong, too large, or stop coming."""
+READS = (errors.InvalidRequest, errors.TooLarge, errors.TooSlow, errors.Busy, errors.DiskFull)
+"""Any body may be wrong, too large, stop coming, or find no room."""
 NAMES_A_MODEL = (errors.NotFound, errors.EngineUnavailable)
 WORKS = (
     *NAMES_A_MODEL,
     errors.Unsupported,
-    errors.Busy,
     errors.Stopping,
     errors.EngineError,
     errors.SynthesisFailed,

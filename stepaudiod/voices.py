@@ -176,6 +176,9 @@ class VoiceLibrary:
             (unfinished / METADATA).write_text(
                 json.dumps(asdict(voice), ensure_ascii=False, indent=1), encoding="utf-8"
             )
+            for kept in unfinished.iterdir():
+                with kept.open("rb") as file:
+                    os.fsync(file.fileno())  # or a power cut could leave the name without the contents
             unfinished.chmod(0o750)
             os.rename(unfinished, self.root / id)
         except OSError as error:

@@ -10,6 +10,7 @@ needs three frames more than a chunk gives out; at the end of an utterance they 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -28,12 +29,27 @@ class EncoderState:
     Args:
         ahead: `(1, size, 2)` of the lookahead's second convolution; None before the first chunk.
         up: `(1, size, 4)` of the convolution after doubling.
-        caches: for each layer its keys and values, `(1, heads, frames so far, head)`.
+        caches: for each layer its keys and values, `(2, 1, heads, frames so far, head)`.
+        prompt: what came before those, in the same form; others may hold it too, so it is never written to.
     """
 
     ahead: Tensor | None = None
     up: Tensor | None = None
-    caches: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    caches: dict[int, Tensor] = field(default_factory=dict)
+    prompt: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def after_prompt(self) -> EncoderState:
+        """Begin a state that shares all that was seen so far."""
+        return EncoderState(self.ahead, self.up, {}, self.caches)
+
+    def past(self, layer: int) -> tuple[Tensor, ...]:
+        """A layer's keys and values, the earliest first."""
+        return tuple(part[layer] for part in (self.prompt, self.caches) if layer in part)
+
+    def append(self, layer: int, new: Tensor) -> None:
+        """Take in a chunk's keys and values."""
+        before = self.caches.get(layer)
+        self.caches[layer] = new if before is None else torch.cat((before, new), dim=3)
 
 
 class InputLayer(nn.Module):
@@ -93,23 +109,21 @@ class RelativeAttention(nn.Module):
         self.pos_bias_u = nn.Parameter(torch.empty(heads, self.head_size))
         self.pos_bias_v = nn.Parameter(torch.empty(heads, self.head_size))
 
-    def forward(
-        self, x: Tensor, positions: Tensor, past: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor, positions: Tensor, past: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Attend from `(batch, n, size)` to the past and itself.
 
         Args:
             x: the new frames, which come last.
             positions: `(2 * keys - 1, size)`, relative positions from keys - 1 down.
-            past: earlier keys and values.
+            past: earlier keys and values, `(2, batch, heads, keys, head)` each.
 
         Returns:
-            `(batch, n, size)`, and the keys and values with the new ones.
+            `(batch, n, size)`, and the new keys and values.
         """
         q = self._heads(self.linear_q(x))
         k, v = (self._heads(linear(x)).transpose(1, 2) for linear in (self.linear_k, self.linear_v))
-        if past is not None:
-            k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
+        new = torch.stack((k, v))
+        k, v = torch.cat((*past, new), dim=3) if past else new
         p = self._heads(self.linear_pos(positions)).transpose(0, 1)  # (heads, 2 * keys - 1, head)
         by_content = (q + self.pos_bias_u).transpose(1, 2) @ k.transpose(-2, -1)
         by_position = _shift((q + self.pos_bias_v).transpose(1, 2) @ p.transpose(-2, -1), k.shape[2])
@@ -117,7 +131,7 @@ class RelativeAttention(nn.Module):
         # them.
         weights = ((by_content + by_position) / math.sqrt(self.head_size)).softmax(dim=-1)
         attended = (weights @ v).transpose(1, 2).flatten(2)  # (batch, n, size)
-        return self.linear_out(attended), (k, v)
+        return self.linear_out(attended), new
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], self.heads, self.head_size)  # (..., n, heads, head)
@@ -158,9 +172,7 @@ class ConformerLayer(nn.Module):
         self.norm_mha = nn.LayerNorm(size, eps=1e-12)
         self.norm_ff = nn.LayerNorm(size, eps=1e-12)
 
-    def forward(
-        self, x: Tensor, positions: Tensor, past: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor, positions: Tensor, past: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Run over `(batch, n, size)`; see `RelativeAttention`."""
         y, cache = self.self_attn(self.norm_mha(x), positions, past)
         x = x + y
@@ -211,11 +223,11 @@ class TokenEncoder(nn.Module):
         return normed
 
     def _run(self, layers: nn.ModuleList, x: Tensor, state: EncoderState, first: int) -> Tensor:
-        past = state.caches.get(first)
-        keys = x.shape[1] + (0 if past is None else past[0].shape[2])
+        keys = x.shape[1] + sum(part.shape[3] for part in state.past(first))
         positions = _relative_positions(keys, self.size, x)
         for index, layer in enumerate(layers, first):
-            x, state.caches[index] = layer(x, positions, state.caches.get(index))
+            x, new = layer(x, positions, state.past(index))
+            state.append(index, new)
         return x
 
 

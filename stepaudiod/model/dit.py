@@ -4,7 +4,8 @@ Its layer norms are steered by the time alone. A solve visits the same few times
 `Modulation` is made once a time and kept. The order within a block is attention, convolution, feed-forward.
 
 Chunks: convolutions are causal and keep two columns; attention keeps keys and values of the prompt and of a
-stretch of the newest frames. Attention has no positions, so the order of the cached keys doesn't matter.
+stretch of the newest frames. Attention has no positions, so the order of the cached keys doesn't matter, and
+those of the prompt can lie elsewhere, shared by all streams of a voice.
 """
 
 from __future__ import annotations
@@ -41,18 +42,40 @@ class Past:
     Args:
         caches: `(blocks, 2, batch, heads, frames, head)` keys and values, the newest first.
         columns: `(blocks, 2, batch, hidden, 2)`, the two last columns of both convolutions.
+        prompt: keys and values of the prompt in the same form; others may hold them too, so they are never
+            written to.
     """
 
     caches: Tensor
     columns: Tensor
+    prompt: Tensor | None = None
 
-    def forget(self, newest: int, oldest: int) -> Past:
-        """Keep only the `newest` frames and the `oldest`, which are the prompt."""
-        frames = self.caches.shape[4]
-        if frames <= newest + oldest:
-            return self
-        kept = self.caches[..., :newest, :], self.caches[..., frames - oldest :, :]
-        return Past(torch.cat(kept, dim=4), self.columns)
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """Its own keys and values, then the prompt's."""
+        return (self.caches,) if self.prompt is None else (self.caches, self.prompt)
+
+    @property
+    def frames(self) -> int:
+        """How many frames it holds, the prompt's too."""
+        return sum(part.shape[4] for part in self.parts)
+
+    def as_prompt(self) -> Past:
+        """Call all that was seen so far the prompt."""
+        whole = self.parts[0] if self.prompt is None else torch.cat(self.parts, dim=4)
+        return Past(whole[..., :0, :].clone(), self.columns, whole)
+
+    def followed_by(self, new: Past, newest: int) -> Past:
+        """Give the past after a chunk: what it leaves behind in front, and at most `newest` frames of it all.
+
+        What is left out is let go of: nothing here is a view of something larger.
+        """
+        frames = new.caches.shape[4]
+        if frames >= newest:
+            kept = new.caches if frames == newest else new.caches[..., :newest, :].clone()
+        else:
+            kept = torch.cat((new.caches, self.caches[..., : newest - frames, :]), dim=4)
+        return Past(kept, new.columns, self.prompt)
 
 
 @dataclass(frozen=True)
@@ -71,24 +94,26 @@ class Padding:
 
 @dataclass
 class EstimatorState:
-    """The past of one time; empty before the first chunk."""
+    """The past of one time.
+
+    Args:
+        past: of the chunks so far; None before the first.
+        newest: how many frames it keeps beside the prompt; None keeps all.
+    """
 
     past: Past | None = None
+    newest: int | None = None
 
     @property
     def frames(self) -> int:
         """How many frames it holds."""
-        return 0 if self.past is None else self.past.caches.shape[4]
+        return 0 if self.past is None else self.past.frames
 
     def append(self, new: Past) -> None:
-        """Put what a chunk leaves behind in front."""
-        if self.past is not None:
-            new = Past(torch.cat((new.caches, self.past.caches), dim=4), new.columns)
-        self.past = new
-
-    def forget(self, newest: int, oldest: int) -> None:
-        """Keep only the `newest` frames and the `oldest`, which are the prompt."""
-        self.past = None if self.past is None else self.past.forget(newest, oldest)
+        """Take in what a chunk leaves behind."""
+        newest = self.newest if self.newest is not None else self.frames + new.frames
+        past = Past(new.caches[..., :0, :], new.columns) if self.past is None else self.past
+        self.past = past.followed_by(new, newest)
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -108,7 +133,7 @@ class BlockAttention(nn.Module):
         self.k_norm = nn.LayerNorm(head_size)
         self.proj = nn.Linear(heads * head_size, size)
 
-    def forward(self, x: Tensor, past: Tensor | None, padding: Padding | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, past: tuple[Tensor, ...], padding: Padding | None) -> tuple[Tensor, Tensor]:
         """Attend from `(batch, frames, size)` to itself and the past; gives its keys and values too."""
         q, k, v = (
             linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (batch, heads, frames, head)
@@ -116,8 +141,8 @@ class BlockAttention(nn.Module):
         )
         q, k = self.q_norm(q), self.k_norm(k)
         new = torch.stack((k, v))
-        if past is not None:
-            k, v = torch.cat((new, past.to(new)), dim=3)
+        if past:
+            k, v = torch.cat((new, *(part.to(new) for part in past)), dim=3)
         mask = None if padding is None else padding.is_key
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(attended.transpose(1, 2).flatten(2)), new
@@ -160,22 +185,27 @@ class DiTBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(size, 9 * size))
 
     def forward(
-        self, x: Tensor, vectors: Tensor, past: tuple[Tensor, Tensor] | None, padding: Padding | None
+        self,
+        x: Tensor,
+        vectors: Tensor,
+        caches: tuple[Tensor, ...],
+        columns: Tensor | None,
+        padding: Padding | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run over `(batch, frames, size)` with nine `(9, size)` vectors.
 
         Args:
             x: the frames.
             vectors: shift, scale and gate, three times.
-            past: cache and columns of earlier chunks; see `Past`.
+            caches: keys and values of earlier chunks; see `Past`.
+            columns: theirs.
             padding: what of it all is real; None for everything.
 
         Returns:
             The frames, and what they leave behind: cache and columns.
         """
         a_shift, a_scale, a_gate, m_shift, m_scale, m_gate, c_shift, c_scale, c_gate = vectors
-        cache, columns = (None, None) if past is None else past
-        y, cache = self.attn(_modulate(x, a_shift, a_scale), cache, padding)
+        y, cache = self.attn(_modulate(x, a_shift, a_scale), caches, padding)
         x = x + a_gate * y
         y, columns = self.conv(_modulate(x, c_shift, c_scale), columns, padding)
         x = x + c_gate * y
@@ -237,7 +267,7 @@ class DiT(nn.Module):
         modulation: Modulation,
         past: Past | None = None,
         padding: Padding | None = None,
-        is_kept: bool = True,
+        kept: torch.dtype | None = torch.float32,
     ) -> tuple[Tensor, Past | None]:
         """Estimate a velocity.
 
@@ -246,7 +276,7 @@ class DiT(nn.Module):
             modulation: of the time.
             past: of earlier chunks at this time.
             padding: what of both is real; None for everything.
-            is_kept: another chunk follows.
+            kept: another chunk follows, and what keys and values are kept in; None if nothing follows.
 
         Returns:
             `(batch, frames, 80)`, and what the chunk leaves behind if that is kept.
@@ -256,10 +286,11 @@ class DiT(nn.Module):
         x = self.in_proj(x)
         caches, columns = [], []
         for index, block in enumerate(self.blocks):
-            before = None if past is None else (past.caches[index], past.columns[index])
-            x, cache, last = block(x, modulation.blocks[index], before, padding)
-            if is_kept:
-                caches.append(cache)
+            before = () if past is None else tuple(part[index] for part in past.parts)
+            seen = None if past is None else past.columns[index]
+            x, cache, last = block(x, modulation.blocks[index], before, seen, padding)
+            if kept is not None:
+                caches.append(cache.to(kept))
                 columns.append(last)
         velocity: Tensor = self.final_layer.linear(_modulate(x, modulation.output[0], modulation.output[1]))
-        return velocity, Past(torch.stack(caches), torch.stack(columns)) if is_kept else None
+        return velocity, None if kept is None else Past(torch.stack(caches), torch.stack(columns))

@@ -22,7 +22,7 @@ from stepaudiod.errors import InvalidRequest
 from stepaudiod.model.codes import MEL_FRAMES_PER_FRAME
 from stepaudiod.model.conformer import EncoderState, TokenEncoder
 from stepaudiod.model.dit import MELS, DiT, EstimatorState, Modulation, Past
-from stepaudiod.model.step_graphs import StepGraphs
+from stepaudiod.model.step_graphs import KEPT, StepGraphs
 from stepaudiod.model.weights import Progress, count, install, read_torch_file, shape_of
 
 STEPS = 10
@@ -30,6 +30,8 @@ GUIDANCE = 0.7
 TABLE_ROWS = 5121
 SPEAKER_SIZE = 192
 NOISE_FRAMES = 30000
+LARGEST_PROMPT_GRAPH = 512
+"""Mel frames up to which a reference is taken in by a graph: that is done once a voice, and a graph stays."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ class Flow(nn.Module):
         self._schedule: list[tuple[float, Tensor, Modulation]] = []
 
     @property
-    def _estimator(self) -> DiT:
+    def estimator(self) -> DiT:
+        """What is asked which way to go."""
         estimator = self.decoder["estimator"]
         assert isinstance(estimator, DiT)
         return estimator
@@ -117,6 +120,11 @@ class Flow(nn.Module):
     def device(self) -> torch.device:
         """Where the weights lie."""
         return self.encoder_proj.weight.device
+
+    @property
+    def kept(self) -> torch.dtype:
+        """What keys and values of the past are kept in."""
+        return KEPT if self.in_graphs and self.device.type == "cuda" else self.dtype
 
     def forward(
         self, columns: Tensor, acoustics: Acoustics, noise: Tensor, trace: FlowTrace | None = None
@@ -203,11 +211,13 @@ class Flow(nn.Module):
     def _step(
         self, rows: Tensor, modulation: Modulation, past: Past | None, is_kept: bool
     ) -> tuple[Tensor, Past | None]:
-        if self.in_graphs and rows.is_cuda:
+        is_long_prompt = is_kept and past is None and rows.shape[1] > LARGEST_PROMPT_GRAPH
+        if self.in_graphs and rows.is_cuda and not is_long_prompt:
             if self._graphs is None:
-                self._graphs = StepGraphs(self._estimator)
+                self._graphs = StepGraphs(self.estimator)
             return self._graphs.step(rows, modulation, past, is_kept)
-        made: tuple[Tensor, Past | None] = self._estimator(rows, modulation, past, None, is_kept)
+        kept = self.kept if is_kept else None
+        made: tuple[Tensor, Past | None] = self.estimator(rows, modulation, past, None, kept)
         return made
 
     def schedule(self) -> list[tuple[float, Tensor, Modulation]]:
@@ -218,14 +228,14 @@ class Flow(nn.Module):
             time, dt = span[0], span[1] - span[0]
             schedule = []
             for index in range(1, STEPS + 1):
-                modulation = self._estimator.modulation(time)
+                modulation = self.estimator.modulation(time)
                 schedule.append((float(time), dt, modulation))
                 # the time is summed up as the reference sums it, rounding and all
                 time = time + dt
                 if index < STEPS:
                     dt = span[index + 1] - time
             self._schedule = schedule
-            self._estimator.forget_times()
+            self.estimator.forget_times()
         return self._schedule
 
     def new_states(self) -> tuple[EncoderState, list[EstimatorState]]:

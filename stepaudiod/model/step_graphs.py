@@ -79,7 +79,7 @@ class StepGraphs:
     def _step(
         self, rows: Tensor, modulation: Modulation, past: Past | None, is_kept: bool
     ) -> tuple[Tensor, Past | None]:
-        frames, before = rows.shape[1], 0 if past is None else past.caches.shape[4]
+        frames, before = rows.shape[1], 0 if past is None else past.frames
         key = round_up(frames), round_up(before), is_kept
         if key not in self._graphs:
             self._graphs[key] = self._capture(modulation, rows.device, *key)
@@ -88,7 +88,7 @@ class StepGraphs:
         graph.rows[:, :frames] = rows
         self._set(modulation)
         if past is not None and graph.past is not None:
-            graph.past.caches[..., :before, :] = past.caches
+            _lay_in(graph.past.caches, past.parts)
             graph.past.columns.copy_(past.columns)
         graph.replay()
         velocity, left = graph.velocity[:, :frames].clone(), graph.left
@@ -112,12 +112,12 @@ class StepGraphs:
             torch.ones(1, 1, 1, frames + before, dtype=torch.bool, device=device),
             torch.arange(frames, frames + KERNEL - 1, device=device),
         )
+        kept = KEPT if is_kept else None
         # a first call sets things up that no graph can record
-        self._estimator(rows, self._modulation, past, padding, is_kept)
+        self._estimator(rows, self._modulation, past, padding, kept)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, self._memory, capture_error_mode=CAPTURE):
-            velocity, left = self._estimator(rows, self._modulation, past, padding, is_kept)
-            left = None if left is None else Past(left.caches.to(KEPT), left.columns)
+            velocity, left = self._estimator(rows, self._modulation, past, padding, kept)
         return _Graph(graph.replay, rows, past, padding, velocity, left)
 
     def _new_past(self, frames: int, device: torch.device) -> Past:
@@ -163,6 +163,14 @@ class BatchGraphs:
         with torch.cuda.graph(graph, capture_error_mode=CAPTURE):
             made = self._run(*inputs)
         return graph, inputs, made
+
+
+def _lay_in(room: Tensor, parts: tuple[Tensor, ...]) -> None:
+    """Write keys and values one behind the other."""
+    at = 0
+    for part in parts:
+        room[..., at : at + part.shape[4], :] = part
+        at += part.shape[4]
 
 
 def _filled(x: Tensor, size: int) -> Tensor:

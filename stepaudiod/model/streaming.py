@@ -1,7 +1,8 @@
 """Sound while codes still come: the flow decoder and the vocoder in chunks.
 
     codes     5-code groups    ────[first chunk]──[second]──[all later ones]──[rest]
-    decoder   needs 3 frames (one group) more than a chunk gives out; keeps keys, values and columns
+    decoder   needs 3 frames (one group) more than a chunk gives out; keeps keys, values and columns of
+              its own beside those of the reference, which all streams of a voice share: see `flow_prompt`
     vocoder   keeps its last 8 frames' sound back, as they lack what follows, and makes them again:
 
         chunk k    ·· context ··│────────────── new ──────────────│
@@ -26,6 +27,7 @@ from stepaudiod.model.codes import GROUP, GROUP_FRAMES, MEL_FRAMES_PER_FRAME, to
 from stepaudiod.model.conformer import LOOKAHEAD
 from stepaudiod.model.dit import MELS
 from stepaudiod.model.flow import Acoustics, Flow, align_mel
+from stepaudiod.model.flow_prompt import FlowPrompt, decode_part, take_in
 from stepaudiod.model.source import HARMONICS, HOP, PhaseArithmetic, advance
 from stepaudiod.model.vocoder import Vocoder
 
@@ -59,24 +61,44 @@ class FlowStream:
         acoustics: of the reference.
         noise: `(80, n)`; in the seamless style, read at each frame's place in the utterance.
         style: whose streaming.
+        prompt: the reference as the decoder took it in, where that has been done before; the seamless style
+            does it now without.
     """
 
-    def __init__(self, flow: Flow, acoustics: Acoustics, noise: Tensor, style: StreamStyle) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        acoustics: Acoustics,
+        noise: Tensor,
+        style: StreamStyle,
+        prompt: FlowPrompt | None = None,
+    ) -> None:
         self._flow = flow
-        self._acoustics = acoustics
         self._noise = noise
-        self._style = style
-        self._encoder_state, self._states = flow.new_states()
-        self._speaker = flow.speaker(acoustics.embedding)
-        self._prompt_frames = MEL_FRAMES_PER_FRAME * acoustics.columns.shape[0]
-        self._position = 0
-        self.is_ready = False
+        self._is_reference = style is StreamStyle.REFERENCE
+        if self._is_reference:
+            self._encoder_state, self._states = flow.new_states()
+            self._speaker, self._position = flow.speaker(acoustics.embedding), 0
+            self._columns = acoustics.columns
+            self._condition = align_mel(acoustics.mel, MEL_FRAMES_PER_FRAME * self._columns.shape[0]).T
+        else:
+            prompt = prompt or take_in(flow, acoustics)
+            self._encoder_state, self._states = prompt.new_states(REMEMBERED_FRAMES)
+            self._speaker, self._position = prompt.speaker, prompt.frames
+            self._columns, self._condition = prompt.columns, prompt.condition
+        self.is_ready = not self._is_reference
 
     def begin(self, ahead: Tensor) -> None:
-        """Take in the reference; `ahead` is the first `(3, 2)` columns of what follows it."""
-        columns = torch.cat((self._acoustics.columns.to(ahead), ahead))
-        if self._prompt_frames:
-            self._run(columns, align_mel(self._acoustics.mel, self._prompt_frames).T, is_last=False)
+        """Take in the reference as the reference's streaming does, with what follows it.
+
+        Args:
+            ahead: `(3, 2)`, the first columns of that.
+        """
+        if self._columns.shape[0]:
+            self._run(ahead, is_last=False)
+        for state in self._states:
+            state.past = None if state.past is None else state.past.as_prompt()
+            state.newest = REMEMBERED_FRAMES
         self.is_ready = True
 
     def decode(self, columns: Tensor, is_last: bool) -> Tensor:
@@ -89,20 +111,27 @@ class FlowStream:
         Returns:
             `(80, 2n)`.
         """
-        mel = self._run(columns, None, is_last)
-        for state in self._states:
-            state.forget(REMEMBERED_FRAMES, self._prompt_frames)
-        return mel
+        before = self._condition.shape[1]
+        return self._run(columns, is_last)[:, before:]
 
-    def _run(self, columns: Tensor, condition: Tensor | None, is_last: bool) -> Tensor:
-        flow = self._flow
-        encoded = flow.encoder.encode_chunk(flow.embed(columns.to(flow.device)), self._encoder_state, is_last)
-        mu = flow.encoder_proj(encoded)[0].T.contiguous()  # (80, 2n)
-        condition = torch.zeros_like(mu) if condition is None else condition.to(mu)
-        offset = self._states[0].frames if self._style is StreamStyle.REFERENCE else self._position
-        self._position += mu.shape[1]
-        x = self._noise_at(offset, mu.shape[1]).to(mu)
-        return flow.solve(x, mu, condition, self._speaker, self._states)
+    def _run(self, columns: Tensor, is_last: bool) -> Tensor:
+        """Decode what waits of the reference, and the next columns."""
+        columns = torch.cat((self._columns.to(columns), columns))
+        frames = MEL_FRAMES_PER_FRAME * (columns.shape[0] - (0 if is_last else LOOKAHEAD))
+        offset = self._states[0].frames if self._is_reference else self._position
+        mel = decode_part(
+            self._flow,
+            columns,
+            is_last,
+            self._encoder_state,
+            self._states,
+            self._condition,
+            self._speaker,
+            self._noise_at(offset, frames),
+        )
+        self._columns, self._condition = self._columns[:0], self._condition[:, :0]
+        self._position += frames
+        return mel
 
     def _noise_at(self, offset: int, frames: int) -> Tensor:
         """(80, frames) from a place in the noise, which begins again at its end."""
@@ -189,6 +218,7 @@ class AudioStream:
         noise: `(80, n)` for the decoder.
         source_noise: for the vocoder.
         style: whose streaming.
+        prompt: the reference as the decoder took it in; see `FlowStream`.
     """
 
     def __init__(
@@ -199,8 +229,9 @@ class AudioStream:
         noise: Tensor,
         source_noise: SourceNoise,
         style: StreamStyle = StreamStyle.SEAMLESS,
+        prompt: FlowPrompt | None = None,
     ) -> None:
-        self._flow = FlowStream(flow, acoustics, noise, style)
+        self._flow = FlowStream(flow, acoustics, noise, style, prompt)
         self._vocoder = VocoderStream(vocoder, source_noise, style)
         self._codes: list[int] = []
         self._sizes = list(CHUNK_FRAMES)

@@ -163,6 +163,12 @@ class Batch:
         row = max(free, key=lambda row: (shared[row], -len(self._read[row])))
         return row, shared[row]
 
+    def help_others(self) -> None:
+        """Take a step for those who have a place, or wait a moment: for whoever waits for something else."""
+        with self._lock, torch.inference_mode():
+            if not self._step(None):
+                self._row_is_free.wait(WAIT_S)
+
     def leave(self, sequence: Sequence) -> None:
         """Give a place back; leaving twice does nothing."""
         with self._lock:

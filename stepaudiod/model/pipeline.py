@@ -23,6 +23,7 @@ from torch import Tensor
 from stepaudiod.errors import InvalidRequest
 from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.model.codes import GROUP, SECONDS_PER_GROUP
+from stepaudiod.model.decoder_memory import DecoderMemory
 from stepaudiod.model.edits import TAGS, Edit, with_language
 from stepaudiod.model.encoding import Encoder, Waveform
 from stepaudiod.model.features import MEL_RATE
@@ -87,6 +88,8 @@ class PipelineOptions:
         rows: requests in one batch; None for as many as the device is good for.
         length: tokens of one request, prompt and output.
         positions: tokens of all requests together, on a GPU; what doesn't fit waits.
+        decoder_bytes: what the decoder may keep between the chunks of all streams; None for whatever there
+            is. What doesn't fit waits.
     """
 
     form: PromptForm = PromptForm.CHAT
@@ -99,6 +102,7 @@ class PipelineOptions:
     rows: int | None = None
     length: int = DEFAULT_LENGTH
     positions: int = DEFAULT_POSITIONS
+    decoder_bytes: int | None = None
 
     @classmethod
     def reference(cls) -> PipelineOptions:
@@ -169,6 +173,7 @@ class Pipeline:
         self._speaker = Speaker(
             batch,
             networks.flow,
+            DecoderMemory(networks.flow, self.options.decoder_bytes),
             networks.vocoder,
             self.options.sampling,
             is_checked=self.options.is_output_checked,

@@ -28,7 +28,10 @@ from stepaudiod.model.codes import (
     id_codes,
     to_columns,
 )
+from stepaudiod.model.conformer import LOOKAHEAD
+from stepaudiod.model.decoder_memory import DecoderMemory, Place
 from stepaudiod.model.flow import NOISE_FRAMES, Acoustics, Flow, make_noise, round_to_bfloat16
+from stepaudiod.model.flow_prompt import FlowPrompt
 from stepaudiod.model.generation import Batch, Sequence
 from stepaudiod.model.lengths import Bounds, complaint, is_silent
 from stepaudiod.model.reference import Reference
@@ -107,12 +110,18 @@ def faster_products() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
+def stream_frames(tokens: int) -> int:
+    """Count the frames at 25 Hz of a stream of so many tokens, with the reference's last three."""
+    return -(-tokens // GROUP) * GROUP_FRAMES + LOOKAHEAD
+
+
 class Speaker:
     """Turns prompts into sound.
 
     Args:
         batch: of the language model.
         flow: codes to mel.
+        memory: of the decoder, for streams.
         vocoder: mel to sound.
         sampling: how ids are chosen.
         is_checked: notice unusable output.
@@ -124,6 +133,7 @@ class Speaker:
         self,
         batch: Batch,
         flow: Flow,
+        memory: DecoderMemory,
         vocoder: Vocoder,
         sampling: SamplingOptions,
         *,
@@ -133,6 +143,7 @@ class Speaker:
     ) -> None:
         self._batch = batch
         self._flow = flow
+        self._memory = memory
         self._vocoder = vocoder
         self._sampling = sampling
         self._is_checked = is_checked
@@ -220,10 +231,28 @@ class Speaker:
     ) -> Iterator[Tensor]:
         for attempt in range(ATTEMPTS):
             this_seed = _seed(seed, attempt)
-            stream = self._open_stream(acoustics, this_seed, turn.bounds(ids).max_tokens)
+            problem = yield from self._stream_once(turn, ids, acoustics, this_seed, report, cancelled)
+            if problem is None:
+                return
+            self._complain(problem, attempt, report)
+
+    def _stream_once(
+        self,
+        turn: Turn,
+        ids: list[int],
+        acoustics: Acoustics,
+        seed: int,
+        report: Report,
+        cancelled: IsCancelled,
+    ) -> Generator[Tensor, None, str | None]:
+        """Run a turn and decode it as it goes; returns what is wrong if nothing of it has been heard yet."""
+        bounds = turn.bounds(ids)
+        with self._memory.line_up(acoustics, stream_frames(bounds.max_tokens)) as place:
+            prompt = yield from self._take(place, cancelled)
+            stream = self._open_stream(acoustics, prompt, seed, bounds.max_tokens)
             heard = count = 0
             loudest = 0.0
-            with (yield from self._begin(turn, ids, this_seed, report, cancelled)) as sequence:
+            with (yield from self._begin(turn, ids, seed, report, cancelled)) as sequence:
                 for token in sequence:
                     count += 1
                     report.output_tokens += 1
@@ -237,19 +266,30 @@ class Speaker:
                         yield torch.zeros(0)
                     if cancelled():
                         raise Cancelled
-            problem = self._problem(count, sequence, turn.bounds(ids))
+            problem = self._problem(count, sequence, bounds)
             if problem is not None and not heard:
-                self._complain(problem, attempt, report)
-                continue
+                return problem
             with faster_products():
                 last = stream.finish()
             loudest = max(loudest, float(last.abs().max()) if last.numel() else 0.0)
             if problem is None and self._is_checked and loudest < 1e-3:
                 problem = "it was silent"
             yield last
-            if problem is not None:
-                self._complain(problem, ATTEMPTS - 1, report)
-            return
+        if problem is not None:
+            self._complain(problem, ATTEMPTS - 1, report)
+        return None
+
+    def _take(self, place: Place, cancelled: IsCancelled) -> Generator[Tensor, None, FlowPrompt]:
+        """Wait for the decoder's memory; gives signs of life, and returns the reference, taken in."""
+        while True:
+            with faster_products():
+                prompt = place.try_take()
+            if prompt is not None:
+                return prompt
+            if cancelled():
+                raise Cancelled
+            self._batch.help_others()
+            yield torch.zeros(0)
 
     def _begin(
         self, turn: Turn, ids: list[int], seed: int, report: Report, cancelled: IsCancelled
@@ -302,13 +342,18 @@ class Speaker:
         waveform: Tensor = self._vocoder(mel, source.to(mel.device), self._arithmetic)
         return waveform
 
-    def _open_stream(self, acoustics: Acoustics, seed: int, tokens: int) -> AudioStream:
-        frames = MEL_FRAMES_PER_FRAME * (acoustics.columns.shape[0] + -(-tokens // GROUP) * GROUP_FRAMES)
+    def _open_stream(self, acoustics: Acoustics, prompt: FlowPrompt, seed: int, tokens: int) -> AudioStream:
+        frames = MEL_FRAMES_PER_FRAME * (acoustics.columns.shape[0] + stream_frames(tokens))
         device = self._flow.device
         generator = torch.Generator().manual_seed(seed ^ _SOURCE_STREAM)
         noise = make_noise(seed ^ _NOISE_STREAM, min(frames, NOISE_FRAMES)).to(device)
         return AudioStream(
-            self._flow, self._vocoder, acoustics, noise, lambda n: make_source_noise(n, generator)
+            self._flow,
+            self._vocoder,
+            acoustics,
+            noise,
+            lambda n: make_source_noise(n, generator),
+            prompt=prompt,
         )
 
     def _complain(self, problem: str, attempt: int, report: Report) -> None:

@@ -63,6 +63,15 @@ def test_a_list_can_be_given_anywhere(path: Path) -> None:
     assert load(path, parse_assignments(['listen.api=["/run/x"]']), {}).listen.api == ("/run/x",)
 
 
+def test_a_size_of_memory_is_read_in_the_units_that_people_write(path: Path) -> None:
+    for text, size in (("9.5G", 9_500_000_000), ("9500M", 9_500_000_000), ("8 GiB", 8 << 30), ("auto", None)):
+        path.write_text(f'[step_audio]\ngpu_memory = "{text}"')
+        assert load(path, environ={}).step_audio.gpu_memory_bytes == size
+    for text in ("9.5", "G", "-1G", "9,5G", "9.5T", "nan G", ""):
+        path.write_text(f'[step_audio]\ngpu_memory = "{text}"')
+        assert 'write it as "9.5G"' in message(path)
+
+
 def test_an_unknown_key_is_named_with_its_file(path: Path) -> None:
     path.write_text("idle_timout = 5")
     assert message(path) == f"{path}: idle_timout: there is no such key"

@@ -109,6 +109,7 @@ class PulledEngines:
                 "device": self.settings.device,
                 "dtype": self.settings.dtype,
                 "quantization": self.settings.quantization,
+                "gpu_memory": self.settings.gpu_memory_bytes,
                 "check_output": self.settings.check_output,
                 "recogniser": None
                 if recogniser is None

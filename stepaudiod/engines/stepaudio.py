@@ -12,7 +12,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from stepaudiod.engines.base import Clip, Progress, Waveform
 from stepaudiod.engines.transcripts import NO_RECOGNISER, TRANSCRIPT, Listener, blaming
 from stepaudiod.errors import EngineUnavailable, InvalidRequest
 from stepaudiod.model.checkpoint import Checkpoint
+from stepaudiod.model.memory_plan import MemoryNeeds
 from stepaudiod.model.pipeline import (
     SAMPLE_RATE,
     Edit,
@@ -37,7 +38,7 @@ from stepaudiod.model.pipeline import (
     Report,
     Synthesis,
 )
-from stepaudiod.model.quantize import size_bytes
+from stepaudiod.model.quantize import Quantization, size_bytes
 from stepaudiod.model.segments import MAX_SECONDS
 from stepaudiod.speech import (
     Change,
@@ -67,6 +68,7 @@ class StepAudioEngine:
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
         dtype: `bf16`, `fp16` or `fp32`: the language model's.
         quantization: `none`, `int8` or `int4`.
+        gpu_memory: bytes of a GPU that may be used; None for what is good, as far as it is free.
         check_output: notice silent, runaway and truncated speech.
         recogniser: `name`, `factory`, `options` and `languages` of the engine that writes down what a
             recording says where nobody told; None where there is none.
@@ -84,6 +86,7 @@ class StepAudioEngine:
         device: str,
         dtype: str,
         quantization: str,
+        gpu_memory: int | None,
         check_output: bool,
         recogniser: dict[str, Any] | None = None,
     ) -> None:
@@ -93,6 +96,7 @@ class StepAudioEngine:
         self._device = device
         self._dtype = dtype
         self._quantization = quantization
+        self._gpu_memory = gpu_memory
         self._options = PipelineOptions(is_output_checked=check_output)
         self._references: OrderedDict[str, Reference] = OrderedDict()
         self._listener = None if recogniser is None else Listener(recogniser, cache_dir, threads)
@@ -101,7 +105,7 @@ class StepAudioEngine:
         """Read the weights.
 
         Raises:
-            EngineUnavailable: CUDA was asked for and isn't there.
+            EngineUnavailable: CUDA was asked for and isn't there, or there is too little of its memory.
             ModelFileError: a file is missing, cut short or wrong.
         """
 
@@ -112,6 +116,9 @@ class StepAudioEngine:
 
         device = _device(self._device)
         quantization = None if self._quantization == "none" else self._quantization
+        options = self._options
+        if device.startswith("cuda"):
+            options = self._planned(torch.cuda.mem_get_info(device)[0])
         self._encoder_key = self._checkpoint.encoder_key()
         self._pipeline = Pipeline.load(
             self._checkpoint.root,
@@ -119,9 +126,30 @@ class StepAudioEngine:
             DTYPES[self._dtype],
             quantization,
             tell,
-            self._options,
+            options,
             quantized_folder=self._checkpoint.quantized,
         )
+
+    def _planned(self, free_bytes: int) -> PipelineOptions:
+        """Divide the GPU's memory before anything is loaded; what is in use later never exceeds it.
+
+        Raises:
+            EngineUnavailable: there is too little.
+            ModelFileError: a file is missing, cut short or wrong.
+        """
+        self._checkpoint.verify()
+        kind = Quantization.named(self._quantization)
+        needs = MemoryNeeds.of(self._checkpoint, DTYPES[self._dtype], kind)
+        plan = needs.plan(self._gpu_memory, free_bytes)
+        log.info(
+            "GPU memory: %.2f GB for weights, %d positions for all requests, %.2f GB for voices and streams; "
+            "voices up to %.0f s",
+            plan.weights_bytes / 1e9,
+            plan.positions,
+            plan.decoder_bytes / 1e9,
+            plan.longest_voice_s,
+        )
+        return replace(self._options, positions=plan.positions, decoder_bytes=plan.decoder_bytes)
 
     def about(self) -> dict[str, str | int]:
         """Where it runs and what its language model weighs."""
@@ -142,7 +170,8 @@ class StepAudioEngine:
             SynthesisFailed: what came out can't be used, twice.
         """
         change = _edit(request.change)
-        yield from self._say(request, self._library_voice(request.voice), change, {})
+        with blaming(Recording("", param="voice", transcript_param="voice")):
+            yield from self._say(request, self._library_voice(request.voice), change, {})
 
     def clone(self, request: SpeechRequest, reference: Clip) -> Iterator[Waveform | Facts]:
         """Say the text in the voice of a recording that came with the request, as it is made.
@@ -161,7 +190,8 @@ class StepAudioEngine:
                 self._remember(key, self._encode(reference, recording.transcript.strip()))
         encoded = self._recall(key)
         facts = {} if recording.transcript.strip() else self._heard(encoded.transcript)
-        yield from self._say(request, encoded, change, facts)
+        with blaming(recording):
+            yield from self._say(request, encoded, change, facts)
 
     def edit(self, request: EditRequest, clip: Clip) -> Iterator[Waveform | Facts]:
         """Change a recording; a long one in pieces.

@@ -88,11 +88,10 @@ class DecoderMemory:
         own_bytes = self._costs.stream_bytes(frames, REMEMBERED_FRAMES)
         if self._size_bytes is not None and voice_bytes + own_bytes > self._size_bytes:
             raise InvalidRequest(
-                f"A voice of {_seconds(reference):.0f} s for up to {_seconds(frames):.0f} s of sound needs "
-                f"{(voice_bytes + own_bytes) / 1e9:.2f} GB beside the weights, and there are "
-                f"{self._size_bytes / 1e9:.2f} GB. Take a shorter recording as the voice, or raise "
-                "step_audio.gpu_memory.",
-                "voice",
+                f"A recording of {_seconds(reference):.0f} s for up to {_seconds(frames):.0f} s of sound "
+                f"needs {(voice_bytes + own_bytes) / 1e9:.2f} GB beside the weights, and there are "
+                f"{self._size_bytes / 1e9:.2f} GB. Take a shorter one, or raise step_audio.gpu_memory.",
+                "audio",
             )
         return Place(self, acoustics, voice_bytes, own_bytes)
 

@@ -255,10 +255,20 @@ def load_flow(
         progress: told of bytes read.
     """
     state = read_torch_file(path)
-    with torch.device("meta"):
-        flow = Flow(_encoder(state, path), _estimator(state, path))
+    flow = flow_on_meta(state, path)
     install(flow, state, path, device, dtype, progress)
     return flow
+
+
+def flow_on_meta(state: Mapping[str, Tensor], path: Path) -> Flow:
+    """Build the decoder without its weights; every dimension is read from the tensors' shapes.
+
+    Args:
+        state: of the published file.
+        path: that file, for errors.
+    """
+    with torch.device("meta"):
+        return Flow(_encoder(state, path), _estimator(state, path))
 
 
 def _encoder(state: Mapping[str, Tensor], path: Path) -> TokenEncoder:

@@ -143,6 +143,13 @@ class FlowCosts:
             return 0
         return (MEL_FRAMES_PER_FRAME * self.mel_frame_bytes + self.frame_bytes) * ends + self.columns_bytes
 
+    def frames_in(self, size_bytes: int) -> int:
+        """Count the frames at 25 Hz of the longest reference that so many bytes hold."""
+        for_ends = size_bytes - self.columns_bytes
+        return LOOKAHEAD + max(
+            0, for_ends // (MEL_FRAMES_PER_FRAME * self.mel_frame_bytes + self.frame_bytes)
+        )
+
     def stream_bytes(self, frames: int, remembered: int) -> int:
         """Bytes of a stream's own.
 

@@ -24,6 +24,7 @@ from stepaudiod.engines.hibari import HibariEngine
 from stepaudiod.engines.pulled import PulledEngines
 from stepaudiod.engines.stepaudio import StepAudioEngine
 from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound
+from stepaudiod.model.pipeline import PipelineOptions
 from stepaudiod.speech import Change, EditRequest, Facts, Recording, SpeechRequest
 from stepaudiod.voices import VoiceLibrary
 from tests.conftest import StartDaemon
@@ -146,6 +147,18 @@ def test_work_without_sound_yet_still_shows_that_it_moves(loaded: StepAudioEngin
     change = Change("emotion", "happy", iterations=2)
     results = loaded.edit(EditRequest(Recording("unused.wav", "a hum"), change, 1), clip)
     assert any(isinstance(result, np.ndarray) and not result.size for result in results)
+
+
+def test_a_gpus_memory_is_divided_before_loading_and_too_little_is_said(data: Path) -> None:
+    def planned(gpu_memory: str) -> PipelineOptions:
+        (description,) = PulledEngines(data, settings(gpu_memory=gpu_memory)).describe()
+        return StepAudioEngine(cache_dir=data, threads=1, **description.options)._planned(80_000_000_000)
+
+    assert planned("900M").decoder_bytes is not None
+    assert planned("900M").positions == planned("auto").positions
+    assert not planned("900M").is_output_checked
+    with pytest.raises(EngineUnavailable, match=r"allows 0\.30 GB, and the model needs 0\.\d\d GB: "):
+        planned("300M")
 
 
 def test_what_it_cannot_do_is_said(data: Path, loaded: StepAudioEngine, clip: Clip) -> None:

@@ -218,7 +218,7 @@ def test_whoever_gives_up_in_the_line_holds_nobody_up(networks: Networks, costs:
 
 def test_what_can_never_fit_is_refused_and_says_what_to_do(networks: Networks, costs: FlowCosts) -> None:
     memory = DecoderMemory(networks.flow, room_for(costs, 1) - 1)
-    with pytest.raises(InvalidRequest, match=r"A voice of 1 s .* raise step_audio\.gpu_memory"):
+    with pytest.raises(InvalidRequest, match=r"A recording of 1 s .* raise step_audio\.gpu_memory"):
         memory.line_up(reference(8), 50)
 
 

@@ -1,0 +1,108 @@
+"""A GPU's memory is divided before anything is loaded: by the files' headers, and these alone."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from stepaudiod.errors import EngineUnavailable
+from stepaudiod.model.checkpoint import Checkpoint
+from stepaudiod.model.flow_prompt import FlowCosts
+from stepaudiod.model.generation import DEFAULT_POSITIONS
+from stepaudiod.model.loading import load_networks
+from stepaudiod.model.memory_plan import LEAST_POSITIONS, MARGIN_BYTES, WORKING_BYTES, MemoryNeeds
+from stepaudiod.model.pool import KVPool
+from stepaudiod.model.quantize import Quantization, size_bytes
+from stepaudiod.model.step1 import ON_HOST, Step1Config
+
+PLENTY = 80_000_000_000
+FULL_COSTS = FlowCosts(
+    mel_frame_bytes=10 * 16 * 2 * 2 * 512 * 2,
+    frame_bytes=(6 + 2 * 4) * 2 * 512 * 4,
+    columns_bytes=10 * 16 * 2 * 2 * 512 * 2 * 4,
+)
+FULL_CONFIG = Step1Config(3072, 8192, 48, 4, 32, 74752, 32768, 1e-5)
+FULL_WEIGHTS = {None: 7.922e9, Quantization.INT8: 4.853e9, Quantization.INT4: 3.508e9}
+"""Of the published files, by `MemoryNeeds.of` on a tree of their size."""
+
+
+def full(kind: Quantization | None = None) -> MemoryNeeds:
+    return MemoryNeeds(FULL_CONFIG, torch.bfloat16, int(FULL_WEIGHTS[kind]), FULL_COSTS)
+
+
+@pytest.mark.parametrize("kind", [None, *Quantization])
+def test_the_weights_are_as_large_as_was_reckoned(tiny: Checkpoint, kind: Quantization | None) -> None:
+    networks = load_networks(tiny, torch.device("cpu"), torch.bfloat16, kind)
+    state = networks.step1.state_dict()
+    on_gpu = sum(t.numel() * t.element_size() for name, t in state.items() if name not in ON_HOST)
+    on_gpu += 2 * 5121 * networks.step1.config.hidden_size * 2
+    for network in (
+        networks.flow,
+        networks.vocoder,
+        networks.linguistic,
+        networks.semantic,
+        networks.speaker,
+    ):
+        on_gpu += size_bytes(network)
+    reckoned = MemoryNeeds.of(tiny, torch.bfloat16, kind).weights_bytes
+    assert reckoned == pytest.approx(on_gpu, rel=0.03)
+    assert reckoned >= 0.995 * on_gpu
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit"), [(None, 9.5e9), (Quantization.INT8, 6e9), (Quantization.INT4, 4.5e9)]
+)
+def test_the_published_model_runs_within_what_was_promised(kind: Quantization | None, limit: float) -> None:
+    plan = full(kind).plan(int(limit), PLENTY)
+    assert plan.total_bytes <= limit
+    assert plan.positions >= LEAST_POSITIONS
+    assert plan.longest_voice_s >= 6
+    pool = KVPool.size_bytes(FULL_CONFIG, plan.positions, torch.bfloat16)
+    assert plan.total_bytes == plan.weights_bytes + WORKING_BYTES + pool + plan.decoder_bytes
+
+
+def test_more_memory_never_makes_less_of_anything() -> None:
+    needs = full()
+    plans = [needs.plan(size, PLENTY) for size in range(8_900_000_000, 14_000_000_000, 100_000_000)]
+    for small, large in pairwise(plans):
+        assert large.positions >= small.positions
+        assert large.decoder_bytes > small.decoder_bytes
+        assert large.longest_voice_s >= small.longest_voice_s
+    assert plans[-1].positions == DEFAULT_POSITIONS
+    assert plans[-1].longest_voice_s == 30
+
+
+def test_auto_takes_what_is_good_and_what_is_free() -> None:
+    needs = full()
+    assert needs.plan(None, PLENTY) == needs.most()
+    free = 10_000_000_000
+    assert free - MARGIN_BYTES - 1e6 < needs.plan(None, free).total_bytes <= free - MARGIN_BYTES
+
+
+def test_too_little_says_how_much_it_takes() -> None:
+    with pytest.raises(EngineUnavailable) as refusal:
+        full().plan(8_000_000_000, PLENTY)
+    assert refusal.value.message == (
+        "step_audio.gpu_memory allows 8.00 GB, and the model needs 8.81 GB: 7.92 GB for weights, 0.88 GB for "
+        'one request. Raise it; step_audio.quantization = "int8" or "int4" needs less.'
+    )
+    with pytest.raises(
+        EngineUnavailable, match=r"Of this GPU 7\.70 GB can be had, and the model needs 8\.81 GB"
+    ):
+        full().plan(None, 8_000_000_000)
+
+
+def test_a_budget_that_others_hold_is_said_before_anything_is_loaded() -> None:
+    with pytest.raises(EngineUnavailable, match=r"asks for 9\.50 GB, and of this GPU 8\.70 GB can be had"):
+        full().plan(9_500_000_000, 9_000_000_000)
+
+
+def test_reckoning_reads_no_weights(tiny: Checkpoint, tmp_path: Path) -> None:
+    """It is done for each load, before 7 GB are read."""
+    before = int(Path("/proc/self/statm").read_text().split()[1])
+    MemoryNeeds.of(tiny, torch.bfloat16, None)
+    grown = (int(Path("/proc/self/statm").read_text().split()[1]) - before) * 4096
+    assert grown < 20_000_000

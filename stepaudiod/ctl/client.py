@@ -78,7 +78,21 @@ class Client:
         Raises:
             IncompleteAudio: while iterating, when the audio ends before its end.
         """
-        response = self._send(self._http.build_request("POST", "/v1/audio/speech", json=form))
+        with self._listen(self._http.build_request("POST", "/v1/audio/speech", json=form)) as audio:
+            yield audio
+
+    @contextmanager
+    def edit(self, fields: dict[str, str], recording: bytes) -> Iterator[Iterator[bytes]]:
+        """The audio of a changed recording, as it comes; see `speak`."""
+        files = {"file": ("recording.wav", recording, "audio/wav")}
+        request = self._http.build_request("POST", "/v1/audio/edits", data=fields, files=files)
+        with self._listen(request) as audio:
+            yield audio
+
+    @contextmanager
+    def _listen(self, request: httpx.Request) -> Iterator[Iterator[bytes]]:
+        """The audio that answers a request."""
+        response = self._send(request)
         try:
             self._expect(response, "audio/")
             yield self._audio(response)

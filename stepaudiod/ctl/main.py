@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Protocol
 
 from stepaudiod import __version__
-from stepaudiod.ctl import doctor, keys, models, say, status, unload, voices
+from stepaudiod.ctl import doctor, keys, models, say, status, unload, voices, warm
 from stepaudiod.ctl.errors import CtlError, Terminated
 from stepaudiod.ctl.options import Options, global_options
 from stepaudiod.ctl.terminal import Terminal
@@ -44,7 +44,7 @@ class Command(Protocol):
         """Do it; what goes wrong is a `CtlError`."""
 
 
-COMMANDS: tuple[Command, ...] = (say, status, unload, voices, models, keys, doctor)
+COMMANDS: tuple[Command, ...] = (say, status, warm, unload, voices, models, keys, doctor)
 
 
 def build_parser() -> argparse.ArgumentParser:

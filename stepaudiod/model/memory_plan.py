@@ -156,9 +156,9 @@ class MemoryNeeds:
             )
         left = budget - least.total_bytes
         wanted = most.pool_bytes - least.pool_bytes
-        positions = LEAST_POSITIONS + int(
-            min(left * POOLS_SHARE, wanted) / wanted * (DEFAULT_POSITIONS - LEAST_POSITIONS)
-        )
+        more = min(left * POOLS_SHARE, wanted) / wanted * (DEFAULT_POSITIONS - LEAST_POSITIONS)
+        # whole sixteens: then Triton takes the same kernels for every size of the pool
+        positions = LEAST_POSITIONS + int(more) // 16 * 16
         decoder = budget - self.weights_bytes - WORKING_BYTES - self.pool_bytes(positions)
         return self._divide(positions, decoder)
 

@@ -183,7 +183,7 @@ class VocoderStream:
             self._turns = advance(turns if self._turns is None else self._turns, pitch[:dropped])
         self._mel, self._pitch, self._noise = mel[:, dropped:], pitch[dropped:], noise[HOP * dropped :]
         self._tail = self._tail[: FADE_FRAMES * HOP]
-        return self._join(waveform, _sine_fade(self._tail.shape[0]))
+        return self._join(waveform, sine_fade(self._tail.shape[0]))
 
     def _decode_like_reference(self, mel: Tensor) -> Tensor:
         noise = self._new_noise(HOP * mel.shape[1]).to(self._noise)
@@ -202,7 +202,7 @@ class VocoderStream:
         return torch.cat((waveform[:n] * rising + self._tail * falling, waveform[n:]))
 
 
-def _sine_fade(samples: int) -> tuple[Tensor, Tensor]:
+def sine_fade(samples: int) -> tuple[Tensor, Tensor]:
     """Rising and falling halves that sum to one everywhere."""
     rising = torch.sin((torch.arange(samples) + 0.5) * (torch.pi / 2 / max(samples, 1))).square()
     return rising, 1.0 - rising

@@ -118,6 +118,7 @@ class StepAudioEngine:
         quantization = None if self._quantization == "none" else self._quantization
         options = self._options
         if device.startswith("cuda"):
+            progress("GPU", 0.0)
             options = self._planned(torch.cuda.mem_get_info(device)[0])
         self._encoder_key = self._checkpoint.encoder_key()
         self._pipeline = Pipeline.load(

@@ -18,6 +18,10 @@ from pathlib import Path
 SAY = {"model": "hibari", "voice": "heart", "input": "The birch canoe slid on the smooth planks of wood."}
 
 
+PASSED_ON = ("PYTHONPATH", "CUDA_VISIBLE_DEVICES")
+"""Variables that the daemon gets too; systemd-socket-activate hands on hardly any by itself."""
+
+
 def request(path: str, body: Mapping[str, object] | None = None) -> bytes:
     """One HTTP request that asks for the connection to be closed after it."""
     payload = b"" if body is None else json.dumps(body).encode()
@@ -43,6 +47,7 @@ def sleeping_daemon(settings: Sequence[str] = ()) -> Iterator[tuple[int, int]]:
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         command = ["systemd-socket-activate", "-l", f"127.0.0.1:{port}", "--fdname=http"]
+        command += [f"--setenv={name}" for name in PASSED_ON if name in os.environ]
         command += [sys.executable, "-m", "stepaudiod", "--set=engine=hibari", f"--set=cache_dir={folder}"]
         process = subprocess.Popen([*command, *(f"--set={s}" for s in settings)], stderr=subprocess.PIPE)
         assert process.stderr is not None

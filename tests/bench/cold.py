@@ -1,0 +1,155 @@
+"""From a connection to a sleeping daemon to its first byte of speech by Step-Audio-EditX:
+`python -m tests.bench.cold --models DIR [--runs 5] [--device cuda] [--quantization int8]`.
+
+The clock runs from `connect` to the first byte of the body. The first run encodes the voice, compiles kernels
+and reads the weights from the disk; it is told apart. Then the stages, one after the other in a process of
+its own, as the worker goes through them. Weights may be random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import wave
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stepaudiod.voices import VoiceLibrary
+from tests.bench.measure import first_byte_of_body, machine, request, seconds_of, sleeping_daemon, spread
+
+VOICE = "bench"
+SAY = {
+    "model": "step-audio-editx",
+    "voice": VOICE,
+    "input": "The birch canoe slid on the smooth planks of wood.",
+    "response_format": "pcm",
+    "seed": 1,
+}
+
+STAGES = """
+import json, sys, time
+began = time.perf_counter()
+marks = [("interpreter's own imports", began)]
+def mark(name): marks.append((name, time.perf_counter()))
+import stepaudiod.worker.main; mark("imports: the worker")
+import torch; mark("imports: torch")
+import stepaudiod.engines.stepaudio as stepaudio; mark("imports: the engine")
+from pathlib import Path
+from stepaudiod.config import StepAudio
+from stepaudiod.engines.pulled import PulledEngines
+from stepaudiod.speech import Facts, SpeechRequest
+asked = json.loads(sys.argv[1])
+engines = PulledEngines(Path(asked["data"]), StepAudio(**asked["settings"]))
+(description, *_) = engines.describe()
+folder, threads = Path(asked["cache"]), asked["threads"]
+engine = stepaudio.StepAudioEngine(cache_dir=folder, threads=threads, **description.options)
+mark("looking at the files")
+stage = None
+def tell(text, fraction):
+    global stage
+    name = text.partition(",")[0]
+    if stage is not None and name != stage:
+        mark("load: " + stage)
+    stage = name
+engine.load(tell); mark("load: " + stage)
+sound = engine.speak(SpeechRequest(asked["text"], asked["voice"], seed=1))
+for part in sound:
+    if not isinstance(part, Facts) and part.size:
+        break
+mark("first sound: prompt, graphs, codes, decoder")
+print(json.dumps([[name, at - before] for (_, before), (name, at) in zip(marks, marks[1:])]))
+"""
+
+
+def lay_out(folder: Path, models: Path) -> Path:
+    """A data folder with these models and one voice of 6 s."""
+    data = folder / "data"
+    data.mkdir()
+    (data / "models").symlink_to(models.resolve())
+    t = np.arange(6 * 24000) / 24000
+    phase = 2 * np.pi * np.cumsum(140 + 30 * np.sin(2 * np.pi * 0.7 * t)) / 24000
+    sound = sum(np.sin(k * phase) / k for k in range(1, 12)) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * t))
+    path = folder / "voice.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 24000, 0, "NONE", "not compressed"))
+        file.writeframes((8000 * sound / np.abs(sound).max()).astype("<i2").tobytes())
+    VoiceLibrary(data / "voices").create(VOICE, path, "The quick brown fox jumps over the lazy dog.", "mine")
+    return data
+
+
+def wake(settings: Sequence[str]) -> float:
+    """Seconds from connect to the first byte of speech."""
+    with sleeping_daemon(settings) as (port, _):
+        started = time.perf_counter()
+        with socket.create_connection(("127.0.0.1", port), timeout=600) as connection:
+            connection.sendall(request("/v1/audio/speech", SAY))
+            answer = first_byte_of_body(connection)
+            seconds = time.perf_counter() - started
+            assert answer.startswith(b"HTTP/1.1 200"), answer
+        return seconds
+
+
+def stages(data: Path, cache: Path, settings: dict[str, object], threads: int) -> list[tuple[str, float]]:
+    """Seconds of each stage, in a process of its own."""
+    asked = {
+        "data": str(data),
+        "cache": str(cache),
+        "settings": settings,
+        "threads": threads,
+        "text": SAY["input"],
+        "voice": VOICE,
+    }
+    environ = os.environ | {"TRITON_CACHE_DIR": str(cache / "triton")}
+    command = [sys.executable, "-c", STAGES, json.dumps(asked)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environ)
+    return [(name, seconds) for name, seconds in json.loads(done.stdout)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.cold", description=__doc__)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="bf16")
+    parser.add_argument("--quantization", default="none")
+    parser.add_argument("--threads", type=int, default=min(len(os.sched_getaffinity(0)), 4))
+    options = parser.parse_args(arguments)
+    engine: dict[str, object] = {
+        "device": options.device,
+        "dtype": options.dtype,
+        "quantization": options.quantization,
+        "check_output": False,
+    }
+    print(machine())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data, cache = lay_out(folder, options.models), folder / "cache"
+        settings = [f"step_audio.{key}={json.dumps(value).strip(chr(34))}" for key, value in engine.items()]
+        settings += [f"data_dir={data}", f"cache_dir={cache}", f"threads={options.threads}"]
+        settings += ["engine=step-audio-editx"]
+        first = wake(settings)
+        print(f"the first time, with nothing in any cache of ours: {first:.2f} s", flush=True)
+        whole = [wake(settings) for _ in range(options.runs)]
+        print(
+            f"asleep → first byte of speech: {spread(whole, digits=2)} (to reach on an H100: 8 s)", flush=True
+        )
+        rows = [stages(data, cache, engine, options.threads) for _ in range(options.runs)]
+        print("\n| stage, in a process of its own | seconds |\n| --- | --- |")
+        print(f"| interpreter | {spread([seconds_of([sys.executable, '-c', 'pass']) for _ in whole])} |")
+        for index, (stage, _) in enumerate(rows[0]):
+            print(f"| {stage} | {spread([row[index][1] for row in rows])} |")
+        print(f"| all stages | {spread([sum(seconds for _, seconds in row) for row in rows])} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

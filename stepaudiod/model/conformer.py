@@ -78,7 +78,7 @@ class Lookahead(nn.Module):
         """Turn `(batch, n + 3, size)` into `(batch, n, size)`, and give the two columns to keep."""
         y = F.leaky_relu(self.conv1(x.transpose(1, 2)))  # (batch, size, n)
         y = torch.cat((y.new_zeros(*y.shape[:2], 2) if past is None else past, y), dim=2)
-        return self.conv2(y).transpose(1, 2).contiguous() + x[:, :-LOOKAHEAD], y[..., -2:]
+        return self.conv2(y).transpose(1, 2).contiguous() + x[:, :-LOOKAHEAD], y[..., -2:].clone()
 
 
 class UpLayer(nn.Module):
@@ -92,7 +92,7 @@ class UpLayer(nn.Module):
         """Turn `(batch, n, size)` into `(batch, 2n, size)`, and give the four columns to keep."""
         y = x.transpose(1, 2).repeat_interleave(UP, dim=2)  # (batch, size, 2n)
         y = torch.cat((y.new_zeros(*y.shape[:2], 2 * UP) if past is None else past, y), dim=2)
-        return self.conv(y).transpose(1, 2).contiguous(), y[..., -2 * UP :]
+        return self.conv(y).transpose(1, 2).contiguous(), y[..., -2 * UP :].clone()
 
 
 class RelativeAttention(nn.Module):

@@ -23,7 +23,7 @@ from stepaudiod.model.codes import MEL_FRAMES_PER_FRAME
 from stepaudiod.model.conformer import EncoderState, TokenEncoder
 from stepaudiod.model.dit import MELS, DiT, EstimatorState, Modulation, Past
 from stepaudiod.model.step_graphs import KEPT, StepGraphs
-from stepaudiod.model.weights import Progress, count, install, read_torch_file, shape_of
+from stepaudiod.model.weights import Progress, count, embedding, install, read_torch_file, shape_of
 
 STEPS = 10
 GUIDANCE = 0.7
@@ -94,7 +94,7 @@ class Flow(nn.Module):
 
     def __init__(self, encoder: TokenEncoder, estimator: DiT) -> None:
         super().__init__()
-        self.input_embedding = nn.ModuleDict({"embedding": nn.Embedding(TABLE_ROWS, encoder.size // 2)})
+        self.input_embedding = nn.ModuleDict({"embedding": embedding(TABLE_ROWS, encoder.size // 2)})
         self.spk_embed_affine_layer = nn.Linear(SPEAKER_SIZE, MELS)
         self.encoder = encoder
         self.encoder_proj = nn.Linear(encoder.size, MELS)

@@ -70,7 +70,8 @@ def take_in(flow: Flow, acoustics: Acoustics) -> FlowPrompt:
         noise = make_noise(NOISE_SEED, frames).to(flow.device)
         decode_part(flow, columns, False, encoder, states, mel[:, :frames], speaker, noise)
     pasts = tuple(state.past.as_prompt() for state in states if state.past is not None)
-    return FlowPrompt(frames, encoder, pasts, columns[ends:], mel[:, frames:], speaker)
+    # copies: what is a view would keep all of it
+    return FlowPrompt(frames, encoder, pasts, columns[ends:].clone(), mel[:, frames:].clone(), speaker)
 
 
 def decode_part(

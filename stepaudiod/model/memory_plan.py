@@ -32,7 +32,7 @@ from stepaudiod.model.streaming import REMEMBERED_FRAMES
 from stepaudiod.model.weights import read_torch_file
 
 WORKING_BYTES = 400_000_000
-"""What computing needs beside weights and what is kept: graphs, passing results; on an H100 0.38 GB."""
+"""What computing needs beside weights and what is kept: graphs, passing results; on an H100 0.35 GB."""
 MARGIN_BYTES = 300_000_000
 """Of the free memory of a card, what is left to the driver and to others."""
 STREAMS = 16

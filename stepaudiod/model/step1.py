@@ -27,6 +27,7 @@ from stepaudiod.errors import ModelFileError
 from stepaudiod.model.codes import AUDIO_CODES
 from stepaudiod.model.files import mend, read_config
 from stepaudiod.model.tokenizer import AUDIO_BASE, END_OF_TURN
+from stepaudiod.model.weights import embedding
 
 ON_HOST = ("model.embed_tokens.weight", "lm_head.weight")
 """Tensors that stay on the host, memory-mapped, when the model is on a GPU: few of their rows are read."""
@@ -211,7 +212,7 @@ class Step1Model(nn.Module):
 
     def __init__(self, config: Step1Config) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.num_hidden_layers)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

@@ -138,6 +138,11 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def embedding(rows: int, size: int) -> nn.Embedding:
+    """Make a table without values; on the meta device, drawing some would import all of torch's compiler."""
+    return nn.Embedding(rows, size, _weight=torch.empty(rows, size))
+
+
 def count(state: Mapping[str, Tensor], pattern: str, source: Path) -> int:
     """Count consecutive layers: the number of i from 0 for which `pattern.format(i)` is in `state`.
 

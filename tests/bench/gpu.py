@@ -7,11 +7,13 @@ is to be reached; decoding also beside the reference's way, run in the same proc
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,6 +27,7 @@ from stepaudiod.model.flow import make_noise
 from stepaudiod.model.generation import Batch
 from stepaudiod.model.linguistic import load_linguistic
 from stepaudiod.model.loading import load_step1, write_quantized
+from stepaudiod.model.memory_plan import MemoryNeeds, MemoryPlan
 from stepaudiod.model.pipeline import Edit, Pipeline, PipelineOptions, Reference, Synthesis
 from stepaudiod.model.quantize import Quantization
 from stepaudiod.model.running import RunningBatch
@@ -176,7 +179,9 @@ def accuracy(table: Table) -> None:
         torch.cuda.empty_cache()
 
 
-def load(table: Table, kind: Quantization | None, quantized: Path | None) -> Pipeline:
+def load(
+    table: Table, kind: Quantization | None, quantized: Path | None, options: PipelineOptions
+) -> Pipeline:
     """Load everything, the host's memory watched."""
     name, most, done = kind.value if kind else "bf16", [own_memory()], threading.Event()
 
@@ -194,7 +199,7 @@ def load(table: Table, kind: Quantization | None, quantized: Path | None) -> Pip
         str(CUDA),
         quantization=kind,
         quantized_folder=quantized,
-        options=PipelineOptions(is_output_checked=False),
+        options=options,
     )
     torch.cuda.synchronize()
     took = time.perf_counter() - start
@@ -216,23 +221,63 @@ def requests(table: Table) -> None:
     for kind in table.kinds:
         limit = limits[kind]
         name = kind.value if kind else "bf16"
-        pipeline = load(table, kind, table.quantized if kind else None)
+        quantized = table.quantized if kind else None
+        needs = MemoryNeeds.of(Checkpoint(table.models), torch.bfloat16, kind)
+        plan = needs.plan(None, torch.cuda.mem_get_info()[0])
+        pipeline = load(table, kind, quantized, _options(plan))
+        reckoned = (plan.weights_bytes + plan.pool_bytes) / 1e9
+        table.add(
+            f"GPU memory after loading, {name}",
+            f"{torch.cuda.memory_allocated() / 1e9:.2f} GB in use; reckoned beforehand {reckoned:.2f}",
+        )
+        torch.cuda.reset_peak_memory_stats()
         voice = pipeline.encode_reference(waveform, 24000, SAID)
         start = time.perf_counter()
         pipeline.clone(voice, TEXT, seed=1, stream=True).waveform()
         table.add(f"first request after loading, {name}", f"{time.perf_counter() - start:.2f} s")
+        _streams(table, pipeline, voice, name)
+        table.add(f"GPU memory, one stream at a time, {name}", gpu_memory(), f"{limit:g} GB")
+        _whole(table, pipeline, voice, waveform, name)
         if kind is None:
             _encode(table, pipeline, waveform)
             _decoder(table, pipeline, voice)
-        _streams(table, pipeline, voice, name)
-        _whole(table, pipeline, voice, waveform, name)
-        table.add(f"GPU memory, one request at a time, {name}", gpu_memory(), f"{limit:g} GB")
-        _many(table, pipeline, voice, name)
+            _long_voice(table, pipeline, bench)
+        table.add(f"GPU memory, all that and whole requests, {name}", gpu_memory(), f"{limit:g} GB")
+        _many(table, pipeline, voice, name, plan)
         if kind is None and table.is_long:
             _growth(table, pipeline, voice)
-        table.add(f"GPU memory, 16 streams at once, {name}", gpu_memory())
+        del pipeline
+        _forget()
+        limited = needs.plan(int(limit * 1e9), torch.cuda.mem_get_info()[0])
+        pipeline = load(table, kind, quantized, _options(limited))
+        table.add(
+            f"gpu_memory = {limit:g}G, {name}",
+            f"{limited.positions} positions, {limited.decoder_bytes / 1e9:.2f} GB for voices and streams, "
+            f"voices up to {limited.longest_voice_s:.0f} s",
+        )
+        _many(table, pipeline, voice, f"{name}, gpu_memory = {limit:g}G", limited)
         del pipeline, voice
-        torch.cuda.empty_cache()
+        _forget()
+
+
+def _options(plan: MemoryPlan) -> PipelineOptions:
+    return PipelineOptions(
+        is_output_checked=False, positions=plan.positions, decoder_bytes=plan.decoder_bytes
+    )
+
+
+def _forget() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _long_voice(table: Table, pipeline: Pipeline, bench: Bench) -> None:
+    """A voice of 25 s, taken in kernel by kernel, and then shared."""
+    long = replace(bench, seconds=25.0)
+    voice = pipeline.encode_reference(long.waveform(), 24000, SAID * 4)
+    for what in ("taken in now", "taken in before"):
+        first, _ = _heard(pipeline.clone(voice, TEXT, seed=3, stream=True))
+        table.add(f"first sound of a stream, a voice of 25 s, {what}", f"{first * 1e3:.0f} ms")
 
 
 def _encode(table: Table, pipeline: Pipeline, waveform: Tensor) -> None:
@@ -279,26 +324,38 @@ def _decoder(table: Table, pipeline: Pipeline, voice: Reference) -> None:
 
 def _streams(table: Table, pipeline: Pipeline, voice: Reference, name: str) -> None:
     """First sound, and the least time by which a chunk comes before it is needed."""
-    firsts, spares = [], []
-    for seed in range(2, 9):
-        start = time.perf_counter()
-        first = heard = 0.0
-        spare = float("inf")
-        for chunk in pipeline.clone(voice, TEXT, seed=seed, stream=True):
-            at = time.perf_counter() - start
-            if chunk.size and not first:
-                first = at
-            elif chunk.size:
-                spare = min(spare, first + heard - at)
-            heard += chunk.size / 24000
-        firsts.append(first)
-        spares.append(spare)
+    results = [_heard(pipeline.clone(voice, TEXT, seed=seed, stream=True)) for seed in range(2, 9)]
+    firsts, spares = [first for first, _ in results], [spare for _, spare in results]
     table.add(
         f"first sound of a stream, {name}",
         f"**{statistics.median(firsts) * 1e3:.0f} ms** ({min(firsts) * 1e3:.0f} to {max(firsts) * 1e3:.0f})",
         "300 ms",
     )
     table.add(f"the latest chunk comes early by, {name}", f"{min(spares):.2f} s", "never late")
+    anew = []
+    for seed in range(2, 7):
+        pipeline._speaker._memory._voices.clear()
+        anew.append(_heard(pipeline.clone(voice, TEXT, seed=seed, stream=True))[0])
+    table.add(
+        f"the same, the voice encoded and not taken in yet, {name}",
+        f"{statistics.median(anew) * 1e3:.0f} ms ({min(anew) * 1e3:.0f} to {max(anew) * 1e3:.0f})",
+        "300 ms",
+    )
+
+
+def _heard(result: Synthesis) -> tuple[float, float]:
+    """When a stream's first sound came, and by how much its latest chunk was early."""
+    start = time.perf_counter()
+    first = heard = 0.0
+    spare = float("inf")
+    for chunk in result:
+        at = time.perf_counter() - start
+        if chunk.size and not first:
+            first = at
+        elif chunk.size:
+            spare = min(spare, first + heard - at)
+        heard += chunk.size / 24000
+    return first, spare
 
 
 def _whole(table: Table, pipeline: Pipeline, voice: Reference, waveform: Tensor, name: str) -> None:
@@ -314,16 +371,21 @@ def _whole(table: Table, pipeline: Pipeline, voice: Reference, waveform: Tensor,
         table.add(f"{what}, {name}", f"{seconds:.1f} s of sound in {took:.2f} s, {tokens} tokens")
 
 
-def _many(table: Table, pipeline: Pipeline, voice: Reference, name: str) -> None:
-    """Sixteen streams in one thread; the second time, when all sizes have been seen."""
-    for _ in range(2):
-        start = time.perf_counter()
-        seconds = _in_turn([pipeline.clone(voice, TEXT, seed=seed, stream=True) for seed in range(16)])
-        took = time.perf_counter() - start
-    table.add(
-        f"16 streams in one thread, {name}",
-        f"{seconds:.0f} s of sound in {took:.1f} s, {seconds / took:.1f} times real time",
-    )
+def _many(table: Table, pipeline: Pipeline, voice: Reference, name: str, plan: MemoryPlan) -> None:
+    """Sixteen streams in one thread, of short and of long texts; the second time, when all sizes came up."""
+    for what, text in (("", TEXT), (" of long texts", TEXT * 3)):
+        torch.cuda.reset_peak_memory_stats()
+        for _ in range(2):
+            start = time.perf_counter()
+            seconds = _in_turn([pipeline.clone(voice, text, seed=seed, stream=True) for seed in range(16)])
+            took = time.perf_counter() - start
+        table.add(
+            f"16 streams{what} in one thread, {name}",
+            f"{seconds:.0f} s of sound in {took:.1f} s, {seconds / took:.1f} times real time",
+        )
+        table.add(
+            f"GPU memory, 16 streams{what} at once, {name}", gpu_memory(), f"{plan.total_bytes / 1e9:.2f} GB"
+        )
 
 
 def _in_turn(results: list[Synthesis]) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import wave
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +106,27 @@ def test_a_voice_is_encoded_once_and_kept_beside_its_recording(data: Path, loade
     assert kept[0].stat().st_mtime_ns == before
     assert facts["seed"] == 1
     assert int(str(facts["output_tokens"])) > 0
+
+
+SPEAKS = """
+import json, sys
+from pathlib import Path
+from stepaudiod.engines.stepaudio import StepAudioEngine
+from stepaudiod.speech import Facts, SpeechRequest
+engine = StepAudioEngine(cache_dir=Path("/nowhere"), threads=1, **json.loads(sys.argv[1]))
+engine.load(lambda stage, fraction: None)
+sound = engine.speak(SpeechRequest("Hello there.", "hum", seed=1))
+assert any(not isinstance(part, Facts) and part.size for part in sound)
+print(json.dumps([name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules]))
+"""
+
+
+def test_no_compiler_is_imported_on_the_way_to_the_first_sound(data: Path) -> None:
+    """PyTorch's takes as long to import as PyTorch itself, and whoever connects would wait for it."""
+    (description,) = PulledEngines(data, settings()).describe()
+    command = [sys.executable, "-c", SPEAKS, json.dumps(description.options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert json.loads(done.stdout) == []
 
 
 def test_a_recording_with_the_request_is_cloned_and_no_trace_of_it_stays(

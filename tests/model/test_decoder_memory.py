@@ -67,7 +67,7 @@ def held_bytes(stream: FlowStream) -> int:
     """What a stream holds of its own, counted tensor by tensor."""
     pasts = [state.past for state in stream._states if state.past is not None]
     own = [tensor for past in pasts for tensor in (past.caches, past.columns)]
-    own += list(stream._encoder_state.caches.values())
+    own += stream._encoder_state.caches.values()
     return sum(tensor.untyped_storage().nbytes() for tensor in own)
 
 
@@ -75,6 +75,13 @@ def prompt_bytes(prompt: FlowPrompt) -> int:
     tensors = [past.columns for past in prompt.pasts]
     tensors += [past.prompt for past in prompt.pasts if past.prompt is not None]
     tensors += prompt.encoder.caches.values()
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+def small_bytes(prompt: FlowPrompt) -> int:
+    """What else a voice holds: a few frames."""
+    tensors = [prompt.columns, prompt.condition, prompt.speaker]
+    tensors += [x for x in (prompt.encoder.ahead, prompt.encoder.up) if x is not None]
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
@@ -101,6 +108,7 @@ def test_what_is_held_is_what_was_reckoned(networks: Networks, costs: FlowCosts)
         voice = reference(groups)
         shared = take_in(networks.flow, voice)
         assert prompt_bytes(shared) == costs.prompt_bytes(voice.columns.shape[0])
+        assert small_bytes(shared) < 5000  # and no view of all that was seen
     most = costs.stream_bytes(stream_frames(200), REMEMBERED_FRAMES)
     held = []
     for groups in (2, 30):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,12 +26,12 @@ FULL_COSTS = FlowCosts(
     columns_bytes=10 * 16 * 2 * 2 * 512 * 2 * 4,
 )
 FULL_CONFIG = Step1Config(3072, 8192, 48, 4, 32, 74752, 32768, 1e-5)
-FULL_WEIGHTS = {None: 7.922e9, Quantization.INT8: 4.853e9, Quantization.INT4: 3.508e9}
+FULL_WEIGHTS = {None: 7_960_290_202, Quantization.INT8: 4_891_730_842, Quantization.INT4: 3_546_833_818}
 """Of the published files, by `MemoryNeeds.of` on a tree of their size."""
 
 
 def full(kind: Quantization | None = None) -> MemoryNeeds:
-    return MemoryNeeds(FULL_CONFIG, torch.bfloat16, int(FULL_WEIGHTS[kind]), FULL_COSTS)
+    return MemoryNeeds(FULL_CONFIG, torch.bfloat16, FULL_WEIGHTS[kind], FULL_COSTS)
 
 
 @pytest.mark.parametrize("kind", [None, *Quantization])
@@ -64,6 +65,19 @@ def test_the_published_model_runs_within_what_was_promised(kind: Quantization | 
     assert plan.total_bytes == plan.weights_bytes + WORKING_BYTES + pool + plan.decoder_bytes
 
 
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_table_in_the_readme_is_what_is_reckoned(name: str) -> None:
+    lines = (Path(__file__).parents[2] / name).read_text("utf-8").splitlines()
+    for kind in (None, *Quantization):
+        start = f"| {kind.value if kind else 'bf16'} | "
+        (line,) = [line for line in lines if line.startswith(start)]
+        least, within, voice, most = (re.sub(r"[^0-9.]", "", cell) for cell in line.strip("|").split("|")[1:])
+        needs = full(kind)
+        assert least == f"{needs.least().total_bytes / 1e9:.2f}"
+        assert int(voice) == int(needs.plan(int(float(within) * 1e9), PLENTY).longest_voice_s)
+        assert most == f"{needs.most().total_bytes / 1e9:.1f}"
+
+
 def test_more_memory_never_makes_less_of_anything() -> None:
     needs = full()
     plans = [needs.plan(size, PLENTY) for size in range(8_900_000_000, 14_000_000_000, 100_000_000)]
@@ -86,11 +100,11 @@ def test_too_little_says_how_much_it_takes() -> None:
     with pytest.raises(EngineUnavailable) as refusal:
         full().plan(8_000_000_000, PLENTY)
     assert refusal.value.message == (
-        "step_audio.gpu_memory allows 8.00 GB, and the model needs 8.81 GB: 7.92 GB for weights, 0.88 GB for "
+        "step_audio.gpu_memory allows 8.00 GB, and the model needs 8.84 GB: 7.96 GB for weights, 0.88 GB for "
         'one request. Raise it; step_audio.quantization = "int8" or "int4" needs less.'
     )
     with pytest.raises(
-        EngineUnavailable, match=r"Of this GPU 7\.70 GB can be had, and the model needs 8\.81 GB"
+        EngineUnavailable, match=r"Of this GPU 7\.70 GB can be had, and the model needs 8\.84 GB"
     ):
         full().plan(None, 8_000_000_000)
 

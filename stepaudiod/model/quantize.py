@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from stepaudiod.errors import InvalidRequest, ModelFileError
 from stepaudiod.model.files import mend, safetensors_header
+from stepaudiod.model.products import product
 
 GROUP_SIZE = 64
 FEW_ROWS = 16
@@ -89,7 +90,7 @@ class Int8Linear(nn.Module):
         if x.device.type == "cpu" and x.dtype is torch.bfloat16 and flat.shape[0] <= FEW_ROWS:
             self._align()
             return torch._weight_int8pack_mm(flat, self.weight, self.scale).view(*x.shape[:-1], -1)
-        return F.linear(x, self.weight.to(x.dtype)) * self.scale
+        return product(x, self.weight) * self.scale
 
     def _align(self) -> None:
         """Move what a mapped file put at an odd address: the kernel's wide loads end the process there."""

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from stepaudiod.errors import ModelFileError
 from stepaudiod.model.codes import AUDIO_CODES
 from stepaudiod.model.files import mend, read_config
+from stepaudiod.model.products import Linear
 from stepaudiod.model.tokenizer import AUDIO_BASE, END_OF_TURN
 from stepaudiod.model.weights import embedding
 
@@ -140,10 +141,10 @@ class Attention(nn.Module):
         super().__init__()
         size, kv_size = config.hidden_size, config.num_attention_groups * config.head_size
         self.groups, self.head_size = config.num_attention_groups, config.head_size
-        self.q_proj = nn.Linear(size, size, bias=False)
-        self.k_proj = nn.Linear(size, kv_size, bias=False)
-        self.v_proj = nn.Linear(size, kv_size, bias=False)
-        self.o_proj = nn.Linear(size, size, bias=False)
+        self.q_proj = Linear(size, size)
+        self.k_proj = Linear(size, kv_size)
+        self.v_proj = Linear(size, kv_size)
+        self.o_proj = Linear(size, size)
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, step: Step) -> Tensor:
         """Attend.
@@ -180,9 +181,9 @@ class MLP(nn.Module):
 
     def __init__(self, config: Step1Config) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Run over `(..., hidden)`."""

@@ -16,6 +16,7 @@ from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.model.codes import AUDIO_CODES, GROUP
 from stepaudiod.model.generation import Batch
 from stepaudiod.model.loading import Networks, load_step1
+from stepaudiod.model.products import MANY_ROWS, product
 from stepaudiod.model.quantize import Quantization, save, size_bytes
 from stepaudiod.model.sampling import Sampler, SamplingOptions, pattern_bounds, probabilities
 from stepaudiod.model.step1 import DecoderLayer, Step1ForCausalLM, alibi_slopes
@@ -56,6 +57,19 @@ def naive_logits(model: Step1ForCausalLM, ids: list[int]) -> Tensor:
         x = x + attention.o_proj((weights @ v).transpose(0, 1).flatten(1))
         x = x + layer.mlp(layer.post_attention_layernorm(x))
     return model.logits(model.model.norm(x))
+
+
+@pytest.mark.parametrize("rows", [1, MANY_ROWS - 1, MANY_ROWS, 300])
+def test_products_are_as_precise_as_their_type_however_many_rows(rows: int) -> None:
+    """A processor without bfloat16 of its own takes another way for many rows."""
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = (torch.randn(n, 512, generator=generator).to(torch.bfloat16) for n in (rows, 96))
+    right = x.double() @ weight.double().T
+    made = product(x[None], weight)
+    assert made.shape == (1, rows, 96)
+    assert made.dtype is torch.bfloat16
+    assert (made[0].double() - right).abs().max() < 2**-8 * right.abs().max()
+    assert torch.equal(product(x.float(), weight.float()), x.float() @ weight.float().T)
 
 
 def test_blocks_cache_and_groups_give_what_a_plain_pass_gives(model: Step1ForCausalLM) -> None:

@@ -98,26 +98,28 @@ class Batch:
         self._cache: KVCache | None = None
         self._active: dict[int, Sequence] = {}
         self._read: list[list[int]] = [[] for _ in range(rows)]
+        self._taken, self._taker = 0, 0
         self._lock = threading.Lock()
         self._row_is_free = threading.Condition(self._lock)
 
     def join(self, prompt: list[int], options: SamplingOptions, seed: int, max_tokens: int) -> Sequence:
         """Read a prompt and take a place, as soon as there is one; see `try_join`."""
+        taken = 0
         while True:
             sequence = self.try_join(prompt, options, seed, max_tokens)
             if sequence is not None:
                 return sequence
+            taken = self.help_others(taken)
 
     def try_join(
         self, prompt: list[int], options: SamplingOptions, seed: int, max_tokens: int
     ) -> Sequence | None:
-        """Read a prompt and take a place, or take a step for those who have one.
+        """Read a prompt and take a place.
 
         Use the result in a `with` statement, which gives the place back.
 
         Returns:
-            None if there is no place now: try again. Nobody is kept waiting long, since one thread may run
-            those inside too.
+            None if there is no place now: `help_others`, and try again.
 
         Raises:
             InvalidRequest: the prompt leaves no room.
@@ -129,11 +131,7 @@ class Batch:
             )
         sequence = Sequence(self, Sampler(options, seed, prompt), min(max_tokens, room))
         with self._lock, torch.inference_mode():
-            if not self._admit(sequence, prompt):
-                if not self._step(None):
-                    self._row_is_free.wait(WAIT_S)
-                return None
-        return sequence
+            return sequence if self._admit(sequence, prompt) else None
 
     def _admit(self, sequence: Sequence, prompt: list[int]) -> bool:
         """Read the prompt into a free row, if there is one."""
@@ -163,11 +161,19 @@ class Batch:
         row = max(free, key=lambda row: (shared[row], -len(self._read[row])))
         return row, shared[row]
 
-    def help_others(self) -> None:
-        """Take a step for those who have a place, or wait a moment: for whoever waits for something else."""
+    def help_others(self, taken: int) -> int:
+        """Take a step for those who have a place, or wait a moment: for whoever waits for one, or for memory.
+
+        A thread that runs those inside too is not kept waiting while they go on.
+
+        Args:
+            taken: what this gave the last time; 0 at first.
+        """
         with self._lock, torch.inference_mode():
-            if not self._step(None):
+            goes_on = self._taken != taken and self._taker == threading.get_ident()
+            if not self._step(None) and not goes_on:
                 self._row_is_free.wait(WAIT_S)
+            return self._taken
 
     def leave(self, sequence: Sequence) -> None:
         """Give a place back; leaving twice does nothing."""
@@ -182,6 +188,7 @@ class Batch:
                     raise RuntimeError("the sequence has left its batch")
                 with torch.inference_mode():
                     self._step(sequence)
+            self._taken, self._taker = self._taken + 1, threading.get_ident()
             return sequence._waiting.popleft()
 
     def _drop(self, sequence: Sequence) -> None:

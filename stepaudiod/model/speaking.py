@@ -281,6 +281,7 @@ class Speaker:
 
     def _take(self, place: Place, cancelled: IsCancelled) -> Generator[Tensor, None, FlowPrompt]:
         """Wait for the decoder's memory; gives signs of life, and returns the reference, taken in."""
+        taken = 0
         while True:
             with faster_products():
                 prompt = place.try_take()
@@ -288,7 +289,7 @@ class Speaker:
                 return prompt
             if cancelled():
                 raise Cancelled
-            self._batch.help_others()
+            taken = self._batch.help_others(taken)
             yield torch.zeros(0)
 
     def _begin(
@@ -297,12 +298,14 @@ class Speaker:
         """Take a place in the batch; gives signs of life while there is none, and returns it."""
         prompt, most = turn.prompt(ids), turn.bounds(ids).max_tokens
         report.input_tokens += len(prompt)
+        taken = 0
         while True:
             sequence = self._batch.try_join(prompt, self._sampling, seed, most)
             if sequence is not None:
                 return sequence
             if cancelled():
                 raise Cancelled
+            taken = self._batch.help_others(taken)
             yield torch.zeros(0)
 
     def _collect(

@@ -14,7 +14,7 @@ from torch import Tensor
 from stepaudiod.errors import InvalidRequest, ModelFileError
 from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.model.codes import AUDIO_CODES, GROUP
-from stepaudiod.model.generation import Batch
+from stepaudiod.model.generation import AHEAD, Batch
 from stepaudiod.model.loading import Networks, load_step1
 from stepaudiod.model.products import MANY_ROWS, product
 from stepaudiod.model.quantize import Quantization, save, size_bytes
@@ -217,13 +217,39 @@ def test_one_thread_that_takes_turns_shares_each_step(
     batch = Batch(model, 2, 512)
     greedy = SamplingOptions(temperature=0, is_pattern_enforced=False)
     pair = [batch.join(PROMPT, greedy, seed, 40) for seed in range(2)]
-    assert batch.try_join(PROMPT, greedy, 2, 40) is None  # no place: those inside go on meanwhile
+    assert batch.try_join(PROMPT, greedy, 2, 40) is None  # no place
+    batch.help_others(0)  # those inside go on meanwhile
     assert [len(sequence._waiting) for sequence in pair] == [1, 1]
     for _ in range(5):
         for sequence in pair:
             for _ in range(8):
                 next(sequence.tokens)
     assert len(steps) < 50
+
+
+def test_who_waits_in_the_thread_that_serves_others_does_not_hold_them_up(
+    model: Step1ForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = Batch(model, 1, 512)
+    inside = batch.join(PROMPT, SamplingOptions(is_pattern_enforced=False), 1, 60)
+    waits: list[float] = []
+    monkeypatch.setattr(batch._row_is_free, "wait", waits.append)
+    taken = 0
+    while len(inside._waiting) < AHEAD:  # there is something to do for them
+        taken = batch.help_others(taken)
+    assert not waits
+    next(inside.tokens)
+    batch.help_others(taken)
+    taken = batch.help_others(taken)  # as full as before, and this thread has taken one since
+    assert not waits
+    batch.help_others(taken)  # nothing to do, and nobody goes on here: a moment for other threads
+    assert len(waits) == 1
+    other = threading.Thread(target=lambda: next(inside.tokens))
+    other.start()
+    other.join()
+    batch.help_others(taken)
+    batch.help_others(taken)  # they go on by themselves
+    assert len(waits) == 2
 
 
 def test_a_prompt_without_room_is_refused(model: Step1ForCausalLM) -> None:

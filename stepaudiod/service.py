@@ -309,7 +309,7 @@ class Service:
             name = "no engine is installed"
         worker = self.worker
         if worker is not None and worker.loading:
-            name = worker.loading
+            name = str(worker.loading)
         served = f"{self.counters.served} request{'' if self.counters.served == 1 else 's'} served"
         return f"{self._state()} · {name} · {served}"
 

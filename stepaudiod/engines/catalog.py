@@ -113,11 +113,43 @@ BEST_FIRST = (KOKORO, HIBARI, STUDIO, WHISPER_TINY)
 
 
 @dataclass(frozen=True, slots=True)
+class Lack:
+    """What an engine hasn't that it needs.
+
+    Attributes:
+        engine: its name.
+        kind: `packages`, `files` or `voice`.
+        detail: which packages, or what is wrong with the files; "" for a voice.
+    """
+
+    engine: str
+    kind: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "packages":
+                return f"not installed (missing: {self.detail})"
+            case "voice":
+                return "it has no voice yet"
+        return self.detail
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
-    """The engine that does what a request needs, and why it was taken."""
+    """The engine that does what a request needs, and why it was taken.
+
+    Attributes:
+        engine: the engine.
+        reason: why, for people.
+        setting: what is configured, where that decided; "" where the best was looked for.
+        passed_over: what the better ones lack.
+    """
 
     engine: EngineDescription
     reason: str
+    setting: str = ""
+    passed_over: tuple[Lack, ...] = ()
 
 
 class Pulled(Protocol):
@@ -161,20 +193,20 @@ class Catalog:
         self._pulled = pulled
         self._stamp: object = None
         self._engines: tuple[EngineDescription, ...] = shipped
-        self._problems = {e.name: _problem(e) for e in shipped}
+        self._lacks = {e.name: _lack(e) for e in shipped}
 
     @property
     def engines(self) -> tuple[EngineDescription, ...]:
         """All that exist, the best first; looked at again when a folder has changed."""
         if self._pulled is not None and (stamp := self._pulled.stamp()) != self._stamp:
             self._engines = (*self._pulled.describe(), *self._shipped)
-            self._problems = {e.name: _problem(e) for e in self._engines}
+            self._lacks = {e.name: _lack(e) for e in self._engines}
             self._stamp = stamp
         return self._engines
 
     def installed(self) -> list[EngineDescription]:
         """Engines that can be loaded, the best first."""
-        return [e for e in self.engines if not self._problems[e.name]]
+        return [e for e in self.engines if self._lacks[e.name] is None]
 
     def get(self, name: str) -> EngineDescription:
         """The engine of that name.
@@ -184,7 +216,7 @@ class Catalog:
             EngineUnavailable: there is, and it can't be used; says why.
         """
         engine = self._find(name)
-        if problem := _problem(engine):
+        if (problem := _lack(engine)) is not None:
             raise EngineUnavailable(
                 f"The engine {name!r} can't be used: {problem}. To have it, {engine.install}."
             )
@@ -218,30 +250,30 @@ class Catalog:
             if self._would(engine, need):
                 self.get(setting)
             if can(engine, need):
-                return Choice(engine, f'engine = "{setting}" is configured')
-        better: list[str] = []
+                return Choice(engine, f'engine = "{setting}" is configured', setting)
+        better: list[Lack] = []
         for engine in self.engines:
-            if can(engine, need) and not self._problems[engine.name]:
-                return Choice(engine, "; ".join(["the best that is installed", *better]))
-            if (why := self._why_not(engine, need)) is not None:
-                better.append(f"{engine.name} can't be used: {why}")
+            lack = self._lacks[engine.name]
+            if can(engine, need) and lack is None:
+                others = [f"{each.engine} can't be used: {each}" for each in better]
+                return Choice(engine, "; ".join(["the best that is installed", *others]), "", tuple(better))
+            if self._would(engine, need):
+                better.append(lack or Lack(engine.name, "voice"))
         raise EngineUnavailable(
             f"Nothing that is installed can {NEEDS.get(need, need)}. To have it, {self.how(need)}."
         )
 
     def how(self, need: str) -> str:
         """What to install to have something done."""
-        return "; ".join(e.install for e in self.engines if self._would(e, need))
+        return "; ".join(e.install for e in self.would(need))
+
+    def would(self, need: str) -> list[EngineDescription]:
+        """The engines that could do it, if what they need were there."""
+        return [e for e in self.engines if self._would(e, need)]
 
     def _would(self, engine: EngineDescription, need: str) -> bool:
         """Whether an engine could do it, if its packages, weights and voices were there."""
         return can(engine, need) or (need == "speak" and engine.capabilities.speak)
-
-    def _why_not(self, engine: EngineDescription, need: str) -> str | None:
-        """Why an engine that would be better isn't taken; None where it couldn't do it anyway."""
-        if not self._would(engine, need):
-            return None
-        return self._problems[engine.name] or "it has no voice yet"
 
 
 NEEDS = {
@@ -260,10 +292,12 @@ NEEDS = {
 
 def is_installed(engine: EngineDescription) -> bool:
     """Whether an engine can be loaded."""
-    return not _problem(engine)
+    return _lack(engine) is None
 
 
-def _problem(engine: EngineDescription) -> str:
-    """Why it can't be used; "" where it can."""
+def _lack(engine: EngineDescription) -> Lack | None:
+    """Why it can't be used; None where it can."""
     missing = [package for package in engine.packages if find_spec(package) is None]
-    return f"not installed (missing: {', '.join(missing)})" if missing else engine.problem
+    if missing:
+        return Lack(engine.name, "packages", ", ".join(missing))
+    return Lack(engine.name, "files", engine.problem) if engine.problem else None

@@ -46,6 +46,7 @@ WHAT_THE_PAGE_NEEDS = [
     Route("/v1/models/{id}", models.get_model, methods=["GET"]),
     Route("/v1/voices", models.list_voices, methods=["GET"]),
     Route("/api/v1/models/status", models.status, methods=["GET"]),
+    Route("/api/v1/models/{name}/unload", models.unload, methods=["POST"]),
 ]
 DOCUMENT = [
     Route("/openapi.json", docs.openapi, methods=["GET"]),
@@ -56,7 +57,6 @@ API = [
     *WHAT_THE_PAGE_NEEDS,
     *DOCUMENT,
     Route("/metrics", metrics, methods=["GET"]),
-    Route("/api/v1/models/{name}/unload", models.unload, methods=["POST"]),
 ]
 
 

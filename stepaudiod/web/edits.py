@@ -67,15 +67,15 @@ async def tags(request: Request) -> Response:
             "data": {mode: list(options) for mode, options in OPTIONS.items()},
             "languages": list(LANGUAGES),
             "models": {mode: [e.name for e in installed if can(e, mode)] for mode in OPTIONS},
-            "missing": dict(_missing(service)),
+            "missing": {need: service.catalog.how(need) for need in missing(service)},
         }
     )
 
 
-def _missing(service: Service) -> Iterator[tuple[str, str]]:
-    """What nothing here can do, and how to have it."""
+def missing(service: Service) -> Iterator[str]:
+    """What nothing here can do."""
     for need in ("speak", "clone", "transcribe", *OPTIONS):
         try:
             service.choice(need)
         except EngineUnavailable:
-            yield need, service.catalog.how(need)
+            yield need

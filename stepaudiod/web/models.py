@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
@@ -94,6 +95,7 @@ async def status(request: Request) -> Response:
 def describe_status(service: Service, idle: IdleClock) -> dict[str, Any]:
     """One entry a model, and `daemon`."""
     worker = service.worker
+    loading = None if worker is None else worker.loading
     try:
         engine, reason = service.choice().engine.name, service.choice().reason
     except EngineUnavailable as error:
@@ -109,7 +111,8 @@ def describe_status(service: Service, idle: IdleClock) -> dict[str, Any]:
             "active": service.active,
             "queued": service.queued,
             "worker_pid": None if worker is None or worker.is_lost else worker.pid,
-            "loading": None if worker is None else worker.loading,
+            "loading": None if loading is None else str(loading),
+            "load": None if loading is None else asdict(loading),
             "requests": {
                 "served": service.counters.served,
                 "failed": service.counters.failed,

@@ -53,6 +53,18 @@ class Audio:
     duration_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How far an engine is on its way into memory."""
+
+    engine: str
+    stage: str
+    fraction: float
+
+    def __str__(self) -> str:
+        return f"loading {self.engine}: {self.stage} {self.fraction:.0%}"
+
+
 Result = Audio | Segment | Facts
 """What comes back for a request, piece by piece."""
 
@@ -99,8 +111,8 @@ class WorkerProcess:
         self.pid = process.pid
         self.loaded: dict[str, dict[str, Any]] = {}
         """Engines in memory, and what each tells of itself: `load_s` and more."""
-        self.loading: str | None = None
-        """What is being loaded, for people; None when nothing is."""
+        self.loading: Loading | None = None
+        """What is being loaded; None when nothing is."""
         self.is_lost = False
         self._process = process
         self._reader = reader
@@ -219,7 +231,7 @@ class WorkerProcess:
                     self._stalled_s = 0.0
                 self._beat = header
             case "loading":
-                self.loading = f"loading {header['engine']}: {header['stage']} {header['fraction']:.0%}"
+                self.loading = Loading(header["engine"], header["stage"], header["fraction"])
                 self._on_change()
             case "loaded":
                 self.loading = None

@@ -21,7 +21,8 @@ def test_the_name_of_a_socket_decides_what_it_serves(start_daemon: StartDaemon) 
             200,
         ]
         unload = "/api/v1/models/hibari/unload"
-        assert [c.post(unload).status_code for c in (http, api, page)] == [200, 200, 404]
+        assert [c.post(unload).status_code for c in (http, api, page)] == [200, 200, 200]
+        assert [c.get("/metrics").status_code for c in (http, api, page)] == [200, 200, 404]
 
 
 def test_sockets_that_share_a_name_are_all_served(start_daemon: StartDaemon) -> None:

@@ -181,6 +181,14 @@ class Requests(Answer):
     refused: int
 
 
+class Load(Answer):
+    """An engine on its way into memory."""
+
+    engine: ModelId
+    stage: str
+    fraction: float
+
+
 class DaemonStatus(Answer):
     """The daemon itself."""
 
@@ -192,6 +200,7 @@ class DaemonStatus(Answer):
     queued: int
     worker_pid: int | None
     loading: str | None = Field(description="how far loading has come")
+    load: Load | None = Field(description="the same in parts")
     requests: Requests
 
 

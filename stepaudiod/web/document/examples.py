@@ -55,6 +55,7 @@ DAEMON_STATUS = {
     "queued": 0,
     "worker_pid": 4242,
     "loading": None,
+    "load": None,
     "requests": {"served": 1, "failed": 0, "cancelled": 0, "refused": 0},
 }
 SPEAKER = {

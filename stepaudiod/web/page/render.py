@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import sys
 from pathlib import Path
 
-import fastapi
-import gradio
-import httpx
+from stepaudiod.web.page import lean
 
-from stepaudiod.web.page.blocks import Words, build
+gc.disable()  # a process that lives for seconds collects nothing
+lean.install()
+
+import fastapi  # noqa: E402
+import gradio  # noqa: E402
+import httpx  # noqa: E402
+
+from stepaudiod.web.page.blocks import Words, build  # noqa: E402
 
 BASE = "http://stepaudiod.invalid"
 """Where gradio believes to be; the page puts its own address there."""

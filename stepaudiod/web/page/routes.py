@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
 from stepaudiod.config import Settings
+from stepaudiod.errors import EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.service import Service
-from stepaudiod.web import models
+from stepaudiod.web import edits, models
 from stepaudiod.web.page.snapshot import Snapshot, gradio_folder
 
 HERE = Path(__file__).parent
@@ -30,6 +32,7 @@ NOTHING_FOREIGN = (
     "form-action 'self'; frame-ancestors 'none'"
 )
 """Gradio compiles handlers from text, hence unsafe-eval; nothing is loaded from or sent to another host."""
+OWN_MICROPHONE = "microphone=(self), camera=(), geolocation=()"
 WATCH_STEP_S = 0.5
 ASSETS_S = 31_536_000
 
@@ -89,30 +92,43 @@ class Page:
 
     async def index(self, request: Request) -> Response:
         """`GET /`: the page; while it is being made, one that says so and gives way to it."""
-        if self._settings().preload == "page":
-            service: Service = request.app.state.service
-            self._preloading = asyncio.create_task(service.preload())
-        language = language_of(request)
+        service: Service = request.app.state.service
+        chosen = request.query_params.get("lang")
         if self._gradio is None:
+            self._preload(service)
             return await self.simple(request)
         if self._snapshot.is_ready:
-            body = (self._snapshot.folder / f"index.{language}.html").read_bytes()
-        else:
-            self._snapshot.prepare()
-            body = (HERE / "waking.html").read_bytes()
-        return _html(body, request.query_params.get("lang"))
+            self._preload(service)
+            return _html(self._snapshot.read(f"index.{language_of(request)}.html"), chosen)
+        # the page first, the model after it: together they would keep somebody waiting for both
+        self._snapshot.prepare(then=lambda: self._preload(service))
+        return _html((HERE / "waking.html").read_bytes(), chosen)
+
+    def _preload(self, service: Service) -> None:
+        """Have the model loaded while somebody reads the page."""
+        if self._settings().preload == "page":
+            self._preloading = asyncio.create_task(service.preload())
 
     async def simple(self, request: Request) -> Response:
         """`GET /simple`: text, voice, speed and a button, for installations without gradio."""
         return _html((HERE / "simple.html").read_bytes(), None)
 
     async def state(self, request: Request) -> Response:
-        """`GET /page/state`: whether the page is there, or why not; how long the browser keeps sounds."""
+        """`GET /page/state`: whether the page is there, or why not; how long the browser keeps sounds.
+
+        `missing` has what nothing here can do, and the engines that could, each with how to have it: the page
+        says it in its own language.
+        """
+        service: Service = request.app.state.service
         return JSONResponse(
             {
                 "ready": self._snapshot.is_ready,
                 "problem": self._snapshot.problem,
                 "keep_results": self._settings().page.keep_results,
+                "missing": {
+                    need: {engine.name: engine.install for engine in service.catalog.would(need)}
+                    for need in edits.missing(service)
+                },
             }
         )
 
@@ -145,6 +161,7 @@ def language_of(request: Request) -> str:
 def _html(body: bytes, chosen: str | None) -> Response:
     headers = {"Content-Security-Policy": NOTHING_FOREIGN, "Cache-Control": "no-cache"}
     headers |= {"Referrer-Policy": "no-referrer", "Vary": "Accept-Language, Cookie"}
+    headers |= {"Permissions-Policy": OWN_MICROPHONE}
     response = Response(body, headers=headers, media_type=HTML)
     if chosen in LANGUAGES:
         response.set_cookie("lang", chosen, max_age=ASSETS_S, samesite="lax")
@@ -182,12 +199,22 @@ async def _events(request: Request) -> AsyncIterator[bytes]:
     idle: IdleClock = request.app.state.idle
     before = ""
     while True:
-        status = models.describe_status(service, idle)
+        status = models.describe_status(service, idle) | {"choice": _choice(service)}
         now = json.dumps(_without_clock(status))
         if now != before:
             before = now
             yield b"data: " + json.dumps(status, ensure_ascii=False).encode() + b"\n\n"
         await asyncio.sleep(WATCH_STEP_S)
+
+
+def _choice(service: Service) -> dict[str, Any]:
+    """Which engine and why, in parts: the page says it in its own language."""
+    try:
+        choice = service.choice()
+    except EngineUnavailable:
+        return {"engine": None, "setting": "", "passed_over": []}
+    lacks = [asdict(lack) for lack in choice.passed_over]
+    return {"engine": choice.engine.name, "setting": choice.setting, "passed_over": lacks}
 
 
 def _without_clock(status: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from stepaudiod.idle import IdleClock
 
 log = logging.getLogger(__name__)
 
-SOURCES = ("blocks.py", "render.py", "words.json")
+SOURCES = ("blocks.py", "lean.py", "render.py", "words.json")
 """What the files depend on, beside gradio itself."""
 TELL_BYTES = 2000
 
@@ -64,13 +64,21 @@ class Snapshot:
         """Whether they are there."""
         return self.folder.is_dir()
 
-    def prepare(self) -> None:
-        """Have them made, unless they are there or being made."""
+    def read(self, name: str) -> bytes:
+        """One of them."""
+        return (self.folder / name).read_bytes()
+
+    def prepare(self, then: Callable[[], None]) -> None:
+        """Have them made, unless they are there or being made.
+
+        Args:
+            then: what waits until the processor is free again; called whether they could be made or not.
+        """
         if not self.is_ready and (self._making is None or self._making.done()):
             self.problem = ""
-            self._making = asyncio.create_task(self._make())
+            self._making = asyncio.create_task(self._make(then))
 
-    async def _make(self) -> None:
+    async def _make(self, then: Callable[[], None]) -> None:
         """Run the child; what it says when it fails is for the journal and for the page."""
         self._idle.begin()
         try:
@@ -79,6 +87,7 @@ class Snapshot:
             self._fail(f"The page's files can't be written: {error}.")
         finally:
             self._idle.end()
+        then()
 
     async def _render(self) -> None:
         parent = self.folder.parent

@@ -44,16 +44,22 @@ class Browser:
         url: of the daemon.
         language: as the browser asks for it.
         size: of its window.
+        flags: more for Chromium.
     """
 
     def __init__(
-        self, folder: Path, url: str, language: str = "en", size: tuple[int, int] = (1200, 900)
+        self,
+        folder: Path,
+        url: str,
+        language: str = "en",
+        size: tuple[int, int] = (1200, 900),
+        flags: tuple[str, ...] = (),
     ) -> None:
         self.url = url
         self.downloads = folder / "downloads"
         options = ChromeOptions()
         options.binary_location = shutil.which("chromium") or "chromium"
-        for flag in (*FLAGS, f"--user-data-dir={folder / 'profile'}", f"--lang={language}"):
+        for flag in (*FLAGS, *flags, f"--user-data-dir={folder / 'profile'}", f"--lang={language}"):
             options.add_argument(flag)
         options.add_argument(f"--window-size={size[0]},{size[1]}")
         options.add_experimental_option(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,14 +18,16 @@ from tests.web.conftest import data, hum, wav
 __all__ = ["data"]
 
 StartBrowser = Callable[..., Browser]
+HERE = Path(__file__).parent
+NPM = HERE.parents[1] / "build/npm"
+"""Where npm puts what the tests take from it; it stays there for the next run."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All of this folder needs a browser."""
-    here = Path(__file__).parent
     missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     for item in items:
-        if here in item.path.parents:
+        if HERE in item.path.parents:
             item.add_marker(pytest.mark.browser)
             if missing:
                 item.add_marker(pytest.mark.skip(f"not installed: {', '.join(missing)}"))
@@ -33,6 +37,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the page is kept once it has been made."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The script of axe-core, of the version in `package-lock.json`; fetched once, and held to its digest."""
+    wanted = json.loads((HERE / "package.json").read_text())["devDependencies"]["axe-core"]
+    folder = NPM / "node_modules/axe-core"
+    if not folder.is_dir() or json.loads((folder / "package.json").read_text())["version"] != wanted:
+        npm = shutil.which("npm") or pytest.skip("not installed: npm")
+        NPM.mkdir(parents=True, exist_ok=True)
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(HERE / name, NPM)
+        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        subprocess.run(command, cwd=NPM, check=True, stdin=subprocess.DEVNULL)
+    return (folder / "axe.min.js").read_text()
 
 
 @pytest.fixture

@@ -61,6 +61,34 @@ def test_a_recording_is_changed_in_steps_that_can_be_walked_back(browser: Browse
     assert browser.console() == []
 
 
+@pytest.mark.parametrize(
+    ("task", "title"),
+    [
+        ("clone", "After: Clone"),
+        ("clone_emotion", "After: Clone: Happy: glad and bright"),
+        ("clone_style", "After: Clone: Serious: earnest"),
+    ],
+)
+def test_other_words_are_said_in_the_voice_of_a_recording(
+    browser: Browser, humming: Path, task: str, title: str
+) -> None:
+    browser.tab("Edit")
+    browser.at("#edit_file").send_keys(str(humming))
+    browser.wait(lambda: browser.all("#edit_before audio"))
+    browser.write("#edit_transcript textarea", "hm hm hm")
+    browser.script("document.querySelector(`#edit_task input[value=${arguments[0]}]`).click()", task)
+    browser.wait(lambda: browser.at("#edit_words textarea").is_displayed())
+    assert not browser.at("#edit_text textarea").is_displayed()
+    browser.click("#edit_start")
+    assert "Write what the voice is to say" in browser.wait(lambda: browser.text("#edit_result [role=alert]"))
+    browser.write("#edit_words textarea", "Mm.")
+    browser.click("#edit_start")
+    assert changed(browser, 1) == title
+    browser.press("Go on with this", "#edit_card")
+    assert browser.wait(lambda: browser.at("#edit_transcript textarea").get_attribute("value") == "Mm.")
+    assert browser.console() == []
+
+
 def test_a_sound_is_put_where_the_cursor_is(browser: Browser, humming: Path) -> None:
     browser.tab("Edit")
     browser.at("#edit_file").send_keys(str(humming))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +12,6 @@ from tests.activation import DaemonProcess
 from tests.browser.browser import Browser
 from tests.browser.conftest import StartBrowser
 
-AXE = (files("axe_core_python") / "axe.min.js").read_text()
 TABS = {
     "en": ("Speak", "Edit", "Voices", "History", "Status"),
     "zh-CN": ("朗读", "修改", "声音", "历史", "状态"),
@@ -23,9 +22,9 @@ axe.run(document, {resultTypes: ["violations"]}).then((result) => done(result.vi
 """
 
 
-def violations(browser: Browser) -> list[str]:
+def violations(browser: Browser, axe: str) -> list[str]:
     """What axe calls serious or critical, with the elements."""
-    browser.script(AXE)
+    browser.script(axe)
     found: list[dict[str, Any]] = browser.driver.execute_async_script(RUN_AXE)
     return [
         f"{each['id']} ({each['impact']}): {node['html'][:200]} {node['failureSummary'][:300]}"
@@ -35,20 +34,28 @@ def violations(browser: Browser) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("language", TABS)
 @pytest.mark.parametrize("colors", ["light", "dark"])
 def test_a_screen_reader_meets_nothing_serious(
-    start_browser: StartBrowser, embedded: DaemonProcess, colors: str
+    start_browser: StartBrowser, embedded: DaemonProcess, axe: str, humming: Path, colors: str, language: str
 ) -> None:
-    browser = start_browser(embedded.url)
+    browser = start_browser(embedded.url, language=language)
     scheme = {"features": [{"name": "prefers-color-scheme", "value": colors}]}
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
     browser.open()
     browser.click("#speak_start")
     browser.wait(lambda: browser.all("#speak_card audio"))
+    browser.tab(TABS[language][1])
+    browser.click("#edit_start")
+    browser.wait(lambda: browser.text("#edit_result [role=alert]"))
+    browser.at("#edit_file").send_keys(str(humming))
+    browser.wait(lambda: browser.all("#edit_before audio"))
+    browser.click("#edit_start")
+    browser.wait(lambda: browser.all("#edit_card audio"))
     found = {}
-    for tab in TABS["en"]:
+    for tab in TABS[language]:
         browser.tab(tab)
-        if serious := violations(browser):
+        if serious := violations(browser, axe):
             found[tab] = serious
     assert found == {}, "\n".join(line for lines in found.values() for line in lines)
 

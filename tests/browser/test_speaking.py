@@ -57,7 +57,77 @@ def test_a_text_is_spoken_and_nothing_is_asked_of_another_host(
     assert browser.console() == []
 
 
-def test_every_format_is_played_and_saved_under_its_name(browser: Browser) -> None:
+EAR = """
+const connect = AudioNode.prototype.connect;
+const start = AudioBufferSourceNode.prototype.start;
+window.played = [];
+AudioBufferSourceNode.prototype.start = function (when) {
+  window.played.push(this.buffer.getChannelData(0));
+  window.rate = this.buffer.sampleRate;
+  return start.call(this, when);
+};
+AudioNode.prototype.connect = function (to, ...more) {
+  if (to !== this.context.destination) return connect.call(this, to, ...more);
+  if (!this.context.ear) {
+    this.context.ear = this.context.createAnalyser();
+    connect.call(this.context.ear, to);
+  }
+  window.ear = this.context.ear;
+  return connect.call(this, window.ear);
+};
+"""
+"""Hears what goes to the loudspeaker, and keeps each piece that is played."""
+IS_HEARD = """
+if (!window.ear) return false;
+const samples = new Float32Array(window.ear.fftSize);
+window.ear.getFloatTimeDomainData(samples);
+return samples.some((sample) => Math.abs(sample) > 0.01);
+"""
+COMPARE = """
+const done = arguments[arguments.length - 1];
+(async () => {
+  const file = await (await fetch(document.querySelector("#speak_card audio").src)).arrayBuffer();
+  const whole = (await new OfflineAudioContext(1, 1, window.rate).decodeAudioData(file)).getChannelData(0);
+  let at = 0, worst = 0;
+  for (const piece of window.played) for (const sample of piece) {
+    worst = Math.max(worst, Math.abs(sample - whole[at++]));
+  }
+  done({pieces: window.played.length, missing: whole.length - at, worst});
+})();
+"""
+
+
+@pytest.mark.parametrize("format", ["wav", "mp3", "opus", "aac", "flac"])
+def test_sound_is_heard_before_the_response_ends_in_every_format(
+    browser: Browser, embedded: DaemonProcess, format: str
+) -> None:
+    browser.script(EAR)
+    browser.script(
+        "stepaudiod.speak(arguments[0], 'kokoro/af_heart', '', '', 1, arguments[1], null)", LONG, format
+    )
+    assert browser.wait(lambda: browser.script(IS_HEARD))
+    assert requests(embedded)["active"] == 1
+    assert not browser.all("#speak_card audio")
+    browser.click("#speak_stop")
+    browser.wait(lambda: requests(embedded)["active"] == 0)
+    assert browser.wait(lambda: browser.script("return window.ear.context.state === 'closed'"))
+
+
+@pytest.mark.parametrize("format", ["wav", "mp3", "opus", "aac", "flac"])
+def test_what_is_heard_meanwhile_is_what_is_saved(browser: Browser, format: str) -> None:
+    browser.script(EAR)
+    text = "One sentence, and another. " * 4
+    browser.script(
+        "stepaudiod.speak(arguments[0], 'kokoro/af_heart', '', '', 1, arguments[1], 7)", text, format
+    )
+    made(browser)
+    heard = browser.driver.execute_async_script(COMPARE)
+    assert heard["pieces"] > 1
+    assert heard["missing"] == 0
+    assert heard["worst"] < 0.01
+
+
+def test_every_format_is_saved_under_its_name(browser: Browser) -> None:
     for count, name in enumerate(("mp3", "opus", "aac", "flac"), start=1):
         browser.script("stepaudiod.speak('Hello.', 'kokoro/af_heart', '', '', 1, arguments[0], null)", name)
         made(browser, count)

@@ -112,8 +112,56 @@ def test_a_chosen_language_is_kept(page: DaemonProcess) -> None:
 def test_the_page_names_no_other_host_and_forbids_them(page: DaemonProcess) -> None:
     answer = page.shared_client.get("/")
     assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert "microphone=(self)" in answer.headers["permissions-policy"]
     for host in ("googleapis", "gstatic", "cdnjs", "huggingface", "githubusercontent", "stepaudiod.invalid"):
         assert host not in answer.text
+
+
+PATHS = ("/", "/simple", "/page/state", "/page/watch", "/page/main.js", "/theme.css", "/favicon.ico")
+
+
+@pytest.fixture(scope="module")
+def alone(start_module_daemon: StartDaemon, page: DaemonProcess) -> DaemonProcess:
+    """A daemon whose first socket serves the page alone."""
+    daemon = start_module_daemon({"cache_dir": page.folder / "cache"}, roles=("page", "http"))
+    daemon.shared_client.get("/").raise_for_status()
+    return daemon
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_page_answers_to_our_names_alone(alone: DaemonProcess, path: str) -> None:
+    refused = alone.shared_client.get(path, headers={"Host": "evil.example:7860"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (421, "host_not_allowed")
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path != "/"])
+def test_pages_of_other_sites_can_not_fetch_ours(alone: DaemonProcess, path: str) -> None:
+    refused = alone.shared_client.get(path, headers={"Sec-Fetch-Site": "cross-site"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "origin_not_allowed")
+
+
+def test_pages_of_other_sites_can_not_use_what_the_page_uses(alone: DaemonProcess) -> None:
+    evil = {"Origin": "https://evil.example"}
+    for path in ("/v1/audio/speech", "/v1/audio/edits", "/v1/audio/voices", "/api/v1/models/hibari/unload"):
+        refused = alone.shared_client.post(path, headers=evil, json={})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "origin_not_allowed")
+        assert "access-control-allow-origin" not in refused.headers
+
+
+def test_a_link_to_the_page_may_be_followed_and_a_frame_not(alone: DaemonProcess) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    followed = alone.shared_client.get("/", headers=headers | {"Sec-Fetch-Dest": "document"})
+    assert followed.status_code == 200
+    assert "frame-ancestors 'none'" in followed.headers["content-security-policy"]
+    framed = alone.shared_client.get("/", headers=headers | {"Sec-Fetch-Dest": "iframe"})
+    assert framed.status_code == 403
+
+
+def test_what_is_missing_is_told_with_each_way_to_have_it(page: DaemonProcess) -> None:
+    missing = state(page.shared_client)["missing"]
+    assert isinstance(missing, dict)
+    assert "speak" not in missing
+    assert "stepaudioctl models pull step-audio-editx" in missing["clone"]["step-audio-editx"]
 
 
 @pytest.mark.parametrize("path", ["/page/../routes.py", "/page/%2e%2e/routes.py", "/assets/../index.html"])
@@ -161,6 +209,7 @@ def test_a_watcher_hears_of_work_and_does_not_keep_the_daemon_awake(start_daemon
     assert not watcher.thread.is_alive()
     assert any(event["daemon"]["active"] for event in watcher.events)  # type: ignore[index]
     assert not watcher.events[-1]["daemon"]["active"]  # type: ignore[index]
+    assert watcher.events[0]["choice"] == {"engine": "hibari", "setting": "hibari", "passed_over": []}
 
 
 def test_watchers_do_not_hold_up_a_stop(start_daemon: StartDaemon) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from stepaudiod.model.edits import LANGUAGES, MAX_INTENSITY, MAX_ITERATIONS, MIN_INTENSITY, OPTIONS
+from stepaudiod.model.edits import LANGUAGES, MAX_INTENSITY, MAX_ITERATIONS, MIN_INTENSITY, OPTIONS, REMOVE
 
 Words = dict[str, Any]
 
@@ -20,6 +20,9 @@ FILLED = (
     "speak_seed", "edit_transcript", "edit_text", "voice_name", "voice_transcript", "voice_who",
     "voice_consent", "tabs",
 )  # fmt: skip
+
+CLONES = {"clone": None, "clone_emotion": "emotion", "clone_style": "style"}
+"""Ways to have other words said in the voice of a recording, and where their feelings come from."""
 
 Fields = dict[str, Any]
 
@@ -90,7 +93,7 @@ def _edit(say: Words, fields: Fields) -> None:
         label=say["transcript"], info=say["transcript_hint"], lines=2, max_lines=8, elem_id="edit_transcript"
     )
     task = gr.Radio(
-        [(say[f"task_{mode}"], mode) for mode in OPTIONS],
+        [(say[f"task_{task}"], task) for task in (*OPTIONS, *CLONES)],
         value="emotion",
         label=say["task"],
         elem_id="edit_task",
@@ -100,12 +103,22 @@ def _edit(say: Words, fields: Fields) -> None:
     for mode, label in (("emotion", "emotion"), ("style", "style"), ("speed", "pace")):
         with gr.Column(elem_classes=["of", f"of-{mode}"]):
             infos[mode] = _dropdown(say, label, f"edit_{mode}", _choices(say, mode))
+    for clone, source in CLONES.items():
+        if source:
+            with gr.Column(elem_classes=["of", f"of-{clone}"]):
+                feelings = [choice for choice in _choices(say, source) if choice[1] != REMOVE]
+                infos[clone] = _dropdown(say, source, f"edit_{clone}", feelings)
+    of_clones = [f"of-{clone}" for clone in CLONES]
+    with gr.Column(elem_classes=["of", *of_clones]):
+        words = gr.Textbox(
+            label=say["clone_words"], info=say["clone_words_hint"], lines=2, max_lines=8, elem_id="edit_words"
+        )
     with gr.Column(elem_classes=["of", "of-paralinguistic"]):
         text = gr.Textbox(
             label=say["new_text"], info=say["new_text_hint"], lines=2, max_lines=8, elem_id="edit_text"
         )
         _place("edit_sounds")
-    with gr.Row(elem_classes=["of", "of-emotion", "of-style"]):
+    with gr.Row(elem_classes=["of", "of-emotion", "of-style", *of_clones[1:]]):
         intensity = gr.Slider(
             MIN_INTENSITY,
             MAX_INTENSITY,
@@ -129,7 +142,7 @@ def _edit(say: Words, fields: Fields) -> None:
             None, label=say["seed"], info=say["seed_hint"], precision=0, minimum=0, elem_id="edit_seed"
         )
     fields |= {"edit_transcript": transcript, "edit_text": text}
-    _do(say, "edit", [transcript, task, *infos.values(), text, intensity, iterations, seed])
+    _do(say, "edit", [transcript, task, *infos.values(), text, words, intensity, iterations, seed])
     _tell(task.change, "(task) => stepaudiod.show_task(task)", [task])
     _tell(transcript.change, "(text) => stepaudiod.keep_transcript(text)", [transcript])
     _place("edit_result")

@@ -16,13 +16,19 @@ export async function ask(path, options = {}) {
   }
   document.dispatchEvent(new Event("daemon-answered"));
   if (response.ok) return response;
-  let message = `${response.status} ${response.statusText}`;
+  let error = { message: `${response.status} ${response.statusText}` };
   try {
-    message = (await response.json()).error.message;
+    error = (await response.json()).error;
   } catch {
     // not our form of an error: the status has to do
   }
-  throw new Failure(`${say.failed} ${message}`);
+  throw new Failure(`${say.failed} ${inWords(error)}`);
+}
+
+/** The daemon's own words are English; another language has a sentence for what can happen, and then those. */
+function inWords({ code, param, message }) {
+  const sentence = say.errors[`${code} ${param}`] || say.errors[code];
+  return sentence ? `${sentence}（${message}）` : message;
 }
 
 export const askJson = async (path, options) => (await ask(path, options)).json();
@@ -63,6 +69,14 @@ export function form(fields) {
 
 export function edit(fields, signal) {
   return ask("/v1/audio/edits", { method: "POST", body: form(fields), signal });
+}
+
+/** Other words in the voice of a recording; `options` name a feeling. */
+export function clone(recording, words, options, seed, signal) {
+  const wanted = { input: words, response_format: "wav", step_audio: { mode: "clone", ...options } };
+  if (seed != null) wanted.seed = seed;
+  const body = form({ payload: JSON.stringify(wanted), prompt_audio_file: recording });
+  return ask("/v1/audio/speech/upload", { method: "POST", body, signal });
 }
 
 export async function transcribe(file, signal) {

@@ -1,10 +1,11 @@
 // A recording to another one, as a chain of steps that can be walked back.
 
-import { edit as request, readBody, transcribe } from "./api.js";
+import { clone, edit as change, readBody, transcribe } from "./api.js";
 import { card } from "./card.js";
 import { set } from "./fields.js";
+import { howTo, lacks } from "./hints.js";
 import { remember } from "./history.js";
-import { secondsOf, wholeWav } from "./sound.js";
+import { secondsOf, wavMeter, wholeWav } from "./sound.js";
 import { sourcePicker } from "./source.js";
 import { button, make, note, notes, place, say, tell } from "./words.js";
 
@@ -12,9 +13,11 @@ import { button, make, note, notes, place, say, tell } from "./words.js";
 let steps = [];
 let at = -1;
 let work = null;
-let able = {};
-let missing = {};
-let canTranscribe = false;
+
+/** What each task needs of an engine, beyond the edits that are called as their need is. */
+const NEEDS = { clone: ["clone"], clone_emotion: ["clone", "emotion"], clone_style: ["clone", "style"] };
+const lackOf = (task) => (NEEDS[task] || [task]).find(lacks);
+const tasks = () => [...document.querySelectorAll("#edit_task input")];
 
 /** Begin a new chain with a recording. */
 export async function takeRecording(blob, label, transcript = "") {
@@ -26,7 +29,7 @@ export async function takeRecording(blob, label, transcript = "") {
   set({ edit_transcript: { value: transcript }, edit_text: { value: transcript } });
   if (transcript) return;
   const where = place("edit_source");
-  if (!canTranscribe) return note(where, say.no_transcriber);
+  if (lacks("transcribe")) return note(where, `${say.no_transcriber} ${howTo("transcribe")}`);
   note(where, say.listening);
   const step = steps[0];
   try {
@@ -66,8 +69,8 @@ function goTo(i) {
 
 /** Grey what nothing here can do, and say how to have it. */
 function greyTasks() {
-  for (const input of document.querySelectorAll("#edit_task input")) {
-    input.disabled = !able[input.value];
+  for (const input of tasks()) {
+    input.disabled = !!lackOf(input.value);
     input.closest("label").classList.toggle("greyed", input.disabled);
     if (input.disabled) input.setAttribute("aria-describedby", "edit_missing");
   }
@@ -80,30 +83,48 @@ export function showTask(task) {
   greyTasks();
 }
 
-/** The button's handler. */
-export async function edit(transcript, task, emotion, style, speed, text, intensity, iterations, seed) {
+/** The button's handler; `given` has the fields' values in their order on the page. */
+export async function edit(...given) {
+  const [transcript, task, emotion, style, speed, clone_emotion, clone_style, text, words, intensity, iterations, seed] = given;
   const where = place("edit_result");
   if (at < 0) return note(where, say.need_recording, true);
-  if (!able[task]) return note(where, `${say.cannot} ${missing[task]}`, true);
-  const info = { emotion, style, speed }[task];
-  const hasStrength = (task === "emotion" || task === "style") && info !== "remove";
-  const fields = { file: steps[at].blob, mode: task, edit_info: info, transcript, iterations, seed, response_format: "wav" };
-  if (task === "paralinguistic") fields.text = text;
-  if (hasStrength) fields.intensity = intensity;
+  if (lackOf(task)) return note(where, `${say.cannot} ${howTo(lackOf(task))}`, true);
+  if (task in NEEDS && !words?.trim()) return note(where, say.need_words, true);
+  const info = { emotion, style, speed, clone_emotion, clone_style }[task];
+  const wanted = { task, info, transcript, text, words, intensity, iterations, seed };
   stop();
   const mine = (work = new AbortController());
   note(where, say.working);
   try {
-    const pieces = await readBody(await request(fields, mine.signal));
+    const response = await (task in NEEDS ? askToClone : askToChange)(wanted, mine.signal);
+    const made_s = wavMeter();
+    const pieces = await readBody(response, (piece) => note(where, tell("made", { s: made_s(piece).toFixed(1) })));
     if (work !== mine) return;
-    const label = info ? say.options[task][info] : say[`task_${task}`];
-    const sound = { blob: wholeWav(pieces), label, kind: task, format: "wav" };
-    await take({ ...sound, text: task === "paralinguistic" ? text : transcript });
+    const sound = { blob: wholeWav(pieces), label: labelOf(task, info), kind: task, format: "wav" };
+    await take({ ...sound, text: { paralinguistic: text }[task] ?? (task in NEEDS ? words : transcript) });
     note(where, tell("done", { s: (await secondsOf(sound.blob)).toFixed(1) }));
   } catch (error) {
     if (work !== mine && error.name === "AbortError") return;
     note(where, error.name === "AbortError" ? say.stopped : error.message, error.name !== "AbortError");
   }
+}
+
+function askToChange({ task, info, transcript, text, intensity, iterations, seed }, signal) {
+  const fields = { file: steps[at].blob, mode: task, edit_info: info, transcript, iterations, seed, response_format: "wav" };
+  if (task === "paralinguistic") fields.text = text;
+  if ((task === "emotion" || task === "style") && info !== "remove") fields.intensity = intensity;
+  return change(fields, signal);
+}
+
+function askToClone({ info, transcript, words, intensity, iterations, seed }, signal) {
+  const feeling = info ? { edit_info: info, intensity, n_edit_iter: iterations } : {};
+  return clone(steps[at].blob, words, { prompt_text: transcript, ...feeling }, seed, signal);
+}
+
+function labelOf(task, info) {
+  const option = info && say.options[task.replace("clone_", "")][info];
+  if (task in NEEDS) return option ? `${say.task_clone}: ${option}` : say.task_clone;
+  return option || say[`task_${task}`];
 }
 
 /** Before and after, side by side; the result can become the next input. */
@@ -139,18 +160,16 @@ function insert(tag) {
 }
 
 /** Build the tab. */
-export function startEdit(tags, transcriber) {
-  able = Object.fromEntries(Object.entries(tags.models).map(([mode, names]) => [mode, names.length > 0]));
-  missing = tags.missing;
-  canTranscribe = transcriber;
+export function startEdit() {
   const where = place("edit_source");
   const picker = sourcePicker("edit_file", say.source, (file) => takeRecording(file, file.name), (text) => note(where, text, true));
   where.replaceChildren(picker, ...notes(), make("div", { id: "edit_chain", class: "actions" }), make("div", { id: "edit_before" }));
   const reasons = new Map();
-  for (const [mode, why] of Object.entries(missing)) {
-    if (`task_${mode}` in say) reasons.set(why, [...(reasons.get(why) || []), say[`task_${mode}`]]);
+  for (const { value } of tasks().filter((task) => lackOf(task.value))) {
+    const why = howTo(lackOf(value));
+    reasons.set(why, [...(reasons.get(why) || []), say[`task_${value}`]]);
   }
-  const lines = [...reasons].map(([why, modes]) => make("li", {}, `${modes.join(", ")}: ${why}`));
+  const lines = [...reasons].map(([why, modes]) => make("li", {}, `${modes.join(say.and)}: ${why}`));
   place("edit_about").replaceChildren(
     make("p", { id: "edit_explained" }),
     make("div", { id: "edit_missing" }, ...(lines.length ? [make("p", {}, say.cannot), make("ul", {}, ...lines)] : [])),
@@ -160,7 +179,7 @@ export function startEdit(tags, transcriber) {
       ...Object.entries(say.options.paralinguistic).map(([tag, text]) => button(text, () => insert(tag), { title: `[${tag}]` }))),
   );
   place("edit_result").replaceChildren(...notes(), make("div", { id: "edit_card" }));
-  const first = Object.keys(able).find((mode) => able[mode]);
-  if (first && !able.emotion) document.querySelector(`#edit_task input[value="${first}"]`)?.click();
-  showTask(able.emotion ? "emotion" : first || "emotion");
+  const first = tasks().find((task) => !lackOf(task.value));
+  if (first && !first.checked) first.click();
+  showTask(first?.value || "emotion");
 }

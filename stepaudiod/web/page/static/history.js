@@ -6,6 +6,7 @@ import { button, make, place, say, tell } from "./words.js";
 const SESSION = (sessionStorage.session ||= crypto.getRandomValues(new Uint32Array(2)).join("-"));
 let keep_s = 3600;
 let onEdit = () => {};
+const cards = new Map();
 
 const done = (request) =>
   new Promise((resolve, reject) => {
@@ -42,29 +43,50 @@ async function tidy() {
   return before !== (await entries()).length;
 }
 
+/** Take sounds away, and leave the keyboard where it can go on. */
+async function removeAndShow(isMeant) {
+  await remove(isMeant);
+  await show();
+  (place("history").querySelector(".card button") || place("history_heading")).focus();
+}
+
+const cardOf = (entry) =>
+  card(entry, [
+    [say.edit_this, () => onEdit(entry)],
+    [say.remove, () => removeAndShow((other) => other.id === entry.id)],
+  ]);
+
+/** The newest first. A card that is there stays untouched: somebody may be listening to it. */
 async function show() {
-  const own = (await entries()).filter((entry) => entry.session === SESSION).reverse();
-  const keeping = tell("history_keep", { minutes: Math.round(keep_s / 60) });
-  const clear = button(say.history_clear, async () => {
-    await remove((entry) => entry.session === SESSION);
-    await show();
-  });
-  place("history").replaceChildren(
-    make("p", {}, keeping),
-    own.length ? clear : make("p", {}, say.history_empty),
-    ...own.map((entry) =>
-      card(entry, [
-        [say.edit_this, () => onEdit(entry)],
-        [say.remove, async () => { await remove((other) => other.id === entry.id); await show(); }],
-      ]),
-    ),
-  );
+  const own = (await entries()).filter((entry) => entry.session === SESSION);
+  const ids = new Set(own.map((entry) => entry.id));
+  for (const [id, element] of cards) {
+    if (!ids.has(id)) {
+      element.remove();
+      cards.delete(id);
+    }
+  }
+  for (const entry of own.filter(({ id }) => !cards.has(id))) {
+    const element = cardOf(entry);
+    cards.set(entry.id, element);
+    place("history_cards").prepend(element);
+  }
+  place("history_empty").hidden = own.length > 0;
+  place("history_clear").hidden = own.length === 0;
 }
 
 /** Show it, and go on removing what is too old. */
 export async function startHistory(seconds, edit) {
   keep_s = seconds;
   onEdit = edit;
+  const clear = () => removeAndShow((entry) => entry.session === SESSION);
+  place("history").replaceChildren(
+    make("h2", { id: "history_heading", tabindex: -1 }, say.history),
+    make("p", {}, tell("history_keep", { minutes: Math.round(keep_s / 60) })),
+    make("p", { id: "history_empty" }, say.history_empty),
+    button(say.history_clear, clear, { id: "history_clear" }),
+    make("div", { id: "history_cards" }),
+  );
   await tidy();
   await show();
   setInterval(async () => { if (await tidy()) await show(); }, 1000 * Math.min(60, keep_s / 4));

@@ -3,6 +3,7 @@
 import { askJson } from "./api.js";
 import { edit, keepTranscript, showTask, startEdit, stopEditing, takeRecording } from "./edit.js";
 import { filling, set } from "./fields.js";
+import { startHints } from "./hints.js";
 import { startHistory } from "./history.js";
 import { onField, speak, startSpeak, stopSpeaking } from "./speak.js";
 import { startStatus } from "./status.js";
@@ -48,12 +49,12 @@ async function start() {
   drawTop();
   await drawTabs();
   const [tags, page] = await Promise.all([askJson("/v1/tags"), askJson("/page/state")]);
-  const missing = tags.missing;
-  startStatus(missing);
-  startEdit(tags, !missing.transcribe);
+  startHints(page.missing);
+  startStatus();
+  startEdit();
   await startHistory(page.keep_results, editThis);
   await startSpeak(tags, editThis);
-  await startVoices(missing);
+  await startVoices();
   document.documentElement.dataset.ready = "yes";
 }
 

@@ -3,37 +3,18 @@
 const HEADER_BYTES = 44;
 const LEAD_S = 0.08;
 
-/** Plays a WAV response as it comes; its header says the rate and not the length. */
-export class LivePlayer {
+/** Plays samples one after the other, each piece as it comes. */
+class Player {
   constructor() {
-    this.rest = new Uint8Array(0);
-    this.context = null;
+    this.context = new AudioContext();
     this.at = 0;
     this.made_s = 0;
   }
 
-  /** Take the next bytes; what isn't a whole sample waits. */
-  push(bytes) {
-    const all = new Uint8Array(this.rest.length + bytes.length);
-    all.set(this.rest);
-    all.set(bytes, this.rest.length);
-    this.rest = all;
-    if (!this.context) {
-      if (all.length < HEADER_BYTES) return;
-      this.rate = new DataView(all.buffer).getUint32(24, true);
-      this.context = new AudioContext();
-      this.rest = all.slice(HEADER_BYTES);
-    }
-    const count = this.rest.length >> 1;
-    if (!count) return;
-    const samples = new Int16Array(this.rest.slice(0, count * 2).buffer);
-    this.rest = this.rest.slice(count * 2);
-    this.made_s += count / this.rate;
-    this.play(Float32Array.from(samples, (sample) => sample / 32768));
-  }
-
-  play(samples) {
-    const buffer = this.context.createBuffer(1, samples.length, this.rate);
+  play(samples, rate) {
+    if (!samples.length || this.context.state === "closed") return;
+    this.made_s += samples.length / rate;
+    const buffer = this.context.createBuffer(1, samples.length, rate);
     buffer.copyToChannel(samples, 0);
     const source = this.context.createBufferSource();
     source.buffer = buffer;
@@ -44,16 +25,105 @@ export class LivePlayer {
   }
 
   /** All has come; let go of the device when it has been heard. */
-  finish() {
-    if (!this.context) return;
+  async finish() {
     const left_s = this.at - this.context.currentTime;
     this.timer = setTimeout(() => this.stop(), 1000 * (left_s + 0.2));
   }
 
   stop() {
     clearTimeout(this.timer);
-    if (this.context && this.context.state !== "closed") this.context.close();
+    if (this.context.state !== "closed") this.context.close();
   }
+}
+
+/** Plays a WAV response as it comes; its header says the rate and not the length. */
+class WavPlayer extends Player {
+  rest = new Uint8Array(0);
+  rate = 0;
+
+  /** Take the next bytes; what isn't a whole sample waits. */
+  push(bytes) {
+    this.rest = joined([this.rest, bytes]);
+    if (!this.rate) {
+      if (this.rest.length < HEADER_BYTES) return;
+      this.rate = new DataView(this.rest.buffer).getUint32(24, true);
+      this.rest = this.rest.slice(HEADER_BYTES);
+    }
+    const count = this.rest.length >> 1;
+    const samples = new Int16Array(this.rest.slice(0, count * 2).buffer);
+    this.rest = this.rest.slice(count * 2);
+    this.play(Float32Array.from(samples, (sample) => sample / 32768), this.rate);
+  }
+}
+
+/** The end of a stream that was cut: a codec needs what comes after it to be sure of it. */
+const UNSURE_S = 0.25;
+/** Decode again once so much more has come, or a little more and silence is near. */
+const MORE = 0.3;
+const A_LITTLE_MORE = 0.06;
+const NEAR_S = 1.5;
+
+/**
+ * Plays a compressed response as it comes. A browser decodes whole files only, but takes a file that breaks off:
+ * so what has come is decoded from its beginning, now and then, and what is new in it is played. Each time
+ * more has come by a share, so all of it together costs a few times what decoding once costs.
+ */
+class EncodedPlayer extends Player {
+  pieces = [];
+  size = 0;
+  decoded = 0;
+  played = 0;
+  decoding = null;
+
+  push(bytes) {
+    this.pieces.push(bytes);
+    this.size += bytes.length;
+    this.decoding ||= this.decodeOn();
+  }
+
+  /** One decoding at a time, for as long as enough has come for another. */
+  async decodeOn() {
+    while (this.hasMore()) await this.decode(UNSURE_S);
+    this.decoding = null;
+  }
+
+  hasMore() {
+    const isNear = this.at - this.context.currentTime < NEAR_S;
+    return this.size > this.decoded * (1 + (isNear ? A_LITTLE_MORE : MORE));
+  }
+
+  async decode(unsure_s) {
+    this.decoded = this.size;
+    let buffer;
+    try {
+      buffer = await this.context.decodeAudioData(joined(this.pieces).buffer);
+    } catch {
+      return;  // too little yet to be a file
+    }
+    const until = Math.round(buffer.length - unsure_s * buffer.sampleRate);
+    if (until <= this.played) return;
+    this.play(buffer.getChannelData(0).slice(this.played, until), buffer.sampleRate);
+    this.played = until;
+  }
+
+  async finish() {
+    await this.decoding;
+    await this.decode(0);
+    return super.finish();
+  }
+}
+
+/** What plays a response of that format while it is made. */
+export const livePlayer = (format) => (format === "wav" ? new WavPlayer() : new EncodedPlayer());
+
+function joined(pieces) {
+  const all = new Uint8Array(pieces.reduce((size, piece) => size + piece.length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    all.set(piece, at);
+    at += piece.length;
+  }
+  return all;
 }
 
 /** A WAV whose header says how long it is, of one that was sent while it was made. */
@@ -71,6 +141,17 @@ export function wholeWav(pieces) {
   view.setUint32(4, blob.size - 8, true);
   view.setUint32(40, blob.size - HEADER_BYTES, true);
   return new Blob([header, blob.slice(HEADER_BYTES)], { type: "audio/wav" });
+}
+
+/** Counts the seconds of a WAV that comes piece by piece. */
+export function wavMeter() {
+  let size = 0;
+  let bytes_per_s = 0;
+  return (piece) => {
+    if (!size) bytes_per_s = new DataView(piece.buffer, piece.byteOffset).getUint32(28, true);
+    size += piece.length;
+    return Math.max(0, size - HEADER_BYTES) / bytes_per_s;
+  };
 }
 
 /** How long a whole WAV of ours is. */

@@ -3,8 +3,9 @@
 import { asCurl, asPython, askJson, readBody, speak as request } from "./api.js";
 import { card, copy } from "./card.js";
 import { keep, kept, set } from "./fields.js";
+import { howTo, lacks } from "./hints.js";
 import { remember } from "./history.js";
-import { LivePlayer, wholeWav } from "./sound.js";
+import { livePlayer, wholeWav } from "./sound.js";
 import { button, make, note, notes, place, say, tell } from "./words.js";
 
 let voices = [];
@@ -20,7 +21,8 @@ export async function loadVoices() {
   const own = voices.find((v) => v.locale.startsWith(document.documentElement.lang.slice(0, 2)));
   const before = voices.find((v) => valueOf(v) === kept().speak_voice);
   const first = before || own || voices[0];
-  const choices = voices.map((v) => [`${v.name}: ${v.prompt_text ? say.own_voice : v.description} (${v.engine.id})`, valueOf(v)]);
+  const about = (v) => (v.prompt_text ? say.own_voice : say.speakers[v.description] || v.description);
+  const choices = voices.map((v) => [`${v.name}: ${about(v)} (${v.engine.id})`, valueOf(v)]);
   set({ speak_voice: { choices, value: first ? valueOf(first) : null } });
   if (first) showVoice(valueOf(first));
   return voices;
@@ -36,7 +38,6 @@ export function onField(name, value) {
 }
 
 let shown = null;
-let missing = {};
 let elsewhere = "";
 
 function showVoice(value) {
@@ -47,7 +48,7 @@ function showVoice(value) {
   const none = [say.manner_none, ""];
   const able = edits.includes("emotion") || edits.includes("style");
   const choices = able ? ["emotion", "style"].filter((mode) => edits.includes(mode)).flatMap(mannersOf) : [];
-  const reason = missing.emotion ? `${say.cannot} ${missing.emotion}` : tell("manner_elsewhere", { models: elsewhere });
+  const reason = lacks("emotion") ? `${say.cannot} ${howTo("emotion")}` : tell("manner_elsewhere", { models: elsewhere });
   set({
     speak_manner: { choices: [none, ...choices], value: "", interactive: able, info: able ? say.manner_hint : reason },
     speak_language: { interactive: voice.engine.capabilities.clone, value: "" },
@@ -64,6 +65,7 @@ export async function speak(text, value, manner, language, speed, format, seed) 
   const where = place("speak_result");
   if (!text?.trim()) return note(where, say.need_text, true);
   const voice = voiceOf(value);
+  if (!voice) return note(where, `${say.need_voice} ${howTo("speak")}`, true);
   const wanted = { model: voice.engine.id, voice: voice.id, input: text, response_format: format, speed };
   if (manner) wanted.instructions = manner;
   if (language) wanted.language = language;
@@ -75,7 +77,6 @@ export async function speak(text, value, manner, language, speed, format, seed) 
     const sound = await render(wanted, mine.signal, where);
     if (work !== mine) return;
     place("speak_card").replaceChildren(withCopies(wanted, sound));
-    if (format !== "wav") playIfAllowed();
     await remember(sound);
   } catch (error) {
     live?.stop();
@@ -84,25 +85,26 @@ export async function speak(text, value, manner, language, speed, format, seed) 
   }
 }
 
-/** Make the sound; WAV is heard from its first piece on. */
+/** Make the sound; it is heard from its first piece on. */
 async function render(wanted, signal, where) {
-  const player = wanted.response_format === "wav" ? (live = new LivePlayer()) : null;
   const response = await request(wanted, signal);
-  const pieces = await readBody(response, (piece) => {
-    player?.push(piece);
-    if (player) note(where, tell("made", { s: player.made_s.toFixed(1) }));
-  });
-  player?.finish();
+  const pieces = await listen(response, wanted.response_format, where);
   const type = response.headers.get("content-type");
-  const blob = player ? wholeWav(pieces) : new Blob(pieces, { type });
-  note(where, player ? tell("done", { s: player.made_s.toFixed(1) }) : say.finished);
+  const blob = wanted.response_format === "wav" ? wholeWav(pieces) : new Blob(pieces, { type });
   const label = wanted.input.length > 60 ? `${wanted.input.slice(0, 60)} …` : wanted.input;
   return { blob, label, text: wanted.input, kind: "speech", format: wanted.response_format };
 }
 
-/** A browser may want a click of its own before a page makes a noise: then the player is there to press. */
-function playIfAllowed() {
-  place("speak_card").querySelector("audio").play().catch(() => {});
+/** Play a response while it comes, and say how far it is; its pieces. */
+async function listen(response, format, where) {
+  const player = (live = livePlayer(format));
+  const pieces = await readBody(response, (piece) => {
+    player.push(piece);
+    if (player.made_s) note(where, tell("made", { s: player.made_s.toFixed(1) }));
+  });
+  await player.finish();
+  note(where, tell("done", { s: player.made_s.toFixed(1) }));
+  return pieces;
 }
 
 function withCopies(wanted, sound) {
@@ -110,11 +112,13 @@ function withCopies(wanted, sound) {
     await copy(write(wanted));
     note(place("speak_result"), say.copied);
   };
-  return card(sound, [
+  const shown = card(sound, [
     [say.edit_this, () => onEdit(sound)],
     [say.copy_curl, copies(asCurl)],
     [say.copy_python, copies(asPython)],
   ]);
+  shown.querySelector("audio").addEventListener("play", () => live?.stop());  // not both at once
+  return shown;
 }
 
 /** Stop what is being made, in the worker too, and what is being heard. */
@@ -132,20 +136,17 @@ export function stopSpeaking() {
   if (wasWorking) note(place("speak_result"), say.stopped);
 }
 
-/** Hear a voice say the sample of its language. */
-export async function hear(value) {
+/** Hear a voice say the sample of its language; `where` is told how it goes. */
+export async function hear(value, where = place("speak_result")) {
   const voice = value ? voiceOf(value) : shown;
+  if (!voice) return note(where, `${say.need_voice} ${howTo("speak")}`, true);
   const input = voice.locale.startsWith("zh") ? "你好，很高兴认识你。" : "Hello, nice to meet you.";
   stop();
   const mine = (work = new AbortController());
-  const where = place("speak_result");
   note(where, say.working);
   try {
-    const player = (live = new LivePlayer());
     const wanted = { model: voice.engine.id, voice: voice.id, input, response_format: "wav" };
-    await readBody(await request(wanted, mine.signal), (piece) => player.push(piece));
-    player.finish();
-    note(where, tell("done", { s: player.made_s.toFixed(1) }));
+    await listen(await request(wanted, mine.signal), "wav", where);
   } catch (error) {
     if (error.name !== "AbortError") note(where, error.message, true);
   }
@@ -153,8 +154,7 @@ export async function hear(value) {
 
 /** Build the tab. */
 export async function startSpeak(tags, edit) {
-  missing = tags.missing;
-  elsewhere = tags.models.emotion.join(", ");
+  elsewhere = tags.models.emotion.join(say.and);
   onEdit = edit;
   place("speak_more").replaceChildren(button(say.hear, () => hear()));
   place("speak_result").replaceChildren(...notes(), make("div", { id: "speak_card" }));

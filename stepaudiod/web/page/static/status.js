@@ -1,15 +1,12 @@
 // How the daemon is. The page watches a stream that ends when the daemon leaves: it never asks a sleeping one.
 
 import { ask, askJson } from "./api.js";
+import { wishes } from "./hints.js";
 import { button, make, note, notes, place, say, tell } from "./words.js";
-
-/** How the interface before this one called variants; the status has them beside the models. */
-const OLD_NAMES = ["base", "awq", "bnb"];
 
 let watching = null;
 let last = null;
 let sleepsAt = 0;
-let install = {};
 
 /** Watch until the stream ends; a later click of somebody's begins anew. */
 async function watch() {
@@ -45,15 +42,27 @@ function take(status) {
   tick();
 }
 
-/** The clock in the badge runs here. */
+/** When it will sleep, in words; the clock runs here. */
+function sleepText() {
+  if (sleepsAt === Infinity) return say.for_good;
+  if (last.daemon.active || last.daemon.queued) return say.after_work;
+  return tell("sleeps_in", { s: Math.max(0, Math.round((sleepsAt - Date.now()) / 1000)) });
+}
+
+/** The stage of loading, in the page's language where it knows it. */
+function stageText({ stage, fraction }) {
+  const [name] = stage.split(", ");
+  return `${say.stages[name] || stage} ${Math.round(100 * fraction)} %`;
+}
+
 function tick() {
   if (!last) return;
-  const { loading, active } = last.daemon;
-  const left_s = Math.max(0, Math.round((sleepsAt - Date.now()) / 1000));
-  if (loading) badge(`${say.loading}: ${loading}`, "loading");
+  const { load, active } = last.daemon;
+  if (load) badge(`${say.loading}: ${stageText(load)}`, "loading");
   else if (active) badge(say.busy, "busy");
-  else if (sleepsAt === Infinity) badge(`${say.awake}, ${say.for_good}`, "awake");
-  else badge(`${say.awake}, ${tell("sleeps_in", { s: left_s })}`, "awake");
+  else badge(tell("awake_and", { sleep: sleepText() }), "awake");
+  const row = document.getElementById("status_sleep");
+  if (row) row.textContent = sleepText();
 }
 
 function badge(text, state) {
@@ -76,25 +85,50 @@ function onVisibility() {
   }
 }
 
-function row(name, value) {
-  return [make("dt", {}, name), make("dd", {}, value)];
+/** Why that engine serves. */
+function why({ choice, daemon }) {
+  if (!choice.engine) return daemon.reason;
+  if (choice.setting) return tell("why_configured", choice);
+  return [say.why_best, ...choice.passed_over.map((lack) => tell(`lack_${lack.kind}`, lack))].join(say.then);
+}
+
+/** The models, without the names that the interface before this one called variants of one. */
+function modelsOf({ daemon, choice, ...parts }) {
+  return Object.entries(parts).filter(([, model]) => !("model" in model));
+}
+
+function row(name, ...value) {
+  return [make("dt", {}, name), make("dd", {}, ...value)];
+}
+
+function loadRow(load) {
+  if (!load) return [];
+  const text = `${load.engine}, ${stageText(load)}`;
+  const bar = make("progress", { max: 1, value: load.fraction, "aria-label": `${say.loading} ${load.engine}` });
+  return row(say.loading, make("span", { id: "status_load" }, text), bar);
 }
 
 function draw() {
   const where = place("status_now");
-  if (!last) return where.replaceChildren(make("p", {}, say.asleep));
-  const { daemon, ...parts } = last;
-  const models = Object.fromEntries(Object.entries(parts).filter(([name]) => !OLD_NAMES.includes(name)));
-  const memory = Object.values(models).reduce((sum, m) => sum + m.gpu_memory_reserved_gb, 0);
+  const models = last ? modelsOf(last) : [];
+  const isHeld = !!last && (!!last.daemon.load || models.some(([, model]) => model.loaded));
+  document.getElementById("sleep_now").disabled = !isHeld;
+  if (!last) return where.replaceChildren(make("p", {}, document.getElementById("badge").textContent));
+  const { daemon } = last;
+  // one worker holds them all, and each tells what the worker holds
+  const memory = Math.max(0, ...models.map(([, model]) => model.gpu_memory_reserved_gb));
   where.replaceChildren(
     make(
       "dl", {},
+      ...row(say.state, daemon.load ? say.loading : daemon.active ? say.busy : say.awake),
+      ...loadRow(daemon.load),
+      ...row(say.sleep, make("span", { id: "status_sleep" }, sleepText())),
       ...row(say.engine, daemon.engine || "–"),
-      ...row(say.why, daemon.reason),
+      ...row(say.why, why(last)),
       ...row(say.queue, tell("queue_text", daemon)),
       ...row(say.served, tell("served_text", daemon.requests)),
       ...row(say.memory, memory ? `${memory.toFixed(2)} GB` : say.memory_none),
-      ...Object.entries(models).flatMap(([name, m]) => row(name, m.loaded ? say.loaded : say.not_loaded)),
+      ...models.flatMap(([name, model]) => row(name, model.loaded ? say.loaded : say.not_loaded)),
     ),
   );
 }
@@ -104,23 +138,23 @@ async function sleepNow() {
   const where = place("status");
   try {
     const status = await askJson("/api/v1/models/status");
-    const loaded = Object.entries(status).filter(([name, m]) => m.loaded && !OLD_NAMES.includes(name));
-    for (const [name] of loaded) await ask(`/api/v1/models/${encodeURIComponent(name)}/unload`, { method: "POST" });
-    note(where, loaded.length ? say.slept : say.sleep_done);
+    const names = new Set(modelsOf(status).filter(([, model]) => model.loaded).map(([name]) => name));
+    if (status.daemon.load) names.add(status.daemon.load.engine);
+    for (const name of names) await ask(`/api/v1/models/${encodeURIComponent(name)}/unload`, { method: "POST" });
+    note(where, names.size ? say.slept : say.sleep_done);
   } catch (error) {
     note(where, error.message, true);
   }
 }
 
 /** Build the tab, and begin to watch. */
-export function startStatus(missing) {
-  install = missing;
-  const wishes = [...new Set(Object.values(install))];
+export function startStatus() {
+  const more = wishes();
   place("status").replaceChildren(
     make("div", { id: "status_now" }),
-    button(say.sleep_now, sleepNow),
+    button(say.sleep_now, sleepNow, { id: "sleep_now", disabled: true }),
     ...notes(),
-    ...(wishes.length ? [make("h3", {}, say.get), make("ul", {}, ...wishes.map((wish) => make("li", {}, wish)))] : []),
+    ...(more.length ? [make("h2", {}, say.get), make("ul", {}, ...more.map((wish) => make("li", {}, wish)))] : []),
   );
   document.addEventListener("daemon-answered", watch);
   document.addEventListener("visibilitychange", onVisibility);

@@ -3,6 +3,7 @@
 import { ask, askJson, form } from "./api.js";
 import { addressOf } from "./card.js";
 import { set } from "./fields.js";
+import { howTo, lacks } from "./hints.js";
 import { hear, loadVoices } from "./speak.js";
 import { fileButton, sourcePicker } from "./source.js";
 import { button, make, note, notes, place, say, tell } from "./words.js";
@@ -10,7 +11,6 @@ import { button, make, note, notes, place, say, tell } from "./words.js";
 const VOICES = "/v1/audio/voices";
 const EXPORT = "stepaudiod voice 1";
 let sample = null;
-let missing = {};
 
 const where = () => place("voice_result");
 const complain = (error) => note(where(), error.message ?? error, true);
@@ -41,7 +41,7 @@ async function show() {
       make("p", {}, voice.transcript),
       player,
       make("div", { class: "actions" },
-        speaker ? button(say.try, () => hear(`${speaker.engine.id}/${voice.id}`)) : null,
+        speaker ? button(say.try, () => hear(`${speaker.engine.id}/${voice.id}`, where())) : null,
         button(say.rename, act(() => rename(voice))),
         button(say.export, act(() => exportVoice(voice))),
         button(say.delete, act(() => remove(voice))),
@@ -50,9 +50,9 @@ async function show() {
   });
   const importing = make("input", { type: "file", id: "voice_import", accept: ".json,application/json" });
   importing.addEventListener("change", act(() => importVoice(importing.files[0])));
-  const cannot = missing.clone && own.length ? make("p", {}, tell("cannot_speak_own", { why: missing.clone })) : null;
+  const cannot = lacks("clone") && own.length ? make("p", {}, tell("cannot_speak_own", { why: howTo("clone") })) : null;
   place("voices_list").replaceChildren(
-    make("h2", {}, say.your_voices),
+    make("h2", { tabindex: -1 }, say.your_voices),
     ...(cannot ? [cannot] : []),
     ...(rows.length ? rows : [make("p", {}, say.no_voices)]),
     make("div", { class: "actions" }, fileButton(say.import, importing)),
@@ -103,6 +103,7 @@ async function remove(voice) {
   if (!confirm(tell("sure", { name: voice.name }))) return;
   await ask(`${VOICES}/${voice.id}`, { method: "DELETE" });
   await show();
+  place("voices_list").querySelector("h2").focus();
 }
 
 async function exportVoice(voice) {
@@ -128,8 +129,7 @@ async function importVoice(file) {
 }
 
 /** Build the tab. */
-export async function startVoices(reasons) {
-  missing = reasons;
+export async function startVoices() {
   place("voice_result").replaceChildren(...notes());
   const take = (file) => {
     sample = file;

@@ -1,0 +1,88 @@
+"""Somebody speaks into the microphone, or can't."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.activation import DaemonProcess
+from tests.browser.browser import Browser
+from tests.browser.conftest import StartBrowser
+from tests.browser.test_editing import change
+from tests.web.conftest import hum, wav
+
+LOUDNESS = """
+const done = arguments[arguments.length - 1];
+(async () => {
+  const file = await (await fetch(document.querySelector(arguments[0]).src)).arrayBuffer();
+  const sound = await new OfflineAudioContext(1, 1, 24000).decodeAudioData(file);
+  const samples = sound.getChannelData(0);
+  const power = samples.reduce((sum, sample) => sum + sample * sample, 0) / samples.length;
+  done([sound.duration, Math.sqrt(power)]);
+})();
+"""
+
+
+def loudness(browser: Browser, selector: str) -> tuple[float, float]:
+    """Seconds and mean loudness of a player's sound."""
+    seconds, level = browser.driver.execute_async_script(LOUDNESS, selector)
+    return seconds, level
+
+
+def test_what_the_microphone_hears_is_changed(
+    start_browser: StartBrowser, embedded: DaemonProcess, tmp_path: Path
+) -> None:
+    voice = tmp_path / "voice.wav"
+    voice.write_bytes(wav(hum(20.0, 48_000), 48_000))
+    browser = start_browser(embedded.url, flags=(f"--use-file-for-fake-audio-capture={voice}",))
+    browser.open()
+    browser.tab("Edit")
+    browser.press("Record", "#edit_source")
+    browser.wait(lambda: "0:03" in browser.text("#edit_source .actions"))
+    assert browser.at("#edit_source button").get_attribute("aria-pressed") == "true"
+    browser.click("#edit_source button")
+    browser.wait(lambda: browser.all("#edit_before audio"))
+    assert browser.at("#edit_source button").text == "Record"
+    assert "microphone" in browser.text("#edit_before h3")
+    seconds, level = loudness(browser, "#edit_before audio")
+    assert 2 < seconds < 10
+    assert level > 0.02
+    change(browser, "speed")
+    browser.wait(lambda: browser.all("#edit_card audio"))
+    changed_s, changed_level = loudness(browser, "#edit_card .card:last-child audio")
+    assert changed_level > 0.02
+    assert not np.isclose(changed_s, seconds, rtol=0.05)
+    assert browser.console() == []
+
+
+@pytest.mark.parametrize(
+    ("language", "tab", "record", "said"),
+    [("en", "Edit", "Record", "allow the microphone there"), ("zh-CN", "修改", "录音", "允许麦克风")],
+)
+def test_a_microphone_that_is_forbidden_is_said_with_what_to_do(
+    start_browser: StartBrowser, embedded: DaemonProcess, language: str, tab: str, record: str, said: str
+) -> None:
+    browser = start_browser(embedded.url, language=language)
+    denied = {"permission": {"name": "microphone"}, "setting": "denied", "origin": embedded.url}
+    browser.driver.execute_cdp_cmd("Browser.setPermission", denied)
+    browser.open()
+    browser.tab(tab)
+    browser.press(record, "#edit_source")
+    browser.wait(lambda: said in browser.text("#edit_source [role=alert]"))
+    assert browser.at("#edit_source button").get_attribute("aria-pressed") == "false"
+
+
+def test_a_computer_without_a_microphone_is_told_so(
+    start_browser: StartBrowser, embedded: DaemonProcess
+) -> None:
+    browser = start_browser(embedded.url)
+    browser.open()
+    missing = (
+        "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotFoundError') }"
+    )
+    browser.script(missing)
+    browser.tab("Edit")
+    browser.press("Record", "#edit_source")
+    browser.wait(lambda: "no microphone" in browser.text("#edit_source [role=alert]"))

@@ -29,7 +29,6 @@ FLAGS = (
     "--disable-sync",
     "--disable-default-apps",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-    "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
 )
 

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.keys import Keys
 
+from stepaudiod.web import page
 from tests.activation import DaemonProcess
 from tests.browser.browser import Browser
 from tests.browser.conftest import StartBrowser
 
+PAGE = Path(page.__file__).parent
 TABS = {
     "en": ("Speak", "Edit", "Voices", "History", "Status"),
     "zh-CN": ("朗读", "修改", "声音", "历史", "状态"),
@@ -58,6 +60,19 @@ def test_a_screen_reader_meets_nothing_serious(
         if serious := violations(browser, axe):
             found[tab] = serious
     assert found == {}, "\n".join(line for lines in found.values() for line in lines)
+
+
+@pytest.mark.parametrize("colors", ["light", "dark"])
+def test_the_small_pages_are_as_good(
+    start_browser: StartBrowser, embedded: DaemonProcess, axe: str, colors: str
+) -> None:
+    browser = start_browser(embedded.url, language="zh-CN")
+    scheme = {"features": [{"name": "prefers-color-scheme", "value": colors}]}
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+    for address in (f"{embedded.url}/simple", f"file://{PAGE / 'waking.html'}"):
+        browser.driver.get(address)
+        browser.wait(lambda: browser.script("return document.documentElement.lang").startswith("zh"))
+        assert violations(browser, axe) == []
 
 
 def test_the_page_speaks_the_browsers_language_and_changes_it_without_losing_the_text(

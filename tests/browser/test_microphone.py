@@ -36,7 +36,8 @@ def test_what_the_microphone_hears_is_changed(
 ) -> None:
     voice = tmp_path / "voice.wav"
     voice.write_bytes(wav(hum(20.0, 48_000), 48_000))
-    browser = start_browser(embedded.url, flags=(f"--use-file-for-fake-audio-capture={voice}",))
+    flags = ("--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={voice}")
+    browser = start_browser(embedded.url, flags=flags)
     browser.open()
     browser.tab("Edit")
     browser.press("Record", "#edit_source")

@@ -102,6 +102,7 @@ def test_sound_is_heard_before_the_response_ends_in_every_format(
     browser: Browser, embedded: DaemonProcess, format: str
 ) -> None:
     browser.script(EAR)
+    browser.click("#speak_text textarea")  # no page makes a noise before somebody has touched it
     browser.script(
         "stepaudiod.speak(arguments[0], 'kokoro/af_heart', '', '', 1, arguments[1], null)", LONG, format
     )
@@ -116,6 +117,7 @@ def test_sound_is_heard_before_the_response_ends_in_every_format(
 @pytest.mark.parametrize("format", ["wav", "mp3", "opus", "aac", "flac"])
 def test_what_is_heard_meanwhile_is_what_is_saved(browser: Browser, format: str) -> None:
     browser.script(EAR)
+    browser.click("#speak_text textarea")  # no page makes a noise before somebody has touched it
     text = "One sentence, and another. " * 4
     browser.script(
         "stepaudiod.speak(arguments[0], 'kokoro/af_heart', '', '', 1, arguments[1], 7)", text, format

@@ -13,14 +13,21 @@ let work = null;
 let live = null;
 let onEdit = () => {};
 
-/** Every voice of every engine, the best engine first. A voice's value names both: `engine/voice`. */
+/** Whom to offer: the serving engine's voice of the reader's language, or whoever there speaks it. */
+function offered() {
+  const language = document.documentElement.lang.slice(0, 2);
+  const able = voices.filter((v) => v.locale.startsWith(language) || v.languages.includes(language));
+  const ofBest = able.filter((v) => v.engine === able[0].engine);
+  return ofBest.find((v) => v.locale.startsWith(language)) || ofBest[0] || voices[0];
+}
+
+/** Every voice of every engine, the serving engine first. A voice's value names both: `engine/voice`. */
 export async function loadVoices() {
   const models = (await askJson("/v1/models")).data.filter((model) => model.capabilities.speak);
+  models.sort((one, other) => ("default" in other) - ("default" in one));
   const lists = await Promise.all(models.map((m) => askJson(`/v1/voices?model=${encodeURIComponent(m.id)}`)));
   voices = lists.flatMap((list, i) => list.map((voice) => ({ ...voice, engine: models[i] })));
-  const own = voices.find((v) => v.locale.startsWith(document.documentElement.lang.slice(0, 2)));
-  const before = voices.find((v) => valueOf(v) === kept().speak_voice);
-  const first = before || own || voices[0];
+  const first = voices.find((v) => valueOf(v) === kept().speak_voice) || offered();
   const about = (v) => (v.prompt_text ? say.own_voice : say.speakers[v.description] || v.description);
   const choices = voices.map((v) => [`${v.name}: ${about(v)} (${v.engine.id})`, valueOf(v)]);
   set({ speak_voice: { choices, value: first ? valueOf(first) : null } });

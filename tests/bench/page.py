@@ -76,9 +76,12 @@ def in_chromium(cache: Path, health: list[float]) -> float:
         browser = Browser(Path(folder), f"http://127.0.0.1:{port}")
         try:
             started = time.perf_counter()
-            with asked_for_health(port, health):
+            asked: list[float] = []
+            with asked_for_health(port, asked):
                 browser.open()
-                return time.perf_counter() - started
+                seconds = time.perf_counter() - started
+            health += asked[1:]  # the first one waits for the daemon to start
+            return seconds
         finally:
             browser.close()
 

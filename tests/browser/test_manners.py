@@ -36,12 +36,30 @@ def violations(browser: Browser, axe: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("language", TABS)
-@pytest.mark.parametrize("colors", ["light", "dark"])
+DESK, PHONE = (1200, 900), (390, 844)
+
+
+@pytest.mark.parametrize(
+    ("language", "colors", "size"),
+    [
+        ("en", "light", DESK),
+        ("en", "dark", DESK),
+        ("zh-CN", "light", DESK),
+        ("zh-CN", "dark", DESK),
+        ("en", "dark", PHONE),
+        ("zh-CN", "light", PHONE),
+    ],
+)
 def test_a_screen_reader_meets_nothing_serious(
-    start_browser: StartBrowser, embedded: DaemonProcess, axe: str, humming: Path, colors: str, language: str
+    start_browser: StartBrowser,
+    embedded: DaemonProcess,
+    axe: str,
+    humming: Path,
+    language: str,
+    colors: str,
+    size: tuple[int, int],
 ) -> None:
-    browser = start_browser(embedded.url, language=language)
+    browser = start_browser(embedded.url, language=language, size=size)
     scheme = {"features": [{"name": "prefers-color-scheme", "value": colors}]}
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
     browser.open()

@@ -21,6 +21,8 @@ FILLED = (
     "voice_consent", "tabs",
 )  # fmt: skip
 
+READABLE = 280
+"""Pixels below which a list isn't squeezed beside another: on a phone they stand below each other."""
 CLONES = {"clone": None, "clone_emotion": "emotion", "clone_style": "style"}
 """Ways to have other words said in the voice of a recording, and where their feelings come from."""
 
@@ -189,7 +191,9 @@ def _dropdown(
     say: Words, label: str, elem_id: str, choices: list[tuple[str, str]], info: str | None = None
 ) -> gr.Dropdown:
     first = choices[0][1] if choices else None
-    return gr.Dropdown(choices, value=first, label=say[label], info=info, elem_id=elem_id)
+    return gr.Dropdown(
+        choices, value=first, label=say[label], info=info, elem_id=elem_id, min_width=READABLE
+    )
 
 
 def _choices(say: Words, mode: str) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ import { howTo, lacks } from "./hints.js";
 import { remember } from "./history.js";
 import { secondsOf, wavMeter, wholeWav } from "./sound.js";
 import { sourcePicker } from "./source.js";
-import { button, make, note, notes, place, say, tell } from "./words.js";
+import { button, make, note, notes, place, say, tell, withCode } from "./words.js";
 
 /** Each step: `{blob, label, transcript}`. The last shown one is the next edit's input. */
 let steps = [];
@@ -169,7 +169,7 @@ export function startEdit() {
     const why = howTo(lackOf(value));
     reasons.set(why, [...(reasons.get(why) || []), say[`task_${value}`]]);
   }
-  const lines = [...reasons].map(([why, modes]) => make("li", {}, `${modes.join(say.and)}: ${why}`));
+  const lines = [...reasons].map(([why, modes]) => make("li", {}, `${modes.join(say.and)}${say.colon}`, ...withCode(why)));
   place("edit_about").replaceChildren(
     make("p", { id: "edit_explained" }),
     make("div", { id: "edit_missing" }, ...(lines.length ? [make("p", {}, say.cannot), make("ul", {}, ...lines)] : [])),

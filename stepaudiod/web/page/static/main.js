@@ -55,6 +55,7 @@ async function start() {
   await startHistory(page.keep_results, editThis);
   await startSpeak(tags, editThis);
   await startVoices();
+  document.querySelector(".overflow-menu > button")?.setAttribute("aria-label", say.more_tabs);
   document.documentElement.dataset.ready = "yes";
 }
 

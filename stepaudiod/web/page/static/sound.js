@@ -168,7 +168,7 @@ export async function samplesOf(blob) {
 }
 
 function color(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim() || "#4f46e5";
+  return getComputedStyle(document.body).getPropertyValue(name).trim() || "#4f46e5";
 }
 
 /** The loudest and the lowest of each column. */

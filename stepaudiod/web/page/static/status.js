@@ -2,7 +2,7 @@
 
 import { ask, askJson } from "./api.js";
 import { wishes } from "./hints.js";
-import { button, make, note, notes, place, say, tell } from "./words.js";
+import { button, make, note, notes, place, say, tell, withCode } from "./words.js";
 
 let watching = null;
 let last = null;
@@ -36,17 +36,20 @@ async function watch() {
 function take(status) {
   last = status;
   const part = Object.values(status).find((each) => "time_until_unload" in each);
-  const left_s = part?.time_until_unload;
-  sleepsAt = left_s == null ? (part && part.idle_timeout == null ? Infinity : 0) : Date.now() + 1000 * left_s;
+  const until_s = part?.time_until_unload;
+  sleepsAt = until_s == null ? (part && part.idle_timeout == null ? Infinity : 0) : Date.now() + 1000 * until_s;
   draw();
   tick();
 }
 
-/** When it will sleep, in words; the clock runs here. */
+/** The clock runs here. */
+const left_s = () => Math.max(0, Math.round((sleepsAt - Date.now()) / 1000));
+
+/** When it will sleep, in words. */
 function sleepText() {
   if (sleepsAt === Infinity) return say.for_good;
   if (last.daemon.active || last.daemon.queued) return say.after_work;
-  return tell("sleeps_in", { s: Math.max(0, Math.round((sleepsAt - Date.now()) / 1000)) });
+  return tell("sleeps_in", { s: left_s() });
 }
 
 /** The stage of loading, in the page's language where it knows it. */
@@ -60,7 +63,7 @@ function tick() {
   const { load, active } = last.daemon;
   if (load) badge(`${say.loading}: ${stageText(load)}`, "loading");
   else if (active) badge(say.busy, "busy");
-  else badge(tell("awake_and", { sleep: sleepText() }), "awake");
+  else badge(sleepsAt === Infinity ? say.awake_for_good : tell("awake_until", { s: left_s() }), "awake");
   const row = document.getElementById("status_sleep");
   if (row) row.textContent = sleepText();
 }
@@ -154,7 +157,7 @@ export function startStatus() {
     make("div", { id: "status_now" }),
     button(say.sleep_now, sleepNow, { id: "sleep_now", disabled: true }),
     ...notes(),
-    ...(more.length ? [make("h2", {}, say.get), make("ul", {}, ...more.map((wish) => make("li", {}, wish)))] : []),
+    ...(more.length ? [make("h2", {}, say.get), make("ul", {}, ...more.map((wish) => make("li", {}, ...withCode(wish))))] : []),
   );
   document.addEventListener("daemon-answered", watch);
   document.addEventListener("visibilitychange", onVisibility);

@@ -6,7 +6,7 @@ import { set } from "./fields.js";
 import { howTo, lacks } from "./hints.js";
 import { hear, loadVoices } from "./speak.js";
 import { fileButton, sourcePicker } from "./source.js";
-import { button, make, note, notes, place, say, tell } from "./words.js";
+import { button, make, note, notes, place, say, tell, withCode } from "./words.js";
 
 const VOICES = "/v1/audio/voices";
 const EXPORT = "stepaudiod voice 1";
@@ -50,7 +50,7 @@ async function show() {
   });
   const importing = make("input", { type: "file", id: "voice_import", accept: ".json,application/json" });
   importing.addEventListener("change", act(() => importVoice(importing.files[0])));
-  const cannot = lacks("clone") && own.length ? make("p", {}, tell("cannot_speak_own", { why: howTo("clone") })) : null;
+  const cannot = lacks("clone") && own.length ? make("p", {}, ...withCode(tell("cannot_speak_own", { why: howTo("clone") }))) : null;
   place("voices_list").replaceChildren(
     make("h2", { tabindex: -1 }, say.your_voices),
     ...(cannot ? [cannot] : []),

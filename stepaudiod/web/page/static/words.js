@@ -24,6 +24,11 @@ export function button(label, onclick, attributes = {}) {
   return make("button", { type: "button", class: "small", onclick, ...attributes }, label);
 }
 
+/** A text with what is to be typed, between backticks, set off. */
+export function withCode(text) {
+  return text.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
+}
+
 /** One of the places that the page leaves to its scripts. */
 export const place = (name) => document.getElementById(name);
 
@@ -32,7 +37,7 @@ export function note(where, text, isError = false) {
   const line = where.querySelector(isError ? "[role=alert]" : "[role=status]");
   const other = where.querySelector(isError ? "[role=status]" : "[role=alert]");
   if (other) other.textContent = "";
-  line.textContent = text;
+  line.replaceChildren(...withCode(text));
 }
 
 export function notes() {

@@ -53,8 +53,7 @@ async function start() {
   startStatus();
   startEdit();
   await startHistory(page.keep_results, editThis);
-  await startSpeak(tags, editThis);
-  await startVoices();
+  await startVoices(await startSpeak(tags, editThis));
   document.querySelector(".overflow-menu > button")?.setAttribute("aria-label", say.more_tabs);
   document.documentElement.dataset.ready = "yes";
 }

@@ -168,5 +168,5 @@ export async function startSpeak(tags, edit) {
   const { speak_text = say.sample, speak_speed, speak_format, speak_seed } = kept();
   const drafts = { speak_text, speak_speed, speak_format, speak_seed };
   set(Object.fromEntries(Object.entries(drafts).filter(([, v]) => v != null).map(([n, value]) => [n, { value }])));
-  await loadVoices();
+  return loadVoices();
 }

@@ -29,9 +29,10 @@ const act = (work) => async () => {
   }
 };
 
-async function show() {
+/** Who is here; `speaking` are the voices that can be chosen, where they have just been asked for. */
+async function show(speaking) {
   const own = await list();
-  const speaking = await loadVoices();
+  speaking ||= await loadVoices();
   const rows = own.map((voice) => {
     const speaker = speaking.find((each) => each.id === voice.id);
     const player = make("audio", { controls: true, preload: "none", src: `${VOICES}/${voice.id}/recording`, "aria-label": voice.name });
@@ -129,12 +130,12 @@ async function importVoice(file) {
 }
 
 /** Build the tab. */
-export async function startVoices() {
+export async function startVoices(speaking) {
   place("voice_result").replaceChildren(...notes());
   const take = (file) => {
     sample = file;
     note(where(), file.name);
   };
   place("voice_source").replaceChildren(make("h2", {}, say.add_voice), sourcePicker("voice_file", say.sample_recording, take, complain));
-  await show();
+  await show(speaking);
 }

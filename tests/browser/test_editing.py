@@ -145,6 +145,8 @@ def test_a_voice_is_added_used_exported_renamed_deleted_and_imported(
     Alert(browser.driver).accept()
     browser.wait(lambda: names(client) == {"Hum"})
     browser.wait(lambda: "Aunt May" not in browser.text("#voices_list"))
+    browser.upload("#voice_import", humming)
+    browser.wait(lambda: "ends in .voice.json" in browser.text("#voice_result [role=alert]"))
     browser.upload("#voice_import", exported)
     browser.wait(lambda: names(client) == {"Aunt Mei", "Hum"})
     client.delete("/v1/audio/voices/aunt-mei").raise_for_status()

@@ -199,6 +199,21 @@ def test_two_people_see_nothing_of_each_other(
     assert "And this" not in browser.text("#history")
 
 
+def test_a_sound_of_before_is_left_alone_while_others_come_and_go(browser: Browser) -> None:
+    speak(browser, "One.")
+    made(browser)
+    browser.script("document.querySelector('#history audio').isListenedTo = true")
+    speak(browser, "Two.")
+    made(browser, 2)
+    kept = "return [...document.querySelectorAll('#history audio')].map((player) => !!player.isListenedTo)"
+    assert browser.script(kept) == [False, True]
+    browser.tab("History")
+    browser.press("Remove", "#history")
+    made(browser, 1)
+    assert browser.script(kept) == [True]
+    assert browser.script("return document.querySelector('#history').contains(document.activeElement)")
+
+
 def test_what_was_made_is_removed_after_its_time(
     start_browser: StartBrowser, start_daemon: StartDaemon, cache: Path
 ) -> None:

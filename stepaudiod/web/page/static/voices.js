@@ -121,8 +121,8 @@ async function exportVoice(voice) {
 }
 
 async function importVoice(file) {
-  const voice = JSON.parse(await file.text());
-  if (voice.kind !== EXPORT) throw new Error(say.failed);
+  const voice = await file.text().then(JSON.parse).catch(() => ({}));
+  if (voice.kind !== EXPORT) throw new Error(say.import_wrong);
   const blob = await (await fetch(voice.recording)).blob();
   const made = await create(voice, new File([blob], voice.filename, { type: blob.type }));
   note(where(), tell("added", { name: made.name }));

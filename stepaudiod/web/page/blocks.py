@@ -191,9 +191,7 @@ def _dropdown(
     say: Words, label: str, elem_id: str, choices: list[tuple[str, str]], info: str | None = None
 ) -> gr.Dropdown:
     first = choices[0][1] if choices else None
-    return gr.Dropdown(
-        choices, value=first, label=say[label], info=info, elem_id=elem_id, min_width=READABLE
-    )
+    return gr.Dropdown(choices, value=first, label=say[label], info=info, elem_id=elem_id, min_width=READABLE)
 
 
 def _choices(say: Words, mode: str) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--instance",
         type=word,
         metavar="NAME",
-        help="of stepaudiod@NAME, with its own configuration; default: the daemon without a name",
+        help="of stepaudiod@NAME, with its own configuration; default: the daemon without a name, or all "
+        "instances that listen where that one is off",
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="the daemon's configuration, where it isn't the default"
@@ -60,25 +61,45 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
 def examine(
     instance: str | None, config: Path | None, options: Options, terminal: Terminal
 ) -> Iterator[Finding]:
-    """Everything, from the sockets inwards."""
-    from stepaudiod.ctl.checks import permissions
-    from stepaudiod.ctl.checks.engines import Configured
+    """One daemon; all instances, where the daemon without a name is off and they listen in its place."""
     from stepaudiod.ctl.checks.finding import note
     from stepaudiod.ctl.checks.units import SINGLE, Units
 
-    units = Units.ask(f"{SINGLE}@{instance}" if instance else SINGLE)
+    if instance is None:
+        units = Units.ask(SINGLE)
+        names = units.listening_instances() if units.is_off else []
+        if not names or config is not None:
+            yield from _examine(units, None, config, options, terminal)
+            return
+        yield note(f"{SINGLE}.socket", f"is off; these instances listen instead: {', '.join(names)}")
+        for name in names:
+            for finding in examine(name, None, options, terminal):
+                yield replace(finding, subject=f"{name}: {finding.subject}")
+        return
+    own = replace(options, socket=f"/run/{SINGLE}-{instance}.sock")
+    yield from _examine(
+        Units.ask(f"{SINGLE}@{instance}"), INSTANCES / f"{instance}.toml", config, own, terminal
+    )
+
+
+def _examine(
+    units: Units, usual: Path | None, config: Path | None, options: Options, terminal: Terminal
+) -> Iterator[Finding]:
+    """Everything of one daemon, from the sockets inwards."""
+    from stepaudiod.ctl.checks import permissions
+    from stepaudiod.ctl.checks.engines import Configured
+    from stepaudiod.ctl.checks.finding import note
+
     yield from units.findings()
     if options.url is None:
-        socket = f"/run/stepaudiod-{instance}.sock" if instance else options.socket
-        yield from permissions.socket_findings(Path(socket))
+        yield from permissions.socket_findings(Path(options.socket), f"{units.service}.socket")
     else:
         yield note("address", f"{options.url} isn't asked: that would wake a daemon behind it")
     account = None
     if units.is_installed:
         yield from permissions.account_findings()
         account = permissions.Account.find(permissions.DAEMON)
-    path = config or (INSTANCES / f"{instance}.toml" if instance else None)
-    configured = Configured.read(path, os.environ | units.environment)
+    configured = Configured.read(config or usual, os.environ | units.environment)
     yield from configured.findings(account)
     if configured.settings is not None:
         yield from _about_engines(configured.settings, units, account)

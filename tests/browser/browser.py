@@ -1,4 +1,4 @@
-"""Chromium with a new profile that can reach nothing but this machine, and what it tried to reach."""
+"""Chromium with a new profile that can reach nothing but one machine, and what it tried to reach."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ FLAGS = (
 Found = TypeVar("Found")
 
 
+def missing_programs() -> list[str]:
+    """What isn't installed here of what a browser test needs."""
+    return [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+
+
 class Browser:
     """One browser of one person.
 
@@ -44,6 +49,7 @@ class Browser:
         language: as the browser asks for it.
         size: of its window.
         flags: more for Chromium.
+        network: the namespace that it lives in, as a file of proc(5); None for ours.
     """
 
     def __init__(
@@ -53,11 +59,15 @@ class Browser:
         language: str = "en",
         size: tuple[int, int] = (1200, 900),
         flags: tuple[str, ...] = (),
+        network: Path | None = None,
     ) -> None:
         self.url = url
         self.downloads = folder / "downloads"
         options = ChromeOptions()
         options.binary_location = shutil.which("chromium") or "chromium"
+        if network is not None:
+            options.binary_location = str(_in_network(folder / "chromium", options.binary_location, network))
+            options.add_argument("--remote-debugging-pipe")  # a port would be in there too, out of reach
         for flag in (*FLAGS, *flags, f"--user-data-dir={folder / 'profile'}", f"--lang={language}"):
             options.add_argument(flag)
         options.add_argument(f"--window-size={size[0]},{size[1]}")
@@ -188,3 +198,10 @@ class Browser:
             if message["method"] == "Network.requestWillBeSent":
                 self.requests.append(message["params"]["request"]["url"])
         return self.requests
+
+
+def _in_network(script: Path, program: str, network: Path) -> Path:
+    """Write a program that starts another one in that network."""
+    script.write_text(f'#!/bin/sh\nexec nsenter --net={network} -- {program} "$@"\n')
+    script.chmod(0o755)
+    return script

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.activation import DaemonProcess
-from tests.browser.browser import Browser
+from tests.browser.browser import Browser, missing_programs
 from tests.conftest import StartDaemon
 from tests.web.conftest import data, hum, wav
 
@@ -25,7 +24,7 @@ NPM = HERE.parents[1] / "build/npm"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All of this folder needs a browser."""
-    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    missing = missing_programs()
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.browser)

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.activation import Activator
-from tests.browser.browser import Browser
 from tests.browser.conftest import StartBrowser
+from tests.browser.nights import live_through
 
-SLEEPS = 10
-QUIET_S = 3.0
+
+@dataclass(frozen=True)
+class Activated:
+    """The daemons of an activator."""
+
+    activator: Activator
+
+    def starts(self) -> int:
+        """How many there have been."""
+        return self.activator.starts
+
+    def sleeps(self) -> bool:
+        """Whether the last one has gone."""
+        return len(self.activator.exit_codes) == self.activator.starts
 
 
 def url(activator: Activator) -> str:
     host, port = activator.address
     return f"http://{host}:{port}"
-
-
-def sleeps(browser: Browser) -> bool:
-    return browser.at("#badge").get_attribute("data-state") == "asleep"
 
 
 def test_the_first_visit_shows_what_is_waking_and_gives_way_by_itself(
@@ -41,23 +49,5 @@ def test_it_sleeps_under_an_open_tab_and_the_next_click_wakes_it_every_time(
     activator: Callable[[dict[str, object]], Activator], start_browser: StartBrowser, cache: Path
 ) -> None:
     daemons = activator({"idle_timeout": 1, "cache_dir": cache})
-    browser = start_browser(url(daemons))
-    browser.open()
-    browser.script("window.sameDocument = true")
-    for night in range(1, SLEEPS + 1):
-        browser.wait(lambda: len(daemons.exit_codes) == daemons.starts and sleeps(browser))
-        starts = daemons.starts
-        browser.write("#speak_text textarea", f"Morning number {night}.")
-        browser.click("#speak_start")
-        browser.wait(lambda night=night: len(browser.all("#history audio")) == night)  # type: ignore[misc]
-        assert browser.text("#speak_card h3") == f"Morning number {night}."
-        assert daemons.starts == starts + 1
-    browser.wait(lambda: len(daemons.exit_codes) == daemons.starts and sleeps(browser))
-    starts = daemons.starts
-    time.sleep(QUIET_S)  # that nothing happens can only be seen by waiting
-    assert daemons.starts == starts
+    live_through(start_browser(url(daemons)), Activated(daemons))
     assert set(daemons.exit_codes) == {0}
-    assert browser.script("return window.sameDocument")
-    assert browser.at("#speak_text textarea").get_attribute("value") == f"Morning number {SLEEPS}."
-    assert len(browser.all("#history audio")) == SLEEPS
-    assert browser.console() == []

@@ -155,6 +155,70 @@ def test_a_daemon_that_is_awake_is_asked(shared_ctl: Ctl, shared_daemon: HandSta
     assert "engine hibari" in found["daemon"].text
 
 
+APART = """\
+case "$*" in
+*list-units*) echo "stepaudiod@page.socket loaded active listening sockets" ;;
+*@page.service*) cat <<END
+Id=stepaudiod@page.service
+LoadState=loaded
+ActiveState={page}
+SubState=dead
+Environment=STEPAUDIOD_ENGINE=hibari
+
+Id=stepaudiod@page.socket
+LoadState=loaded
+ActiveState=active
+UnitFileState=enabled
+Triggers=stepaudiod@page.service
+Listen=/run/stepaudiod-page.sock (Stream)
+END
+;;
+*) cat <<END
+Id=stepaudiod.service
+LoadState=loaded
+ActiveState=inactive
+SubState=dead
+
+Id=stepaudiod.socket
+LoadState=loaded
+ActiveState=inactive
+UnitFileState={enabled}
+Triggers=stepaudiod.service
+
+Id=stepaudiod@page.socket
+LoadState=loaded
+ActiveState=active
+UnitFileState=enabled
+Triggers=stepaudiod@page.service
+END
+;;
+esac"""
+
+
+def test_instances_that_listen_in_place_of_the_daemon_are_looked_at(ctl: Ctl, programs: Path) -> None:
+    add_program(programs, "systemctl", APART.format(enabled="disabled", page="inactive"))
+    found = findings(Ctl((), ctl.path))
+    assert found["stepaudiod.socket"].level == "note"
+    assert "these instances listen instead: page" in found["stepaudiod.socket"].text
+    assert found["page: stepaudiod@page.socket"].level == "ok"
+    assert found["page: /run/stepaudiod-page.sock"].advice.startswith(
+        "systemctl enable --now stepaudiod@page.socket"
+    )
+    assert "page.toml: there is no such file" in found["page: configuration"].text
+
+
+def test_a_daemon_that_ought_to_listen_is_not_excused_by_instances(ctl: Ctl, programs: Path) -> None:
+    add_program(programs, "systemctl", APART.format(enabled="enabled", page="inactive"))
+    assert "nothing can wake" in findings(ctl)["stepaudiod.socket"].text
+
+
+def test_only_the_instance_itself_is_asked(ctl: Ctl, silent_socket: Path, programs: Path) -> None:
+    add_program(programs, "systemctl", APART.format(enabled="enabled", page="active"))
+    found = findings(ctl, "--instance", "page", "--config", os.devnull)
+    assert "doesn't answer here" in found["daemon"].text
+    assert "/run/stepaudiod-page.sock" in found["daemon"].text
+
+
 def test_the_units_environment_is_part_of_the_configuration(
     ctl: Ctl, silent_socket: Path, programs: Path
 ) -> None:

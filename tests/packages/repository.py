@@ -47,6 +47,15 @@ class Repository:
         done = subprocess.run([SCRIPT, self.folder, *debs], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
+    def add_debian(self, debian: Path, *packages: str) -> None:
+        """Add these packages of Debian's, and what they need beyond what `debian` has."""
+        (self.pool / "partial").mkdir(exist_ok=True)
+        command = ["apt-get", "install", "--yes", "--download-only", "--no-install-recommends", "-qq"]
+        command += ["-o", f"Dir::State::status={debian}/var/lib/dpkg/status"]
+        command += ["-o", f"Dir::Cache::archives={self.pool}"]
+        subprocess.run([*command, *packages], check=True, capture_output=True)
+        self.index()
+
     def version(self, package: str) -> str:
         """The first version of the package."""
         return min(self._versions(package))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,16 +29,7 @@ pcm.!default {{
 @pytest.fixture(scope="module")
 def desktop(machine: Machine, repository: Repository, debian: Path) -> Iterator[Machine]:
     """The machine with our packages and a speech-dispatcher, and no sound card."""
-    fetch = ["apt-get", "install", "--yes", "--download-only", "--no-install-recommends", "-qq"]
-    fetch += [
-        "-o",
-        f"Dir::State::status={debian}/var/lib/dpkg/status",
-        "-o",
-        f"Dir::Cache::archives={repository.pool}",
-    ]
-    (repository.pool / "partial").mkdir(exist_ok=True)
-    subprocess.run([*fetch, *DESKTOP], check=True, capture_output=True)
-    repository.index()
+    repository.add_debian(debian, *DESKTOP)
     machine.run("apt-get", "update")
     install(machine, "stepaudiod", *DESKTOP, timeout_s=240)
     machine.write("/etc/asound.conf", ASOUND)

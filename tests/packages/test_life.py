@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from stepaudiod import __version__
-from tests.packages.conftest import CHECKOUT
 from tests.packages.repository import Repository
 from tests.systemd.machine import TCP4, TCP6, UNIX, Machine
 from tests.systemd.network import Reply
@@ -193,11 +192,6 @@ def test_the_page_comes_with_its_scripts(machine: Machine) -> None:
     for path in found:
         assert machine.request("GET", path).status == 200, path
     fall_asleep(machine)
-
-
-def test_debians_own_test_of_it_passes(machine: Machine) -> None:
-    machine.copy_in(CHECKOUT / "packaging/debian/tests/speak", "/run/speak")
-    machine.run("/run/speak")
 
 
 @pytest.mark.usefixtures("short_sleep")

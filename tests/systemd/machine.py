@@ -257,6 +257,11 @@ class Machine:
 
     # sockets
 
+    @property
+    def network(self) -> Path:
+        """The host's path of its network, for setns(2) and those who use it."""
+        return Path(f"/proc/{self._leader}/ns/net")
+
     def connect(self, at: Address = TCP4, timeout_s: float = 30) -> socket.socket:
         """A connected socket, or the OSError that a client inside would get."""
         return self._network.connect(at, timeout_s)

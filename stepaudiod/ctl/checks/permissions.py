@@ -63,8 +63,13 @@ class Account:
         return found.st_mode & want == want
 
 
-def socket_findings(path: Path) -> Iterator[Finding]:
-    """Whether whoever asks may use the unix socket, and whether somebody listens there. Doesn't connect."""
+def socket_findings(path: Path, unit: str) -> Iterator[Finding]:
+    """Whether whoever asks may use the unix socket, and whether somebody listens there. Doesn't connect.
+
+    Args:
+        path: the socket.
+        unit: the socket unit that makes it.
+    """
     subject = str(path)
     try:
         found = path.stat()
@@ -72,7 +77,7 @@ def socket_findings(path: Path) -> Iterator[Finding]:
         yield problem(
             subject,
             "there is no such socket",
-            "systemctl enable --now stepaudiod.socket, or name another one: --socket",
+            f"systemctl enable --now {unit}, or name another one: --socket",
         )
         return
     except OSError as error:
@@ -85,7 +90,7 @@ def socket_findings(path: Path) -> Iterator[Finding]:
         yield problem(
             subject,
             "nobody listens; the file is left over from a daemon that ended",
-            "systemctl restart stepaudiod.socket",
+            f"systemctl restart {unit}",
         )
         return
     yield _may_we_use(path, found)

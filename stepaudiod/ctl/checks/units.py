@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -76,6 +77,23 @@ class Units:
     def is_awake(self) -> bool:
         """Whether the daemon runs, and can be asked without waking it."""
         return self.of("service").get("ActiveState") in ("active", "reloading")
+
+    @property
+    def is_off(self) -> bool:
+        """Whether somebody has switched its sockets off, now and at boot."""
+        socket = self.of("socket")
+        return (socket.get("ActiveState"), socket.get("UnitFileState")) == ("inactive", "disabled") and not (
+            self.is_awake or any(unit.get("ActiveState") == "active" for unit in self.sockets())
+        )
+
+    def listening_instances(self) -> list[str]:
+        """The names of instances of the daemon's template that listen."""
+        found = [
+            re.fullmatch(rf"{SINGLE}@(.+)\.socket", name)
+            for name, unit in self.properties.items()
+            if unit.get("ActiveState") == "active"
+        ]
+        return sorted(match[1] for match in found if match)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -1,0 +1,28 @@
+# What the tests share; they are in the shell of whoever reads this. After it the daemon leaves after a second.
+unit=stepaudiod.service
+url=http://127.0.0.1:7860
+
+echo 'idle_timeout = 1' > /etc/stepaudiod/conf.d/90-autopkgtest.toml
+trap 'rm -f /etc/stepaudiod/conf.d/90-autopkgtest.toml' EXIT
+
+fail() { echo "$1" >&2; journalctl --no-pager -u "$unit" -n 50 >&2; exit 1; }
+
+show() { systemctl show --property="$1" --value "$unit"; }
+
+is_asleep() { [ "$(show ActiveState)" = inactive ]; }
+
+fall_asleep() {
+  tries=0
+  until is_asleep; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 100 ] || fail "it doesn't fall asleep"
+    sleep 0.2
+  done
+}
+
+speak() {
+  curl --silent --show-error --fail "$url/v1/audio/speech" -o "$AUTOPKGTEST_TMP/said.wav" \
+    -d '{"model": "tts-1", "voice": "alloy", "input": "I was asleep until you called.", "response_format": "wav"}'
+  [ "$(head -c 4 "$AUTOPKGTEST_TMP/said.wav")" = RIFF ] || fail "this is no WAV"
+  [ "$(stat -c %s "$AUTOPKGTEST_TMP/said.wav")" -gt 20000 ] || fail "this is too short"
+}

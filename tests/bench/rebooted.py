@@ -1,0 +1,89 @@
+"""The first connection after a reboot: `make deb`, then `python -m tests.bench.rebooted [BOOTS]`, as root.
+
+The packages lie on a disk whose pages the kernel has forgotten, as after a real reboot; then the same with
+all of it in memory. What the machine reads while it boots is there in both cases.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.bench.measure import first_byte_of_body, machine, request, spread
+from tests.packages.conftest import DEBS
+from tests.packages.repository import Repository
+from tests.systemd.machine import Machine
+from tests.systemd.root import cached_root
+
+PACKAGES = ("stepaudiod", "stepaudiod-runtime-lite", "stepaudiod-voices")
+
+
+def install(root: Path, pool: Path) -> None:
+    """Install every package of the pool into a Debian that isn't running."""
+    target = root / "var/tmp/pool"
+    shutil.copytree(pool, target)
+    enter = ["unshare", "--mount", "--pid", "--fork", f"--mount-proc={root}/proc", f"--root={root}", "--wd=/"]
+    debs = [f"/var/tmp/pool/{deb.name}" for deb in target.glob("*.deb")]
+    environ = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "DEBIAN_FRONTEND": "noninteractive",
+        "LANG": "C.UTF-8",
+    }
+    subprocess.run([*enter, "dpkg", "--install", *debs], check=True, env=environ, stdout=subprocess.DEVNULL)
+    shutil.rmtree(target)
+
+
+def forget(root: Path) -> None:
+    """Have the kernel drop what it keeps of these files in memory; what is in use stays."""
+    os.sync()
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder, name)
+            if path.is_file() and not path.is_symlink():
+                file = os.open(path, os.O_RDONLY)
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(file)
+
+
+def first_answer(booted: Machine) -> float:
+    """Seconds from connect to the first byte of /healthz; asleep again after."""
+    assert booted.processes("stepaudiod.service") == []
+    started = time.perf_counter()
+    with booted.connect() as connection:
+        connection.sendall(request("/healthz"))
+        answer = first_byte_of_body(connection)
+        seconds = time.perf_counter() - started
+    assert answer.startswith(b"HTTP/1.1 200"), answer
+    booted.systemctl("stop", "stepaudiod.service")
+    return seconds
+
+
+def main() -> None:
+    """Print the table."""
+    boots = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    print(f"{machine()}; load {os.getloadavg()[0]:.1f}")
+    debian = cached_root()
+    cold, warm = [], []
+    with tempfile.TemporaryDirectory(dir=debian.parent) as name:
+        folder = Path(name)
+        debs = [next(DEBS.glob(f"{package}_*.deb")) for package in PACKAGES]
+        repository = Repository.of(debs, folder / "repository", debian)
+        root = folder / "root"
+        subprocess.run(["cp", "-a", str(debian), str(root)], check=True)
+        install(root, repository.pool)
+        for _ in range(boots):
+            forget(root)
+            with Machine.boot(root) as booted:
+                cold.append(first_answer(booted))
+                warm.append(first_answer(booted))
+    print(f"after a reboot → first byte of /healthz: {spread(cold)}")
+    print(f"the next start, all of it in memory:     {spread(warm)}")
+
+
+if __name__ == "__main__":
+    main()

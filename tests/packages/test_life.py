@@ -17,6 +17,8 @@ from tests.systemd.network import Reply
 
 SOCKET, SERVICE = "stepaudiod.socket", "stepaudiod.service"
 SPEECH = json.dumps({"model": "hibari", "voice": "heart", "input": "Nothing runs until you call."}).encode()
+OVERRIDE = "/etc/systemd/system/stepaudiod.socket.d/override.conf"
+"""What `systemctl edit stepaudiod.socket` writes."""
 INSTALL_S = 45
 """What an installation with voices may take."""
 
@@ -334,6 +336,7 @@ def test_nothing_of_an_upgrade_stays(machine: Machine) -> None:
 def test_removing_it_keeps_the_configuration_and_the_state(machine: Machine) -> None:
     assert machine.request("GET", "/healthz").status == 200
     machine.write("/var/lib/stepaudiod/voices/mine.wav", "a voice somebody made")
+    machine.write(OVERRIDE, "[Socket]\nBacklog=99\n")
     machine.systemctl("enable", "--now", "stepaudiod@other.socket")
 
     machine.run("apt-get", "remove", "--yes", "stepaudiod", "stepaudiod-runtime-lite", "stepaudiod-voices")
@@ -347,10 +350,19 @@ def test_removing_it_keeps_the_configuration_and_the_state(machine: Machine) -> 
     assert not machine.path("/usr/lib/stepaudiod").exists()
 
 
+def test_installed_again_it_is_as_it_was(machine: Machine) -> None:
+    install(machine, "stepaudiod")
+
+    assert machine.show(SOCKET, "Backlog") == "99"
+    assert machine.path("/etc/stepaudiod/stepaudiod.toml").read_text() == "idle_timeout = 2\n"
+    assert machine.path("/var/lib/stepaudiod/voices/mine.wav").exists()
+    assert machine.processes(SERVICE) == []
+    assert speak(machine).status == 200
+    fall_asleep(machine)
+
+
 def test_purging_it_leaves_nothing(machine: Machine, before: dict[str, str]) -> None:
-    machine.run(
-        *("apt-get", "purge", "--yes", "stepaudiod", "stepaudiod-runtime-lite", "stepaudiod-voices"),
-    )
+    machine.run("apt-get", "purge", "--yes", "--autoremove", "stepaudiod")
 
     after = snapshot(machine)
     assert [name for name, what in after.items() if before.get(name) != what] == []

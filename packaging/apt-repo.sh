@@ -4,6 +4,7 @@
 # FOLDER.key beside it, and is nobody else's: whoever adds the repository trusts this folder and no more.
 set -eu
 export LC_ALL=C.UTF-8
+umask 022
 folder=$(realpath -m "$1"); shift
 key=$folder.key
 keyring=$folder/stepaudiod-archive-keyring.gpg
@@ -22,6 +23,7 @@ gpg --export stepaudiod > "$keyring"
 for package in "$@"; do
   ln -f "$package" "$folder/pool/" 2>/dev/null || cp -f "$package" "$folder/pool/"
 done
+chmod a+r "$folder"/pool/*
 
 cd "$folder"
 apt-ftparchive packages pool > dists/stable/main/binary-amd64/Packages
@@ -42,3 +44,12 @@ Components: main
 Architectures: amd64
 Signed-By: $keyring
 SOURCES
+
+# apt reads as a user of its own, who may not enter a home folder that is closed to others.
+closed=
+at=$folder
+while [ "$at" != / ]; do
+  case $(stat --format=%A "$at") in ?????????[xt]) ;; *) closed="$at $closed" ;; esac
+  at=$(dirname "$at")
+done
+[ -z "$closed" ] || printf '\napt reads as the user _apt, who may not enter this here. To let it pass:\n\n  chmod o+x %s\n' "$closed"

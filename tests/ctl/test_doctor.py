@@ -133,6 +133,7 @@ def test_without_systemd_it_says_so_and_goes_on(ctl: Ctl) -> None:
             "problem",
             "again and again",
         ),
+        ({"service": "activating", "sub": "start-pre"}, "stepaudiod.service", "note", "an upgrade"),
     ],
 )
 def test_units_that_are_not_well(

@@ -60,8 +60,16 @@ class Repository:
         """The first version of the package."""
         return min(self._versions(package))
 
-    def add_later(self, package: str, edits: dict[str, tuple[str, str]] | None = None) -> str:
-        """Make a later version, with pieces of text files replaced; returns the version."""
+    def add_later(
+        self, package: str, edits: dict[str, tuple[str, str]] | None = None, is_broken: bool = False
+    ) -> str:
+        """Make a later version, with pieces of text files replaced; returns the version.
+
+        Args:
+            package: its name.
+            edits: what stands in a file, and what shall stand there instead.
+            is_broken: it can't be unpacked, as on a full disk.
+        """
         deb = next(self.pool.glob(f"{package}_{self.version(package)}_*.deb"))
         later = f"{self.version(package)}+later{len(self._versions(package))}"
         with tempfile.TemporaryDirectory(dir=self.folder.parent) as name:
@@ -74,6 +82,9 @@ class Repository:
                 text = file.read_text()
                 assert old in text, f"{path} has no {old!r}"
                 file.write_text(text.replace(old, new))
+            if is_broken:
+                (tree / "DEBIAN/preinst").write_text("#!/bin/sh\nexit 1\n")
+                (tree / "DEBIAN/preinst").chmod(0o755)
             command = [
                 "dpkg-deb",
                 "--root-owner-group",
@@ -86,6 +97,11 @@ class Repository:
             subprocess.run(command, check=True, capture_output=True)
         self.index()
         return later
+
+    def remove(self, package: str, version: str) -> None:
+        """Take a version away again."""
+        next(self.pool.glob(f"{package}_{version}_*.deb")).unlink()
+        self.index()
 
     def _versions(self, package: str) -> list[str]:
         return [deb.name.split("_")[1] for deb in self.pool.glob(f"{package}_*.deb")]

@@ -238,6 +238,23 @@ def test_a_new_runtime_and_voices_while_awake_lose_no_request(
     assert machine.main_process(SERVICE) not in (0, before)
 
 
+@pytest.mark.parametrize("package", ["stepaudiod", "stepaudiod-runtime-lite", "stepaudiod-voices"])
+def test_an_upgrade_that_fails_leaves_it_serving(
+    machine: Machine, repository: Repository, package: str
+) -> None:
+    broken = repository.add_later(package, is_broken=True)
+    machine.run("apt-get", "update")
+
+    failed = machine.run("apt-get", "install", "--yes", f"{package}={broken}", check=False, timeout_s=120)
+
+    assert failed.returncode != 0
+    assert speak(machine).status == 200
+    assert not machine.path("/run/stepaudiod-upgrade").exists()
+    assert machine.run("dpkg", "--audit").stdout == ""
+    repository.remove(package, broken)
+    machine.run("apt-get", "update")
+
+
 @pytest.mark.usefixtures("short_sleep")
 def test_an_upgrade_while_asleep_wakes_nothing(machine: Machine, repository: Repository) -> None:
     machine.systemctl("reload", SERVICE)

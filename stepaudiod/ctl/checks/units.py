@@ -166,6 +166,12 @@ class Units:
             return problem(name, "it dies and is started again and again", f"journalctl -u {name} -n 50")
         if self.is_awake:
             return ok(name, f"awake, process {unit.get('MainPID', '?')}")
+        if unit.get("SubState") == "start-pre":
+            return note(
+                name,
+                "waits until an upgrade of its packages has ended, and so does whoever connects",
+                "if none is under way: dpkg --configure -a, then /usr/lib/stepaudiod/upgrade release",
+            )
         if state == "activating":
             return ok(name, "is just waking")
         return ok(name, "asleep: nothing runs until somebody connects")

@@ -18,8 +18,8 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 LOCKED := $(shell cat setup.cfg pyproject.toml constraints.txt Makefile packaging/lock/alone.in 2>/dev/null | sha256sum | cut -c1-12)
 PACKAGES := ca-certificates curl python3 python3-systemd python3-venv systemd
-TEST_PACKAGES := $(PACKAGES) apt-utils bash-completion chromium chromium-driver fish fonts-noto-cjk gpg gpg-agent iproute2 man-db mmdebstrap \
-  systemd-container zsh $(if $(shell command -v npm),,npm)
+TEST_PACKAGES := $(PACKAGES) apt-utils bash-completion chromium chromium-driver fish fonts-noto-cjk gpg gpg-agent iproute2 lintian man-db \
+  mmdebstrap systemd-container zsh $(if $(shell command -v npm),,npm)
 
 .PHONY: run test deb lint lock clean
 .SILENT: run apt-repo

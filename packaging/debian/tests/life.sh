@@ -5,7 +5,7 @@ url=http://127.0.0.1:7860
 echo 'idle_timeout = 1' > /etc/stepaudiod/conf.d/90-autopkgtest.toml
 trap 'rm -f /etc/stepaudiod/conf.d/90-autopkgtest.toml' EXIT
 
-fail() { echo "$1" >&2; journalctl --no-pager -u "$unit" -n 50 >&2; exit 1; }
+fail() { journalctl --no-pager -u "$unit" -n 50 >&2; echo "$1" >&2; exit 1; }
 
 show() { systemctl show --property="$1" --value "$unit"; }
 
@@ -20,8 +20,8 @@ fall_asleep() {
   done
 }
 
-speak() {
-  curl --silent --show-error --fail "$url/v1/audio/speech" -o "$AUTOPKGTEST_TMP/said.wav" \
+speak() { # [curl's options]
+  curl --silent --show-error --fail "$@" "$url/v1/audio/speech" -o "$AUTOPKGTEST_TMP/said.wav" \
     -d '{"model": "tts-1", "voice": "alloy", "input": "I was asleep until you called.", "response_format": "wav"}'
   [ "$(head -c 4 "$AUTOPKGTEST_TMP/said.wav")" = RIFF ] || fail "this is no WAV"
   [ "$(stat -c %s "$AUTOPKGTEST_TMP/said.wav")" -gt 20000 ] || fail "this is too short"

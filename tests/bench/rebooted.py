@@ -27,7 +27,7 @@ def install(root: Path, pool: Path) -> None:
     """Install every package of the pool into a Debian that isn't running."""
     target = root / "var/tmp/pool"
     shutil.copytree(pool, target)
-    enter = ["unshare", "--mount", "--pid", "--fork", f"--mount-proc={root}/proc", f"--root={root}", "--wd=/"]
+    enter = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", f"--root={root}", "--wd=/"]
     debs = [f"/var/tmp/pool/{deb.name}" for deb in target.glob("*.deb")]
     environ = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",

@@ -13,7 +13,7 @@ from tests.packages.repository import Repository
 from tests.systemd.machine import Machine
 
 DEBIAN = CHECKOUT / "packaging" / "debian"
-SOURCE = "/run/source"
+SOURCE = "/srv/source"
 SUMMARY = "/run/summary"
 
 

@@ -260,7 +260,7 @@ class Machine:
     @property
     def network(self) -> Path:
         """The host's path of its network, for setns(2) and those who use it."""
-        return Path(f"/proc/{self._leader}/ns/net")
+        return Path(f"/proc/{self.leader}/ns/net")
 
     def connect(self, at: Address = TCP4, timeout_s: float = 30) -> socket.socket:
         """A connected socket, or the OSError that a client inside would get."""

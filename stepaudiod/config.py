@@ -7,16 +7,16 @@ Every mistake is reported with the file (or variable, or option) it stands in an
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from stepaudiod.errors import ConfigError
+from stepaudiod.sizes import MemorySize, memory_bytes
 
 DEFAULT_PATH = Path("/etc/stepaudiod/stepaudiod.toml")
 ENV_PREFIX = "STEPAUDIOD_"
@@ -27,32 +27,6 @@ KEYS_PATH = Path("/etc/stepaudiod/api-keys")
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 HostName = Annotated[str, Field(pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f:.]+)$")]
 Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?$")]
-
-
-UNITS = {"M": 10**6, "MB": 10**6, "MIB": 2**20, "G": 10**9, "GB": 10**9, "GIB": 2**30}
-
-
-def memory_bytes(text: str) -> int:
-    """Read a size as "9.5G", "9500M" or "8GiB".
-
-    Raises:
-        ValueError: it isn't one.
-    """
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)", text)
-    unit = UNITS.get(found.group(2).upper()) if found else None
-    if found is None or unit is None:
-        raise ValueError('write it as "9.5G", "9500M" or "8GiB", or as "auto"')
-    return round(float(found.group(1)) * unit)
-
-
-def _checked_size(text: str) -> str:
-    """A size, or "auto"."""
-    if text != "auto":
-        memory_bytes(text)
-    return text
-
-
-MemorySize = Annotated[str, AfterValidator(_checked_size)]
 
 
 class Section(BaseModel):

@@ -6,11 +6,13 @@ import json
 import signal
 import threading
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import httpx
 import pytest
 
+from stepaudiod.web.errors import STATUSES
 from tests.activation import DaemonProcess
 from tests.conftest import StartDaemon
 
@@ -220,3 +222,8 @@ def test_watchers_do_not_hold_up_a_stop(start_daemon: StartDaemon) -> None:
     for watcher in watchers:
         watcher.thread.join(30)
         assert not watcher.thread.is_alive()
+
+
+def test_every_error_has_a_chinese_sentence() -> None:
+    words = json.loads((files("stepaudiod.web.page") / "words.json").read_text(encoding="utf-8"))
+    assert {kind.code for kind in STATUSES} <= words["zh"]["errors"].keys()

@@ -76,7 +76,8 @@ def test_loading_is_seen_and_the_model_is_put_to_sleep(
 
     browser.tab("Status")
     browser.wait(lambda: facts(browser)["step-audio-editx"] == "in memory")
-    assert facts(browser)["Queue"] == "0 at work, 0 waiting"
+    # a request is counted down after its last sound
+    browser.wait(lambda: facts(browser)["Queue"] == "0 at work, 0 waiting")
     assert facts(browser)["GPU memory"] == "none is held"
     assert daemon_status(sleepy)["worker_pid"] is not None
     browser.click("#sleep_now")

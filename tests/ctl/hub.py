@@ -35,14 +35,15 @@ LARGE = (".safetensors", ".pt", ".onnx", ".npy")
 """What is in large file storage."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Asked:
-    """One request for a file's bytes."""
+    """One request for a file's bytes, and how many of them were sent."""
 
     path: str
     first_byte: int
     host: str
     authorization: str | None
+    sent_bytes: int = 0
 
 
 @dataclass
@@ -51,7 +52,6 @@ class Hub:
 
     repositories: dict[str, dict[str, bytes]]
     asked: list[Asked] = field(default_factory=list)
-    sent_bytes: dict[str, int] = field(default_factory=dict)
     stall_at: dict[str, int] = field(default_factory=dict)
     cut_once: dict[str, int] = field(default_factory=dict)
     stalled: threading.Event = field(default_factory=threading.Event)
@@ -82,7 +82,10 @@ class Hub:
     def forget(self) -> None:
         """Begin to count anew."""
         self.asked.clear()
-        self.sent_bytes.clear()
+
+    def sent_bytes(self, name: str) -> int:
+        """What was sent of one file, by the requests that aren't forgotten."""
+        return sum(asked.sent_bytes for asked in self.asked if asked.path == name)
 
     def fetched(self) -> set[str]:
         """The files that were asked for."""
@@ -164,7 +167,8 @@ class Handler(BaseHTTPRequestHandler):
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
         first = int(wanted[1]) if wanted else 0
         host = self.headers["Host"].partition(":")[0]
-        self.hub.asked.append(Asked(name, first, host, self.headers.get("Authorization")))
+        asked = Asked(name, first, host, self.headers.get("Authorization"))
+        self.hub.asked.append(asked)
         self.send_response(206 if wanted else 200)
         if wanted:
             self.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
@@ -172,12 +176,13 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("ETag", f'"{sha256(data)}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
-        self._send(name, data, first)
+        self._send(asked, data)
 
-    def _send(self, name: str, data: bytes, first: int) -> None:
+    def _send(self, asked: Asked, data: bytes) -> None:
         """Send to the end, or to where it stalls."""
+        name = asked.path
         stall_at = self.hub.stall_at.get(name)
-        for start in range(first, len(data), BLOCK_BYTES):
+        for start in range(asked.first_byte, len(data), BLOCK_BYTES):
             if stall_at is not None and start >= stall_at:
                 self.hub.stalled.set()
                 self.hub.go_on.wait(DEADLINE_S)
@@ -186,12 +191,12 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
             block = data[start : start + BLOCK_BYTES]
+            asked.sent_bytes += len(block)  # before the client can have it and go on
             try:
                 self.wfile.write(block)
             except OSError:
                 self.close_connection = True
                 return
-            self.hub.sent_bytes[name] = self.hub.sent_bytes.get(name, 0) + len(block)
 
     def _answer(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
         body = json.dumps(value).encode()

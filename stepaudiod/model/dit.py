@@ -83,9 +83,9 @@ class Padding:
     """Where a chunk that was filled up to a round size, and its past, are real.
 
     Args:
-        is_key: `(1, 1, 1, frames + past)`, True for those that are.
-        last: `(2,)`, where the last two real columns stand in a convolution's input, which has two of the
-            past in front.
+        is_key: `(batch, 1, 1, frames + past)`, True for those that are.
+        last: `(batch, 2)`, where the last two real columns stand in a convolution's input, which has two of
+            the past in front.
     """
 
     is_key: Tensor
@@ -169,8 +169,9 @@ class BlockConvolution(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         before = x.new_zeros(*x.shape[:2], KERNEL - 1) if past is None else past.to(x)
         x = torch.cat((before, x), dim=2)
-        last = x[..., 1 - KERNEL :] if padding is None else x.index_select(2, padding.last)
-        return self.block[name](x), last
+        if padding is None:
+            return self.block[name](x), x[..., 1 - KERNEL :]
+        return self.block[name](x), x.gather(2, padding.last[:, None].expand(-1, x.shape[1], -1))
 
 
 class DiTBlock(nn.Module):

@@ -10,7 +10,7 @@ all conditions zero. Knows no waveform.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from stepaudiod.errors import InvalidRequest
 from stepaudiod.model.codes import MEL_FRAMES_PER_FRAME
 from stepaudiod.model.conformer import EncoderState, TokenEncoder
 from stepaudiod.model.dit import MELS, DiT, EstimatorState, Modulation, Past
-from stepaudiod.model.step_graphs import KEPT, StepGraphs
+from stepaudiod.model.step_graphs import KEPT, StepGraphs, StepInput
 from stepaudiod.model.weights import Progress, count, embedding, install, read_torch_file, shape_of
 
 STEPS = 10
@@ -47,6 +47,34 @@ class Acoustics:
     columns: Tensor
     mel: Tensor
     embedding: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class FlowPart:
+    """What a solve starts from: an utterance, or a chunk of one.
+
+    Args:
+        noise: `(80, frames)`.
+        mu: `(80, frames)` from the token encoder.
+        condition: `(80, frames)` reference mel or zeros.
+        speaker: `(80,)`.
+        states: one for each step, of earlier chunks; they grow. None where no chunk follows.
+    """
+
+    noise: Tensor
+    mu: Tensor
+    condition: Tensor
+    speaker: Tensor
+    states: list[EstimatorState] | None = None
+
+    def given(self) -> Tensor:
+        """What every step is told, with and without conditions: `(2, 240, frames)`."""
+        told = torch.cat((self.mu, self.speaker[:, None].expand_as(self.mu), self.condition))
+        return torch.stack((told, torch.zeros_like(told)))
+
+    def past(self, step: int) -> Past | None:
+        """What earlier chunks left behind for a step."""
+        return None if self.states is None else self.states[step].past
 
 
 @dataclass
@@ -99,9 +127,8 @@ class Flow(nn.Module):
         self.encoder = encoder
         self.encoder_proj = nn.Linear(encoder.size, MELS)
         self.decoder = nn.ModuleDict({"estimator": estimator})
-        self.in_graphs = False
-        """On a GPU: run in graphs of round sizes, as `step_graphs` says."""
-        self._graphs: StepGraphs | None = None
+        self.graphs: StepGraphs | None = None
+        """On a GPU: run in these."""
         self._schedule: list[tuple[float, Tensor, Modulation]] = []
 
     @property
@@ -124,7 +151,7 @@ class Flow(nn.Module):
     @property
     def kept(self) -> torch.dtype:
         """What keys and values of the past are kept in."""
-        return KEPT if self.in_graphs and self.device.type == "cuda" else self.dtype
+        return self.dtype if self.graphs is None else KEPT
 
     def forward(
         self, columns: Tensor, acoustics: Acoustics, noise: Tensor, trace: FlowTrace | None = None
@@ -154,7 +181,7 @@ class Flow(nn.Module):
         speaker = self.speaker(acoustics.embedding)
         if trace is not None:
             trace.encoded, trace.mu, trace.condition, trace.speaker = encoded[0], mu, condition, speaker
-        solved = self.solve(noise[:, :total].to(mu), mu, condition, speaker, trace=trace)
+        solved = self.solve([FlowPart(noise[:, :total].to(mu), mu, condition, speaker)], trace=trace)[0]
         if trace is not None:
             trace.mel = solved
         return solved[:, prompt:]
@@ -171,54 +198,48 @@ class Flow(nn.Module):
         return projected
 
     def solve(
-        self,
-        x: Tensor,
-        mu: Tensor,
-        condition: Tensor,
-        speaker: Tensor,
-        states: list[EstimatorState] | None = None,
-        trace: FlowTrace | None = None,
-    ) -> Tensor:
+        self, parts: Sequence[FlowPart], slots: int = 1, trace: FlowTrace | None = None
+    ) -> list[Tensor]:
         """Go from noise to mel in ten Euler steps.
 
         Args:
-            x: `(80, frames)` noise.
-            mu: `(80, frames)` from the token encoder.
-            condition: `(80, frames)` reference mel or zeros.
-            speaker: `(80,)`.
-            states: one for each step, of earlier chunks; they grow.
-            trace: if given, gets times, first velocities, and x before each step.
+            parts: at least one. Where there are several, they are of one length.
+            slots: for how many parts a graph has room; the last bits depend on it.
+            trace: if given, gets times, first velocities, and x before each step, of the first part.
 
         Returns:
-            `(80, frames)`.
+            `(80, frames)` each.
         """
-        given = torch.cat((mu, speaker[:, None].expand_as(mu), condition))  # (240, frames)
-        given = torch.stack((given, torch.zeros_like(given)))  # with and without conditions
+        made = [part.noise for part in parts]
+        given = [part.given() for part in parts]
         for index, (time, dt, modulation) in enumerate(self.schedule()):
-            rows = torch.cat((x.expand(2, -1, -1), given), dim=1).transpose(1, 2)  # (2, frames, 320)
-            past = None if states is None else states[index].past
-            velocity, left = self._step(rows, modulation, past, states is not None)
-            velocity = velocity.transpose(1, 2)  # (2, 80, frames)
-            if states is not None and left is not None:
-                states[index].append(left)
+            inputs = [
+                StepInput(torch.cat((x.expand(2, -1, -1), told), dim=1).transpose(1, 2), part.past(index))
+                for x, told, part in zip(made, given, parts, strict=True)
+            ]  # rows of (2, frames, 320)
             if trace is not None:
                 trace.times.append(time)
-                trace.states.append(x)
-                trace.first_velocity = velocity if index == 0 else trace.first_velocity
-            x = x + dt * ((1.0 + GUIDANCE) * velocity[0] - GUIDANCE * velocity[1])
-        return x
+                trace.states.append(made[0])
+            is_kept = parts[0].states is not None
+            for at, (velocity, left) in enumerate(self._step(inputs, modulation, is_kept, slots)):
+                velocity = velocity.transpose(1, 2)  # (2, 80, frames)
+                states = parts[at].states
+                if states is not None and left is not None:
+                    states[index].append(left)
+                if trace is not None and index == at == 0:
+                    trace.first_velocity = velocity
+                made[at] = made[at] + dt * ((1.0 + GUIDANCE) * velocity[0] - GUIDANCE * velocity[1])
+        return made
 
     def _step(
-        self, rows: Tensor, modulation: Modulation, past: Past | None, is_kept: bool
-    ) -> tuple[Tensor, Past | None]:
-        is_long_prompt = is_kept and past is None and rows.shape[1] > LARGEST_PROMPT_GRAPH
-        if self.in_graphs and rows.is_cuda and not is_long_prompt:
-            if self._graphs is None:
-                self._graphs = StepGraphs(self.estimator)
-            return self._graphs.step(rows, modulation, past, is_kept)
+        self, inputs: list[StepInput], modulation: Modulation, is_kept: bool, slots: int
+    ) -> list[tuple[Tensor, Past | None]]:
+        first = inputs[0]
+        is_long_prompt = is_kept and first.past is None and first.frames > LARGEST_PROMPT_GRAPH
+        if self.graphs is not None and not is_long_prompt:
+            return self.graphs.step(inputs, modulation, is_kept, slots)
         kept = self.kept if is_kept else None
-        made: tuple[Tensor, Past | None] = self.estimator(rows, modulation, past, None, kept)
-        return made
+        return [self.estimator(each.rows, modulation, each.past, None, kept) for each in inputs]
 
     def schedule(self) -> list[tuple[float, Tensor, Modulation]]:
         """Give each step's time, length and modulation; made at the first call."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from stepaudiod.model.codes import MEL_FRAMES_PER_FRAME
 from stepaudiod.model.conformer import LOOKAHEAD, EncoderState
 from stepaudiod.model.dit import KERNEL, EstimatorState, Past
-from stepaudiod.model.flow import STEPS, Acoustics, Flow, align_mel, make_noise
+from stepaudiod.model.flow import STEPS, Acoustics, Flow, FlowPart, align_mel, make_noise
 
 NOISE_SEED = 0x5EED
 ROWS = 2
@@ -68,13 +68,13 @@ def take_in(flow: Flow, acoustics: Acoustics) -> FlowPrompt:
     encoder, states = flow.new_states()
     if frames:
         noise = make_noise(NOISE_SEED, frames).to(flow.device)
-        decode_part(flow, columns, False, encoder, states, mel[:, :frames], speaker, noise)
+        flow.solve([encode_part(flow, columns, False, encoder, states, mel[:, :frames], speaker, noise)])
     pasts = tuple(state.past.as_prompt() for state in states if state.past is not None)
     # copies: what is a view would keep all of it
     return FlowPrompt(frames, encoder, pasts, columns[ends:].clone(), mel[:, frames:].clone(), speaker)
 
 
-def decode_part(
+def encode_part(
     flow: Flow,
     columns: Tensor,
     is_last: bool,
@@ -83,26 +83,23 @@ def decode_part(
     condition: Tensor,
     speaker: Tensor,
     noise: Tensor,
-) -> Tensor:
-    """Decode the next columns.
+) -> FlowPart:
+    """Encode the next columns, for a solve.
 
     Args:
         flow: the decoder.
         columns: `(n + 3, 2)`, the last three of which come again; `(n, 2)` if last.
         is_last: nothing follows.
         encoder: grows.
-        states: grow.
+        states: grow when the part is solved.
         condition: `(80, k)`: mel of the first k frames, as far as it is known.
         speaker: `(80,)`.
         noise: `(80, 2n)`.
-
-    Returns:
-        `(80, 2n)`.
     """
     encoded = flow.encoder.encode_chunk(flow.embed(columns.to(flow.device)), encoder, is_last)
     mu = flow.encoder_proj(encoded)[0].T.contiguous()  # (80, 2n)
     known = F.pad(condition.to(mu), (0, mu.shape[1] - condition.shape[1]))
-    return flow.solve(noise.to(mu), mu, known, speaker, states)
+    return FlowPart(noise.to(mu), mu, known, speaker, states)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from stepaudiod.model.linguistic import LinguisticTokenizer, load_linguistic
 from stepaudiod.model.quantize import FILE_NAME, Quantization, prepare, quantize, read_saved, save
 from stepaudiod.model.semantic import SemanticTokenizer, load_semantic
 from stepaudiod.model.step1 import ON_HOST, Step1Config, Step1ForCausalLM
+from stepaudiod.model.step_graphs import StepGraphs
 from stepaudiod.model.tokenizer import AUDIO_BASE, TextTokenizer
 from stepaudiod.model.vocoder import Vocoder, load_vocoder
 from stepaudiod.model.weights import Progress, SafetensorsFolder, install
@@ -109,7 +110,7 @@ def load_networks(
     meter.begin("flow decoder")
     flow = load_flow(checkpoint.flow, device, progress=meter.add)
     flow.schedule()
-    flow.in_graphs = device.type == "cuda"
+    flow.graphs = StepGraphs(flow.estimator) if device.type == "cuda" else None
     meter.begin("vocoder")
     vocoder = load_vocoder(checkpoint.vocoder, device, progress=meter.add)
     meter.begin("language model")

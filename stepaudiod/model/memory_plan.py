@@ -31,8 +31,9 @@ from stepaudiod.model.step_graphs import KEPT
 from stepaudiod.model.streaming import REMEMBERED_FRAMES
 from stepaudiod.model.weights import read_torch_file
 
-WORKING_BYTES = 400_000_000
-"""What computing needs beside weights and what is kept: graphs, passing results; on an H100 0.35 GB."""
+WORKING_BYTES = 450_000_000
+"""What computing needs beside weights and what is kept: graphs, their rooms, passing results. On an H100 it
+was 0.35 GB with rooms for one chunk of a voice of 6 s; those for several or a long voice take 0.07 more."""
 MARGIN_BYTES = 300_000_000
 """Of the free memory of a card, what is left to the driver and to others."""
 STREAMS = 16

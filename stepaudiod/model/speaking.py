@@ -13,13 +13,14 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from stepaudiod.errors import SynthesisFailed
+from stepaudiod.model.audio_stream import AudioStream, ChunkDecoder
 from stepaudiod.model.codes import (
     AUDIO_CODES,
     GROUP,
@@ -38,7 +39,6 @@ from stepaudiod.model.reference import Reference
 from stepaudiod.model.sampling import SamplingOptions
 from stepaudiod.model.segments import Stretch
 from stepaudiod.model.source import HOP, PhaseArithmetic
-from stepaudiod.model.streaming import AudioStream
 from stepaudiod.model.tokenizer import AUDIO_BASE
 from stepaudiod.model.vocoder import Vocoder, make_source_noise
 
@@ -145,6 +145,7 @@ class Speaker:
         self._flow = flow
         self._memory = memory
         self._vocoder = vocoder
+        self._chunks = ChunkDecoder(flow, vocoder)
         self._sampling = sampling
         self._is_checked = is_checked
         self._is_mel_rounded = is_mel_rounded
@@ -249,35 +250,44 @@ class Speaker:
         bounds = turn.bounds(ids)
         with self._memory.line_up(acoustics, stream_frames(bounds.max_tokens)) as place:
             prompt = yield from self._take(place, cancelled)
-            stream = self._open_stream(acoustics, prompt, seed, bounds.max_tokens)
-            heard = count = 0
-            loudest = 0.0
-            with (yield from self._begin(turn, ids, seed, report, cancelled)) as sequence:
-                for token in sequence:
-                    count += 1
-                    report.output_tokens += 1
-                    self._check_id(token)
-                    with faster_products():
-                        part = stream.push(token - AUDIO_BASE)
-                    if part is not None:
-                        heard, loudest = heard + 1, max(loudest, float(part.abs().max()))
-                        yield part
-                    elif count % TOKENS_A_SIGN == 0:
-                        yield torch.zeros(0)
-                    if cancelled():
-                        raise Cancelled
-            problem = self._problem(count, sequence, bounds)
-            if problem is not None and not heard:
-                return problem
-            with faster_products():
-                last = stream.finish()
-            loudest = max(loudest, float(last.abs().max()) if last.numel() else 0.0)
-            if problem is None and self._is_checked and loudest < 1e-3:
+            with closing(self._open_stream(acoustics, prompt, seed, bounds.max_tokens)) as stream:
+                with (yield from self._begin(turn, ids, seed, report, cancelled)) as sequence:
+                    tokens, loudness = yield from self._play(stream, sequence, report, cancelled)
+                problem = self._problem(tokens, sequence, bounds)
+                if problem is not None and not loudness:
+                    return problem
+                with faster_products():
+                    last = stream.finish()
+            loudness.append(float(last.abs().max()) if last.numel() else 0.0)
+            if problem is None and self._is_checked and max(loudness) < 1e-3:
                 problem = "it was silent"
             yield last
         if problem is not None:
             self._complain(problem, ATTEMPTS - 1, report)
         return None
+
+    def _play(
+        self, stream: AudioStream, sequence: Sequence, report: Report, cancelled: IsCancelled
+    ) -> Generator[Tensor, None, tuple[int, list[float]]]:
+        """Decode what the language model gives; returns how many tokens, and how loud each chunk was."""
+        count, loudness = 0, []
+        for count, token in enumerate(sequence, 1):
+            report.output_tokens += 1
+            self._check_id(token)
+            with faster_products():
+                is_complete = stream.push(token - AUDIO_BASE)
+            if is_complete:
+                if stream.has_time:
+                    yield torch.zeros(0)  # others' chunks may become complete, and be decoded along
+                with faster_products():
+                    part = stream.take()
+                loudness.append(float(part.abs().max()))
+                yield part
+            elif count % TOKENS_A_SIGN == 0:
+                yield torch.zeros(0)
+            if cancelled():
+                raise Cancelled
+        return count, loudness
 
     def _take(self, place: Place, cancelled: IsCancelled) -> Generator[Tensor, None, FlowPrompt]:
         """Wait for the decoder's memory; gives signs of life, and returns the reference, taken in."""
@@ -351,8 +361,7 @@ class Speaker:
         generator = torch.Generator().manual_seed(seed ^ _SOURCE_STREAM)
         noise = make_noise(seed ^ _NOISE_STREAM, min(frames, NOISE_FRAMES)).to(device)
         return AudioStream(
-            self._flow,
-            self._vocoder,
+            self._chunks,
             acoustics,
             noise,
             lambda n: make_source_noise(n, generator),

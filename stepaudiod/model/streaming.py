@@ -23,17 +23,14 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from stepaudiod.model.codes import GROUP, GROUP_FRAMES, MEL_FRAMES_PER_FRAME, to_columns
+from stepaudiod.model.codes import MEL_FRAMES_PER_FRAME
 from stepaudiod.model.conformer import LOOKAHEAD
 from stepaudiod.model.dit import MELS
-from stepaudiod.model.flow import Acoustics, Flow, align_mel
-from stepaudiod.model.flow_prompt import FlowPrompt, decode_part, take_in
+from stepaudiod.model.flow import Acoustics, Flow, FlowPart, align_mel
+from stepaudiod.model.flow_prompt import FlowPrompt, encode_part, take_in
 from stepaudiod.model.source import HARMONICS, HOP, PhaseArithmetic, advance
 from stepaudiod.model.vocoder import Vocoder
 
-CHUNK_FRAMES = (15, 24, 48)
-"""Frames at 25 Hz of the first, the second and every later chunk: 0.6, 0.96, 1.92 s."""
-LOOKAHEAD_CODES = LOOKAHEAD // GROUP_FRAMES * GROUP
 REMEMBERED_FRAMES = 96
 """Mel frames of its own output that the estimator attends to, beside the reference's."""
 OVERLAP_FRAMES = 8
@@ -95,7 +92,7 @@ class FlowStream:
             ahead: `(3, 2)`, the first columns of that.
         """
         if self._columns.shape[0]:
-            self._run(ahead, is_last=False)
+            self._flow.solve([self.encode(ahead, is_last=False)])
         for state in self._states:
             state.past = None if state.past is None else state.past.as_prompt()
             state.newest = REMEMBERED_FRAMES
@@ -111,15 +108,15 @@ class FlowStream:
         Returns:
             `(80, 2n)`.
         """
-        before = self._condition.shape[1]
-        return self._run(columns, is_last)[:, before:]
+        waiting = self._condition.shape[1]
+        return self._flow.solve([self.encode(columns, is_last)])[0][:, waiting:]
 
-    def _run(self, columns: Tensor, is_last: bool) -> Tensor:
-        """Decode what waits of the reference, and the next columns."""
+    def encode(self, columns: Tensor, is_last: bool) -> FlowPart:
+        """Encode what waits of the reference, and the next columns, for a solve that must come next."""
         columns = torch.cat((self._columns.to(columns), columns))
         frames = MEL_FRAMES_PER_FRAME * (columns.shape[0] - (0 if is_last else LOOKAHEAD))
         offset = self._states[0].frames if self._is_reference else self._position
-        mel = decode_part(
+        part = encode_part(
             self._flow,
             columns,
             is_last,
@@ -131,7 +128,7 @@ class FlowStream:
         )
         self._columns, self._condition = self._columns[:0], self._condition[:, :0]
         self._position += frames
-        return mel
+        return part
 
     def _noise_at(self, offset: int, frames: int) -> Tensor:
         """(80, frames) from a place in the noise, which begins again at its end."""
@@ -159,115 +156,74 @@ class VocoderStream:
         self._turns: Tensor | None = None
         self._source = torch.zeros(0, device=device)
         self._tail = torch.zeros(0, device=device)
+        self._known = 0
 
     def decode(self, mel: Tensor, is_last: bool) -> Tensor:
         """Vocode the next `(80, n)` mel; the last 8 frames' sound is kept back unless `is_last`."""
+        mel, source = self.excite(mel)
+        return self.join(self._vocoder.decode(mel[None], source[None])[0], is_last)
+
+    @property
+    def seen(self) -> int:
+        """How many mel frames of the past come with the next chunk."""
+        return self._mel.shape[1]
+
+    def excite(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Put what was seen before in front of the next `(80, n)` mel, and make its source.
+
+        Returns:
+            `(80, frames)` and `(480 * frames,)`, for the vocoder; `join` must get what it makes of them.
+        """
         mel = torch.cat((self._mel, mel.to(self._mel)), dim=1)
-        waveform = self._decode_like_reference(mel) if self._is_reference else self._decode_seamless(mel)
+        return mel, self._reference_source(mel) if self._is_reference else self._seamless_source(mel)
+
+    def join(self, waveform: Tensor, is_last: bool) -> Tensor:
+        """Join a chunk's `(480 * frames,)` to the one before it; gives what is new."""
+        waveform = self._joined(waveform[HOP * self._known :])
         kept = 0 if is_last else min(OVERLAP_FRAMES * HOP, waveform.shape[0])
         self._tail = waveform[waveform.shape[0] - kept :]
         return waveform[: waveform.shape[0] - kept]
 
-    def _decode_seamless(self, mel: Tensor) -> Tensor:
+    def _seamless_source(self, mel: Tensor) -> Tensor:
         seen, total = self._mel.shape[1], mel.shape[1]
         noise = torch.cat((self._noise, self._new_noise(HOP * (total - seen)).to(self._noise)))
         pitch = self._vocoder.f0_predictor(mel)
         # frames left of the overlap were heard with both neighbours then, and lack the left ones now
-        known = max(0, seen - OVERLAP_FRAMES)
+        known = self._known = max(0, seen - OVERLAP_FRAMES)
         pitch = torch.cat((self._pitch[:known], pitch[known:]))
-        source = self._vocoder.m_source(pitch, noise, PhaseArithmetic.EXACT, self._turns)
-        waveform = self._vocoder.decode(mel, source)[HOP * known :]
+        source: Tensor = self._vocoder.m_source(pitch, noise, PhaseArithmetic.EXACT, self._turns)
         dropped = max(0, total - CONTEXT_FRAMES - OVERLAP_FRAMES)
         if dropped:
             turns = torch.zeros(HARMONICS, dtype=torch.float64, device=pitch.device)
             self._turns = advance(turns if self._turns is None else self._turns, pitch[:dropped])
         self._mel, self._pitch, self._noise = mel[:, dropped:], pitch[dropped:], noise[HOP * dropped :]
-        self._tail = self._tail[: FADE_FRAMES * HOP]
-        return self._join(waveform, sine_fade(self._tail.shape[0]))
+        return source
 
-    def _decode_like_reference(self, mel: Tensor) -> Tensor:
+    def _reference_source(self, mel: Tensor) -> Tensor:
         noise = self._new_noise(HOP * mel.shape[1]).to(self._noise)
         source = self._vocoder.m_source(self._vocoder.f0_predictor(mel), noise, PhaseArithmetic.REFERENCE)
         source = torch.cat((self._source, source[self._source.shape[0] :]))
-        waveform = self._vocoder.decode(mel, source)
         self._mel = mel[:, -OVERLAP_FRAMES:]
         self._source = source[-OVERLAP_FRAMES * HOP :]
-        window = torch.hamming_window(2 * OVERLAP_FRAMES * HOP, periodic=False, dtype=torch.float64)
-        n = self._tail.shape[0]
-        return self._join(waveform, (window[:n].to(waveform), window[window.shape[0] - n :].to(waveform)))
+        return source
 
-    def _join(self, waveform: Tensor, fades: tuple[Tensor, Tensor]) -> Tensor:
+    def _joined(self, waveform: Tensor) -> Tensor:
+        """Fade over from the tail of the chunk before."""
+        if not self._is_reference:
+            self._tail = self._tail[: FADE_FRAMES * HOP]
         n = self._tail.shape[0]
-        rising, falling = (fade.to(waveform) for fade in fades)
+        rising, falling = (
+            fade.to(waveform) for fade in (self._hamming(n) if self._is_reference else sine_fade(n))
+        )
         return torch.cat((waveform[:n] * rising + self._tail * falling, waveform[n:]))
+
+    @staticmethod
+    def _hamming(samples: int) -> tuple[Tensor, Tensor]:
+        window = torch.hamming_window(2 * OVERLAP_FRAMES * HOP, periodic=False, dtype=torch.float64)
+        return window[:samples], window[window.shape[0] - samples :]
 
 
 def sine_fade(samples: int) -> tuple[Tensor, Tensor]:
     """Rising and falling halves that sum to one everywhere."""
     rising = torch.sin((torch.arange(samples) + 0.5) * (torch.pi / 2 / max(samples, 1))).square()
     return rising, 1.0 - rising
-
-
-class AudioStream:
-    """Sound from codes as they come.
-
-    Args:
-        flow: the decoder.
-        vocoder: the vocoder.
-        acoustics: of the reference.
-        noise: `(80, n)` for the decoder.
-        source_noise: for the vocoder.
-        style: whose streaming.
-        prompt: the reference as the decoder took it in; see `FlowStream`.
-    """
-
-    def __init__(
-        self,
-        flow: Flow,
-        vocoder: Vocoder,
-        acoustics: Acoustics,
-        noise: Tensor,
-        source_noise: SourceNoise,
-        style: StreamStyle = StreamStyle.SEAMLESS,
-        prompt: FlowPrompt | None = None,
-    ) -> None:
-        self._flow = FlowStream(flow, acoustics, noise, style, prompt)
-        self._vocoder = VocoderStream(vocoder, source_noise, style)
-        self._codes: list[int] = []
-        self._sizes = list(CHUNK_FRAMES)
-
-    def push(self, code: int) -> Tensor | None:
-        """Take the next interleaved code; gives `(samples,)` when a chunk is complete."""
-        self._codes.append(code)
-        if not self._flow.is_ready:
-            if len(self._codes) >= LOOKAHEAD_CODES:
-                self._flow.begin(self._columns(LOOKAHEAD_CODES))
-            return None
-        wanted = self._sizes[0] // GROUP_FRAMES * GROUP
-        if len(self._codes) < wanted + LOOKAHEAD_CODES:
-            return None
-        mel = self._flow.decode(self._columns(wanted + LOOKAHEAD_CODES), is_last=False)
-        del self._codes[:wanted]
-        if len(self._sizes) > 1:
-            self._sizes.pop(0)
-        return self._vocoder.decode(mel, is_last=False)
-
-    def finish(self, code: int | None = None) -> Tensor:
-        """Give the rest, `(samples,)`: what had to wait for a neighbour, and the last chunk's overlap.
-
-        Args:
-            code: the last code, if it is known only now that it is the last; it completes no chunk of its
-                own.
-        """
-        if code is not None:
-            self._codes.append(code)
-        if not self._codes:
-            return torch.zeros(0)
-        if not self._flow.is_ready:
-            self._flow.begin(self._columns(len(self._codes)))
-        mel = self._flow.decode(self._columns(len(self._codes)), is_last=True)
-        self._codes.clear()
-        return self._vocoder.decode(mel, is_last=True)
-
-    def _columns(self, codes: int) -> Tensor:
-        return to_columns(torch.tensor(self._codes[:codes], dtype=torch.int64))

@@ -145,14 +145,23 @@ class Vocoder(nn.Module):
         source = self.m_source(pitch, noise, arithmetic)
         if trace is not None:
             trace.pitch, trace.source = pitch, source
-        return self.decode(mel, source, trace)
+        return self.decode(mel[None], source[None], trace)[0]
 
     def decode(self, mel: Tensor, source: Tensor, trace: VocoderTrace | None = None) -> Tensor:
-        """Turn a mel `(80, frames)` and its excitation `(480 * frames,)` into sound `(480 * frames,)`."""
+        """Turn mels and their excitations into sound.
+
+        Args:
+            mel: `(batch, 80, frames)`.
+            source: `(batch, 480 * frames)`.
+            trace: if given, gets every step, of the first.
+
+        Returns:
+            `(batch, 480 * frames)`.
+        """
         window = self._window.to(source)
         stft = torch.stft(source, FFT, FFT_HOP, window=window, return_complex=True)
-        excitation = torch.cat((stft.real, stft.imag))[None]  # (1, 18, 120 * frames + 1)
-        x = self.conv_pre(mel[None])
+        excitation = torch.cat((stft.real, stft.imag), dim=1)  # (batch, 18, 120 * frames + 1)
+        x = self.conv_pre(mel)
         for stage, up in enumerate(self.ups):
             x = up(F.leaky_relu(x, 0.1))
             if stage == len(RATES) - 1:
@@ -160,11 +169,11 @@ class Vocoder(nn.Module):
             x = x + self.source_resblocks[stage](self.source_downs[stage](excitation))
             blocks = self.resblocks[stage * 3 : stage * 3 + 3]
             x = torch.stack([block(x) for block in blocks]).sum(0) / len(RESIDUAL_KERNELS)
-        spectrum = self.conv_post(F.leaky_relu(x, 0.01))[0]  # (18, 120 * frames + 1)
+        spectrum = self.conv_post(F.leaky_relu(x, 0.01))  # (batch, 18, 120 * frames + 1)
         if trace is not None:
-            trace.source_spectrum, trace.spectrum = excitation[0], spectrum
-        magnitude = spectrum[:BINS].exp().clamp_max(MAX_MAGNITUDE)
-        phase = spectrum[BINS:].sin()
+            trace.source_spectrum, trace.spectrum = excitation[0], spectrum[0]
+        magnitude = spectrum[:, :BINS].exp().clamp_max(MAX_MAGNITUDE)
+        phase = spectrum[:, BINS:].sin()
         waveform = torch.istft(torch.polar(magnitude, phase), FFT, FFT_HOP, window=window)
         return waveform.clamp(-LIMIT, LIMIT)
 

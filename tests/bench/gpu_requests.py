@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from stepaudiod.model import step_graphs
 from stepaudiod.model.campplus import load_speaker_encoder
 from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.model.codes import to_columns
@@ -101,6 +102,7 @@ def requests(table: Table) -> None:
             _long_voice(table, pipeline, bench)
         table.add(f"GPU memory, all that and whole requests, {name}", gpu_memory(), f"{limit:g} GB")
         _many(table, pipeline, voice, name, plan)
+        _one_by_one(table, pipeline, voice, name)
         if kind is None and table.is_long:
             _growth(table, pipeline, voice)
         del pipeline
@@ -165,10 +167,10 @@ def _decoder(table: Table, pipeline: Pipeline, voice: Reference) -> None:
             made: Tensor = flow(columns, voice.acoustics, noise)
             return made
 
-    flow.in_graphs = False
+    graphs, flow.graphs = flow.graphs, None
     right = flow(columns, voice.acoustics, noise)
     exact_s = timed(lambda: flow(columns, voice.acoustics, noise), 3, 1)
-    flow.in_graphs = True
+    flow.graphs = graphs
     made = mel()
     source = make_source_noise(480 * made.shape[1], torch.Generator().manual_seed(0)).to(CUDA)
     flow_s, sound_s = timed(mel), timed(lambda: vocoder(made, source))
@@ -226,6 +228,20 @@ def _whole(table: Table, pipeline: Pipeline, voice: Reference, waveform: Tensor,
         took = time.perf_counter() - start
         tokens = result.report.output_tokens
         table.add(f"{what}, {name}", f"{seconds:.1f} s of sound in {took:.2f} s, {tokens} tokens")
+
+
+def _one_by_one(table: Table, pipeline: Pipeline, voice: Reference, name: str) -> None:
+    """Sixteen streams whose chunks are decoded one after the other, to compare."""
+    before, step_graphs.MOST_SLOTS = step_graphs.MOST_SLOTS, 1
+    for _ in range(2):
+        start = time.perf_counter()
+        seconds = _in_turn([pipeline.clone(voice, TEXT * 3, seed=seed, stream=True) for seed in range(16)])
+        took = time.perf_counter() - start
+    step_graphs.MOST_SLOTS = before
+    table.add(
+        f"16 streams of long texts, a chunk at a time, {name}",
+        f"{seconds:.0f} s of sound in {took:.1f} s, {seconds / took:.1f} times real time",
+    )
 
 
 def _many(table: Table, pipeline: Pipeline, voice: Reference, name: str, plan: MemoryPlan) -> None:

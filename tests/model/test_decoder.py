@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from stepaudiod.errors import InvalidRequest
+from stepaudiod.model.audio_stream import AudioStream, ChunkDecoder
 from stepaudiod.model.codes import to_columns
 from stepaudiod.model.flow import Acoustics, align_mel, make_noise
 from stepaudiod.model.loading import Networks
 from stepaudiod.model.source import HARMONICS, HOP, HarmonicSource, PhaseArithmetic, advance
-from stepaudiod.model.streaming import AudioStream, FlowStream, StreamStyle, VocoderStream
+from stepaudiod.model.streaming import FlowStream, StreamStyle, VocoderStream
 from stepaudiod.model.vocoder import make_source_noise
 
 
@@ -37,9 +38,8 @@ def stream(networks: Networks, style: StreamStyle = StreamStyle.SEAMLESS, groups
     generator = torch.Generator().manual_seed(1)
     acoustics = reference(groups)
     noise = make_noise(0, 4000)
-    return AudioStream(
-        networks.flow, networks.vocoder, acoustics, noise, lambda n: make_source_noise(n, generator), style
-    )
+    decoder = ChunkDecoder(networks.flow, networks.vocoder)
+    return AudioStream(decoder, acoustics, noise, lambda n: make_source_noise(n, generator), style)
 
 
 @pytest.mark.parametrize("style", StreamStyle)
@@ -49,8 +49,7 @@ def test_a_stream_gives_every_sample(networks: Networks, style: StreamStyle, cou
         pytest.skip("the reference's streaming loses so short an output")
     source, parts = stream(networks, style), []
     for code in codes(-(-count // 5))[:count].tolist():
-        part = source.push(code)
-        parts += [] if part is None else [part]
+        parts += [source.take()] if source.push(code) else []
     parts.append(source.finish())
     samples = torch.cat(parts)
     assert samples.shape[0] == -(-count // 5) * 6 * HOP
@@ -59,13 +58,17 @@ def test_a_stream_gives_every_sample(networks: Networks, style: StreamStyle, cou
 
 def test_the_first_sound_comes_after_30_codes(networks: Networks) -> None:
     source = stream(networks)
-    came = [i for i, code in enumerate(codes(40).tolist(), 1) if source.push(code) is not None]
+    came = []
+    for count, code in enumerate(codes(40).tolist(), 1):
+        if source.push(code):
+            came.append(count)
+            assert source.take().shape[0] > 0
     assert came == [30, 70, 150]
 
 
 def test_references_over_16_seconds_stream(networks: Networks) -> None:
     source = stream(networks, groups=170)
-    assert any(source.push(code) is not None for code in codes(8).tolist())
+    assert any(source.push(code) and source.take().shape[0] > 0 for code in codes(8).tolist())
     assert source.finish().shape[0] > 0
 
 

@@ -24,15 +24,10 @@ IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not IS_INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 
-from stepaudiod.model.codes import to_columns  # noqa: E402
-from stepaudiod.model.flow import Flow, load_flow, make_noise  # noqa: E402
-from stepaudiod.model.flow_prompt import FlowCosts, take_in  # noqa: E402
 from stepaudiod.model.kernels import ROWS, Matrix, Rows, Scratch, attend, begin, product  # noqa: E402
 from stepaudiod.model.memory_plan import STREAMS  # noqa: E402
 from stepaudiod.model.pool import KVPool  # noqa: E402 (after the check that Triton is there)
 from stepaudiod.model.running import AHEAD, RunningBatch  # noqa: E402
-from stepaudiod.model.streaming import FlowStream, StreamStyle  # noqa: E402
-from tests.model.test_decoder import codes, reference  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cpu" if IS_INTERPRETED else "cuda")
@@ -212,64 +207,3 @@ def test_a_prompts_beginning_is_copied_from_where_it_was_read(micro: Checkpoint)
 
 def test_the_plan_knows_how_many_sequences_a_batch_has() -> None:
     assert STREAMS == ROWS
-
-
-# ---- the flow decoder's streams, in graphs
-
-
-@pytest.fixture(scope="module")
-def flow(tiny: Checkpoint) -> Flow:
-    if IS_INTERPRETED:
-        pytest.skip("graphs need a GPU")
-    with torch.inference_mode():
-        return load_flow(tiny.flow, DEVICE)
-
-
-def mel(flow: Flow, groups: int, in_graphs: bool, seed: int = 0) -> list[Tensor]:
-    """A stream's chunks after a reference of so many groups."""
-    flow.in_graphs = in_graphs
-    voice, columns, noise = reference(groups), to_columns(codes(40, seed)).to(DEVICE), make_noise(3, 2000)
-    stream = FlowStream(flow, voice, noise.to(DEVICE), StreamStyle.SEAMLESS)
-    made, at = [], 0
-    for size in (15, 24, 48):
-        made.append(stream.decode(columns[at : at + size + 3], is_last=False))
-        at += size
-    return [*made, stream.decode(columns[at:], is_last=True)]
-
-
-@pytest.mark.parametrize("groups", [1, 2, 25, 100])
-def test_streams_in_graphs_give_what_kernels_give(flow: Flow, groups: int) -> None:
-    """Of a long reference too, which no graph takes in; keys and values are kept in half precision."""
-    right, made = (torch.cat(mel(flow, groups, in_graphs), dim=1) for in_graphs in (False, True))
-    assert (made - right).square().mean().sqrt() < 0.01 * right.std()
-
-
-def test_streams_in_graphs_share_a_voice_and_nothing_else(flow: Flow) -> None:
-    flow.in_graphs = True
-    voice, noise = reference(25), make_noise(3, 2000).to(DEVICE)
-    columns = [to_columns(codes(40, seed)).to(DEVICE) for seed in range(3)]
-
-    def decode(stream: FlowStream, index: int, chunk: int) -> Tensor:
-        return stream.decode(columns[index][15 * chunk : 15 * chunk + 18], is_last=False)
-
-    alone = []
-    for index in range(3):
-        stream = FlowStream(flow, voice, noise, StreamStyle.SEAMLESS)
-        alone.append([decode(stream, index, chunk) for chunk in range(4)])
-    shared = take_in(flow, voice)
-    streams = [FlowStream(flow, voice, noise, StreamStyle.SEAMLESS, shared) for _ in range(3)]
-    for chunk in range(4):
-        for index, stream in enumerate(streams):
-            assert torch.equal(decode(stream, index, chunk), alone[index][chunk])
-
-
-def test_a_taken_in_voice_takes_what_was_reckoned(flow: Flow) -> None:
-    flow.in_graphs = True
-    voice = reference(100)
-    take_in(flow, voice)
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    shared = take_in(flow, voice)
-    reckoned = FlowCosts.of(flow, flow.kept).prompt_bytes(voice.columns.shape[0])
-    assert torch.cuda.memory_allocated() - before == pytest.approx(reckoned, rel=0.02, abs=1 << 20)
-    assert shared.frames == 2 * 297

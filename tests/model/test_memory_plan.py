@@ -100,11 +100,11 @@ def test_too_little_says_how_much_it_takes() -> None:
     with pytest.raises(EngineUnavailable) as refusal:
         full().plan(8_000_000_000, PLENTY)
     assert refusal.value.message == (
-        "step_audio.gpu_memory allows 8.00 GB, and the model needs 8.84 GB: 7.96 GB for weights, 0.88 GB for "
+        "step_audio.gpu_memory allows 8.00 GB, and the model needs 8.89 GB: 7.96 GB for weights, 0.93 GB for "
         'one request. Raise it; step_audio.quantization = "int8" or "int4" needs less.'
     )
     with pytest.raises(
-        EngineUnavailable, match=r"Of this GPU 7\.70 GB can be had, and the model needs 8\.84 GB"
+        EngineUnavailable, match=r"Of this GPU 7\.70 GB can be had, and the model needs 8\.89 GB"
     ):
         full().plan(None, 8_000_000_000)
 

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stepaudiod.model.audio_stream import AudioStream, ChunkDecoder
 from stepaudiod.model.codes import id_codes, to_columns
 from stepaudiod.model.flow import Acoustics, FlowTrace
 from stepaudiod.model.prompts import PromptForm
 from stepaudiod.model.source import HOP, PhaseArithmetic
-from stepaudiod.model.streaming import AudioStream, StreamStyle
+from stepaudiod.model.streaming import StreamStyle
 from stepaudiod.model.tokenizer import AUDIO_BASE
 from stepaudiod.model.vocoder import VocoderTrace
 from tests.parity.audio import clone_prompt, to_array
@@ -52,7 +53,7 @@ def _sound(golden: Golden, networks: Networks, mel: Tensor) -> Arrays:
     pitch = vocoder.f0_predictor(mel)
     noise = golden.tensor("hift_noise")
     source = vocoder.m_source(golden.start("hift_f0", pitch), noise, PhaseArithmetic.REFERENCE)
-    waveform = vocoder.decode(mel, golden.start("hift_source", source), trace)
+    waveform = vocoder.decode(mel[None], golden.start("hift_source", source)[None], trace)[0]
     named = {
         "hift_f0": pitch,
         "hift_source": source,
@@ -82,8 +83,7 @@ def streamed(golden: Golden, networks: Networks, acoustics: Acoustics) -> Arrays
     noises = _stored_noises(golden)
     frames = 2 * (acoustics.columns.shape[0] + golden.array("dec_tokens").shape[0])
     stream = AudioStream(
-        networks.flow,
-        networks.vocoder,
+        ChunkDecoder(networks.flow, networks.vocoder),
         acoustics,
         golden.noise(frames),
         lambda _: next(noises),
@@ -93,9 +93,10 @@ def streamed(golden: Golden, networks: Networks, acoustics: Acoustics) -> Arrays
     parts: list[tuple[int, Tensor]] = []
     for count, token in enumerate(tokens, 1):
         # the last token comes with the news that it is the last, and so completes no chunk of its own
-        sound = stream.finish(token) if count == len(tokens) else stream.push(token)
-        if sound is not None:
-            parts.append((count, sound))
+        if count == len(tokens):
+            parts.append((count, stream.finish(token)))
+        elif stream.push(token):
+            parts.append((count, stream.take()))
     made = {key: golden.array(key) for key in golden.keys() if key.startswith("stream_noise_")}  # noqa: SIM118
     made["stream_wav"] = to_array(torch.cat([sound for _, sound in parts]))
     made["stream_chunks"] = np.array([[count, sound.shape[0]] for count, sound in parts], dtype=np.int64)

@@ -117,6 +117,7 @@ class PulledEngines:
                     "name": recogniser.name,
                     "factory": recogniser.factory,
                     "options": recogniser.options,
+                    "files": recogniser.files,
                     "languages": recogniser.capabilities.languages,
                 },
             },

@@ -119,6 +119,8 @@ class StepAudioEngine:
         options = self._options
         if device.startswith("cuda"):
             progress("GPU", 0.0)
+            if torch.device(device).index is not None:
+                torch.cuda.set_device(device)  # graphs and Triton's kernels go to the thread's own device
             options = self._planned(torch.cuda.mem_get_info(device)[0])
         self._encoder_key = self._checkpoint.encoder_key()
         self._pipeline = Pipeline.load(
@@ -141,6 +143,8 @@ class StepAudioEngine:
         self._checkpoint.verify()
         kind = Quantization.named(self._quantization)
         needs = MemoryNeeds.of(self._checkpoint, DTYPES[self._dtype], kind)
+        if self._listener is not None:
+            free_bytes -= self._listener.find_place(free_bytes - needs.wanted_bytes(self._gpu_memory))
         plan = needs.plan(self._gpu_memory, free_bytes)
         log.info(
             "GPU memory: %.2f GB for weights, %d positions for all requests, %.2f GB for voices and streams; "

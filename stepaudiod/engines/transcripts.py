@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from stepaudiod.engines.base import Clip
 from stepaudiod.errors import InvalidRequest
 from stepaudiod.speech import Recording, Segment, TranscriptionRequest
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from stepaudiod.engines.base import Transcribing
@@ -43,7 +46,7 @@ class Listener:
     """The recogniser, loaded when it is first needed.
 
     Args:
-        order: `name`, `factory`, `options` and `languages`.
+        order: `name`, `factory`, `options`, `files` and `languages`.
         cache_dir: where it may keep files.
         threads: processor threads.
     """
@@ -55,6 +58,18 @@ class Listener:
         self._cache_dir = cache_dir
         self._threads = threads
         self._engine: Transcribing | None = None
+
+    def find_place(self, room_bytes: int) -> int:
+        """Choose the processor if a GPU has no such room beside the model; gives the bytes it takes there."""
+        options = self._order["options"]
+        if options.get("device", "cpu") == "cpu":
+            return 0
+        size = sum(Path(path).stat().st_size for path in self._order["files"])
+        if size <= room_bytes:
+            return size
+        log.info("%s will run on the processor: it takes %.1f GB, and the GPU is full", self.name, size / 1e9)
+        options["device"] = "cpu"
+        return 0
 
     def write_down(self, clip: Clip) -> str:
         """What a recording says; "" where no words were heard."""

@@ -25,7 +25,7 @@ from stepaudiod.model.flow_prompt import FlowCosts, FlowPrompt, take_in
 from stepaudiod.model.streaming import REMEMBERED_FRAMES
 
 KEPT_BYTES = 500_000_000
-"""Of voices that nobody speaks with at the moment: on a GPU two of 6 s."""
+"""Of voices that nobody speaks with at the moment, but for the latest: on a GPU two of 6 s."""
 PATIENCE_S = 1.0
 """Who hasn't asked for so long, since nobody reads their sound, no longer keeps others waiting."""
 
@@ -47,7 +47,7 @@ class DecoderMemory:
     Args:
         flow: the decoder.
         size_bytes: of all; None for whatever there is.
-        kept_bytes: of voices that nobody speaks with.
+        kept_bytes: of voices that nobody speaks with; the latest used stays whatever its size.
         clock: seconds.
     """
 
@@ -90,7 +90,8 @@ class DecoderMemory:
             raise InvalidRequest(
                 f"A recording of {_seconds(reference):.0f} s for up to {_seconds(frames):.0f} s of sound "
                 f"needs {(voice_bytes + own_bytes) / 1e9:.2f} GB beside the weights, and there are "
-                f"{self._size_bytes / 1e9:.2f} GB. Take a shorter one, or raise step_audio.gpu_memory.",
+                f"{self._size_bytes / 1e9:.2f} GB. Take a shorter recording, say less at a time, or raise "
+                "step_audio.gpu_memory.",
                 "audio",
             )
         return Place(self, acoustics, voice_bytes, own_bytes)
@@ -138,8 +139,9 @@ class DecoderMemory:
             voice.users -= 1
             idle = {key: each for key, each in self._voices.items() if not each.users}
             left = sum(each.size_bytes for each in idle.values())
+            latest = next(reversed(self._voices))
             for key, each in idle.items():
-                if each.made is None or left > self._kept_bytes:
+                if each.made is None or (left > self._kept_bytes and key != latest):
                     del self._voices[key]
                     left -= each.size_bytes
 

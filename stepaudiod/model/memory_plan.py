@@ -34,8 +34,8 @@ from stepaudiod.model.weights import read_torch_file
 WORKING_BYTES = 450_000_000
 """What computing needs beside weights and what is kept: graphs, their rooms, passing results. On an H100 it
 was 0.35 GB with rooms for one chunk of a voice of 6 s; those for several or a long voice take 0.07 more."""
-MARGIN_BYTES = 300_000_000
-"""Of the free memory of a card, what is left to the driver and to others."""
+MARGIN_BYTES = 600_000_000
+"""Of the free memory of a card, what is left: to others, and to what the driver loads later."""
 STREAMS = 16
 """In one batch at most; see `kernels.ROWS`, which can't be imported without Triton."""
 LEAST_POSITIONS = 4096
@@ -134,6 +134,10 @@ class MemoryNeeds:
         """Memory beyond which more would hardly be used: a full batch, all with one voice of the longest."""
         voice = self.costs.prompt_bytes(_frames(MAX_SECONDS))
         return self._divide(DEFAULT_POSITIONS, voice + STREAMS * self.stream_bytes)
+
+    def wanted_bytes(self, budget_bytes: int | None) -> int:
+        """What must be free for a plan: the budget, or the least there is, and the margin."""
+        return (self.least().total_bytes if budget_bytes is None else budget_bytes) + MARGIN_BYTES
 
     def plan(self, budget_bytes: int | None, free_bytes: int) -> MemoryPlan:
         """Divide the memory.

@@ -5,8 +5,9 @@
     for chunk in pipeline.clone(voice, "Hello."): ...                          # float32 at 24 kHz
     for chunk in pipeline.edit(waveform, sample_rate, transcript, Edit("emotion", "happy")): ...
 
-Requests may run in threads of their own: their language-model steps share a batch. Closing a result's
-iterator, or `is_cancelled` becoming true, ends a request between two tokens.
+Requests may run in threads of their own, on a GPU in one thread that takes turns: their language-model
+steps share a batch. Closing a result's iterator, or `is_cancelled` becoming true, ends a request between two
+tokens.
 """
 
 from __future__ import annotations

@@ -90,6 +90,8 @@ class RoundRunner:
         self._config, self._pool, self._eps = model.config, pool, model.config.rms_norm_eps
         device, dtype = model.device, model.dtype
         self._layers = [_layer(layer) for layer in model.model.layers if isinstance(layer, DecoderLayer)]
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # of the matrices before they were laid together: half of all weights
         self._norm = model.model.norm.weight
         self._slopes = alibi_slopes(model.config.num_attention_heads).to(device)
         ids = [to_token(code) for code in range(AUDIO_CODES + 1)]

@@ -248,9 +248,10 @@ class Speaker:
     ) -> Generator[Tensor, None, str | None]:
         """Run a turn and decode it as it goes; returns what is wrong if nothing of it has been heard yet."""
         bounds = turn.bounds(ids)
-        with self._memory.line_up(acoustics, stream_frames(bounds.max_tokens)) as place:
+        most = min(bounds.max_tokens, self._batch.length)
+        with self._memory.line_up(acoustics, stream_frames(most)) as place:
             prompt = yield from self._take(place, cancelled)
-            with closing(self._open_stream(acoustics, prompt, seed, bounds.max_tokens)) as stream:
+            with closing(self._open_stream(acoustics, prompt, seed, most)) as stream:
                 with (yield from self._begin(turn, ids, seed, report, cancelled)) as sequence:
                     tokens, loudness = yield from self._play(stream, sequence, report, cancelled)
                 problem = self._problem(tokens, sequence, bounds)

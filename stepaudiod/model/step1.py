@@ -169,7 +169,8 @@ class Attention(nn.Module):
         # head i uses group i // (heads / groups), so a group's heads and positions become its rows
         q = self.q_proj(x).view(batch, t, self.groups, -1, self.head_size)
         q = q.permute(0, 2, 3, 1, 4).flatten(2, 3)  # (batch, groups, heads a group * t, head)
-        scores = q.float() * self.head_size**-0.5 @ keys.float().transpose(-1, -2) + step.bias
+        scores = q.float() * self.head_size**-0.5 @ keys.float().transpose(-1, -2)
+        scores += step.bias  # in place: with a long prompt these are the largest of all passing results
         attended = (scores.softmax(dim=-1) @ values.float()).to(x.dtype)
         attended = attended.unflatten(2, (-1, t)).permute(0, 3, 1, 2, 4).flatten(2)  # (batch, t, hidden)
         projected: Tensor = self.o_proj(attended)

@@ -94,7 +94,11 @@ class LoadedEngines:
         is_initialized = getattr(cuda, "is_initialized", None)
         if cuda is None or is_initialized is None or not self._engines or not is_initialized():
             return {}
-        return {"allocated_bytes": cuda.memory_allocated(), "reserved_bytes": cuda.memory_reserved()}
+        devices = range(cuda.device_count())
+        return {
+            "allocated_bytes": sum(map(cuda.memory_allocated, devices)),
+            "reserved_bytes": sum(map(cuda.memory_reserved, devices)),
+        }
 
 
 def _read_ahead(files: list[str]) -> None:

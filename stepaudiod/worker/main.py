@@ -151,6 +151,7 @@ class Worker:
         except Exception as error:
             log.warning("%s could not be loaded beforehand: %s", order.name, error)
             self._send({"op": "failed", "id": NOBODY, **_describe(error)})
+            _die_of(error)
 
     def _step(self, job: Job) -> None:
         """One step of one request; an error ends that request alone."""
@@ -163,6 +164,7 @@ class Worker:
         except Exception as error:
             del self._jobs[job.id]
             self._send({"op": "failed", "id": job.id, **_describe(error)})
+            _die_of(error)
             return
         self._progress += 1
         if is_last:
@@ -191,6 +193,13 @@ def _describe(error: Exception) -> dict[str, Any]:
         f"The engine failed on this request ({type(error).__name__}: {error}). The journal has the details."
     )
     return {"error": "EngineError", "message": message, "param": None}
+
+
+def _die_of(error: Exception) -> None:
+    """End this process if a GPU's context is lost: nothing would ever work in it again."""
+    if isinstance(error, getattr(sys.modules.get("torch"), "AcceleratorError", ())):
+        log.critical("the GPU failed, and whoever asks next gets a new worker")
+        os._exit(1)
 
 
 def _die_with(parent: int) -> None:

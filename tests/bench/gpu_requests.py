@@ -73,6 +73,7 @@ def load(
 
 def requests(table: Table) -> None:
     """Whole requests: loading, memory, first sound, gaps, growth."""
+    _forget()  # what other suites left
     bench = Bench(Checkpoint(table.models), CUDA, torch.bfloat16, None, 6.0)
     waveform = bench.waveform()
     limits = {None: 9.5, Quantization.INT8: 6.0, Quantization.INT4: 4.5}
@@ -86,7 +87,8 @@ def requests(table: Table) -> None:
         reckoned = (plan.weights_bytes + plan.pool_bytes) / 1e9
         table.add(
             f"GPU memory after loading, {name}",
-            f"{torch.cuda.memory_allocated() / 1e9:.2f} GB in use; reckoned beforehand {reckoned:.2f}",
+            f"{torch.cuda.memory_allocated() / 1e9:.2f} GB in use; reckoned beforehand {reckoned:.2f}; "
+            f"{torch.cuda.memory_reserved() / 1e9:.2f} held",
         )
         torch.cuda.reset_peak_memory_stats()
         voice = pipeline.encode_reference(waveform, 24000, SAID)

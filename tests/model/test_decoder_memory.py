@@ -159,6 +159,17 @@ def test_voices_that_nobody_speaks_with_are_bounded_in_bytes(networks: Networks,
         assert place.try_take() is not made[0]
 
 
+def test_a_voice_of_any_size_stays_until_another_is_used(networks: Networks) -> None:
+    """A text of several sentences takes its voice in once."""
+    memory = DecoderMemory(networks.flow, kept_bytes=0)
+    made = []
+    for voice in (other(8, 0), other(8, 0), other(8, 1), other(8, 0)):
+        with memory.line_up(voice, 50) as place:
+            made.append(place.try_take())
+    assert made[0] is made[1]
+    assert made[3] is not made[0]
+
+
 def room_for(costs: FlowCosts, streams: int, voices: int = 1) -> int:
     return streams * costs.stream_bytes(50, REMEMBERED_FRAMES) + voices * costs.prompt_bytes(24)
 

@@ -104,13 +104,13 @@ def test_too_little_says_how_much_it_takes() -> None:
         'one request. Raise it; step_audio.quantization = "int8" or "int4" needs less.'
     )
     with pytest.raises(
-        EngineUnavailable, match=r"Of this GPU 7\.70 GB can be had, and the model needs 8\.89 GB"
+        EngineUnavailable, match=r"Of this GPU 7\.40 GB can be had, and the model needs 8\.89 GB"
     ):
         full().plan(None, 8_000_000_000)
 
 
 def test_a_budget_that_others_hold_is_said_before_anything_is_loaded() -> None:
-    with pytest.raises(EngineUnavailable, match=r"asks for 9\.50 GB, and of this GPU 8\.70 GB can be had"):
+    with pytest.raises(EngineUnavailable, match=r"asks for 9\.50 GB, and of this GPU 8\.40 GB can be had"):
         full().plan(9_500_000_000, 9_000_000_000)
 
 

@@ -1,0 +1,48 @@
+"""Where the recogniser of a model on a GPU runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepaudiod.engines.transcripts import Listener
+
+SIZE = 1_000_000
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(bytes(SIZE))
+    return path
+
+
+def listener(weights: Path, **options: Any) -> Listener:
+    order = {
+        "name": "whisper-tiny",
+        "factory": "stepaudiod.engines.whisper:WhisperEngine",
+        "options": options,
+        "files": [str(weights)],
+        "languages": ["en", "zh"],
+    }
+    return Listener(order, weights.parent, 1)
+
+
+def test_a_recogniser_on_the_gpu_is_reckoned_with(weights: Path) -> None:
+    assert listener(weights, device="auto").find_place(SIZE) == SIZE
+
+
+def test_a_full_gpu_leaves_it_the_processor_and_says_so(
+    weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        full = listener(weights, device="cuda")
+        assert full.find_place(SIZE - 1) == 0
+    assert full._order["options"]["device"] == "cpu"
+    assert "whisper-tiny will run on the processor" in caplog.text
+
+
+def test_what_runs_on_the_processor_anyway_takes_nothing(weights: Path) -> None:
+    assert listener(weights).find_place(0) == listener(weights, device="cpu").find_place(0) == 0

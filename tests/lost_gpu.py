@@ -1,0 +1,27 @@
+"""An engine whose GPU fails: what a driver does then can't be had without one, and not at will with one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from stepaudiod.engines.base import Waveform
+from stepaudiod.engines.hibari import HibariEngine
+from stepaudiod.speech import SpeechRequest
+
+
+class LostGpu(HibariEngine):
+    """Speaks, until a text says "fail"; cannot be loaded if told so."""
+
+    def __init__(self, *, cache_dir: Path, threads: int, loads: bool) -> None:
+        super().__init__(cache_dir=cache_dir, threads=threads)
+        if not loads:
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    def speak(self, request: SpeechRequest) -> Iterator[Waveform]:
+        """Say the text."""
+        if request.text == "fail":
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        yield from super().speak(request)

@@ -22,12 +22,11 @@ from stepaudiod.errors import InvalidRequest
 from stepaudiod.model.codes import GROUP_FRAMES, SECONDS_PER_GROUP
 from stepaudiod.model.flow import Acoustics, Flow
 from stepaudiod.model.flow_prompt import FlowCosts, FlowPrompt, take_in
+from stepaudiod.model.line import Line
 from stepaudiod.model.streaming import REMEMBERED_FRAMES
 
 KEPT_BYTES = 500_000_000
 """Of voices that nobody speaks with at the moment, but for the latest: on a GPU two of 6 s."""
-PATIENCE_S = 1.0
-"""Who hasn't asked for so long, since nobody reads their sound, no longer keeps others waiting."""
 
 
 @dataclass(eq=False)
@@ -64,8 +63,7 @@ class DecoderMemory:
         self._kept_bytes = kept_bytes
         self._voices: OrderedDict[str, _Voice] = OrderedDict()
         self._own_bytes = 0
-        self._clock = clock
-        self._waiting: dict[Place, float] = {}
+        self._line = Line(clock)
         self._lock = threading.Lock()
 
     @property
@@ -98,12 +96,11 @@ class DecoderMemory:
 
     def _enter(self, place: Place) -> None:
         with self._lock:
-            self._waiting[place] = self._clock()
+            self._line.ask(place)
 
     def _try_take(self, place: Place) -> _Voice | None:
         with self._lock:
-            now = self._waiting[place] = self._clock()
-            if next(each for each, asked in self._waiting.items() if now - asked < PATIENCE_S) is not place:
+            if not self._line.ask(place):
                 return None
             voice = self._voices.get(place.key)
             needed = place.own_bytes + (place.voice_bytes if voice is None else 0)
@@ -114,7 +111,7 @@ class DecoderMemory:
             self._voices.move_to_end(place.key)
             voice.users += 1
             self._own_bytes += place.own_bytes
-            del self._waiting[place]
+            self._line.leave(place)
             return voice
 
     def _make_room(self, needed: int, keep: str) -> bool:
@@ -132,7 +129,7 @@ class DecoderMemory:
 
     def _give_back(self, place: Place, voice: _Voice | None) -> None:
         with self._lock:
-            self._waiting.pop(place, None)
+            self._line.leave(place)
             if voice is None:
                 return
             self._own_bytes -= place.own_bytes

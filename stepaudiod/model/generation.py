@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from stepaudiod.errors import InvalidRequest
+from stepaudiod.model.line import Line
 from stepaudiod.model.pool import common
 from stepaudiod.model.sampling import Sampler, SamplingOptions
 from stepaudiod.model.step1 import PROMPT_BLOCK, KVCache, Step1ForCausalLM
@@ -99,24 +100,35 @@ class Batch:
         self._active: dict[int, Sequence] = {}
         self._read: list[list[int]] = [[] for _ in range(rows)]
         self._taken, self._taker = 0, 0
+        self._line = Line()
         self._lock = threading.Lock()
         self._row_is_free = threading.Condition(self._lock)
 
     def join(self, prompt: list[int], options: SamplingOptions, seed: int, max_tokens: int) -> Sequence:
         """Read a prompt and take a place, as soon as there is one; see `try_join`."""
-        taken = 0
-        while True:
-            sequence = self.try_join(prompt, options, seed, max_tokens)
-            if sequence is not None:
-                return sequence
-            taken = self.help_others(taken)
+        who, taken = object(), 0
+        try:
+            while True:
+                sequence = self.try_join(prompt, options, seed, max_tokens, who)
+                if sequence is not None:
+                    return sequence
+                taken = self.help_others(taken)
+        finally:
+            self.stop_asking(who)
 
     def try_join(
-        self, prompt: list[int], options: SamplingOptions, seed: int, max_tokens: int
+        self, prompt: list[int], options: SamplingOptions, seed: int, max_tokens: int, who: object
     ) -> Sequence | None:
-        """Read a prompt and take a place.
+        """Read a prompt and take a place; whoever asked first comes first.
 
         Use the result in a `with` statement, which gives the place back.
+
+        Args:
+            prompt: ids.
+            options: how ids are chosen.
+            seed: of the sampling.
+            max_tokens: how many there may be.
+            who: the same each time that the same request asks; `stop_asking` in the end.
 
         Returns:
             None if there is no place now: `help_others`, and try again.
@@ -131,7 +143,15 @@ class Batch:
             )
         sequence = Sequence(self, Sampler(options, seed, prompt), min(max_tokens, room))
         with self._lock, torch.inference_mode():
-            return sequence if self._admit(sequence, prompt) else None
+            if not self._line.ask(who) or not self._admit(sequence, prompt):
+                return None
+            self._line.leave(who)
+            return sequence
+
+    def stop_asking(self, who: object) -> None:
+        """Leave the line, if one still stands in it."""
+        with self._lock:
+            self._line.leave(who)
 
     def _admit(self, sequence: Sequence, prompt: list[int]) -> bool:
         """Read the prompt into a free row, if there is one."""

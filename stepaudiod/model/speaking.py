@@ -309,15 +309,18 @@ class Speaker:
         """Take a place in the batch; gives signs of life while there is none, and returns it."""
         prompt, most = turn.prompt(ids), turn.bounds(ids).max_tokens
         report.input_tokens += len(prompt)
-        taken = 0
-        while True:
-            sequence = self._batch.try_join(prompt, self._sampling, seed, most)
-            if sequence is not None:
-                return sequence
-            if cancelled():
-                raise Cancelled
-            taken = self._batch.help_others(taken)
-            yield torch.zeros(0)
+        who, taken = object(), 0
+        try:
+            while True:
+                sequence = self._batch.try_join(prompt, self._sampling, seed, most, who)
+                if sequence is not None:
+                    return sequence
+                if cancelled():
+                    raise Cancelled
+                taken = self._batch.help_others(taken)
+                yield torch.zeros(0)
+        finally:
+            self._batch.stop_asking(who)
 
     def _collect(
         self, turn: Turn, ids: list[int], seed: int, report: Report, cancelled: IsCancelled

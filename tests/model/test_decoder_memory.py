@@ -15,9 +15,10 @@ from torch import Tensor
 
 from stepaudiod.errors import InvalidRequest
 from stepaudiod.model.codes import to_columns
-from stepaudiod.model.decoder_memory import PATIENCE_S, DecoderMemory, Place
+from stepaudiod.model.decoder_memory import DecoderMemory, Place
 from stepaudiod.model.flow import Acoustics, make_noise
 from stepaudiod.model.flow_prompt import FlowCosts, FlowPrompt, take_in
+from stepaudiod.model.line import PATIENCE_S
 from stepaudiod.model.loading import Networks
 from stepaudiod.model.pipeline import Pipeline, PipelineOptions, Reference, Synthesis
 from stepaudiod.model.speaking import stream_frames
@@ -311,7 +312,7 @@ def test_a_request_that_is_closed_gives_its_memory_back(pipeline: Pipeline, said
     waiting.close()  # type: ignore[attr-defined]
     left = memory.used_bytes
     assert left == voice.size_bytes
-    assert not memory._waiting
+    assert not len(memory._line)
     memory._voices.clear()
     del voice
     gc.collect()

@@ -147,7 +147,7 @@ def test_a_seed_means_the_same_alone_and_beside_others(micro: Checkpoint) -> Non
     waiting = list(range(len(prompts)))
     while waiting or open_:  # one thread takes turns, as the worker does
         for seed in list(waiting):
-            sequence = batch.try_join(prompts[seed], SamplingOptions(), seed, TOKENS)
+            sequence = batch.try_join(prompts[seed], SamplingOptions(), seed, TOKENS, seed)
             if sequence is not None:
                 waiting.remove(seed)
                 open_[seed] = sequence
@@ -177,12 +177,15 @@ def test_nobody_runs_far_ahead_of_its_reader(micro: Checkpoint) -> None:
 def test_what_the_pool_does_not_hold_waits(micro: Checkpoint) -> None:
     batch = RunningBatch(load(micro), 4, 400, 400)
     inside = batch.join(PROMPT, GREEDY, 0, 50)
-    assert batch.try_join(PROMPT, GREEDY, 1, 50) is None
+    assert batch.try_join(PROMPT, GREEDY, 1, 50, "large") is None
+    assert batch.try_join(PROMPT[:20], GREEDY, 1, 5, "small") is None  # there is room, and it isn't its turn
     batch.leave(inside)
-    with batch.join(PROMPT, GREEDY, 1, 50):
-        pass
+    large = batch.try_join(PROMPT, GREEDY, 1, 50, "large")
+    assert large is not None
+    small = batch.try_join(PROMPT[:20], GREEDY, 1, 5, "small")
+    assert small is not None
     with pytest.raises(InvalidRequest, match="below 400 tokens"):
-        batch.try_join(PROMPT * 2, GREEDY, 1, 50)
+        batch.try_join(PROMPT * 2, GREEDY, 1, 50, "too large")
 
 
 def test_a_prompts_beginning_is_copied_from_where_it_was_read(micro: Checkpoint) -> None:

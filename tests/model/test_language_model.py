@@ -14,7 +14,7 @@ from torch import Tensor
 from stepaudiod.errors import InvalidRequest, ModelFileError
 from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.model.codes import AUDIO_CODES, GROUP
-from stepaudiod.model.generation import AHEAD, Batch
+from stepaudiod.model.generation import AHEAD, Batch, Sequence
 from stepaudiod.model.loading import Networks, load_step1
 from stepaudiod.model.products import MANY_ROWS, product
 from stepaudiod.model.quantize import Quantization, save, size_bytes
@@ -217,7 +217,8 @@ def test_one_thread_that_takes_turns_shares_each_step(
     batch = Batch(model, 2, 512)
     greedy = SamplingOptions(temperature=0, is_pattern_enforced=False)
     pair = [batch.join(PROMPT, greedy, seed, 40) for seed in range(2)]
-    assert batch.try_join(PROMPT, greedy, 2, 40) is None  # no place
+    assert batch.try_join(PROMPT, greedy, 2, 40, "third") is None  # no place
+    batch.stop_asking("third")
     batch.help_others(0)  # those inside go on meanwhile
     assert [len(sequence._waiting) for sequence in pair] == [1, 1]
     for _ in range(5):
@@ -225,6 +226,21 @@ def test_one_thread_that_takes_turns_shares_each_step(
             for _ in range(8):
                 next(sequence.tokens)
     assert len(steps) < 50
+
+
+def test_who_asked_first_gets_the_next_place(model: Step1ForCausalLM) -> None:
+    batch = Batch(model, 1, 512)
+    inside = batch.join(PROMPT, SamplingOptions(), 0, 40)
+
+    def ask(who: str) -> Sequence | None:
+        return batch.try_join(PROMPT, SamplingOptions(), 0, 40, who)
+
+    assert ask("first") is ask("second") is ask("third") is None
+    batch.leave(inside)
+    assert ask("second") is None
+    batch.stop_asking("first")
+    assert ask("third") is None
+    assert ask("second") is not None
 
 
 def test_who_waits_in_the_thread_that_serves_others_does_not_hold_them_up(

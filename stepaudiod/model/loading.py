@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,14 +61,17 @@ class _Meter:
 
     def __init__(self, total: int, told: OnProgress | None) -> None:
         self._total, self._told, self._done, self._stage = total, told, 0, ""
+        self._lock = threading.Lock()
 
     def begin(self, stage: str) -> None:
-        self._stage = stage
-        self._tell()
+        with self._lock:
+            self._stage = stage
+            self._tell()
 
     def add(self, size: int) -> None:
-        self._done = min(self._done + size, self._total)
-        self._tell()
+        with self._lock:
+            self._done = min(self._done + size, self._total)
+            self._tell()
 
     def _tell(self) -> None:
         if self._told is not None:
@@ -81,7 +86,7 @@ def load_networks(
     quantized_folder: Path | None = None,
     progress: OnProgress | None = None,
 ) -> Networks:
-    """Load every network.
+    """Load every network; the language model, most of all bytes, beside the others, which take more thought.
 
     Args:
         checkpoint: the published folders.
@@ -96,6 +101,20 @@ def load_networks(
     """
     checkpoint.verify()
     meter = _Meter(checkpoint.size_bytes(), progress)
+    is_inference = torch.is_inference_mode_enabled()
+
+    def language_model() -> Step1ForCausalLM:
+        with torch.inference_mode(is_inference):  # a thread has its own
+            return load_step1(checkpoint, device, dtype, quantization, quantized_folder, meter.add)
+
+    with ThreadPoolExecutor(1, "language model") as beside:
+        return _load_beside(beside.submit(language_model), checkpoint, device, meter)
+
+
+def _load_beside(
+    language_model: Future[Step1ForCausalLM], checkpoint: Checkpoint, device: torch.device, meter: _Meter
+) -> Networks:
+    """Load the other networks meanwhile."""
     meter.begin("text vocabulary")
     tokenizer = TextTokenizer(checkpoint.vocabulary)
     meter.begin("linguistic tokenizer")
@@ -114,8 +133,7 @@ def load_networks(
     meter.begin("vocoder")
     vocoder = load_vocoder(checkpoint.vocoder, device, progress=meter.add)
     meter.begin("language model")
-    step1 = load_step1(checkpoint, device, dtype, quantization, quantized_folder, meter.add)
-    return Networks(tokenizer, step1, linguistic, semantic, speaker, flow, vocoder)
+    return Networks(tokenizer, language_model.result(), linguistic, semantic, speaker, flow, vocoder)
 
 
 def load_step1(

@@ -117,6 +117,7 @@ def requests(table: Table) -> None:
             f"voices up to {limited.longest_voice_s:.0f} s",
         )
         _many(table, pipeline, voice, f"{name}, gpu_memory = {limit:g}G", limited)
+        _voices(table, pipeline, bench, f"{name}, gpu_memory = {limit:g}G", limited)
         del pipeline, voice
         _forget()
 
@@ -261,6 +262,23 @@ def _many(table: Table, pipeline: Pipeline, voice: Reference, name: str, plan: M
         table.add(
             f"GPU memory, 16 streams{what} at once, {name}", gpu_memory(), f"{plan.total_bytes / 1e9:.2f} GB"
         )
+
+
+def _voices(table: Table, pipeline: Pipeline, bench: Bench, name: str, plan: MemoryPlan) -> None:
+    """Voices of every length that there is room for, two streams each, shortest first."""
+    torch.cuda.reset_peak_memory_stats()
+    lengths = [
+        seconds for seconds in (1.5, 2.5, 4.0, 6.0, 9.0, 13.0, 17.0) if seconds <= plan.longest_voice_s
+    ]
+    for seconds in lengths:
+        waveform = replace(bench, seconds=seconds).waveform()
+        voice = pipeline.encode_reference(waveform, 24000, SAID)
+        _in_turn([pipeline.clone(voice, TEXT, seed=seed, stream=True) for seed in range(2)])
+    table.add(
+        f"GPU memory, {len(lengths)} voices of up to {lengths[-1]:g} s one after the other, {name}",
+        gpu_memory(),
+        f"{plan.total_bytes / 1e9:.2f} GB",
+    )
 
 
 def _in_turn(results: list[Synthesis]) -> float:

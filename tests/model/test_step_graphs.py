@@ -33,7 +33,7 @@ Sound = NDArray[np.float32]
 
 
 class Again(Recorder):
-    """Where there is no GPU."""
+    """Where the decoder isn't on a GPU."""
 
     def __init__(self) -> None:
         pass
@@ -47,7 +47,7 @@ class Counting(StepGraphs):
     """Notes how many utterances each step was for."""
 
     def __init__(self, estimator: DiT) -> None:
-        super().__init__(estimator, None if HAS_GPU else Again())
+        super().__init__(estimator, None if estimator.in_proj.weight.is_cuda else Again())
         self.counts: list[int] = []
 
     def step(

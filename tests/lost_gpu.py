@@ -12,8 +12,14 @@ from stepaudiod.engines.hibari import HibariEngine
 from stepaudiod.speech import SpeechRequest
 
 
+class OutOfMemory(torch.AcceleratorError):
+    """As PyTorch raises it, beyond what its own allocator gives out."""
+
+    error_code = 2
+
+
 class LostGpu(HibariEngine):
-    """Speaks, until a text says "fail"; cannot be loaded if told so."""
+    """Speaks, until a text says "fail" or "full"; cannot be loaded if told so."""
 
     def __init__(self, *, cache_dir: Path, threads: int, loads: bool) -> None:
         super().__init__(cache_dir=cache_dir, threads=threads)
@@ -24,4 +30,6 @@ class LostGpu(HibariEngine):
         """Say the text."""
         if request.text == "fail":
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        if request.text == "full":
+            raise OutOfMemory("CUDA error: out of memory")
         yield from super().speak(request)

@@ -70,8 +70,8 @@ class StepAudioEngine:
         quantization: `none`, `int8` or `int4`.
         gpu_memory: bytes of a GPU that may be used; None for what is good, as far as it is free.
         check_output: notice silent, runaway and truncated speech.
-        recogniser: `name`, `factory`, `options` and `languages` of the engine that writes down what a
-            recording says where nobody told; None where there is none.
+        recogniser: `name`, `factory`, `options`, `files` and `languages` of the engine that writes down
+            what a recording says where nobody told; None where there is none.
     """
 
     sample_rate = SAMPLE_RATE
@@ -317,6 +317,12 @@ def _device(setting: str) -> str:
         raise EngineUnavailable(
             f'step_audio.device = "{setting}" is configured, and PyTorch sees no GPU. Install its CUDA '
             'build and the driver, or set it to "auto" or "cpu".'
+        )
+    index, count = torch.device(setting).index or 0, torch.cuda.device_count()
+    if setting.startswith("cuda") and index >= count:
+        raise EngineUnavailable(
+            f'step_audio.device = "{setting}" is configured, and PyTorch sees {count} GPUs, counted '
+            'from 0. Set another, "auto" or "cpu".'
         )
     return setting
 

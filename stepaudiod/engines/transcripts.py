@@ -68,7 +68,8 @@ class Listener:
         if size <= room_bytes:
             return size
         log.info("%s will run on the processor: it takes %.1f GB, and the GPU is full", self.name, size / 1e9)
-        options["device"] = "cpu"
+        # a copy: the order came from elsewhere, and is what variants of the model are told apart by
+        self._order = self._order | {"options": options | {"device": "cpu"}}
         return 0
 
     def write_down(self, clip: Clip) -> str:

@@ -6,12 +6,13 @@
 On a GPU a chunk is many small kernels, which take hardly longer for four chunks than for one. A stream's
 first and last chunk wait for nobody; the others have time, as what was heard before is still playing. They
 always run in graphs and batches of one size, with empty places where nobody is: so a sound is the same to the
-last bit, whoever else speaks.
+last bit, whoever else speaks. On a processor each chunk is decoded by itself, and at once.
 """
 
 from __future__ import annotations
 
 import threading
+import traceback
 from dataclasses import dataclass
 
 import torch
@@ -71,7 +72,7 @@ class ChunkDecoder:
         self.flow = flow
         self.vocoder = vocoder
         self._waiting: list[Chunk] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a stream may be closed by whatever frees it
 
     def add(self, chunk: Chunk) -> None:
         """Let a chunk be decoded along with others from now on."""
@@ -83,6 +84,7 @@ class ChunkDecoder:
         with self._lock:
             if chunk in self._waiting:
                 self._waiting.remove(chunk)
+            chunk.error = None
 
     def decode(self, chunk: Chunk) -> Tensor:
         """Give a chunk's `(samples,)`, and decode those that wait and are like it along with it."""
@@ -93,8 +95,9 @@ class ChunkDecoder:
                 group = [chunk, *alike[: slots - 1]]
                 self._waiting = [each for each in self._waiting if each not in group]
                 self._decode(group, slots)
-            if chunk.error is not None:
-                raise chunk.error
+            error, chunk.error = chunk.error, None  # which holds on to all that it passed through
+            if error is not None:
+                raise error
             assert chunk.sound is not None
             return chunk.sound
 
@@ -108,6 +111,7 @@ class ChunkDecoder:
             for each, waveform in zip(group, made[: len(group)], strict=True):
                 each.sound = each.vocoder.join(waveform, is_last=False)
         except Exception as error:
+            traceback.clear_frames(error.__traceback__)
             for each in group:
                 each.error = error
 
@@ -143,11 +147,12 @@ class AudioStream:
 
     @property
     def has_time(self) -> bool:
-        """Whether the chunk that is complete may wait for others."""
-        return self._chunk is not None
+        """Whether the chunk that is complete may wait for others, and it is worth it."""
+        return self._chunk is not None and self._decoder.flow.graphs is not None
 
     def push(self, code: int) -> bool:
         """Take the next interleaved code; tells whether it completes a chunk, which `take` must give next."""
+        assert self._chunk is None
         self._codes.append(code)
         if not self._flow.is_ready:
             if len(self._codes) >= LOOKAHEAD_CODES:

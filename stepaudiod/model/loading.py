@@ -94,7 +94,7 @@ def load_networks(
         dtype: the language model's; everything else is float32, on which codes and parity depend.
         quantization: fewer bits for the language model.
         quantized_folder: where a model saved in those bits may lie; read instead of the full one if it does.
-        progress: told now and then.
+        progress: told now and then, from two threads, by one at a time; the stage is the other networks'.
 
     Raises:
         ModelFileError: a file is missing, cut short or wrong.
@@ -107,6 +107,7 @@ def load_networks(
         with torch.inference_mode(is_inference):  # a thread has its own
             return load_step1(checkpoint, device, dtype, quantization, quantized_folder, meter.add)
 
+    meter.begin("text vocabulary")
     with ThreadPoolExecutor(1, "language model") as beside:
         return _load_beside(beside.submit(language_model), checkpoint, device, meter)
 
@@ -115,7 +116,6 @@ def _load_beside(
     language_model: Future[Step1ForCausalLM], checkpoint: Checkpoint, device: torch.device, meter: _Meter
 ) -> Networks:
     """Load the other networks meanwhile."""
-    meter.begin("text vocabulary")
     tokenizer = TextTokenizer(checkpoint.vocabulary)
     meter.begin("linguistic tokenizer")
     linguistic = load_linguistic(checkpoint.linguistic, checkpoint.centroids, device)

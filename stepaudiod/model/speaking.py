@@ -251,7 +251,7 @@ class Speaker:
         most = min(bounds.max_tokens, self._batch.length)
         with self._memory.line_up(acoustics, stream_frames(most)) as place:
             prompt = yield from self._take(place, cancelled)
-            with closing(self._open_stream(acoustics, prompt, seed, most)) as stream:
+            with closing(self._open_stream(acoustics, prompt, seed, bounds.max_tokens)) as stream:
                 with (yield from self._begin(turn, ids, seed, report, cancelled)) as sequence:
                     tokens, loudness = yield from self._play(stream, sequence, report, cancelled)
                 problem = self._problem(tokens, sequence, bounds)
@@ -280,6 +280,8 @@ class Speaker:
             if is_complete:
                 if stream.has_time:
                     yield torch.zeros(0)  # others' chunks may become complete, and be decoded along
+                    if cancelled():
+                        raise Cancelled
                 with faster_products():
                     part = stream.take()
                 loudness.append(float(part.abs().max()))

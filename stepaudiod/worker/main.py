@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 PR_SET_PDEATHSIG = 1
 DECODERS = 2
 """Recordings that are decoded at a time."""
+HARMLESS_CUDA_ERRORS = (2, 100, 101)
+"""Out of memory, no device, no such device: these of cudaError_t leave a context as it was."""
 NOBODY = 0
 """The id of no request."""
 HELD = ""
@@ -154,7 +156,7 @@ class Worker:
             _die_of(error)
 
     def _step(self, job: Job) -> None:
-        """One step of one request; an error ends that request alone."""
+        """One step of one request; an error ends that request alone, unless it is the GPU's."""
         try:
             if not job.is_open:
                 self._open(job)
@@ -197,7 +199,8 @@ def _describe(error: Exception) -> dict[str, Any]:
 
 def _die_of(error: Exception) -> None:
     """End this process if a GPU's context is lost: nothing would ever work in it again."""
-    if isinstance(error, getattr(sys.modules.get("torch"), "AcceleratorError", ())):
+    is_gpus = isinstance(error, getattr(sys.modules.get("torch"), "AcceleratorError", ()))
+    if is_gpus and getattr(error, "error_code", None) not in HARMLESS_CUDA_ERRORS:
         log.critical("the GPU failed, and whoever asks next gets a new worker")
         os._exit(1)
 

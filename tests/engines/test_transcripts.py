@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stepaudiod.engines.transcripts import Listener
+from stepaudiod.worker.job import EngineOrder
 
 SIZE = 1_000_000
 
@@ -19,15 +20,18 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def listener(weights: Path, **options: Any) -> Listener:
-    order = {
+def order_of(weights: Path, **options: Any) -> dict[str, Any]:
+    return {
         "name": "whisper-tiny",
         "factory": "stepaudiod.engines.whisper:WhisperEngine",
         "options": options,
         "files": [str(weights)],
         "languages": ["en", "zh"],
     }
-    return Listener(order, weights.parent, 1)
+
+
+def listener(weights: Path, **options: Any) -> Listener:
+    return Listener(order_of(weights, **options), weights.parent, 1)
 
 
 def test_a_recogniser_on_the_gpu_is_reckoned_with(weights: Path) -> None:
@@ -42,6 +46,15 @@ def test_a_full_gpu_leaves_it_the_processor_and_says_so(
         assert full.find_place(SIZE - 1) == 0
     assert full._order["options"]["device"] == "cpu"
     assert "whisper-tiny will run on the processor" in caplog.text
+
+
+def test_the_model_stays_the_variant_that_it_was_ordered_as(weights: Path) -> None:
+    """Else it would be loaded anew for each request."""
+    options = {"recogniser": order_of(weights, device="auto")}
+    order = EngineOrder({"name": "model", "factory": "some:engine", "options": options, "files": []})
+    key = order.key
+    assert Listener(options["recogniser"], weights.parent, 1).find_place(0) == 0
+    assert order.key == key
 
 
 def test_what_runs_on_the_processor_anyway_takes_nothing(weights: Path) -> None:

@@ -266,3 +266,17 @@ def test_the_references_way_can_be_asked_for(networks: Networks, voice: Voice) -
     with suppress(SynthesisFailed):  # nothing keeps text out of what random weights say
         assert result.waveform().shape[0] > 0
     assert result.report.output_tokens > 0
+
+
+def test_who_gives_up_before_there_is_a_place_keeps_nobody_waiting(
+    networks: Networks, voice: NDArray[np.float32]
+) -> None:
+    pipeline = Pipeline(networks, PipelineOptions(is_output_checked=False, rows=1, length=2048))
+    known = pipeline.encode_reference(voice, 24000, "Hello there.")
+    inside, waiting = (iter(pipeline.clone(known, "It is true.", seed=seed)) for seed in range(2))
+    next(inside)
+    next(waiting)
+    line = pipeline._speaker._batch._line
+    assert len(line) == 1
+    waiting.close()  # type: ignore[attr-defined]
+    assert len(line) == 0

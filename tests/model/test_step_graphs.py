@@ -269,5 +269,11 @@ def test_whole_requests_are_decoded_together_and_sound_as_alone(networks: Networ
         together = in_turn([say(seed) for seed in range(4)])
         assert max(graphs.counts) > 1
         assert all(torch.equal(made, right) for made, right in zip(together, alone, strict=True))
+
+        leaving = iter(pipeline.clone(known, "Nothing of it is true.", seed=1, stream=True))
+        while not pipeline._speaker._chunks._waiting:
+            next(leaving)
+        leaving.close()  # type: ignore[attr-defined]
+        assert not pipeline._speaker._chunks._waiting
     finally:
         networks.flow.graphs = None

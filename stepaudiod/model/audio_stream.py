@@ -49,15 +49,10 @@ class Chunk:
     error: Exception | None = None
 
     @property
-    def frames(self) -> int:
-        """How many mel frames are new."""
-        return self.part.mu.shape[1]
-
-    @property
     def size(self) -> tuple[int, int, int]:
-        """What chunks have in common that are decoded together."""
+        """What chunks have in common that are decoded together: new mel frames, and both networks' past."""
         past = self.part.past(0)
-        return self.frames, self.vocoder.seen, round_up(0 if past is None else past.frames)
+        return self.part.mu.shape[1], self.vocoder.seen, round_up(0 if past is None else past.frames)
 
 
 class ChunkDecoder:
@@ -94,26 +89,25 @@ class ChunkDecoder:
                 alike = [each for each in self._waiting if each is not chunk and each.size == chunk.size]
                 group = [chunk, *alike[: slots - 1]]
                 self._waiting = [each for each in self._waiting if each not in group]
-                self._decode(group, slots)
-            error, chunk.error = chunk.error, None  # which holds on to all that it passed through
+                try:
+                    self._decode(group, slots)
+                except Exception as failure:  # what goes wrong for one goes wrong for all of the group
+                    traceback.clear_frames(failure.__traceback__)  # they hold what was made on the way
+                    for each in group:
+                        each.error = failure
+            error, chunk.error = chunk.error, None
             if error is not None:
                 raise error
             assert chunk.sound is not None
             return chunk.sound
 
     def _decode(self, group: list[Chunk], slots: int) -> None:
-        """Decode a group; what goes wrong in it, goes wrong for all of it."""
-        try:
-            solved = self.flow.solve([each.part for each in group], slots)
-            excited = [each.vocoder.excite(mel) for each, mel in zip(group, solved, strict=True)]
-            mels, sources = (torch.stack(each) for each in zip(*excited, strict=True))
-            made = self.vocoder.decode(_filled_up(mels, slots), _filled_up(sources, slots))
-            for each, waveform in zip(group, made[: len(group)], strict=True):
-                each.sound = each.vocoder.join(waveform, is_last=False)
-        except Exception as error:
-            traceback.clear_frames(error.__traceback__)
-            for each in group:
-                each.error = error
+        solved = self.flow.solve([each.part for each in group], slots)
+        excited = [each.vocoder.excite(mel) for each, mel in zip(group, solved, strict=True)]
+        mels, sources = (torch.stack(each) for each in zip(*excited, strict=True))
+        made = self.vocoder.decode(_filled_up(mels, slots), _filled_up(sources, slots))
+        for each, waveform in zip(group, made[: len(group)], strict=True):
+            each.sound = each.vocoder.join(waveform, is_last=False)
 
 
 class AudioStream:

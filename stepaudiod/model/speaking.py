@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ _ATTEMPT_STRIDE = 0x9E3779B97F4A7C15
 _NOISE_STREAM, _SOURCE_STREAM = 0x51ED2701, 0x2F8A6C3B
 
 IsCancelled = Callable[[], bool]
+Got = TypeVar("Got")
 
 
 @dataclass(frozen=True)
@@ -294,16 +296,12 @@ class Speaker:
 
     def _take(self, place: Place, cancelled: IsCancelled) -> Generator[Tensor, None, FlowPrompt]:
         """Wait for the decoder's memory; gives signs of life, and returns the reference, taken in."""
-        taken = 0
-        while True:
+
+        def attempt() -> FlowPrompt | None:
             with faster_products():
-                prompt = place.try_take()
-            if prompt is not None:
-                return prompt
-            if cancelled():
-                raise Cancelled
-            taken = self._batch.help_others(taken)
-            yield torch.zeros(0)
+                return place.try_take()
+
+        return (yield from self._wait_for(attempt, cancelled))
 
     def _begin(
         self, turn: Turn, ids: list[int], seed: int, report: Report, cancelled: IsCancelled
@@ -311,18 +309,27 @@ class Speaker:
         """Take a place in the batch; gives signs of life while there is none, and returns it."""
         prompt, most = turn.prompt(ids), turn.bounds(ids).max_tokens
         report.input_tokens += len(prompt)
-        who, taken = object(), 0
+        who = object()
         try:
-            while True:
-                sequence = self._batch.try_join(prompt, self._sampling, seed, most, who)
-                if sequence is not None:
-                    return sequence
-                if cancelled():
-                    raise Cancelled
-                taken = self._batch.help_others(taken)
-                yield torch.zeros(0)
+            return (
+                yield from self._wait_for(
+                    lambda: self._batch.try_join(prompt, self._sampling, seed, most, who), cancelled
+                )
+            )
         finally:
             self._batch.stop_asking(who)
+
+    def _wait_for(
+        self, attempt: Callable[[], Got | None], cancelled: IsCancelled
+    ) -> Generator[Tensor, None, Got]:
+        """Try until it gives something, and serve the others meanwhile; gives signs of life."""
+        taken = 0
+        while (got := attempt()) is None:
+            if cancelled():
+                raise Cancelled
+            taken = self._batch.help_others(taken)
+            yield torch.zeros(0)
+        return got
 
     def _collect(
         self, turn: Turn, ids: list[int], seed: int, report: Report, cancelled: IsCancelled

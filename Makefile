@@ -1,5 +1,6 @@
 # make run    set up, listen, speak on the first connection
 # make test   set up, check the code, run every test
+# make test-attack   attack a running daemon; ATTACK_SCALE=20 tries twenty times as often
 # make deb    build what apt install takes
 # make apt-repo   the same as a signed repository, so that apt install stepaudiod works by name
 # make lint   check the code only
@@ -21,7 +22,7 @@ PACKAGES := ca-certificates curl python3 python3-systemd python3-venv systemd
 TEST_PACKAGES := $(PACKAGES) apt-utils bash-completion chromium chromium-driver fish fonts-noto-cjk gpg gpg-agent iproute2 lintian man-db \
   mmdebstrap systemd-container zsh $(if $(shell command -v npm),,npm)
 
-.PHONY: run test deb lint lock clean
+.PHONY: run test test-attack deb lint lock clean
 .SILENT: run apt-repo
 
 run: $(VENV)/.run-$(LOCKED)-$(subst $(comma),-,$(EXTRAS))
@@ -37,6 +38,9 @@ run: $(VENV)/.run-$(LOCKED)-$(subst $(comma),-,$(EXTRAS))
 
 test: $(VENV)/.test-$(LOCKED) lint
 	$(BIN)/python -m pytest $(PYTEST)
+
+test-attack: $(VENV)/.test-$(LOCKED)
+	$(BIN)/python -m pytest tests/attack $(PYTEST)
 
 lint: $(VENV)/.test-$(LOCKED)
 	$(BIN)/ruff format --check stepaudiod tests packaging/manuals

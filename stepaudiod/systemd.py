@@ -6,10 +6,12 @@ Sources: sd_listen_fds(3), sd_notify(3), systemd.journal-fields(7).
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import logging
 import os
 import socket
+import stat
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -96,12 +98,13 @@ def bind(address: str) -> socket.socket:
 
 
 def _bind_unix(path: str) -> socket.socket:
-    """A leftover socket file that nobody answers at is replaced; one that is in use is not."""
-    if os.path.exists(path):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            if probe.connect_ex(path) == 0:
-                raise OSError(f"{path} is in use by another process")
-        os.unlink(path)
+    """Bind a unix socket; only a socket at which no process answers is replaced.
+
+    Raises:
+        OSError: another kind of file has that path, or another process listens there.
+    """
+    if os.path.lexists(path):
+        _remove_stale_socket(path)
     with contextlib.ExitStack() as on_error:
         listener = on_error.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         listener.bind(path)
@@ -109,6 +112,24 @@ def _bind_unix(path: str) -> socket.socket:
         listener.listen(BACKLOG)
         on_error.pop_all()
     return listener
+
+
+def _remove_stale_socket(path: str) -> None:
+    """Remove the socket that a daemon left when it was killed; nothing else."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise OSError(
+            f"{path} exists and isn't a socket, so it is left as it is. Set another path in [listen], or "
+            "move that file away"
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a listener with a full queue would hold us up: connect(2), EAGAIN
+        answer = probe.connect_ex(path)
+    if answer == errno.ECONNREFUSED:
+        os.unlink(path)
+    elif answer in (errno.EACCES, errno.EPERM):
+        raise OSError(f"{path} is a socket of another user. Set another path in [listen]")
+    elif answer != errno.ENOENT:
+        raise OSError(f"{path} is in use by another process. Stop it, or set another path in [listen]")
 
 
 class Notifier:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -68,6 +69,49 @@ def test_a_socket_file_nobody_answers_at_is_replaced(tmp_path: Path) -> None:
         assert again.getsockname() == path
         with pytest.raises(OSError, match="in use"):
             bind(path)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "pipe", "link to a file", "link to a socket"])
+def test_only_a_socket_is_replaced(tmp_path: Path, kind: str) -> None:
+    path, other = tmp_path / "here", tmp_path / "other"
+    if kind == "file":
+        path.write_text("mine")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        if kind.endswith("file"):
+            other.write_text("mine")
+        else:
+            bind(str(other)).close()
+        path.symlink_to(other)
+    before = path.lstat()
+    command = [sys.executable, "-m", "stepaudiod", f'--set=listen.http=["{path}"]']
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE_S)
+    assert result.returncode == 1
+    assert f"{path} exists and isn't a socket" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert path.lstat() == before
+    assert os.path.lexists(other) == kind.startswith("link")
+
+
+def test_a_socket_that_is_listened_at_is_never_taken(tmp_path: Path) -> None:
+    """Neither where the queue of its listener is full, nor where it isn't of our kind."""
+    full, datagrams = str(tmp_path / "full"), str(tmp_path / "datagrams")
+    with (
+        socket.socket(socket.AF_UNIX) as listener,
+        socket.socket(socket.AF_UNIX) as first,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver,
+    ):
+        listener.bind(full)
+        listener.listen(0)
+        first.connect(full)
+        receiver.bind(datagrams)
+        for path in (full, datagrams):
+            with pytest.raises(OSError, match="in use by another process"):
+                bind(path)
+            assert os.path.exists(path)
 
 
 def test_what_is_no_address_is_named() -> None:

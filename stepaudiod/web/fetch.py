@@ -260,9 +260,10 @@ def _parse(url: str, base: httpx.URL | None, param: str) -> httpx.URL:
 
     try:
         place = httpx.URL(url) if base is None else base.join(url)
+        host = place.host  # decodes punycode labels (xn--), which may be malformed
     except (httpx.InvalidURL, UnicodeError) as error:
         raise InvalidRequest(f"The URL can't be read: {error}.", param) from None
-    if place.scheme not in SCHEMES or not place.host:
+    if place.scheme not in SCHEMES or not host:
         raise InvalidRequest("Only URLs with http:// or https:// and a host are fetched.", param)
     if place.userinfo:
         raise InvalidRequest("A URL with a name or a password in it isn't fetched.", param)

@@ -257,6 +257,8 @@ def test_the_machines_own_address_is_known_whatever_it_is() -> None:
         ("http://sound.example:99999/", "port 99999"),
         ("http://sound.example/a\r\nHost: inside", "read"),
         ("http://[::1/", "read"),
+        ("http://xn--a/a.wav", "read"),
+        ("http://xn--.example/a.wav", "read"),
         ("http://" + "a." * 200 + "example/", ""),
     ],
 )

@@ -28,7 +28,7 @@ TEST_PACKAGES := $(PACKAGES) apt-utils bash-completion chromium chromium-driver 
 run: $(VENV)/.run-$(LOCKED)-$(subst $(comma),-,$(EXTRAS))
 	mkdir -p build
 	printf '\nListening. Nothing runs until somebody connects. To hear it speak:\n\n'
-	printf '  curl -s http://$(LISTEN)/v1/audio/speech -d '\''{"model": "tts-1", "voice": "alloy", "input": "Hello. I was asleep until you called."}'\'' -o hello.mp3\n\n'
+	printf '  curl -sS --fail-with-body http://$(LISTEN)/v1/audio/speech -d '\''{"model": "tts-1", "voice": "alloy", "input": "Hello. I was asleep until you called."}'\'' -o hello.mp3\n\n'
 	printf 'The page: http://$(LISTEN)/   The unix socket: $(SOCKET)   Stop: Ctrl-C\n\n'
 	trap 'exit 0' INT TERM; \
 	while systemd-socket-activate -l $(LISTEN) -l $(SOCKET) --fdname=http:http \

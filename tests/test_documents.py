@@ -4,6 +4,7 @@ In the READMEs a comment before a code block says what becomes of it here:
 
     <!-- run -->           it runs against a real daemon, and each file that it names as output must be audio
     <!-- run, prints -->   it runs, and prints the JSON of the block after it
+    <!-- run, fails -->    it ends as curl does at an error of HTTP, and prints the JSON of the block after it
     <!-- start -->         it starts a daemon, which gets ready and stops when told to
 
 A block without one needs root, a booted systemd or a terminal of its own, and isn't run.
@@ -37,10 +38,15 @@ from tests.conftest import StartDaemon
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.prefix) / "bin"
 ENGLISH, CHINESE = "README.md", "README.zh-CN.md"
+PRINTS = ("run, prints", "run, fails")
 DOCUMENTS = (ENGLISH, CHINESE, "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
 NEEDS_MORE = re.compile(r"^(sudo |make |systemctl |journalctl |git |\.venv/)")
+CURL_HTTP_ERROR = 22
+"""The exit status of `curl --fail-with-body` at a status of 400 or more: curl(1)."""
+
+CURL = re.compile(r"(?<![\w.-])curl (?=[-\"'h$])([^\n]*)")
 OUTPUT = re.compile(r"(?:-o |> |to_file\(\")([\w.-]+\.\w+)")
 MAGIC = {
     ".mp3": (b"ID3", b"\xff\xf3", b"\xff\xfb"),
@@ -150,7 +156,8 @@ def run(block: Block, daemon: DaemonProcess, environ: dict[str, str], folder: Pa
     done = subprocess.run(
         [*shell, code], cwd=folder, env=environ, capture_output=True, text=True, timeout=DEADLINE_S
     )
-    assert done.returncode == 0, (code, done.stdout, done.stderr, daemon.log())
+    expected = CURL_HTTP_ERROR if block.mark == "run, fails" else 0
+    assert done.returncode == expected, (code, done.stdout, done.stderr, daemon.log())
     return done.stdout
 
 
@@ -176,7 +183,7 @@ def test_what_the_readme_says_is_printed_is_printed(
     awake: DaemonProcess, environ: dict[str, str], tmp_path: Path
 ) -> None:
     everything = blocks(ENGLISH)
-    pairs = [(b, everything[i + 1]) for i, b in enumerate(everything) if b.mark == "run, prints"]
+    pairs = [(b, everything[i + 1]) for i, b in enumerate(everything) if b.mark in PRINTS]
     assert pairs
     for block, printed in pairs:
         assert json.loads(run(block, awake, environ, tmp_path)) == json.loads(printed.code)
@@ -210,6 +217,22 @@ def test_every_command_is_run_unless_it_needs_more_than_a_test_has(name: str) ->
     for block in blocks(name):
         if block.language in ("sh", "python") and not block.mark:
             assert all(NEEDS_MORE.match(line) for line in block.code.splitlines()), block.code
+
+
+def files_with_examples() -> list[str]:
+    documents = [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "packaging/manuals").glob("*.roff"),
+    ]
+    others = ("Makefile", "stepaudiod/web/page/static/api.js", "packaging/debian/stepaudiod.README.Debian")
+    return [*(str(path.relative_to(ROOT)) for path in documents), *others]
+
+
+@pytest.mark.parametrize("name", files_with_examples())
+def test_every_curl_says_what_went_wrong_and_fails(name: str) -> None:
+    for options in CURL.findall(text(name)):
+        assert re.match(r"-sS[NL]? --fail-with-body ", options), options
 
 
 @pytest.mark.parametrize("name", [ENGLISH, CHINESE])

@@ -166,7 +166,7 @@ def test_the_request_is_copied_for_a_terminal_and_for_a_program(
     made(browser)
     browser.press("Copy as curl", "#speak_card")
     curl = browser.wait(lambda: browser.script("return window.copied"))
-    assert f"{embedded.url}/v1/audio/speech" in curl
+    assert curl.startswith(f"curl -sSN --fail-with-body {embedded.url}/v1/audio/speech ")
     assert "It'\\''s me." in curl
     browser.press("Copy as Python", "#speak_card")
     python = browser.wait(lambda: (text := browser.script("return window.copied")) != curl and text)

@@ -21,7 +21,7 @@ from stepaudiod.web.document.operations import OPERATIONS
 from stepaudiod.web.errors import STATUSES
 from tests.activation import DaemonProcess
 from tests.conftest import StartDaemon
-from tests.test_documents import OUTPUT, blocks, prose, run, text
+from tests.test_documents import OUTPUT, PRINTS, blocks, prose, run, text
 
 API = "docs/api.md"
 
@@ -118,6 +118,11 @@ def test_the_page_needs_no_network_and_no_script(awake: DaemonProcess) -> None:
         assert f"{method} {path}" in response.text, path
 
 
+def test_its_commands_say_what_went_wrong_and_fail(awake: DaemonProcess) -> None:
+    page = awake.shared_client.get("/docs").text
+    assert page.count("<code>curl ") == page.count("<code>curl -sS --fail-with-body ") == len(routes())
+
+
 def test_the_old_place_leads_to_it(awake: DaemonProcess) -> None:
     response = awake.shared_client.get("/redoc")
     assert (response.status_code, response.headers["location"]) == (308, "/docs")
@@ -197,8 +202,8 @@ def test_the_examples_do_what_they_say(step_audio: DaemonProcess, tmp_path: Path
             assert block.language in ("json", "text"), block.code
             continue
         printed = run(block, step_audio, environ, tmp_path)
-        assert '"error"' not in printed or "prints" in block.mark, printed
-        if block.mark == "run, prints":
+        assert '"error"' not in printed or block.mark in PRINTS, printed
+        if block.mark in PRINTS:
             assert json.loads(printed) == json.loads(everything[index + 1].code)
         for name in OUTPUT.findall(block.code):
             assert (tmp_path / name).stat().st_size > 500, name

@@ -245,7 +245,7 @@ def curl(method: str, path: str, operation: Table) -> str:
         elif parameter["in"] == "query":
             query = f"?{parameter['name']}={parameter['example']}"
     words = [
-        "curl -s",
+        "curl -sS --fail-with-body",
         *([] if method in ("get", "post") else [f"-X {method.upper()}"]),
         quote(BASE + path + query),
     ]

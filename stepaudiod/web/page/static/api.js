@@ -89,7 +89,7 @@ const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 /** The same request for a terminal. */
 export function asCurl(wanted) {
   const where = `${location.origin}/v1/audio/speech`;
-  return `curl -sN ${where} -H 'Content-Type: application/json' -d ${quoted(speechBody(wanted))} -o speech.${wanted.response_format}`;
+  return `curl -sSN --fail-with-body ${where} -H 'Content-Type: application/json' -d ${quoted(speechBody(wanted))} -o speech.${wanted.response_format}`;
 }
 
 /** The same request for a program, with OpenAI's package. */

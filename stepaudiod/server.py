@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 import uvicorn
 from starlette.types import ASGIApp
 
+from stepaudiod.changes import wait_for
 from stepaudiod.config import Timeouts
 from stepaudiod.connection import Connection
 from stepaudiod.idle import IdleClock, Phase
@@ -33,6 +34,15 @@ GRACE_S = 0.05
 """How long a connection may take from the kernel's accept to our list of connections."""
 
 DRAIN_STEP_S = 0.05
+
+LAST_WORDS_S = 1.0
+"""How long what still runs at the end may take to notice; a task that is cancelled leaves a traceback."""
+
+TICK_S = 1.0
+"""How often to look where nothing has changed: the date in responses, the status line, the watchdog."""
+
+LEAST_TICK_S = 0.1
+"""How often to look at most, however much changes, and while only a connection keeps us from leaving."""
 
 ACCEPTS_AT_ONCE = 64
 """asyncio accepts this often before it looks at anything else; it also cuts the kernel's queue to it."""
@@ -85,21 +95,44 @@ class Server(uvicorn.Server):
         await self.main_loop()
         if self._idle.phase is not Phase.GONE:
             await self._drain()
-        self._close_connections()
+        await self._close_connections()
 
     def _stop(self) -> None:
         """Told to stop; told twice, at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
+        self._service.changes.tell()
 
     def _on_hangup(self) -> None:
         """Told to read the configuration again."""
         self._notifier.reloading()
         self._reload()
         self._notifier.ready()
+        self._service.changes.tell()
+
+    async def main_loop(self) -> None:
+        """Tick when something has changed, when it is time to leave, and once a second.
+
+        Uvicorn ticks ten times a second, and waking alone is most of what an idle front costs.
+        """
+        while True:
+            change = self._service.changes.next()
+            if await self.on_tick(0):
+                return
+            await wait_for(change, self._pause_s())
+            if change.is_set() and not self.should_exit:
+                await asyncio.sleep(LEAST_TICK_S)
+
+    def _pause_s(self) -> float:
+        """Seconds until the next tick if nothing changes."""
+        until_due_s = self._idle.remaining_s
+        pause_s = TICK_S if until_due_s is None else min(TICK_S, until_due_s)
+        if self._notifier.watchdog_s:
+            pause_s = min(pause_s, self._notifier.watchdog_s / 3)
+        return max(LEAST_TICK_S, pause_s)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: a sign of life, the status line, and whether to leave."""
+        """A sign of life, the status line, and whether to leave."""
         if await super().on_tick(counter):
             return True
         self._tell()
@@ -190,11 +223,14 @@ class Server(uvicorn.Server):
             self._tell()
             await asyncio.sleep(DRAIN_STEP_S)
         await self._service.close()
-        if self.server_state.tasks:
-            await asyncio.wait(self.server_state.tasks, timeout=1)
 
-    def _close_connections(self) -> None:
-        """The last thing that clients see of us."""
+    async def _close_connections(self) -> None:
+        """Cut those that only watch, let what is still being answered end, and close the rest."""
+        for connection in self._connections():
+            if connection.is_watching:
+                connection.transport.abort()
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS_S)
         for connection in self._connections():
             connection.transport.close()
 

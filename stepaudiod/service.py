@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
+from stepaudiod.changes import Changes
 from stepaudiod.config import Limits, Timeouts
 from stepaudiod.counters import Counters
 from stepaudiod.engines.catalog import Catalog, Choice
@@ -83,7 +84,8 @@ class Service:
         self.counters = Counters()
         self.worker: WorkerProcess | None = None
         self.is_stopping = False
-        self.on_change: Callable[[], None] = lambda: None
+        self.changes = Changes()
+        """Of what `status` and the worker say."""
         self._idle = idle
         self._spawn = spawn
         self._spawning = asyncio.Lock()
@@ -168,6 +170,7 @@ class Service:
     async def _pieces(self, run: _Run, work: Work, format: str | None) -> AsyncIterator[Result]:
         """Wait for a turn, and hand on what the worker makes."""
         await self._take_turn()
+        self.changes.tell()
         reply = None
         try:
             worker = await self._ready_worker()
@@ -206,7 +209,7 @@ class Service:
             f" for {run.caller}" if run.caller else "",
             extra=fields,
         )
-        self.on_change()
+        self.changes.tell()
 
     async def _take_turn(self) -> None:
         """Wait for a place among the active requests."""
@@ -259,7 +262,7 @@ class Service:
                 )
             if self.worker is None or self.worker.is_lost:
                 self.worker = await self._spawn(self.counters)
-                self.worker.watch_changes(self.on_change)
+                self.worker.watch_changes(self.changes.tell)
             return self.worker
 
     async def preload(self) -> None:

@@ -7,14 +7,12 @@ that a model that has just been pulled, or a voice that another daemon made, is 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stepaudiod.config import StepAudio
 from stepaudiod.engines.catalog import is_installed, share_openai_voices
-from stepaudiod.errors import ModelFileError
 from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.model.edits import OPTIONS
 from stepaudiod.speech import Capabilities, EngineDescription, Voice
@@ -45,9 +43,17 @@ class PulledEngines:
     recognisers: tuple[EngineDescription, ...] = ()
 
     def stamp(self) -> object:
-        """When each folder last changed, and each file of the large model."""
-        models, voices = self.data / "models", self.data / "voices"
-        return (_times(models), _times(voices), *_sizes(Checkpoint(models)))
+        """What stands in each folder: a file that is still being copied grows. Opens no file."""
+        checkpoint = Checkpoint(self.data / "models")
+        folders = (
+            checkpoint.root,
+            checkpoint.model,
+            checkpoint.flow.parent,
+            checkpoint.semantic.parent,
+            checkpoint.linguistic,
+            self.data / "voices",
+        )
+        return tuple(_entries(folder) for folder in folders)
 
     def describe(self) -> tuple[EngineDescription, ...]:
         """Step-Audio-EditX with the library's voices, then every Whisper, the largest first."""
@@ -141,20 +147,17 @@ def _whisper(folder: Path, device: str) -> EngineDescription:
     )
 
 
-def _sizes(checkpoint: Checkpoint) -> Iterator[tuple[int, int]]:
-    """Size and time of each file: one that is still being copied grows."""
-    with suppress(ModelFileError):
-        for path in checkpoint.files():
-            with suppress(OSError):
-                found = path.stat()
-                yield (found.st_size, found.st_mtime_ns)
-
-
-def _times(folder: Path) -> tuple[tuple[str, int], ...]:
-    """What is right below a folder, and when each last changed; nothing where it isn't there."""
+def _entries(folder: Path) -> object:
+    """Names, sizes and times of what is right below a folder, or why it can't be looked into."""
     found = []
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(OSError):
-                found.append((entry.name, entry.stat().st_mtime_ns))
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    stat = entry.stat()
+                    found.append((entry.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+                except OSError as error:
+                    found.append((entry.name, error.errno or 0, 0, 0))
+    except OSError as error:
+        return error.errno
     return tuple(sorted(found))

@@ -97,12 +97,13 @@ def describe_status(service: Service, idle: IdleClock) -> dict[str, Any]:
     worker = service.worker
     loading = None if worker is None else worker.loading
     try:
-        engine, reason = service.choice().engine.name, service.choice().reason
+        choice = service.choice()
+        engine, reason = choice.engine.name, choice.reason
     except EngineUnavailable as error:
         engine, reason = None, error.message
     return {
         **{name: _model_status([name], service, idle) for name in _names(service)},
-        **{old: _old_status(old, service, idle) for old in OLD_VARIANTS},
+        **_old_statuses(service, idle),
         "daemon": {
             "version": __version__,
             "status": service.status(),
@@ -129,16 +130,17 @@ def _names(service: Service) -> list[str]:
     return list(dict.fromkeys([*(e.name for e in service.catalog.installed()), *loaded]))
 
 
-def _old_status(old: str, service: Service, idle: IdleClock) -> dict[str, Any]:
-    """What the old containers called a variant; `model` is its name here."""
-    names = _variants(old, service)
-    return {**_model_status(names, service, idle), "model": names[0]}
+def _old_statuses(service: Service, idle: IdleClock) -> dict[str, dict[str, Any]]:
+    """What the old containers called variants; `model` is each one's name here."""
+    engines = service.catalog.engines
+    named = {old: _variants(old, engines) for old in OLD_VARIANTS}
+    return {old: {**_model_status(names, service, idle), "model": names[0]} for old, names in named.items()}
 
 
-def _variants(old: str, service: Service) -> list[str]:
+def _variants(old: str, engines: tuple[EngineDescription, ...]) -> list[str]:
     """The models that an old name stands for: the variant, and the plain model where it is configured so."""
     ending = OLD_VARIANTS[old]
-    plain = next((e for e in service.catalog.engines if e.name == STEP_AUDIO), None)
+    plain = next((e for e in engines if e.name == STEP_AUDIO), None)
     is_plain = plain is not None and plain.options["quantization"] == QUANTIZATIONS[ending]
     return [f"{STEP_AUDIO}-{ending}", *([STEP_AUDIO] if is_plain else [])]
 
@@ -167,7 +169,7 @@ async def unload(request: Request) -> Response:
     name = request.path_params["name"]
     loaded = service.worker.loaded if service.worker is not None else {}
     if name in OLD_VARIANTS:
-        names = _variants(name, service)
+        names = _variants(name, service.catalog.engines)
     else:
         names = [name if name in loaded else service.catalog.get(name).name]
     unloaded = any([await service.unload(each) for each in names])

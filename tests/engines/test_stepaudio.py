@@ -302,6 +302,31 @@ def test_a_model_that_is_copied_by_hand_is_noticed_when_it_is_whole(data: Path, 
     assert catalog.get("step-audio-editx").name == "step-audio-editx"
 
 
+def test_looking_whether_anything_has_changed_opens_no_file(data: Path) -> None:
+    """The front looks at least once a second: it must not read an index of hundreds of tensors for that."""
+    program = """
+import sys
+from pathlib import Path
+from stepaudiod.config import Settings
+from stepaudiod.engines.installed import catalog_of
+data = Path(sys.argv[1])
+catalog = catalog_of(Settings(data_dir=data))
+before = catalog.engines
+opened = []
+sys.addaudithook(lambda event, given: opened.append(given[0]) if event == "open" else None)
+assert catalog.engines is before
+assert not opened, opened
+(data / "models" / "whisper-tiny").mkdir()
+(data / "models" / "whisper-tiny" / "model.safetensors").touch()
+assert "whisper-tiny" in [engine.name for engine in catalog.engines]
+"""
+    shutil.copytree(data, data.parent / "copied")
+    done = subprocess.run(
+        [sys.executable, "-c", program, data.parent / "copied"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_a_configured_engine_cannot_do_others_do(tmp_path: Path) -> None:
     empty = Catalog(BEST_FIRST, PulledEngines(tmp_path, settings()))
     assert empty.choose("step-audio-editx", "transcribe").engine.name == WHISPER_TINY.name

@@ -212,6 +212,7 @@ def test_a_watcher_hears_of_work_and_does_not_keep_the_daemon_awake(start_daemon
     assert any(event["daemon"]["active"] for event in watcher.events)  # type: ignore[index]
     assert not watcher.events[-1]["daemon"]["active"]  # type: ignore[index]
     assert watcher.events[0]["choice"] == {"engine": "hibari", "setting": "hibari", "passed_over": []}
+    assert "Traceback" not in daemon.log()
 
 
 def test_watchers_do_not_hold_up_a_stop(start_daemon: StartDaemon) -> None:
@@ -222,6 +223,23 @@ def test_watchers_do_not_hold_up_a_stop(start_daemon: StartDaemon) -> None:
     for watcher in watchers:
         watcher.thread.join(30)
         assert not watcher.thread.is_alive()
+    assert "Traceback" not in daemon.log()
+
+
+def test_every_tab_hears_of_every_change_whenever_it_was_opened(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon({"idle_timeout": 3})
+    watchers = [Watcher(daemon) for _ in range(3)]
+    with daemon.client() as client:
+        for count in (1, 2):
+            speech = {"model": "tts-1", "voice": "alloy", "input": "One.", "response_format": "pcm"}
+            assert client.post("/v1/audio/speech", json=speech).status_code == 200
+            watchers.append(Watcher(daemon))
+            assert watchers[-1].events[0]["daemon"]["requests"]["served"] == count  # type: ignore[index]
+    assert daemon.wait() == 0
+    for watcher in watchers:
+        watcher.thread.join(30)
+        assert watcher.events[-1]["daemon"]["requests"]["served"] == 2  # type: ignore[index]
+        assert any(event["hibari"]["loaded"] for event in watcher.events)  # type: ignore[index]
 
 
 def test_every_error_has_a_chinese_sentence() -> None:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Message, Receive, Scope, Send
 
 from stepaudiod.config import Settings
-from stepaudiod.errors import EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.service import Service
-from stepaudiod.web import edits, models
+from stepaudiod.web import edits
 from stepaudiod.web.page.snapshot import Snapshot, gradio_folder
+from stepaudiod.web.page.watching import Feed
 
 HERE = Path(__file__).parent
 HTML = "text/html; charset=utf-8"
@@ -33,7 +30,6 @@ NOTHING_FOREIGN = (
 )
 """Gradio compiles handlers from text, hence unsafe-eval; nothing is loaded from or sent to another host."""
 OWN_MICROPHONE = "microphone=(self), camera=(), geolocation=()"
-WATCH_STEP_S = 0.5
 ASSETS_S = 31_536_000
 
 
@@ -68,6 +64,7 @@ class Page:
     def __init__(self, settings: Callable[[], Settings], idle: IdleClock) -> None:
         self._settings = settings
         self._snapshot = Snapshot(lambda: settings().cache_path, idle)
+        self._feed = Feed()
         self._gradio = gradio_folder()
         self._preloading: asyncio.Task[None] | None = None
 
@@ -76,7 +73,7 @@ class Page:
         own: list[BaseRoute] = [
             Route("/", self.index, methods=["GET"]),
             _own("/simple", self.simple),
-            _own("/page/watch", watch),
+            _own("/page/watch", self._feed.watch),
             Mount("/page", Fresh(directory=HERE / "static")),
         ]
         if self._gradio is None:
@@ -166,58 +163,3 @@ def _html(body: bytes, chosen: str | None) -> Response:
     if chosen in LANGUAGES:
         response.set_cookie("lang", chosen, max_age=ASSETS_S, samesite="lax")
     return response
-
-
-async def watch(request: Request) -> Response:
-    """`GET /page/watch`: the status as events, whenever it changes, until the daemon leaves.
-
-    A page that watches needn't ask, and so never wakes a daemon that has gone: it learns of the exit from the
-    end of the stream. The connection counts as quiet: it neither keeps the daemon awake nor delays its exit.
-    """
-    return Watching(_events(request))
-
-
-class Watching(StreamingResponse):
-    """A response that may be cut at any moment."""
-
-    def __init__(self, events: AsyncIterator[bytes]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the connection know once the response has begun."""
-
-        async def send_and_tell(message: Message) -> None:
-            await send(message)
-            scope["state"]["is_watching"] = True
-
-        await super().__call__(scope, receive, send_and_tell)
-
-
-async def _events(request: Request) -> AsyncIterator[bytes]:
-    """A status whenever something in it but the clock has changed."""
-    service: Service = request.app.state.service
-    idle: IdleClock = request.app.state.idle
-    before = ""
-    while True:
-        status = models.describe_status(service, idle) | {"choice": _choice(service)}
-        now = json.dumps(_without_clock(status))
-        if now != before:
-            before = now
-            yield b"data: " + json.dumps(status, ensure_ascii=False).encode() + b"\n\n"
-        await asyncio.sleep(WATCH_STEP_S)
-
-
-def _choice(service: Service) -> dict[str, Any]:
-    """Which engine and why, in parts: the page says it in its own language."""
-    try:
-        choice = service.choice()
-    except EngineUnavailable:
-        return {"engine": None, "setting": "", "passed_over": []}
-    lacks = [asdict(lack) for lack in choice.passed_over]
-    return {"engine": choice.engine.name, "setting": choice.setting, "passed_over": lacks}
-
-
-def _without_clock(status: dict[str, Any]) -> dict[str, Any]:
-    """The status line tells of the time in steps; the seconds beside it run all the time."""
-    clock = ("idle_time", "time_until_unload")
-    return {name: {k: v for k, v in part.items() if k not in clock} for name, part in status.items()}

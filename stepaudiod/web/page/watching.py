@@ -1,0 +1,117 @@
+"""`GET /page/watch`: the status as events, for as long as the daemon is there.
+
+A page that watches needn't ask, and so never wakes a daemon that has gone: it learns of the exit from the end
+of the stream. The connection counts as quiet: it neither keeps the daemon awake nor delays its exit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from stepaudiod.changes import wait_for
+from stepaudiod.errors import EngineUnavailable
+from stepaudiod.idle import IdleClock
+from stepaudiod.service import Service
+from stepaudiod.web import models
+
+LEAST_STEP_S = 0.5
+"""Between two events at least."""
+
+STEP_S = 1.0
+"""How often to look where nothing has told of a change: the clock, and folders of models and voices."""
+
+
+class Feed:
+    """One stream of events for all tabs: an event is made once, and only when something has changed."""
+
+    def __init__(self) -> None:
+        self._latest = b""
+        self._change = asyncio.Event()
+        self._tabs = 0
+        self._writing: asyncio.Task[None] | None = None
+
+    async def watch(self, request: Request) -> Response:
+        """`GET /page/watch`."""
+        return Watching(self._events(request.app.state.service, request.app.state.idle))
+
+    async def _events(self, service: Service, idle: IdleClock) -> AsyncIterator[bytes]:
+        """The status as it is, then each change of it."""
+        self._tabs += 1
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write(service, idle))
+        writing = self._writing
+        try:
+            change = self._change
+            yield _event(_status(service, idle))
+            while not writing.done():
+                await change.wait()
+                change = self._change
+                yield self._latest
+        finally:
+            self._tabs -= 1
+            if not self._tabs:
+                writing.cancel()
+                self._writing = None
+
+    async def _write(self, service: Service, idle: IdleClock) -> None:
+        """Write an event whenever something in the status but the seconds has changed."""
+        before = _without_clock(_status(service, idle))
+        try:
+            while True:
+                change = service.changes.next()
+                status = _status(service, idle)
+                if (now := _without_clock(status)) != before:
+                    before, self._latest = now, _event(status)
+                    told, self._change = self._change, asyncio.Event()
+                    told.set()
+                    await asyncio.sleep(LEAST_STEP_S)
+                await wait_for(change, STEP_S)
+        finally:
+            self._change.set()
+
+
+class Watching(StreamingResponse):
+    """A response that may be cut at any moment."""
+
+    def __init__(self, events: AsyncIterator[bytes]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the connection know once the response has begun."""
+
+        async def send_and_tell(message: Message) -> None:
+            await send(message)
+            scope["state"]["is_watching"] = True
+
+        await super().__call__(scope, receive, send_and_tell)
+
+
+def _event(status: dict[str, Any]) -> bytes:
+    """A status as it is sent."""
+    return b"data: " + json.dumps(status, ensure_ascii=False).encode() + b"\n\n"
+
+
+def _status(service: Service, idle: IdleClock) -> dict[str, Any]:
+    """The status, and which engine and why in parts: the page says it in its own language."""
+    try:
+        choice = service.choice()
+    except EngineUnavailable:
+        parts: dict[str, Any] = {"engine": None, "setting": "", "passed_over": []}
+    else:
+        lacks = [asdict(lack) for lack in choice.passed_over]
+        parts = {"engine": choice.engine.name, "setting": choice.setting, "passed_over": lacks}
+    return models.describe_status(service, idle) | {"choice": parts}
+
+
+def _without_clock(status: dict[str, Any]) -> dict[str, Any]:
+    """The status line tells of the time in steps; the seconds beside it run all the time."""
+    clock = ("idle_time", "time_until_unload")
+    return {name: {k: v for k, v in part.items() if k not in clock} for name, part in status.items()}

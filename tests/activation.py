@@ -65,6 +65,7 @@ class DaemonProcess:
         roles: one TCP socket for each; the unix socket is the first role's.
         listeners: sockets to hand on instead of new ones.
         environ: more variables.
+        within: a command that runs the daemon, for instance in other namespaces.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class DaemonProcess:
         listeners: list[tuple[str, socket.socket]] | None = None,
         environ: dict[str, str] | None = None,
         options: tuple[str, ...] = (),
+        within: tuple[str, ...] = (),
     ) -> None:
         self.folder = folder
         self.log_path = folder / "log"
@@ -89,7 +91,7 @@ class DaemonProcess:
         }
         defaults: dict[str, object] = {"engine": "hibari", "cache_dir": folder / "cache"}
         assignments = [f"--set={key}={value}" for key, value in (defaults | settings).items()]
-        command = [sys.executable, "-m", "stepaudiod", *assignments, *options]
+        command = [*within, sys.executable, "-m", "stepaudiod", *assignments, *options]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 # $$ stays the process's own through exec, which is what LISTEN_PID must be

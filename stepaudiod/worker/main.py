@@ -224,6 +224,8 @@ def main() -> None:
     parser.add_argument("--log-level", default="info")
     options = parser.parse_args()
     _die_with(options.parent)
+    # weights come from folders: whatever a library would ask a hub for is a mistake
+    os.environ["HF_HUB_OFFLINE"] = "1"
     # kernels are compiled once a machine, not once a process
     os.environ.setdefault("TRITON_CACHE_DIR", str(options.cache_dir / "triton"))
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -43,6 +43,7 @@ class Asked:
     first_byte: int
     host: str
     authorization: str | None
+    agent: str
     sent_bytes: int = 0
 
 
@@ -167,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
         first = int(wanted[1]) if wanted else 0
         host = self.headers["Host"].partition(":")[0]
-        asked = Asked(name, first, host, self.headers.get("Authorization"))
+        asked = Asked(name, first, host, self.headers.get("Authorization"), self.headers["User-Agent"])
         self.hub.asked.append(asked)
         self.send_response(206 if wanted else 200)
         if wanted:

@@ -23,6 +23,18 @@ def test_an_endpoint_on_the_command_line_is_a_mirror(
     assert "model.safetensors" in hub.fetched()
 
 
+@BOTH
+def test_a_hub_learns_nothing_that_lasts_and_nothing_of_other_programs(
+    hub: Hub, hub_environ: dict[str, str], programs: Path, source: str
+) -> None:
+    ctl = control(hub.url, hub_environ | {"HF_HUB_DISABLE_TELEMETRY": "0"}, programs, CLAUDECODE="1")
+    ctl.ok("models", "pull", "whisper-tiny", "--from", source)
+    agents = {asked.agent for asked in hub.asked}
+    assert agents
+    assert not [agent for agent in agents if "torch/" in agent or "agent/" in agent]
+    assert not [path for path in Path(hub_environ["MODELSCOPE_HOME"]).rglob("*") if path.name == "session"]
+
+
 def test_modelscopes_older_variable_works(hub: Hub, hub_environ: dict[str, str], programs: Path) -> None:
     ctl = Ctl((), str(programs), **hub_environ, MODELSCOPE_DOMAIN=hub.url)
     ctl.ok("models", "pull", "whisper-tiny", "--from", "modelscope")

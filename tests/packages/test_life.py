@@ -213,6 +213,9 @@ def test_an_upgrade_while_awake_loses_no_request(machine: Machine, repository: R
     )
     before, sockets = machine.main_process(SERVICE), machine.show(SOCKET, "InvocationID")
     machine.run("apt-get", "update")
+    reports = ("/var/cache/stepaudiod/Microsoft", "/var/lib/stepaudiod/.cache/Microsoft")
+    for folder in reports:
+        machine.run("install", "-d", "-o", "stepaudio", f"{folder}/DeveloperTools/.onnxruntime")
 
     statuses = under_load(machine, lambda: install(machine, f"stepaudiod={later}"))
 
@@ -221,6 +224,7 @@ def test_an_upgrade_while_awake_loses_no_request(machine: Machine, repository: R
     assert running_version(machine) == "9.1"
     assert machine.main_process(SERVICE) not in (0, before)
     assert machine.show(SOCKET, "InvocationID") == sockets
+    assert not [folder for folder in reports if machine.path(folder).exists()]
 
 
 def test_a_new_runtime_and_voices_while_awake_lose_no_request(

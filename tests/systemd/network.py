@@ -57,9 +57,13 @@ class Network:
             raise
         return made
 
+    def make(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """Any socket in there, as `socket.socket` makes it."""
+        return self._inside.submit(socket.socket, family, kind, protocol).result()
+
     def listen(self, address: tuple[str, int]) -> socket.socket:
         """A listening TCP socket in there."""
-        made = self._inside.submit(socket.socket, socket.AF_INET).result()
+        made = self.make(socket.AF_INET, socket.SOCK_STREAM)
         made.bind(address)
         made.listen()
         return made

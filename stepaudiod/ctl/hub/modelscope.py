@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from pathlib import Path
 
 from stepaudiod.ctl.errors import CtlError, IncompleteModel
@@ -23,6 +24,14 @@ PARTIAL = ".incomplete"
 """The client's suffix: it goes on from such a file by itself."""
 
 
+class Config(HubConfig):
+    """The client's settings, without the id that it would keep on the disk and send with every request."""
+
+    def get_session_id(self) -> str:
+        """An id that tells nothing: a new one each time."""
+        return uuid.uuid4().hex
+
+
 class ModelScope(Source):
     """The hub.
 
@@ -36,7 +45,7 @@ class ModelScope(Source):
         logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
         # the client reads the second name too, and complains that it is old
         named = endpoint or os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN")
-        config = HubConfig(endpoint=named or None)
+        config = Config(endpoint=named or None)
         self._api = HubApi(config)
         self.endpoint = str(config.endpoint)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from stepaudiod.errors import ConfigError
 from stepaudiod.sizes import MemorySize, memory_bytes
@@ -145,12 +144,10 @@ class StepAudio(Section):
         return None if self.gpu_memory == "auto" else memory_bytes(self.gpu_memory)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The whole configuration."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter=NESTED
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     engine: str = Field("auto", description='"auto" takes the best that is installed; or an engine by name')
     idle_timeout: Annotated[Seconds, Field(ge=0)] | Literal["never"] = Field(
@@ -181,18 +178,6 @@ class Settings(BaseSettings):
     access: Access = Access()
     page: PageSettings = PageSettings()
     step_audio: StepAudio = StepAudio()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """`load` merges the layers itself, so that each mistake can be traced to the one it came from."""
-        return (init_settings,)
 
     @property
     def idle_timeout_s(self) -> float | None:

@@ -23,13 +23,14 @@ LATIN = (
 KANA = r"\u3041-\u3096\u30a1-\u30fa\u31f0-\u31ff\uff66-\uff9d"
 GREEK = r"\u0370-\u03ff"
 
-_HAN = re.compile(f"[{HAN}]")
-_LATIN_WORD = re.compile(rf"(?<![{LATIN}\d/'’])(?:[AaI](?![{LATIN}\d])|[{LATIN}]{{2,}}(?!\d))")
-_LATIN = re.compile(f"[{LATIN}]")
-_KANA = re.compile(f"[{KANA}]")
-_LETTER = re.compile(r"[^\W\d_]")
-_FOREIGN = re.compile(rf"[^\W\d_{HAN}{LATIN}{GREEK}\u00b5\u2100-\u214f]")
-_STRONG = re.compile(rf"(?P<zh>[{HAN}]+)|(?P<en>[{LATIN}]+)")
+# strings, which `re` compiles at their first use: the front imports this module and seldom needs them
+_HAN = f"[{HAN}]"
+_LATIN_WORD = rf"(?<![{LATIN}\d/'’])(?:[AaI](?![{LATIN}\d])|[{LATIN}]{{2,}}(?!\d))"
+_LATIN = f"[{LATIN}]"
+_KANA = f"[{KANA}]"
+_LETTER = r"[^\W\d_]"
+_FOREIGN = rf"[^\W\d_{HAN}{LATIN}{GREEK}\u00b5\u2100-\u214f]"
+_STRONG = rf"(?P<zh>[{HAN}]+)|(?P<en>[{LATIN}]+)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,11 @@ def main_language(text: str) -> str:
     if text.isascii():
         return "en"
     sample = text[:SAMPLE]
-    han = len(_HAN.findall(sample))
-    words = len(_LATIN_WORD.findall(sample))
-    kana = len(_KANA.findall(sample))
-    foreign = len(_FOREIGN.findall(sample)) - kana
-    latin = len(_LATIN.findall(sample))
+    han = len(re.findall(_HAN, sample))
+    words = len(re.findall(_LATIN_WORD, sample))
+    kana = len(re.findall(_KANA, sample))
+    foreign = len(re.findall(_FOREIGN, sample)) - kana
+    latin = len(re.findall(_LATIN, sample))
     if kana > 0.1 * (han + kana) and han + kana > words:
         return "ja"
     if foreign > han + latin:
@@ -63,21 +64,21 @@ def main_language(text: str) -> str:
 
 def has_chinese(text: str) -> bool:
     """Whether there is any Han character."""
-    return not text.isascii() and _HAN.search(text) is not None
+    return not text.isascii() and re.search(_HAN, text) is not None
 
 
 def has_letters(text: str) -> bool:
     """Whether there is a letter of any script."""
-    return _LETTER.search(text) is not None
+    return re.search(_LETTER, text) is not None
 
 
 def has_letters_of(text: str, languages: tuple[str, ...]) -> bool:
     """Whether anything here can be said in one of the languages: their letters, or digits."""
     if text.isascii():
-        return "en" in languages or not _LETTER.search(text)
-    if "en" in languages and _LATIN.search(text):
+        return "en" in languages or not re.search(_LETTER, text)
+    if "en" in languages and re.search(_LATIN, text):
         return True
-    return ("zh" in languages and has_chinese(text)) or not _LETTER.search(text)
+    return ("zh" in languages and has_chinese(text)) or not re.search(_LETTER, text)
 
 
 def runs(text: str, main: str | None = None) -> Iterator[Run]:
@@ -91,14 +92,14 @@ def runs(text: str, main: str | None = None) -> Iterator[Run]:
         main: its main language; found out if not given.
     """
     main = main or main_language(text)
-    marks = [(match.start(), match.lastgroup or main) for match in _STRONG.finditer(text)]
+    marks = [(match.start(), match.lastgroup or main) for match in re.finditer(_STRONG, text)]
     if not marks:
         if text:
             yield Run("zh" if main == "zh" else "en", text)
         return
     start, language = 0, marks[0][1]
     end = 0
-    for match in _STRONG.finditer(text):
+    for match in re.finditer(_STRONG, text):
         if (found := match.lastgroup) != language:
             border = _border(text, end, match.start(), language, main)
             yield Run(language, text[start:border])

@@ -59,7 +59,8 @@ MAX_TEXT = limited_by("limits.max_text")
 class Form(BaseModel):
     """A request: a field nobody knows is a mistake, not a wish."""
 
-    model_config = ConfigDict(extra="forbid")
+    # validators are built at their first use: a health check that wakes the front needs none of them
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class VoiceId(Form):

@@ -3,6 +3,10 @@
 A request waits for its turn in one bounded queue, first come, first served, whichever socket it came by.
 The worker is spawned for the first of them. A request that is closed, at any point, gives back its place
 and stops its work.
+
+A worker that dies takes all its requests along, and one of them may be the cause. Those without any sound yet
+are tried once again, one after the other: each has a worker for itself until its first sound, and all others
+wait that long. So the cause dies alone.
 """
 
 from __future__ import annotations
@@ -20,9 +24,9 @@ from stepaudiod.changes import Changes
 from stepaudiod.config import Limits, Timeouts
 from stepaudiod.counters import Counters
 from stepaudiod.engines.catalog import Catalog, Choice
-from stepaudiod.errors import Busy, EngineUnavailable, StepaudiodError, Stopping, TookTooLong
+from stepaudiod.errors import Busy, EngineUnavailable, StepaudiodError, Stopping, TookTooLong, WorkerLost
 from stepaudiod.idle import IdleClock
-from stepaudiod.speech import EngineDescription, Work, kind_of
+from stepaudiod.speech import EngineDescription, Facts, Work, kind_of
 from stepaudiod.worker.process import Audio, Result, WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -30,7 +34,7 @@ log = logging.getLogger(__name__)
 Spawn = Callable[[Counters], Awaitable[WorkerProcess]]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Run:
     """One request on its way through the service, for the journal and the counters."""
 
@@ -42,6 +46,8 @@ class _Run:
     outcome: str = "cancelled"
     audio_s: float = 0.0
     first_audio_s: float | None = None
+    has_begun: bool = False
+    """Whether any sound or text of it has come."""
 
     @property
     def duration_s(self) -> float:
@@ -50,6 +56,7 @@ class _Run:
 
     def take(self, piece: Result) -> None:
         """Note a piece that came."""
+        self.has_begun = self.has_begun or not isinstance(piece, Facts)
         if isinstance(piece, Audio):
             self.audio_s += piece.duration_s
             if self.first_audio_s is None:
@@ -92,6 +99,9 @@ class Service:
         self._active = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._typical_s = 1.0
+        self._retries: deque[_Run] = deque()
+        """Requests that are tried again and have no sound yet; the first of them is at work."""
+        self._retried = asyncio.Event()
 
     def reconfigure(self, limits: Limits, timeouts: Timeouts) -> None:
         """Take other limits; whoever has a place now by them gets it at once, and nobody loses one."""
@@ -168,23 +178,66 @@ class Service:
             self._record(run)
 
     async def _pieces(self, run: _Run, work: Work, format: str | None) -> AsyncIterator[Result]:
-        """Wait for a turn, and hand on what the worker makes."""
+        """Wait for a turn, and hand on what the worker makes, or a second one if the first is lost early."""
         await self._take_turn()
         self.changes.tell()
-        reply = None
         try:
+            for is_second in (False, True):
+                try:
+                    async with contextlib.aclosing(self._attempt(run, work, format)) as pieces:  # type: ignore[type-var]
+                        async for piece in pieces:
+                            yield piece
+                    return
+                except WorkerLost as error:
+                    if run.has_begun:
+                        raise
+                    if is_second:
+                        raise WorkerLost(
+                            f"The request was tried twice, the second time with no other beside it. {error} "
+                            "If it happens again, the request is the cause: the journal has the details."
+                        ) from error
+                    log.warning("a request is tried once again, alone [%s]: %s", run.request_id, error)
+                    self._retries.append(run)
+        finally:
+            self._end_retry(run)
+            self._end_turn(run.duration_s)
+
+    async def _attempt(self, run: _Run, work: Work, format: str | None) -> AsyncIterator[Result]:
+        """Hand on what one worker makes."""
+        worker = await self._ready_worker()
+        while not self._may_join(run, worker):
+            await self._retried.wait()
             worker = await self._ready_worker()
-            reply = worker.work(run.engine, work, format, self.limits.recordings())
+        reply = worker.work(run.engine, work, format, self.limits.recordings())
+        try:
             async for piece in reply:
                 run.take(piece)
+                if run.has_begun:
+                    self._end_retry(run)
                 yield piece
             if run.audio_s:
                 factors = self.counters.real_time_factor[run.engine.name]
                 factors.observe(reply.work_s / run.audio_s)
         finally:
-            if reply is not None:
-                reply.close()
-            self._end_turn(run.duration_s)
+            reply.close()
+            self._look_again()
+
+    def _may_join(self, run: _Run, worker: WorkerProcess) -> bool:
+        """Whether a request may go to the worker now: nothing runs beside one that is tried again."""
+        if run in self._retries:
+            return self._retries[0] is run and not worker.has_requests
+        return not self._retries
+
+    def _end_retry(self, run: _Run) -> None:
+        """A request that was tried again has sound, or has ended: the others may go on."""
+        if run in self._retries:
+            self._retries.remove(run)
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Have the requests that wait for a worker look whether they may go to it."""
+        self._retried.set()
+        self._retried = asyncio.Event()
 
     def _record(self, run: _Run) -> None:
         """One line a request, with fields for the journal; never the text itself."""

@@ -2,18 +2,20 @@
 
 The bytes come from strangers: only demuxers of plain audio and video files may look at them (none that opens
 other files or addresses, as playlists do), only decoders of sound (a megabyte of cover picture may unpack to
-a gigabyte), and the limits hold while decoding, whatever the header claims.
+a gigabyte), and the limits hold while decoding, whatever the header claims. The worker calls this in a
+process of its own (`worker/decoders.py`), which a fault of FFmpeg may end.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,11 +51,20 @@ PACKETS_PER_S = 1000
 DAMAGED_SHARE = 0.1
 """A larger share of packets that can't be decoded makes a recording damaged; good mp3 files have a few."""
 
+CANCELLED_SHARE = 0.25
+"""The power of the channels' mean, as a share of what unrelated channels would give. Below it the channels
+cancel each other out: 1 for unrelated channels, 0 for opposite phases."""
+
+BLOCK = 1 << 16
+"""Samples of each channel that are mixed at a time."""
+
 
 UNREADABLE = (
     "The recording can't be read: it is empty, damaged, or in a format that is not known here. "
     "Send wav, mp3, flac, ogg, opus, m4a or webm."
 )
+
+TOO_LITTLE = "The recording is damaged: too little of it can be decoded."
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +83,7 @@ def decode(
     param: str = "file",
     is_unwanted: Callable[[], bool] = lambda: False,
 ) -> tuple[Waveform, int]:
-    """Read a recording's first audio stream, its channels mixed to one, what is above 48 kHz brought down.
+    """Read a recording in this process, see `decode_into`.
 
     Args:
         source: the file's bytes, or where it is.
@@ -87,13 +98,122 @@ def decode(
         InvalidRequest: it is not a recording, it has no sound, or it is damaged.
         TooLarge: it is beyond a limit.
     """
+    samples = BytesIO()
+    with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        rate = decode_into(file, samples, limits or Limits(), param, is_unwanted)
+    return np.frombuffer(samples.getbuffer()[: samples.tell()], np.float32), rate
+
+
+def decode_into(
+    source: BinaryIO, samples: BinaryIO, limits: Limits, param: str, is_unwanted: Callable[[], bool]
+) -> int:
+    """Read a recording's first audio stream, its channels mixed to one, what is above 48 kHz brought down.
+
+    The mix is the mean of the channels. Where they cancel each other out in it, as two channels of opposite
+    phase do, the channel with the most power is taken instead.
+
+    Args:
+        source: the recording, from its beginning.
+        samples: gets float32 samples in -1..1; its position at the end tells how many.
+        limits: what the recording may measure.
+        param: the request field to blame.
+        is_unwanted: asked at each packet; once it says yes, decoding ends.
+
+    Returns:
+        The rate in Hz.
+
+    Raises:
+        InvalidRequest: it is not a recording, it has no sound, or it is damaged.
+        TooLarge: it is beyond a limit.
+    """
+    bound_allocations()
+    rate, mixer = _read(source, Mixer(samples), limits, param, is_unwanted)
+    if mixer.is_cancelled:
+        source.seek(0)
+        samples.seek(0)
+        rate, _ = _read(source, Mixer(samples, mixer.strongest), limits, param, is_unwanted)
+    if not samples.tell():
+        raise InvalidRequest(TOO_LITTLE, param)
+    return rate
+
+
+def bound_allocations() -> None:
+    """Let FFmpeg refuse to allocate more than a recording needs. PyAV has no name for it, the library has."""
+    _libavutil().av_max_alloc(ctypes.c_size_t(MAX_ALLOCATION_BYTES))
+
+
+@functools.cache
+def _libavutil() -> ctypes.CDLL:
+    """The library that PyAV has loaded."""
+    import av  # noqa: F401
+
+    loaded = re.search(r"/\S*/libavutil[^/\s]*", Path("/proc/self/maps").read_text())
+    if loaded is None:
+        raise RuntimeError("PyAV is here without libavutil: its limit of memory can't be set.")
+    return ctypes.CDLL(loaded[0])
+
+
+class Mixer:
+    """Mixes channels to one, block by block.
+
+    Args:
+        samples: gets what is mixed, as float32.
+        channel: the only one to take; None for the mean of all.
+    """
+
+    def __init__(self, samples: BinaryIO, channel: int | None = None) -> None:
+        self._samples = samples
+        self._channel = channel
+        self._parts: list[Waveform] = []
+        self._held = 0
+        self._powers = np.zeros(1)
+        self._mean_power = 0.0
+
+    def add(self, part: Waveform) -> None:
+        """Take `(samples, channels)`."""
+        self._parts.append(part)
+        self._held += len(part)
+        if self._held >= BLOCK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Mix what is held."""
+        if not self._parts:
+            return
+        block = np.concatenate(self._parts)
+        self._parts, self._held = [], 0
+        np.nan_to_num(block, copy=False, posinf=1.0, neginf=-1.0)
+        if self._channel is None:
+            mixed = block.mean(axis=1, dtype=np.float32)
+        else:
+            mixed = np.ascontiguousarray(block[:, self._channel])
+        if block.shape[1] > 1:
+            self._powers = self._powers + np.einsum("sc,sc->c", block, block, dtype=np.float64)
+            self._mean_power += float(np.einsum("s,s->", mixed, mixed, dtype=np.float64))
+        np.clip(mixed, -1.0, 1.0, out=mixed)
+        self._samples.write(mixed.data)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the channels cancel each other out in their mean."""
+        channels = len(self._powers)
+        return channels > 1 and self._mean_power < CANCELLED_SHARE * self._powers.sum() / channels**2
+
+    @property
+    def strongest(self) -> int:
+        """The channel with the most power."""
+        return int(self._powers.argmax())
+
+
+def _read(
+    source: BinaryIO, mixer: Mixer, limits: Limits, param: str, is_unwanted: Callable[[], bool]
+) -> tuple[int, Mixer]:
+    """Decode the whole recording once; the rate, and the mixer that was told all of it."""
     import av
 
-    limits = limits or Limits()
-    _bound_allocations()
     try:
         container = av.open(
-            BytesIO(source) if isinstance(source, bytes) else str(source),
+            source,
             options={
                 "format_whitelist": DEMUXERS,
                 "codec_whitelist": DECODERS,
@@ -108,50 +228,49 @@ def decode(
         if not container.streams.audio:
             raise InvalidRequest("The file has no sound in it. Send a recording of a voice.", param)
         stream = container.streams.audio[0]
-        context = stream.codec_context  # None where the header names a codec that nobody knows
+        context = stream.codec_context  # None where FFmpeg has no name for the codec
         if context is None or context.name not in DECODERS.split(","):
             raise InvalidRequest(UNREADABLE, param)
         _check_shape(context.sample_rate, context.channels, limits, param)
+        context.thread_count = 1
         rate = min(int(context.sample_rate), MAX_RATE)
-        return _read(container, stream, rate, limits, param, is_unwanted), rate
-
-
-def _bound_allocations() -> None:
-    """Let FFmpeg refuse to allocate more than a recording needs. PyAV has no name for it, the library has."""
-    loaded = re.search(r"/\S*/libavutil[^/\s]*", Path("/proc/self/maps").read_text())
-    if loaded is None:
-        raise RuntimeError("PyAV is here without libavutil: its limit of memory can't be set.")
-    ctypes.CDLL(loaded[0]).av_max_alloc(ctypes.c_size_t(MAX_ALLOCATION_BYTES))
+        for part in _parts(container, stream, rate, limits, param, is_unwanted):
+            mixer.add(part)
+    mixer.flush()
+    return rate, mixer
 
 
 def _check_shape(rate: int, channels: int, limits: Limits, param: str) -> None:
     if not limits.min_sample_rate <= rate <= limits.max_sample_rate:
         raise InvalidRequest(
-            f"The recording has {rate} samples a second; "
-            f"{limits.min_sample_rate} to {limits.max_sample_rate} are possible.",
+            f"The recording has {rate} samples a second; {limits.min_sample_rate} to "
+            f"{limits.max_sample_rate} (limits.max_sample_rate) are possible.",
             param,
         )
     if not 1 <= channels <= limits.max_channels:
         raise InvalidRequest(
-            f"The recording has {channels} channels; 1 to {limits.max_channels} are possible.", param
+            f"The recording has {channels} channels; 1 to {limits.max_channels} (limits.max_channels) "
+            "are possible.",
+            param,
         )
 
 
-def _read(
+def _parts(
     container: Any, stream: Any, rate: int, limits: Limits, param: str, is_unwanted: Callable[[], bool]
-) -> Waveform:
+) -> Iterator[Waveform]:
+    """The samples of the stream's frames, `(samples, channels)`, at that rate."""
     import av
 
-    room = int(limits.max_seconds * stream.codec_context.sample_rate)
-    resampler = av.AudioResampler(format="fltp", rate=rate)
-    parts: list[Waveform] = []
+    # interleaved: PyAV counts nine planes where planar sound has eight channels, and reads past their end
+    resampler = av.AudioResampler(format="flt", rate=rate)
     most_packets = int(limits.max_seconds * PACKETS_PER_S)
     packets = damaged = held = 0
+    shape: tuple[int, int] | None = None
     try:
         for packet in container.demux(stream):
             packets += 1
             if is_unwanted():
-                raise InvalidRequest("Nobody waits for this recording any more.", param)
+                raise InvalidRequest("The request was cancelled while its recording was decoded.", param)
             if packets > most_packets:
                 raise InvalidRequest("The recording is damaged: it has too many parts.", param)
             try:
@@ -160,18 +279,31 @@ def _read(
                 damaged += 1
                 continue
             for frame in frames:
+                now = frame.sample_rate, frame.layout.nb_channels
+                if shape is None:
+                    _check_shape(*now, limits, param)  # the header may have told something else
+                    shape = now
+                elif now != shape:
+                    raise InvalidRequest(_changed(shape, now), param)
                 held += frame.samples
-                if held > room:
+                if held > limits.max_seconds * frame.sample_rate:
                     raise TooLarge(
-                        f"The recording is longer than the {limits.max_seconds:g} s that are allowed.", param
+                        f"The recording is longer than the {limits.max_seconds:g} s that are allowed "
+                        "(limits.max_audio). Send a shorter one.",
+                        param,
                     )
                 for out in resampler.resample(frame):
-                    samples = out.to_ndarray()  # (channels, samples)
-                    parts.append(samples.mean(axis=0, dtype=np.float32))
-    except (av.FFmpegError, ValueError) as error:
+                    yield cast(Waveform, out.to_ndarray()).reshape(-1, now[1])
+    except (av.FFmpegError, ValueError, LookupError, OSError) as error:
+        # LookupError: a stream that wasn't there when the file was opened, PyAV has no place for it
         raise InvalidRequest("The recording is damaged: it can't be decoded to its end.", param) from error
-    if not parts or damaged > DAMAGED_SHARE * packets:
-        raise InvalidRequest("The recording is damaged: too little of it can be decoded.", param)
-    waveform = np.concatenate(parts)
-    np.nan_to_num(waveform, copy=False)
-    return np.clip(waveform, -1.0, 1.0, out=waveform)
+    if shape is None or damaged > DAMAGED_SHARE * packets:
+        raise InvalidRequest(TOO_LITTLE, param)
+
+
+def _changed(before: tuple[int, int], now: tuple[int, int]) -> str:
+    """What to say of a recording whose shape, its rate and its channels, changes midway."""
+    return (
+        f"The recording changes midway from {before[1]} channels at {before[0]} Hz to {now[1]} "
+        f"at {now[0]} Hz. Send one that stays the same."
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +34,9 @@ class Clip:
         return len(self.waveform) / self.sample_rate
 
 
+Decode = Callable[[Path], tuple[Waveform, int]]
+"""Reads a recording: samples and rate, as `audio.decode.decode` gives them."""
+
 Progress = Callable[[str, float], None]
 """Called while loading with the stage, for people, and the fraction done, 0..1."""
 
@@ -54,6 +58,13 @@ class Engine(Protocol):
         Raises:
             EngineUnavailable: a package or a weight file is missing.
         """
+
+
+class Reading(Engine, Protocol):
+    """Reads recordings of its own, as those of the voice library."""
+
+    decode: Decode
+    """The worker sets it: recordings are decoded in a process that may die of one."""
 
 
 class Speaking(Engine, Protocol):

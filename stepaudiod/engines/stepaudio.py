@@ -23,7 +23,7 @@ from torch import Tensor
 
 from stepaudiod.audio.decode import decode
 from stepaudiod.audio.tempo import TempoStream
-from stepaudiod.engines.base import Clip, Progress, Waveform
+from stepaudiod.engines.base import Clip, Decode, Progress, Waveform
 from stepaudiod.engines.transcripts import NO_RECOGNISER, TRANSCRIPT, Listener, blaming
 from stepaudiod.errors import EngineUnavailable, InvalidRequest
 from stepaudiod.model.checkpoint import Checkpoint
@@ -93,6 +93,7 @@ class StepAudioEngine:
         torch.set_num_threads(threads)
         self._checkpoint = Checkpoint(Path(models_dir))
         self._voices = VoiceLibrary(Path(voices_dir))
+        self.decode: Decode = decode
         self._device = device
         self._dtype = dtype
         self._quantization = quantization
@@ -250,7 +251,7 @@ class StepAudioEngine:
         reference = _read(kept)
         if reference is None:
             with blaming(Recording(str(path), param="voice", transcript_param="voice")):
-                reference = self._encode(Clip(*decode(path)), voice.transcript)
+                reference = self._encode(Clip(*self.decode(path)), voice.transcript)
             _keep(reference, kept)
         self._remember(key, reference)
         return reference

@@ -1,6 +1,6 @@
 """One request inside the worker: its recording decoded, its iterator stepped, its results as frames.
 
-A recording is decoded in a thread of its own, so that nobody else's speech waits for it.
+A recording is decoded by a process of its own, for which a thread waits: other requests go on meanwhile.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from stepaudiod.worker.protocol import WINDOW_BYTES, Header
 if TYPE_CHECKING:
     from stepaudiod.audio.encode import Encoder
     from stepaudiod.engines.base import Clip, Cloning, Editing, Engine, Speaking, Transcribing, Waveform
+    from stepaudiod.worker.decoder_process import Decoders
 
 UNCOMPRESSED = ("wav", "pcm")
 
@@ -29,9 +30,16 @@ class Job:
         frame: the order it came with.
         on_ready: called, from another thread, when its recording has been decoded.
         decoding: bounds how many recordings are decoded, and held in memory meanwhile, at a time.
+        decoders: decode them.
     """
 
-    def __init__(self, frame: Header, on_ready: Callable[[int], None], decoding: threading.Semaphore) -> None:
+    def __init__(
+        self,
+        frame: Header,
+        on_ready: Callable[[int], None],
+        decoding: threading.Semaphore,
+        decoders: Decoders,
+    ) -> None:
         self.id: int = frame["id"]
         self.engine = EngineOrder(frame["engine"])
         self.format: str | None = frame["format"]
@@ -45,6 +53,7 @@ class Job:
         self._error: Exception | None = None
         self._is_closed = threading.Event()
         self._decoding = decoding
+        self._decoders = decoders
         self.is_ready = self._recording is None
         if not self.is_ready:
             threading.Thread(target=self._decode, args=(on_ready,), name="decode", daemon=True).start()
@@ -61,15 +70,17 @@ class Job:
 
     def _decode(self, on_ready: Callable[[int], None]) -> None:
         """Read the recording; what is wrong with it is raised when the job is opened."""
-        from stepaudiod.audio.decode import Limits, decode
-        from stepaudiod.engines.base import Clip
-
         recording = self._recording
         assert recording is not None
         with self._decoding:
             try:
-                limits, is_unwanted = Limits(**self._limits), self._is_closed.is_set
-                self._clip = Clip(*decode(Path(recording.path), limits, recording.param, is_unwanted))
+                is_unwanted = self._is_closed.is_set
+                decoded = self._decoders.decode(
+                    Path(recording.path), self._limits, recording.param, is_unwanted
+                )
+                from stepaudiod.engines.base import Clip
+
+                self._clip = Clip(*decoded)
             except Exception as error:
                 self._error = error
         self.is_ready = True

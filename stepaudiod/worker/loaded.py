@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from stepaudiod.worker.protocol import Header
 
 if TYPE_CHECKING:
-    from stepaudiod.engines.base import Engine
+    from stepaudiod.engines.base import Decode, Engine
     from stepaudiod.worker.job import EngineOrder
 
 READ_AHEAD_BYTES = 16 << 20
@@ -34,12 +34,14 @@ class LoadedEngines:
         cache_dir: where engines keep files that can be made again.
         threads: processor threads an engine may use.
         tell: sends a frame to the front.
+        decode: given to engines that read recordings of their own, see `engines.base.Reading`.
     """
 
-    def __init__(self, cache_dir: Path, threads: int, tell: Callable[[Header], None]) -> None:
+    def __init__(self, cache_dir: Path, threads: int, tell: Callable[[Header], None], decode: Decode) -> None:
         self._cache_dir = cache_dir
         self._threads = threads
         self._tell = tell
+        self._decode = decode
         self._engines: dict[str, Engine] = {}
         self._orders: dict[str, EngineOrder] = {}
 
@@ -64,6 +66,8 @@ class LoadedEngines:
         module, _, name = order.factory.partition(":")
         factory = getattr(import_module(module), name)
         engine: Engine = factory(cache_dir=self._cache_dir, threads=self._threads, **order.options)
+        if hasattr(engine, "decode"):
+            engine.decode = self._decode
         engine.load(lambda stage, fraction: self._report(order.name, stage, fraction))
         self._engines[order.name], self._orders[order.name] = engine, order
         about = getattr(engine, "about", None)

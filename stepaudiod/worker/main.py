@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from stepaudiod.errors import InvalidRequest, StepaudiodError
+from stepaudiod.worker.decoder_process import Decoders
 from stepaudiod.worker.job import EngineOrder, Job
 from stepaudiod.worker.loaded import LoadedEngines
 from stepaudiod.worker.protocol import Header, pack, receive_frame
@@ -31,7 +32,7 @@ from stepaudiod.worker.protocol import Header, pack, receive_frame
 log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
-DECODERS = 2
+DECODED_AT_ONCE = 2
 """Recordings that are decoded at a time."""
 HARMLESS_CUDA_ERRORS = (2, 100, 101)
 """Out of memory, no device, no such device: these of cudaError_t leave a context as it was."""
@@ -57,10 +58,11 @@ class Worker:
         self._sending = threading.Lock()
         self._orders: queue.SimpleQueue[Header] = queue.SimpleQueue()
         self._jobs: dict[int, Job] = {}
-        self._engines = LoadedEngines(cache_dir, threads, self._tell_loading)
+        self._decoders = Decoders()
+        self._engines = LoadedEngines(cache_dir, threads, self._tell_loading, self._decoders.decode)
         self._progress = 0
         self._is_busy = False
-        self._decoding = threading.Semaphore(DECODERS)
+        self._decoding = threading.Semaphore(DECODED_AT_ONCE)
 
     def run(self) -> None:
         """Work until the process ends."""
@@ -135,7 +137,12 @@ class Worker:
         """One order; `decoded` is our own, to wake the loop."""
         match frame["op"]:
             case "work":
-                job = Job(frame, lambda id: self._orders.put({"op": "decoded", "id": id}), self._decoding)
+                job = Job(
+                    frame,
+                    lambda id: self._orders.put({"op": "decoded", "id": id}),
+                    self._decoding,
+                    self._decoders,
+                )
                 self._jobs[job.id] = job
             case "load" if not self._jobs:  # whoever works loads what it needs
                 self._load(EngineOrder(frame["engine"]))

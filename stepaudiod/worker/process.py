@@ -265,6 +265,11 @@ class WorkerProcess:
             reply.put(item)
 
     @property
+    def has_requests(self) -> bool:
+        """Whether it has any request whose results are still to come."""
+        return bool(self._replies)
+
+    @property
     def is_busy(self) -> bool:
         """Whether it had work at its last heartbeat."""
         return bool(self._beat.get("busy")) and not self.is_lost

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import random
 import subprocess
 import sys
+import wave
 from pathlib import Path
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -14,7 +17,8 @@ import pytest
 from stepaudiod.audio.decode import Limits, decode
 from stepaudiod.audio.encode import make_encoder
 from stepaudiod.errors import InvalidRequest, TooLarge
-from tests.audio.bombs import BOMBS
+from tests.audio.bombs import BOMBS, encoded
+from tests.web.damage import WAYS
 
 
 def noise(seconds: float, rate: int) -> np.ndarray:
@@ -26,23 +30,99 @@ def flac(seconds: float = 1.0, rate: int = 24_000) -> bytes:
     return encoder.encode(noise(seconds, rate)) + encoder.finish()
 
 
-def stereo_wav(left: np.ndarray, right: np.ndarray, rate: int) -> bytes:
+def wav(channels: list[np.ndarray], rate: int) -> bytes:
     output = io.BytesIO()
-    with av.open(output, "w", format="wav") as container:
-        stream = container.add_stream("pcm_s16le", rate=rate, layout="stereo")
-        samples = (np.stack([left, right], axis=1).reshape(1, -1) * 32767).astype(np.int16)  # interleaved
-        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="stereo")
-        frame.sample_rate = rate
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    with wave.open(output, "wb") as file:
+        file.setparams((len(channels), 2, rate, 0, "NONE", "not compressed"))
+        file.writeframes((np.stack(channels, axis=1) * 32767).astype("<i2").tobytes())
+    return output.getvalue()
+
+
+def compressed(container: str, codec: str, layout: str, rate: int = 48_000) -> bytes:
+    """Noise in the first channel of as many as the layout has."""
+    output = io.BytesIO()
+    with av.open(output, "w", format=container) as file:
+        stream = cast(Any, file.add_stream(codec, rate=rate, layout=layout))
+        samples = np.zeros((rate, stream.layout.nb_channels), np.float32)
+        samples[:, 0] = noise(1, rate)
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="flt", layout=layout)
+        frame.sample_rate, frame.pts = rate, 0
+        resampler = av.AudioResampler(stream.format.name, layout, rate, frame_size=stream.frame_size or 4096)
+        for part in (*resampler.resample(frame), None):
+            file.mux(stream.encode(part))
     return output.getvalue()
 
 
 def test_the_channels_are_mixed_to_their_mean() -> None:
     left, right = noise(0.5, 16_000), np.zeros(8_000, np.float32)
-    waveform, rate = decode(stereo_wav(left, right, 16_000))
+    waveform, rate = decode(wav([left, right], 16_000))
     assert rate == 16_000
     assert np.allclose(waveform, left / 2, atol=1e-3)
+
+
+@pytest.mark.parametrize("channels", range(1, 9))
+def test_up_to_eight_channels_are_mixed_down(channels: int) -> None:
+    sound = [noise(0.5, 16_000) * (number == 0) for number in range(channels)]
+    waveform, _ = decode(wav(sound, 16_000))
+    assert np.allclose(waveform, sound[0] / channels, atol=1e-3)
+    with pytest.raises(InvalidRequest, match=r"limits\.max_channels"):
+        decode(wav(sound, 16_000), Limits(max_channels=channels - 1))
+
+
+def test_more_channels_are_mixed_down_where_they_are_allowed() -> None:
+    waveform, _ = decode(wav([noise(0.5, 16_000)] * 24, 16_000), Limits(max_channels=24))
+    assert np.allclose(waveform, noise(0.5, 16_000), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("flac", "flac"), ("mp4", "aac"), ("ogg", "libopus"), ("matroska", "pcm_s16le")]
+)
+def test_codecs_of_eight_channels_are_mixed_down(container: str, codec: str) -> None:
+    waveform, rate = decode(compressed(container, codec, "7.1"))
+    assert rate == 48_000
+    assert abs(len(waveform) - 48_000) < 4800
+    assert 0.01 < np.abs(waveform).mean() < 0.1
+
+
+def test_opposite_phases_are_heard_by_the_stronger_channel() -> None:
+    sound = noise(5, 16_000)
+    waveform, _ = decode(wav([sound * 0.8, -sound], 16_000))
+    assert np.allclose(waveform, -sound, atol=1e-3)
+    surround = [sound, -sound * 0.9, sound * 0.0, sound * 0.0, sound * 0.1, -sound * 0.1]
+    waveform, _ = decode(wav(surround, 16_000))
+    assert np.allclose(waveform, sound, atol=1e-3)
+
+
+def test_silence_of_two_channels_is_silence() -> None:
+    waveform, _ = decode(wav([np.zeros(8000, np.float32)] * 2, 16_000))
+    assert not waveform.any()
+    assert len(waveform) == 8000
+
+
+@pytest.mark.parametrize(
+    ("layout", "rate", "found"),
+    [
+        ("stereo", 48_000, "2 at 48000 Hz"),
+        ("7.1", 48_000, "8 at 48000 Hz"),
+        ("mono", 24_000, "1 at 24000 Hz"),
+    ],
+)
+def test_a_stream_that_changes_midway_is_refused(layout: str, rate: int, found: str) -> None:
+    mono = compressed("adts", "aac", "mono")
+    with pytest.raises(InvalidRequest, match=f"changes midway from 1 channels at 48000 Hz to {found}"):
+        decode(mono * 4 + compressed("adts", "aac", layout, rate))
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mpegts", "mp2"), ("mpegts", "aac"), ("flv", "aac")])
+def test_a_damaged_stream_that_seems_to_begin_another_one_is_refused(container: str, codec: str) -> None:
+    sound = encoded(container, codec, 0.6, 44_100, seed=1)
+    chance, refused = random.Random(3), 0
+    for _ in range(25):
+        try:
+            decode(WAYS["flipped"](chance, sound, {}))
+        except InvalidRequest:
+            refused += 1
+    assert refused
 
 
 def test_a_file_is_read_as_its_bytes_are(tmp_path: Path) -> None:
@@ -87,12 +167,12 @@ def test_a_playlist_never_makes_us_open_another_file(playlist: str, tmp_path: Pa
 
 
 def test_the_limits_hold() -> None:
-    with pytest.raises(TooLarge, match=r"longer than the 0\.5 s"):
+    with pytest.raises(TooLarge, match=r"longer than the 0\.5 s .*limits\.max_audio"):
         decode(flac(1.0), Limits(max_seconds=0.5))
-    with pytest.raises(InvalidRequest, match="24000 samples a second"):
+    with pytest.raises(InvalidRequest, match=r"24000 samples a second; .*limits\.max_sample_rate"):
         decode(flac(), Limits(max_sample_rate=16_000))
     with pytest.raises(InvalidRequest, match="2 channels"):
-        decode(stereo_wav(noise(0.1, 8_000), noise(0.1, 8_000), 8_000), Limits(max_channels=1))
+        decode(wav([noise(0.1, 8_000)] * 2, 8_000), Limits(max_channels=1))
 
 
 @pytest.mark.parametrize("name", BOMBS)

@@ -1,0 +1,22 @@
+"""An engine that ends its worker at certain texts, as a fault in native code does."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+from stepaudiod.engines.base import Waveform
+from stepaudiod.engines.hibari import HibariEngine
+from stepaudiod.speech import SpeechRequest
+
+
+class Poison(HibariEngine):
+    """Speaks; "die" ends the process at once, "die later" after the first sound."""
+
+    def speak(self, request: SpeechRequest) -> Iterator[Waveform]:
+        """Say the text."""
+        if request.text != "die":
+            yield from super().speak(request)
+        if request.text.startswith("die"):
+            os.kill(os.getpid(), signal.SIGSEGV)

@@ -44,6 +44,8 @@ def good() -> dict[str, bytes]:
         "clip.m4a": encoded("mp4", "aac", 0.6, seed=5),
         "clip.aac": encoded("adts", "aac", 0.6, seed=6),
         "clip.webm": encoded("webm", "libopus", 0.6, 48_000, seed=7),
+        "clip.ts": encoded("mpegts", "aac", 0.6, seed=8),
+        "clip.flv": encoded("flv", "aac", 0.6, 44_100, seed=9),
     }
 
 

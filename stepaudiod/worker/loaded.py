@@ -11,8 +11,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,7 +68,8 @@ class LoadedEngines:
         engine: Engine = factory(cache_dir=self._cache_dir, threads=self._threads, **order.options)
         if hasattr(engine, "decode"):
             engine.decode = self._decode
-        engine.load(lambda stage, fraction: self._report(order.name, stage, fraction))
+        with _no_collection():
+            engine.load(lambda stage, fraction: self._report(order.name, stage, fraction))
         self._engines[order.name], self._orders[order.name] = engine, order
         about = getattr(engine, "about", None)
         self._tell(
@@ -103,6 +104,16 @@ class LoadedEngines:
             "allocated_bytes": sum(map(cuda.memory_allocated, devices)),
             "reserved_bytes": sum(map(cuda.memory_reserved, devices)),
         }
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the collector away while an engine loads: it would walk lexicons and modules again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _read_ahead(files: list[str]) -> None:

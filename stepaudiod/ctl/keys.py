@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import grp
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepaudiod import keys
 from stepaudiod.ctl.errors import WrongUsage
 from stepaudiod.ctl.options import global_options, word
+from stepaudiod.ctl.owner import roots_own_folder
 from stepaudiod.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,8 +66,13 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
 
 def _append(path: Path, name: str, line: str) -> None:
     """Add the line; a new file is for root and the daemon alone."""
+    path = path.absolute()
     try:
-        with open(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, MODE), "r+", encoding="utf-8") as file:
+        with (
+            roots_own_folder(path.parent) as folder,
+            open(_open(path, folder), "r+", encoding="utf-8") as file,
+        ):
+            _require_ordinary(file.fileno(), path)
             if os.fstat(file.fileno()).st_size == 0:
                 _give_to_daemon(file.fileno())
             text = file.read()
@@ -74,10 +82,25 @@ def _append(path: Path, name: str, line: str) -> None:
                 )
             file.write(f"{line}\n" if not text or text.endswith("\n") else f"\n{line}\n")
     except (OSError, UnicodeDecodeError) as error:
+        if getattr(error, "errno", None) == errno.ELOOP:
+            raise WrongUsage(f"{path} is a link. Name the file itself: --file.") from None
         reason = getattr(error, "strerror", None) or error
         raise WrongUsage(f"{path} can't be written: {reason}. As root? Another one: --file.") from None
     except ConfigError as error:
         raise WrongUsage(error.message) from None
+
+
+def _open(path: Path, folder: int | None) -> int:
+    """The file, made where it is missing; a link isn't followed."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path if folder is None else path.name, flags, MODE, dir_fd=folder)
+
+
+def _require_ordinary(descriptor: int, path: Path) -> None:
+    """Refuse a device, and a second name of a file that is somewhere else."""
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        raise WrongUsage(f"{path} isn't an ordinary file with one name. Take another one: --file.")
 
 
 def _give_to_daemon(descriptor: int) -> None:

@@ -84,16 +84,37 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
     """Do one of the five."""
     actions = {"pull": _pull, "list": _list, "verify": _verify, "remove": _remove, "quantize": _quantize}
     root = arguments.folder.absolute() if arguments.folder else _models_folder(arguments, terminal)
+    owner = _act_as_owner(arguments, root)
     try:
         with suppress(FileNotFoundError):
             # a folder that can't be looked into isn't an empty one
             os.stat(root)
         actions[arguments.action](arguments, root, terminal)
     except PermissionError as error:
+        if owner is not None:
+            raise NotPermitted(
+                f"The folder belongs to the user {owner}, whose rights this command takes, and who may not "
+                f"use {error.filename or root}. Do: chown -R {owner}: {error.filename or root}"
+            ) from None
         raise NotPermitted(
             f"You may not use {error.filename or root}. Run it as root: sudo {_again(arguments)} (sudo drops "
             "variables such as HF_ENDPOINT and HF_TOKEN: write them behind it, sudo HF_ENDPOINT=… …)."
         ) from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise IncompleteModel(f"{error.filename or root} can't be used: {error.strerror or error}.") from None
+
+
+def _act_as_owner(arguments: argparse.Namespace, root: Path) -> str | None:
+    """As root, go on as the owner of the folder; returns that user's name."""
+    from stepaudiod.ctl.hub.catalog import FOLDERS, find
+    from stepaudiod.ctl.owner import act_as_owner
+
+    is_pull = arguments.action == "pull"
+    if is_pull:
+        find(arguments.model)  # a wrong name shall leave no folder behind
+    return act_as_owner(root, FOLDERS, make=is_pull)
 
 
 def _again(arguments: argparse.Namespace) -> str:
@@ -274,8 +295,9 @@ def _remove(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> No
 def _quantize(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
     """Write the language model in fewer bits."""
     from stepaudiod.ctl.hub.progress import size
-    from stepaudiod.ctl.hub.pulling import give_to_owner
+    from stepaudiod.ctl.hub.pulling import check_rights
     from stepaudiod.errors import ModelFileError
+    from stepaudiod.model.checkpoint import Checkpoint
 
     try:
         from stepaudiod.ctl.quantizing import quantize_checkpoint
@@ -283,12 +305,12 @@ def _quantize(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> 
         raise ClientMissing(
             f"This needs PyTorch ({error}). Install stepaudiod[step-audio], or a runtime package with torch."
         ) from None
+    check_rights(Checkpoint(root).quantized)
     terminal.note("This reads the whole language model and writes a good part of it: a minute or more.")
     try:
         written = quantize_checkpoint(root, arguments.bits)
     except ModelFileError as error:
         raise IncompleteModel(error.message) from None
-    give_to_owner(written.path.parent, root)
     value = asdict(written) | {"path": str(written.path), "bits": arguments.bits}
     text = (
         f"wrote {written.path}: {size(written.size_bytes)} in memory instead of {size(written.full_bytes)}; "

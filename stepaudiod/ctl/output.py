@@ -17,6 +17,7 @@ WAV_HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
 WAV_UNKNOWN_SIZE = 0xFFFF_FFFF
 WAV_SIZES = ((4, 8), (40, 44))
 """Where a WAV header tells a size, and how many of the file's bytes that size leaves out."""
+MOST_LINKS = 40
 
 
 class Sink(Protocol):
@@ -43,6 +44,7 @@ class FileOutput:
     """
 
     def __init__(self, path: Path) -> None:
+        _require_own_links(path.absolute(), MOST_LINKS)
         self._path = Path(os.path.realpath(path))
         self._temporary: Path | None = None
         self._file: BinaryIO
@@ -101,6 +103,18 @@ class PipeOutput:
 
     def abort(self) -> None:
         """What has been read can't be taken back."""
+
+
+def _require_own_links(path: Path, left: int) -> None:
+    """Refuse links of other users but root: they may lead anywhere, and root may write anywhere.
+
+    The kernel does so in folders like /tmp (proc_sys_fs(5), protected_symlinks), for what opens them.
+    """
+    for part in (*reversed(path.parents), path):
+        if part.is_symlink():
+            if left == 0 or part.lstat().st_uid not in (0, os.geteuid()):
+                raise WrongUsage(f"{part} is a link that another user has made. Name the place itself.")
+            _require_own_links(part.parent / os.readlink(part), left - 1)
 
 
 def _umask() -> int:

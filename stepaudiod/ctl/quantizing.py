@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
+from stepaudiod.errors import ModelFileError
 from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.model.loading import load_step1, write_quantized
 from stepaudiod.model.quantize import Quantization, size_bytes
@@ -48,7 +50,10 @@ def quantize_checkpoint(root: Path, name: str) -> Quantized:
     """
     checkpoint, kind = Checkpoint(root), Quantization(name)
     checkpoint.verify()
-    path = write_quantized(checkpoint, kind, checkpoint.quantized)
+    try:
+        path = write_quantized(checkpoint, kind, checkpoint.quantized)
+    except SafetensorError as error:
+        raise ModelFileError(f"{checkpoint.quantized} could not be written: {error}") from None
     device = torch.device("cpu")
     full = load_step1(checkpoint, device, torch.bfloat16)
     small = load_step1(checkpoint, device, torch.bfloat16, kind, checkpoint.quantized)

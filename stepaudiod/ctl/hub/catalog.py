@@ -136,6 +136,16 @@ def _whisper(size: str) -> PublishedModel:
 MODELS = (STEP_AUDIO, *(_whisper(size) for size in WHISPER_SIZES))
 
 
+PULLING = ".pulling"
+"""Where files come together before they are put into place."""
+
+FOLDERS = (
+    PULLING,
+    *(name for model in MODELS for each in model.repositories for name in (each.folder, *each.derived)),
+)
+"""All that may be changed in the folder of all models."""
+
+
 def find(name: str) -> PublishedModel:
     """The model of that name; `whisper` is the size that most people want.
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from stepaudiod.ctl.errors import IncompleteModel
 from stepaudiod.ctl.hub import digests, manifest
-from stepaudiod.ctl.hub.catalog import MODELS, STEP_AUDIO, PublishedModel, Repository
+from stepaudiod.ctl.hub.catalog import MODELS, PULLING, STEP_AUDIO, PublishedModel, Repository
 from stepaudiod.ctl.hub.manifest import Manifest
 from stepaudiod.ctl.hub.progress import Progress
-from stepaudiod.ctl.hub.pulling import PULLING, discard, locked
+from stepaudiod.ctl.hub.pulling import discard, locked
 from stepaudiod.errors import ModelFileError
 from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.model.files import mend, safetensors_header

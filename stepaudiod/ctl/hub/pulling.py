@@ -26,12 +26,11 @@ from pathlib import Path
 
 from stepaudiod.ctl.errors import HubRefused, IncompleteModel, NoRoom, WrongUsage
 from stepaudiod.ctl.hub import digests
-from stepaudiod.ctl.hub.catalog import PublishedModel, Repository
+from stepaudiod.ctl.hub.catalog import PULLING, PublishedModel, Repository
 from stepaudiod.ctl.hub.manifest import FileRecord, Manifest, read
 from stepaudiod.ctl.hub.progress import Progress, size
 from stepaudiod.ctl.hub.sources import Listing, RemoteFile, Source
 
-PULLING = ".pulling"
 GONE = ".gone-"
 
 
@@ -90,7 +89,7 @@ class Pull:
             CtlError: says what went wrong; what has come is kept.
             PermissionError: files here belong to somebody else.
         """
-        _check_rights(self._root)
+        check_rights(self._root)
         listings = [(repository, self._list(repository)) for repository in self._model.repositories]
         try:
             with locked(self._root, make=True):
@@ -240,9 +239,7 @@ class Pull:
             manifest.write(folder)
         else:
             manifest.write(staged)
-            give_to_owner(staged, self._root)
             os.rename(staged, folder)
-        give_to_owner(folder, self._root)
         if staging.exists():
             shutil.rmtree(staging)
 
@@ -287,13 +284,11 @@ def locked(root: Path, *, make: bool = False) -> Iterator[None]:
     if pulling.is_symlink():
         raise WrongUsage(f"{pulling} is a link, and not of our making. Look at it, then delete it.")
     if make:
-        _make_folder(root)
-        pulling.mkdir(exist_ok=True)
-        give_to_owner(pulling, root)
+        pulling.mkdir(parents=True, exist_ok=True)
     if not pulling.exists():
         yield
         return
-    number = os.open(pulling, os.O_RDONLY | os.O_DIRECTORY)
+    number = os.open(pulling, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -318,24 +313,7 @@ def discard(path: Path) -> None:
         shutil.rmtree(leaving)
 
 
-def give_to_owner(folder: Path, root: Path) -> None:
-    """Where root pulls, the files belong to whoever owns the folder of all models: the daemon reads them."""
-    if os.geteuid() != 0:
-        return
-    owner = root.stat()
-    for path in (folder, *folder.rglob("*")):
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-
-
-def _make_folder(root: Path) -> None:
-    """The folder of all models, with the owner of what it is in."""
-    if not root.exists():
-        _make_folder(root.parent)
-        root.mkdir(exist_ok=True)
-        give_to_owner(root, root.parent)
-
-
-def _check_rights(root: Path) -> None:
+def check_rights(root: Path) -> None:
     """Whether anything can be written there; said before the hub is asked."""
     existing = root
     while not os.path.exists(existing):

@@ -52,6 +52,9 @@ class Limits(Section):
     max_body: int = Field(1_048_576, ge=1024, description="bytes of one JSON request")
     max_queue: int = Field(64, ge=0, description="requests that wait for their turn; more get 429")
     concurrency: int = Field(8, ge=1, description="requests that are worked on in turn, a chunk each")
+    max_paused: int = Field(
+        64, ge=1, description="responses whose client does not read; beyond it the oldest is cut off"
+    )
     max_upload: int = Field(104_857_600, ge=1024, description="bytes of one request with a recording in it")
     max_audio: Seconds = Field(600, gt=0, description="seconds of a recording")
     max_channels: int = Field(8, ge=1, description="channels of a recording; they are mixed to one")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import ipaddress
 import os
 import socket
+import struct
 import sys
 import termios
 from typing import Any, cast
@@ -28,6 +30,25 @@ SEND_BUFFER_BYTES = 256 * 1024
 
 LINGER_S = 1.0
 """How long a refused client is listened to after the answer."""
+
+
+def peer_of(connection: socket.socket) -> str:
+    """Whose connection it is, for shares and for the journal: an IPv4 address, an IPv6 /64, or `uid 1000`.
+
+    A household or a host is usually given a whole /64 (RFC 6177), so one address of it tells nothing.
+    """
+    if connection.family == socket.AF_UNIX:
+        _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return f"uid {uid}"
+    try:
+        address = ipaddress.ip_address(connection.getpeername()[0].partition("%")[0])
+    except (OSError, ValueError):  # it has gone already
+        return "gone"
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
 
 
 class Connection(H11Protocol):
@@ -89,6 +110,7 @@ class Connection(H11Protocol):
         """A client has come: it has until the deadline to say what it wants."""
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
+        self.app_state["peer"] = peer_of(connection)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         transport.set_write_buffer_limits(0)
         self._expect_headers()

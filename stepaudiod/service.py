@@ -1,8 +1,8 @@
 """What the front knows of work: who waits, who is being served, which engine serves them. Knows no HTTP.
 
-A request waits for its turn in one bounded queue, first come, first served, whichever socket it came by.
-The worker is spawned for the first of them. A request that is closed, at any point, gives back its place
-and stops its work.
+A request waits for its turn (`turns.py`), whichever socket it came by. The worker is spawned for the first of
+them. A request whose client does not read gives its turn back until the client reads on. A request that is
+closed, at any point, gives back its place and stops its work.
 
 A worker that dies takes all its requests along, and one of them may be the cause. Those without any sound yet
 are tried once again, one after the other: each has a worker for itself until its first sound, and all others
@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -27,7 +28,9 @@ from stepaudiod.engines.catalog import Catalog, Choice
 from stepaudiod.errors import Busy, EngineUnavailable, StepaudiodError, Stopping, TookTooLong, WorkerLost
 from stepaudiod.idle import IdleClock
 from stepaudiod.speech import EngineDescription, Facts, Work, kind_of
-from stepaudiod.worker.process import Audio, Result, WorkerProcess
+from stepaudiod.turns import Turn, Turns
+from stepaudiod.worker.process import Audio, Reply, Result, WorkerProcess
+from stepaudiod.worker.protocol import WINDOW_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +45,14 @@ class _Run:
     kind: str
     request_id: str
     caller: str
+    turn: Turn
     started: float = field(default_factory=time.monotonic)
     outcome: str = "cancelled"
     audio_s: float = 0.0
     first_audio_s: float | None = None
     has_begun: bool = False
     """Whether any sound or text of it has come."""
+    is_worked_off: bool = False
 
     @property
     def duration_s(self) -> float:
@@ -96,18 +101,20 @@ class Service:
         self._idle = idle
         self._spawn = spawn
         self._spawning = asyncio.Lock()
+        self._turns = Turns(limits)
         self._active = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._paused: dict[Turn, Reply] = {}
+        """Requests that gave their turn back because their client does not read, the longest paused first."""
         self._typical_s = 1.0
         self._retries: deque[_Run] = deque()
         """Requests that are tried again and have no sound yet; the first of them is at work."""
         self._retried = asyncio.Event()
 
     def reconfigure(self, limits: Limits, timeouts: Timeouts) -> None:
-        """Take other limits; whoever has a place now by them gets it at once, and nobody loses one."""
+        """Apply other limits; no request loses its place by them."""
         self.limits = limits
         self.timeouts = timeouts
-        self._admit()
+        self._turns.reconfigure(limits)
 
     def choice(self, need: str = "speak") -> Choice:
         """The engine that serves requests which name none.
@@ -123,11 +130,11 @@ class Service:
     @property
     def queued(self) -> int:
         """Requests that wait for their turn."""
-        return len(self._waiting)
+        return self._turns.queued
 
     @property
     def active(self) -> int:
-        """Requests that are being worked on."""
+        """Requests that have been begun, also those whose client does not read."""
         return self._active
 
     async def run(
@@ -137,6 +144,7 @@ class Service:
         format: str | None,
         request_id: str,
         caller: str = "",
+        share: str = "",
     ) -> AsyncIterator[Result]:
         """Do a request's work, from the wait for a turn to the last piece; close the iterator to stop early.
 
@@ -146,6 +154,7 @@ class Service:
             format: of the audio; None where none comes.
             request_id: for the journal.
             caller: whose key it came with, for the journal; "" where it needed none.
+            share: the name under which the caller's share of turns is counted.
 
         Raises:
             Busy: the queue is full.
@@ -154,7 +163,7 @@ class Service:
             StepaudiodError: whatever the engine has to say of the request, before or between pieces.
         """
         self._idle.begin()
-        run = _Run(engine, kind_of(work), request_id, caller)
+        run = _Run(engine, kind_of(work), request_id, caller, Turn(share))
         try:
             async with contextlib.aclosing(self._pieces(run, work, format)) as pieces:  # type: ignore[type-var]
                 deadline = asyncio.get_running_loop().time() + self.timeouts.request
@@ -179,7 +188,10 @@ class Service:
 
     async def _pieces(self, run: _Run, work: Work, format: str | None) -> AsyncIterator[Result]:
         """Wait for a turn, and hand on what the worker makes, or a second one if the first is lost early."""
-        await self._take_turn()
+        if self._turns.is_full(run.turn.caller):
+            raise self._busy()
+        await self._turns.take(run.turn)
+        self._active += 1
         self.changes.tell()
         try:
             for is_second in (False, True):
@@ -200,7 +212,8 @@ class Service:
                     self._retries.append(run)
         finally:
             self._end_retry(run)
-            self._end_turn(run.duration_s)
+            self._active -= 1
+            self._end_turn(run)
 
     async def _attempt(self, run: _Run, work: Work, format: str | None) -> AsyncIterator[Result]:
         """Hand on what one worker makes."""
@@ -209,6 +222,7 @@ class Service:
             await self._retried.wait()
             worker = await self._ready_worker()
         reply = worker.work(run.engine, work, format, self.limits.recordings())
+        reply.on_change = functools.partial(self._settle, run, reply)
         try:
             async for piece in reply:
                 run.take(piece)
@@ -219,6 +233,8 @@ class Service:
                 factors = self.counters.real_time_factor[run.engine.name]
                 factors.observe(reply.work_s / run.audio_s)
         finally:
+            reply.on_change = lambda: None
+            self._paused.pop(run.turn, None)
             reply.close()
             self._look_again()
 
@@ -238,6 +254,54 @@ class Service:
         """Have the requests that wait for a worker look whether they may go to it."""
         self._retried.set()
         self._retried = asyncio.Event()
+
+    def _settle(self, run: _Run, reply: Reply) -> None:
+        """Keep a request's turn, its credit and its client's reading in step."""
+        turn, turns = run.turn, self._turns
+        if reply.is_made:
+            self._paused.pop(turn, None)
+            if reply.unread_bytes:  # otherwise the request ends at once, or is tried again
+                self._end_turn(run)
+            return
+        if turns.is_held(turn):
+            if not turns.must_yield(turn):
+                reply.credit()
+            if reply.is_out_of_credit:
+                turns.drop(turn)
+        if turns.is_held(turn) or turns.is_waited_for(turn):
+            return
+        if reply.unread_bytes <= WINDOW_BYTES // 2:
+            self._paused.pop(turn, None)
+            turns.ask(turn, functools.partial(self._settle, run, reply))
+        elif turn not in self._paused:
+            self._paused[turn] = reply
+            self._keep_paused_few()
+
+    def _keep_paused_few(self) -> None:
+        """Each paused request holds memory here and in the worker: beyond the limit, give one up."""
+        if len(self._paused) <= self.limits.max_paused:
+            return
+        callers = Counter(turn.caller for turn in self._paused)
+        turn = max(self._paused, key=lambda each: callers[each.caller])
+        log.warning("%d clients do not read: giving up the one that has not for longest", len(self._paused))
+        self._paused.pop(turn).give_up(
+            Busy("The client did not read, and others need the memory. Read faster, or ask again.", 1)
+        )
+
+    def _busy(self) -> Busy:
+        """The error for a request that may not even wait."""
+        rounds = math.ceil((self.queued + 1) / self.limits.concurrency)
+        retry_after_s = max(1, math.ceil(self._typical_s * rounds))
+        return Busy(
+            f"{self.queued} requests are waiting already. Try again in {retry_after_s} s.", retry_after_s
+        )
+
+    def _end_turn(self, run: _Run) -> None:
+        """The worker is done with a request; its turn goes to the next one."""
+        if not run.is_worked_off:
+            run.is_worked_off = True
+            self._typical_s += 0.2 * (run.duration_s - self._typical_s)
+        self._turns.drop(run.turn)
 
     def _record(self, run: _Run) -> None:
         """One line a request, with fields for the journal; never the text itself."""
@@ -263,48 +327,6 @@ class Service:
             extra=fields,
         )
         self.changes.tell()
-
-    async def _take_turn(self) -> None:
-        """Wait for a place among the active requests."""
-        if self._active < self.limits.concurrency and not self._waiting:
-            self._active += 1
-            return
-        if len(self._waiting) >= self.limits.max_queue:
-            rounds = math.ceil((len(self._waiting) + 1) / self.limits.concurrency)
-            retry_after_s = max(1, math.ceil(self._typical_s * rounds))
-            raise Busy(
-                f"{len(self._waiting)} requests are waiting already. Try again in {retry_after_s} s.",
-                retry_after_s,
-            )
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.cancelled():
-                with contextlib.suppress(ValueError):
-                    self._waiting.remove(turn)
-            else:
-                self._give_back()
-            raise
-
-    def _end_turn(self, duration_s: float) -> None:
-        """Give the place to the next in line."""
-        self._typical_s += 0.2 * (duration_s - self._typical_s)
-        self._give_back()
-
-    def _give_back(self) -> None:
-        """A place falls free."""
-        self._active -= 1
-        self._admit()
-
-    def _admit(self) -> None:
-        """Whoever has waited longest takes the places that are free."""
-        while self._waiting and self._active < self.limits.concurrency:
-            turn = self._waiting.popleft()
-            if not turn.cancelled():
-                self._active += 1
-                turn.set_result(None)
 
     async def _ready_worker(self) -> WorkerProcess:
         """The worker, started where there is none."""
@@ -372,7 +394,7 @@ class Service:
     def _state(self) -> str:
         """Awake or when asleep."""
         if self._active:
-            queued = f", {self.queued} waiting" if self._waiting else ""
+            queued = f", {self.queued} waiting" if self.queued else ""
             return f"speaking to {self._active}{queued}"
         remaining_s = self._idle.remaining_s
         if remaining_s is None:

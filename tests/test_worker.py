@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -83,8 +83,7 @@ def test_beyond_the_queue_comes_429_with_whole_seconds(start_daemon: StartDaemon
     with daemon.client() as client, contextlib.ExitStack() as clients:
 
         def begin() -> None:
-            other = clients.enter_context(socket.create_connection(daemon.address, timeout=DEADLINE_S))
-            other.sendall(speech_request(LONG))
+            clients.enter_context(read_all(daemon, LONG))
 
         begin()
         daemon.notify.wait_for("STATUS=speaking to 1")
@@ -107,6 +106,26 @@ def speech_request(body: Mapping[str, object]) -> bytes:
     return head.encode() + payload
 
 
+@contextlib.contextmanager
+def read_all(daemon: DaemonProcess, body: Mapping[str, object]) -> Iterator[socket.socket]:
+    """A client that reads its response as fast as it comes, until the test is done with it."""
+    with socket.create_connection(daemon.address, timeout=DEADLINE_S) as connection:
+        connection.sendall(speech_request(body))
+
+        def read() -> None:
+            with contextlib.suppress(OSError):
+                while connection.recv(1 << 20):
+                    pass
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        try:
+            yield connection
+        finally:
+            connection.shutdown(socket.SHUT_RDWR)
+            reading.join(DEADLINE_S)
+
+
 def test_a_client_that_leaves_stops_its_work(daemon: DaemonProcess) -> None:
     with daemon.client() as client:
         with client.stream("POST", "/v1/audio/speech", json=LONG) as response:
@@ -119,8 +138,7 @@ def test_a_client_that_leaves_stops_its_work(daemon: DaemonProcess) -> None:
 
 def test_a_client_that_leaves_while_it_waits_gives_up_its_place(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"limits.concurrency": 1, "limits.max_queue": 1})
-    with socket.create_connection(daemon.address) as first:
-        first.sendall(speech_request(LONG))
+    with read_all(daemon, LONG):
         daemon.notify.wait_for("STATUS=speaking to 1")
         with socket.create_connection(daemon.address) as second:
             second.sendall(speech_request(SAY))
@@ -137,6 +155,31 @@ def test_a_slow_reader_holds_up_nobody_else(daemon: DaemonProcess) -> None:
             assert client.post("/v1/audio/speech", json=SAY).status_code == 200
         status = client.get("/api/v1/models/status").json()["daemon"]
         assert status["active"] == 1
+
+
+def test_a_client_that_does_not_read_holds_no_turn_and_may_read_on(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon({"limits.concurrency": 1})
+    long = SAY | {"input": "This is one more sentence of a long text. " * 100, "seed": 7}
+    with daemon.client() as client, contextlib.ExitStack() as clients:
+        whole = client.post("/v1/audio/speech", json=long).content
+        paused = [
+            clients.enter_context(client.stream("POST", "/v1/audio/speech", json=long)) for _ in range(3)
+        ]
+        assert client.post("/v1/audio/speech", json=SAY).status_code == 200
+        assert client.get("/api/v1/models/status").json()["daemon"]["active"] == 3
+        assert [response.read() for response in paused] == [whole] * 3
+
+
+def test_too_many_clients_that_do_not_read_cost_one_of_them_its_response(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon({"limits.concurrency": 1, "limits.max_paused": 2})
+    with daemon.client() as client, contextlib.ExitStack() as clients:
+        paused = [
+            clients.enter_context(client.stream("POST", "/v1/audio/speech", json=LONG)) for _ in range(3)
+        ]
+        assert client.post("/v1/audio/speech", json=SAY).status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError):
+            paused[0].read()
+    assert "clients do not read" in daemon.log()
 
 
 def test_a_client_that_stops_reading_is_let_go(start_daemon: StartDaemon) -> None:

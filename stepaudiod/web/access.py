@@ -61,6 +61,7 @@ class Access:
             await self._app(scope, receive, send)
             return
         scope["state"]["caller"] = ""
+        scope["state"]["share"] = scope["state"]["peer"]
         if scope["state"]["reach"] == "unix":
             await self._app(scope, receive, send)
             return
@@ -114,6 +115,7 @@ class Access:
                 f" On the daemon's machine, {api_keys.HOW_TO} makes one."
             )
         scope["state"]["caller"] = name
+        scope["state"]["share"] = f"key {name}"
 
 
 def _because(keys: Keys, is_network: bool) -> str:

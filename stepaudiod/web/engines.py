@@ -59,7 +59,7 @@ def work_for(
     """
     service: Service = request.app.state.service
     state = request.scope["state"]
-    return service.run(engine, work, format, state["request_id"], state["caller"])
+    return service.run(engine, work, format, state["request_id"], state["caller"], state["share"])
 
 
 def _how(service: Service, need: str) -> str:

@@ -17,7 +17,7 @@ from stepaudiod import errors
 from stepaudiod.counters import Counters
 from stepaudiod.errors import EngineError, InvalidRequest, StepaudiodError, WorkerLost
 from stepaudiod.speech import EngineDescription, Facts, Segment, Word, Work, to_json
-from stepaudiod.worker.protocol import Header, pack, read_frame
+from stepaudiod.worker.protocol import WINDOW_BYTES, Header, pack, read_frame
 
 log = logging.getLogger(__name__)
 
@@ -70,27 +70,63 @@ Result = Audio | Segment | Facts
 
 
 class Reply:
-    """What comes back for one request, in order; ends by itself or with an error."""
+    """What comes back for one request, in order; ends by itself or with an error.
+
+    The worker stops when it is `WINDOW_BYTES` ahead of its credit. `on_change` is called whenever a piece has
+    come or has been taken; the owner then decides whether to `credit` what was taken.
+    """
 
     def __init__(self, id: int, worker: WorkerProcess) -> None:
         self.id = id
         self.work_s = 0.0
         """Seconds that the worker spent on it; known at the end."""
+        self.is_made = False
+        """Whether the worker has nothing more to do for it."""
+        self.on_change: Callable[[], None] = lambda: None
         self._worker = worker
         self._items: asyncio.Queue[Result | StepaudiodError | None] = asyncio.Queue()
+        self._ahead_bytes = 0
+        self._taken_bytes = 0
+
+    @property
+    def is_out_of_credit(self) -> bool:
+        """Whether the worker has stopped until it is credited."""
+        return self._ahead_bytes >= WINDOW_BYTES
+
+    @property
+    def unread_bytes(self) -> int:
+        """Audio that has come and that the client has not taken."""
+        return self._ahead_bytes - self._taken_bytes
 
     def put(self, item: Result | StepaudiodError | None) -> None:
         """The worker's side: a piece, an error, or None at the end."""
         self._items.put_nowait(item)
+        if isinstance(item, Audio):
+            self._ahead_bytes += len(item.data)
+        self.is_made = self.is_made or item is None or isinstance(item, StepaudiodError)
+        self.on_change()
+
+    def credit(self) -> None:
+        """Let the worker make as much again as the client has taken."""
+        if self._taken_bytes:
+            self._worker.credit(self.id, self._taken_bytes)
+            self._ahead_bytes -= self._taken_bytes
+            self._taken_bytes = 0
 
     async def __aiter__(self) -> AsyncIterator[Result]:
-        """Pieces as they are made; reading on is what lets the worker go on."""
+        """Pieces as they are made; what the client has read counts as taken."""
         while (item := await self._items.get()) is not None:
             if isinstance(item, StepaudiodError):
                 raise item
             yield item
             if isinstance(item, Audio):
-                self._worker.credit(self.id, len(item.data))
+                self._taken_bytes += len(item.data)
+                self.on_change()
+
+    def give_up(self, error: StepaudiodError) -> None:
+        """Stop the work; the client gets what has been made, and then the error."""
+        self.close()
+        self.put(error)
 
     def close(self) -> None:
         """Whatever is left isn't wanted any more."""

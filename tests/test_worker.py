@@ -159,15 +159,11 @@ def test_a_slow_reader_holds_up_nobody_else(daemon: DaemonProcess) -> None:
 
 def test_a_client_that_does_not_read_holds_no_turn_and_may_read_on(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"limits.concurrency": 1})
-    long = SAY | {"input": "This is one more sentence of a long text. " * 100, "seed": 7}
-    with daemon.client() as client, contextlib.ExitStack() as clients:
-        whole = client.post("/v1/audio/speech", json=long).content
-        paused = [
-            clients.enter_context(client.stream("POST", "/v1/audio/speech", json=long)) for _ in range(3)
-        ]
+    long = SAY | {"input": "This is one more sentence of a long text. " * 25, "response_format": "pcm"}
+    with daemon.client() as client, client.stream("POST", "/v1/audio/speech", json=long) as paused:
         assert client.post("/v1/audio/speech", json=SAY).status_code == 200
-        assert client.get("/api/v1/models/status").json()["daemon"]["active"] == 3
-        assert [response.read() for response in paused] == [whole] * 3
+        assert client.get("/api/v1/models/status").json()["daemon"]["active"] == 1
+        assert len(paused.read()) > 2_000_000
 
 
 def test_too_many_clients_that_do_not_read_cost_one_of_them_its_response(start_daemon: StartDaemon) -> None:

@@ -15,6 +15,9 @@ from stepaudiod.speech import EditRequest, Facts, Segment, SpeechRequest, Transc
 Waveform = NDArray[np.float32]
 """Mono samples in -1..1, shape `(samples,)`. An empty one says that the work goes on and has no sound yet."""
 
+NO_SOUND: Waveform = np.zeros(0, np.float32)
+"""A step without sound."""
+
 
 @dataclass(frozen=True, slots=True)
 class Clip:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
+
+from stepaudiod.text.scripts import HAN
+
+_RUNS = re.compile(f"[{HAN}]+|[^{HAN}]+")
+_HAN = re.compile(f"[{HAN}]")
+_NOT_SYLLABIC = "\u032f"
+"""The mark under the second vowel of a diphthong, which Kokoro has no sign for."""
 
 
 class ChineseG2P:
@@ -19,18 +27,31 @@ class ChineseG2P:
 
     def __init__(self, cache_dir: Path) -> None:
         cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        jieba = _import_jieba()
+        jieba: Any = _import_jieba()
+        import pypinyin
         from misaki.zh import ZHG2P
 
         jieba.setLogLevel(logging.WARNING)
         jieba.dt.tmp_dir = str(cache_dir)
         jieba.initialize()
+        self._jieba, self._pypinyin = jieba, pypinyin
         self._converter: Any = ZHG2P
 
     def __call__(self, text: str) -> str:
-        """Phonemes, words apart."""
-        text = self._converter.map_punctuation(text)
-        return str(self._converter.legacy_call(text)) if text else ""
+        """Phonemes, words apart. What isn't Han stays as it is; a character without a reading is left out."""
+        stretches = _RUNS.findall(self._converter.map_punctuation(text))
+        return "".join(self._words(each) if _HAN.match(each) else each for each in stretches)
+
+    def _words(self, characters: str) -> str:
+        """As misaki's `ZHG2P.legacy_call` does it, less its error where a character has no reading."""
+        words = filter(None, map(self._word, self._jieba.lcut(characters)))
+        return " ".join(words).replace(_NOT_SYLLABIC, "")
+
+    def _word(self, word: str) -> str:
+        readings = self._pypinyin.lazy_pinyin(
+            word, style=self._pypinyin.Style.TONE3, neutral_tone_with_five=True, errors="ignore"
+        )
+        return "".join(self._converter.py2ipa(reading) for reading in readings)
 
 
 def _import_jieba() -> Any:

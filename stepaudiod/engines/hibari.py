@@ -14,14 +14,15 @@ import numpy as np
 
 from stepaudiod.audio.joints import Joiner
 from stepaudiod.audio.tempo import change_tempo
-from stepaudiod.engines.base import Progress, Waveform
+from stepaudiod.engines.base import NO_SOUND, Progress, Waveform
 from stepaudiod.engines.catalog import HIBARI
 from stepaudiod.engines.pauses import PAUSES_S
 from stepaudiod.engines.phonemes import cut_phonemes
+from stepaudiod.engines.tolerant import TolerantG2P
 from stepaudiod.engines.voices import require_speakable, resolve_voice
 from stepaudiod.errors import EngineUnavailable, InvalidRequest
 from stepaudiod.speech import SpeechRequest
-from stepaudiod.text.normalize import normalize_english
+from stepaudiod.text.normalize import clean, normalize_english
 from stepaudiod.text.sentences import Break, split_sentences
 
 FASTEST = 1.0
@@ -70,6 +71,7 @@ class HibariEngine:
 
             self._g2p = load_g2p()
             self._voice = voice.result()
+        self._tolerant = TolerantG2P(HIBARI.name, self._voice.vocab)
         progress("ready", 1.0)
 
     def speak(self, request: SpeechRequest) -> Iterator[Waveform]:
@@ -86,7 +88,9 @@ class HibariEngine:
         joiner = Joiner(self.sample_rate, request.speed)
         spoke = False
         for piece in split_sentences(request.text, PIECE, FIRST_PIECE):
-            parts = cut_phonemes(self._g2p(normalize_english(piece.text)), MAX_PHONEMES)
+            parts = cut_phonemes(self._tolerant(self._phonemes, piece.text), MAX_PHONEMES)
+            if not parts:
+                yield NO_SOUND
             for index, part in enumerate(parts):
                 waveform = self._say(part, request.speed, noise)
                 after = piece.after if index == len(parts) - 1 else Break.CLAUSE
@@ -96,6 +100,9 @@ class HibariEngine:
                     yield joined
         if not spoke:
             raise InvalidRequest("The input has nothing in it that this voice can say.", "input")
+
+    def _phonemes(self, text: str) -> str:
+        return str(self._g2p(normalize_english(clean(text))))
 
     def _say(self, phonemes: str, speed: float, noise: np.random.Generator) -> Waveform:
         own = min(speed, FASTEST)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from numpy.typing import NDArray
 
 from stepaudiod.audio.joints import Joiner
 from stepaudiod.audio.tempo import change_tempo
-from stepaudiod.engines.base import Progress, Waveform
+from stepaudiod.engines.base import NO_SOUND, Progress, Waveform
 from stepaudiod.engines.catalog import KOKORO
 from stepaudiod.engines.kokoro_signs import SIGNS
 from stepaudiod.engines.kokoro_weights import is_intact, joined_weights
 from stepaudiod.engines.pauses import PAUSES_S
 from stepaudiod.engines.phonemes import cut_phonemes
+from stepaudiod.engines.tolerant import TolerantG2P
 from stepaudiod.engines.voices import find_voice, require_speakable, resolve_voice
 from stepaudiod.errors import EngineUnavailable, InvalidRequest, ModelFileError
 from stepaudiod.speech import SpeechRequest
@@ -59,6 +61,7 @@ class KokoroEngine:
         self._session: Any = None
         self._styles: dict[str, NDArray[np.float32]] = {}
         self._g2p: dict[str, Callable[[str], str]] = {}
+        self._tolerant = TolerantG2P(KOKORO.name, SIGNS)
 
     def load(self, progress: Progress) -> None:
         """Read the weights and check their digest at the same time. The languages wait until they are needed.
@@ -123,7 +126,10 @@ class KokoroEngine:
         spoke = False
         for piece in split_sentences(request.text, PIECE, FIRST_PIECE):
             main = main_language(piece.text) if has_letters(piece.text) else fallback
-            parts = cut_phonemes(self._phonemes(piece.text, main, voice), limit)
+            convert = partial(self._phonemes, main=main, voice=voice)
+            parts = cut_phonemes(self._tolerant(convert, piece.text), limit)
+            if not parts:
+                yield NO_SOUND
             for index, part in enumerate(parts):
                 waveform = self._say(part, voice, request.speed)
                 after = piece.after if index == len(parts) - 1 else Break.CLAUSE
@@ -148,8 +154,7 @@ class KokoroEngine:
             self._converter("zh" if run.language == "zh" else "en-GB" if british else "en")(run.text)
             for run in spoken_runs(text, main)
         ]
-        joined = " ".join(part.strip() for part in spoken if part.strip())
-        return "".join(sign for sign in joined if sign in SIGNS)
+        return " ".join(part.strip() for part in spoken if part.strip())
 
     def _converter(self, language: str) -> Callable[[str], str]:
         """The spelling-to-phonemes of a language, loaded when the first text needs it."""

@@ -190,7 +190,7 @@ class StepAudioEngine:
         change = _edit(request.change)
         recording = request.reference
         assert recording is not None
-        key = self._key(reference.waveform.tobytes() + recording.transcript.encode())
+        key = self._key(reference.waveform.tobytes() + recording.transcript.encode(errors="replace"))
         if key not in self._references:
             with blaming(recording):
                 self._remember(key, self._encode(reference, recording.transcript.strip()))
@@ -244,7 +244,7 @@ class StepAudioEngine:
     def _library_voice(self, voice_id: str) -> Reference:
         """What the model made of a voice: from memory, from beside the recording, or made now."""
         voice, path = self._voices.get(voice_id), self._voices.recording(voice_id)
-        key = self._key(path.read_bytes() + voice.transcript.encode())
+        key = self._key(path.read_bytes() + voice.transcript.encode(errors="replace"))
         if key in self._references:
             return self._recall(key)
         kept = path.parent / f"{key}.safetensors"

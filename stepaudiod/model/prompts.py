@@ -133,6 +133,6 @@ def december_speaker(prompt_text: str, waveform: np.ndarray) -> str:
     """
     flat = np.ascontiguousarray(waveform, dtype=np.float32).reshape(-1)
     sample = np.concatenate((flat[:1000], flat[-1000:])) if flat.size > 2000 else flat
-    digest = hashlib.sha256(prompt_text.encode("utf-8"))
+    digest = hashlib.sha256(prompt_text.encode(errors="replace"))
     digest.update(sample.tobytes())
     return f"clone_{digest.hexdigest()[:16]}"

@@ -58,7 +58,7 @@ class Reference:
             "mel": self.mel.cpu().contiguous(),
             "embedding": self.embedding.cpu(),
             "stretch": torch.tensor([self.stretch.start, self.stretch.end], dtype=torch.float64),
-            "transcript": torch.tensor(list(self.transcript.encode("utf-8")), dtype=torch.uint8),
+            "transcript": torch.tensor(list(self.transcript.encode(errors="replace")), dtype=torch.uint8),
         }
 
     @classmethod

@@ -24,6 +24,7 @@ AUDIO_BASE = 65536
 VOCABULARY = 74752
 
 WORD_MARK = "▁"
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 Segment = str | Sequence[int]
 """A stretch of a prompt: ordinary text, or ids."""
@@ -101,8 +102,9 @@ class TextTokenizer:
         yield text[position:]
 
     def _encode_plain(self, text: str, is_first: bool) -> list[int]:
-        # the vocabulary's stand-ins for control tokens hold NUL, which no text may then match
-        marked = text.replace("\x00", "\ufffd").replace(" ", WORD_MARK)
+        # the vocabulary's stand-ins for control tokens hold NUL, which no text may then match; a lone
+        # surrogate, which JSON can write, has no bytes to fall back to
+        marked = _NO_TEXT.sub("\ufffd", text).replace(" ", WORD_MARK)
         if is_first and not marked.startswith(WORD_MARK):
             marked = WORD_MARK + marked
         ids: list[int] = self._text.encode(marked, add_special_tokens=False).ids

@@ -10,6 +10,12 @@ import unicodedata
 from functools import cache
 from typing import Any
 
+from stepaudiod.text.numerals import (
+    chinese_powers_and_fractions,
+    english_powers_and_fractions,
+    plain_numerals,
+)
+
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\u20e3\ufe00-\ufe0f\ufeff\ud800-\udfff]"
@@ -20,11 +26,12 @@ _DRAWN = re.compile(
 )
 _EMPHASIS = re.compile(r"(?<![A-Za-z0-9_*])(\*\*|__|\*|_|~~|`)(?=\S)(.{1,400}?)(?<=\S)\1(?![A-Za-z0-9_])")
 _HEADING = re.compile(r"^\s*#{1,6}\s+|`")
-_FULL_WIDTH_CODES = (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))
+_FULL_WIDTH_CODES = (*range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))
 _FULL_WIDTH = {code: code - 0xFEE0 for code in _FULL_WIDTH_CODES}
 _FULL_WIDTH |= {
     ord("％"): "%",
     ord("．"): ".",
+    ord("\u2044"): "/",
     ord("＄"): "$",
     ord("￥"): "¥",
     ord("＋"): "+",
@@ -33,7 +40,11 @@ _FULL_WIDTH |= {
 
 
 def clean(text: str) -> str:
-    """Take out what has no sound and only confuses: control characters, emoji, drawn signs, emphasis."""
+    """Take out what has no sound and only confuses: control characters, emoji, drawn signs, emphasis.
+
+    Numerals of every script become ASCII digits, but for superscripts and fractions.
+    """
+    text = plain_numerals(text)
     text = _DRAWN.sub(" ", _INVISIBLE.sub("", text))
     text = _HEADING.sub("", _EMPHASIS.sub(r"\2", text))
     return " ".join(unicodedata.normalize("NFC", text).translate(_FULL_WIDTH).split())
@@ -44,6 +55,7 @@ def clean(text: str) -> str:
 _NUMBER = r"\d+(?:,\d{3})*"
 _WITH_COMMAS = re.compile(r"[0-9]+(?:,[0-9]+)+")
 _GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
+_WITH_APOSTROPHES = re.compile(r"(?<!\d)\d+(?:['‘’]\d+)+")
 MOST_DIGITS = 36
 """As far as hibari can count."""
 
@@ -66,6 +78,9 @@ _HEIGHT = re.compile(r"(\d)['’′](\d{1,2})[\"”″]")
 _TIMES = re.compile(r"(?<=\d)(\s?)[x×](\s?)(?=\d)")
 _RANGE_OF_PERCENT = re.compile(r"(?<![\w.-])(\d+(?:\.\d+)?)%?\s?[-–]\s?(\d+(?:\.\d+)?)%")
 _ADDRESS = re.compile(r"\b(?:https?|ftp)://(?:www\.)?|\bwww\.(?=\w)")
+_LONG_WORD = re.compile(r"\S{41,}")
+_PARTS_OF_A_LONG_WORD = re.compile(r"\S{1,39}\W|\S{1,40}")
+"""The converter's time grows with the third power of a word's parts: 240 characters of "a/" take it 5 s."""
 _GREEK_LETTER = re.compile(r"(?<![\u0370-\u03ff])[\u0391-\u03a9\u03b1-\u03c9](?![\u0370-\u03ff])")
 
 
@@ -78,19 +93,36 @@ def _numbers_apart(match: re.Match[str]) -> str:
     return written if len(digits) <= MOST_DIGITS else " ".join(digits)
 
 
+def _between_apostrophes(match: re.Match[str]) -> str:
+    """Apostrophes that group thousands are commas, any other parts two numbers; the converter joins both."""
+    with_commas = re.sub("['‘’]", ",", match.group())
+    return with_commas if _GROUPED.fullmatch(with_commas) else with_commas.replace(",", " ")
+
+
 def normalize_english(text: str) -> str:
-    """English text in the form that hibari's converter reads best."""
+    """English text in the form that hibari's converter reads best.
+
+    Args:
+        text: what `clean` gave.
+    """
+    text = english_powers_and_fractions(text)
     text = _ADDRESS.sub("", text).replace("№", "number ")
     text = _GREEK_LETTER.sub(_greek_name, text)
-    if not any(character.isdigit() for character in text):
-        return text
+    if any(character.isdigit() for character in text):
+        text = _english_numbers(text)
+    return _LONG_WORD.sub(lambda word: " ".join(_PARTS_OF_A_LONG_WORD.findall(word.group())), text)
+
+
+def _english_numbers(text: str) -> str:
+    """Forms of numbers that the converter reads wrongly or fails on."""
+    text = _HEIGHT.sub(r"\1 foot \2", text)
+    text = _WITH_APOSTROPHES.sub(_between_apostrophes, text)
     text = _WITH_COMMAS.sub(_numbers_apart, text)
     text = _PHONE.sub(lambda phone: _digits_apart(phone.group()), text)
     text = _VERSION.sub(_version, text)
     text = _MONEY.sub(_money, text)
     text = _YUAN.sub(r"\1 yuan", text)
     text = _YEN.sub(r"\1 yen", text)
-    text = _HEIGHT.sub(r"\1 foot \2", text)
     text = _RANGE_OF_PERCENT.sub(r"\1 to \2%", text)
     text = _TIMES.sub(lambda sign: " times " if sign.group(1) else " by ", text)
     return _LONG_NUMBER.sub(lambda number: " ".join(number.group()), text)
@@ -156,7 +188,7 @@ _FLOOR = re.compile(r"(?<=[A-Za-z])2(?=[层楼座栋单号口])")
 _DECADE = re.compile(r"(?<=\d{4})s(?![A-Za-z])")
 _HAN_SIGNS = {
     "㎡": "平方米", "㎏": "千克", "㎜": "毫米", "㎝": "厘米", "㎞": "千米",
-    "°C": "摄氏度", "℉": "华氏度", "°F": "华氏度", "№": "第", "&": "和", "@": "艾特",
+    "°C": "摄氏度", "℉": "华氏度", "°F": "华氏度", "№": "第", "〇": "零", "&": "和", "@": "艾特",
     "÷": "除以", "±": "正负", "≈": "约等于", "≥": "大于等于", "≤": "小于等于",
 }  # fmt: skip
 _LEFT_OVER = str.maketrans(
@@ -172,7 +204,12 @@ def _chinese_grammar() -> Any:
 
 
 def normalize_chinese(text: str) -> str:
-    """Chinese text with every number, date, amount and unit in characters; Latin words stay as they are."""
+    """Chinese text with every number, date, amount and unit in characters; Latin words stay as they are.
+
+    Args:
+        text: what `clean` gave.
+    """
+    text = chinese_powers_and_fractions(text)
     for sign, name in _HAN_SIGNS.items():
         text = text.replace(sign, name)
     if any(character.isdigit() for character in text):

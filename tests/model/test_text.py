@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import Phase, given, settings
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from stepaudiod.errors import InvalidRequest, ModelFileError
@@ -34,6 +35,7 @@ from stepaudiod.model.tokenizer import (
     _read_pieces,
 )
 from tests.model.trees import vocabulary
+from tests.odd_texts import odd_texts
 
 SHARED = Path(os.environ.get("STEPAUDIOD_SHARED", Path(__file__).parents[3] / "shared"))
 TEXTS = [
@@ -65,6 +67,21 @@ def test_trusted_text_is_cut_as_the_published_tokenizer_cuts_it(
     tokenizer: TextTokenizer, independent: Tokenizer, text: str
 ) -> None:
     assert tokenizer.encode(text) == independent.encode(text, add_special_tokens=False).ids
+
+
+def test_any_text_can_be_encoded(tokenizer: TextTokenizer) -> None:
+    writer = PromptWriter(tokenizer)
+
+    @settings(max_examples=200, derandomize=True, deadline=None, database=None, phases=[Phase.generate])
+    @given(odd_texts())
+    def encode(text: str) -> None:
+        prompt = writer.clone([AUDIO_BASE + 5], text, text)
+        assert (prompt.count(END_OF_TURN), prompt.count(BEGIN_OF_TURN)) == (2, 3)
+        assert max(prompt) == AUDIO_BASE + 5
+        lengths.bounds_for_text(text)
+
+    encode()
+    assert writer.clone([], "\ud800", "a\udfff") == writer.clone([], "\ufffd", "a\ufffd")
 
 
 def test_user_text_cannot_become_control_tokens(tokenizer: TextTokenizer) -> None:

@@ -125,6 +125,14 @@ class PageSettings(Section):
     )
 
 
+class Marking(Section):
+    """How it is told that sound is synthetic."""
+
+    metadata: bool = Field(
+        True, description="whether a file's metadata and a response's header say so, and by which model"
+    )
+
+
 class StepAudio(Section):
     """The engine step-audio-editx."""
 
@@ -180,6 +188,7 @@ class Settings(BaseModel):
     timeouts: Timeouts = Timeouts()
     access: Access = Access()
     page: PageSettings = PageSettings()
+    marking: Marking = Marking()
     step_audio: StepAudio = StepAudio()
 
     @property

@@ -54,6 +54,7 @@ class SpeechRequest:
         reference: whose voice to clone, instead of a voice with an id.
         language: named to the engine where the text doesn't tell, for instance `Cantonese`.
         change: an emotion or a style for what is said.
+        is_marked: whether the sound says in its metadata that it is synthetic.
     """
 
     text: str
@@ -63,6 +64,7 @@ class SpeechRequest:
     reference: Recording | None = None
     language: str | None = None
     change: Change | None = None
+    is_marked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +75,13 @@ class EditRequest:
         recording: what to change.
         change: how.
         seed: makes the result reproducible; None draws one.
+        is_marked: whether the sound says in its metadata that it is synthetic.
     """
 
     recording: Recording
     change: Change
     seed: int | None = None
+    is_marked: bool = True
 
 
 @dataclass(frozen=True, slots=True)

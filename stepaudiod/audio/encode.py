@@ -8,6 +8,7 @@ The bytes come as early as the codec allows: nothing waits for the end, nothing 
 
 from __future__ import annotations
 
+import secrets
 import struct
 from fractions import Fraction
 from io import RawIOBase
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepaudiod.audio.formats import MEDIA_TYPES
+from stepaudiod.audio.marking import Mark
 from stepaudiod.audio.resample import Resampler
 from stepaudiod.errors import InvalidRequest
 
@@ -40,12 +42,16 @@ class Encoder(Protocol):
         """Return the rest. A stream that was never given a sample is still a valid, silent file."""
 
 
-def make_encoder(response_format: str, sample_rate: int) -> Encoder:
+def make_encoder(
+    response_format: str, sample_rate: int, mark: Mark | None = None, serial: int | None = None
+) -> Encoder:
     """An encoder for one response.
 
     Args:
         response_format: a key of `MEDIA_TYPES`.
         sample_rate: Hz of the waveforms to come.
+        mark: goes into the first bytes, where the format has a place for it; None leaves it out.
+        serial: 31 bits that name an Ogg stream, so that two of them may be joined; None draws them.
 
     Raises:
         InvalidRequest: there is no such format.
@@ -54,9 +60,9 @@ def make_encoder(response_format: str, sample_rate: int) -> Encoder:
         case "pcm":
             return PcmEncoder(sample_rate)
         case "wav":
-            return WavEncoder(sample_rate)
+            return WavEncoder(sample_rate, mark)
         case "mp3" | "opus" | "aac" | "flac":
-            return CodecEncoder(response_format, sample_rate)
+            return CodecEncoder(response_format, sample_rate, mark, serial)
     raise InvalidRequest(
         f"There is no format {response_format!r}. Formats here: {', '.join(MEDIA_TYPES)}.", "response_format"
     )
@@ -70,10 +76,15 @@ def to_pcm16(waveform: Waveform) -> NDArray[np.int16]:
 
 
 class WavEncoder:
-    """16-bit mono WAV whose header says "length unknown"."""
+    """16-bit mono WAV whose header says "length unknown".
 
-    def __init__(self, sample_rate: int) -> None:
-        self._header = _wav_header(sample_rate)
+    Args:
+        sample_rate: Hz of the waveforms to come.
+        mark: a `LIST` chunk before the samples: behind them it would have to wait for the end.
+    """
+
+    def __init__(self, sample_rate: int, mark: Mark | None = None) -> None:
+        self._header = _wav_header(sample_rate, b"" if mark is None else mark.riff_list())
 
     def encode(self, waveform: Waveform) -> bytes:
         """Take samples; return them rounded, after the header the first time."""
@@ -86,12 +97,13 @@ class WavEncoder:
         return header
 
 
-def _wav_header(sample_rate: int) -> bytes:
+def _wav_header(sample_rate: int, more: bytes) -> bytes:
     block = 2
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, sample_rate * block, block, 16)
     return (
         struct.pack("<4sI4s", b"RIFF", UNKNOWN_SIZE, b"WAVE")
         + form
+        + more
         + struct.pack("<4sI", b"data", UNKNOWN_SIZE)
     )
 
@@ -147,9 +159,17 @@ class CodecEncoder:
     Args:
         response_format: one of the four.
         sample_rate: Hz of the waveforms to come.
+        mark: Vorbis comments of opus and flac, an ID3 tag before mp3; aac as ADTS has no place for it.
+        serial: of the Ogg stream; None draws it.
     """
 
-    def __init__(self, response_format: str, sample_rate: int) -> None:
+    def __init__(
+        self,
+        response_format: str,
+        sample_rate: int,
+        mark: Mark | None = None,
+        serial: int | None = None,
+    ) -> None:
         import av
 
         container, codec, bit_rate, rate, options = _CODECS[response_format]
@@ -157,9 +177,15 @@ class CodecEncoder:
         self._source_rate = sample_rate
         self._samples = 0
         self._sink = _Sink()
-        self._container = av.open(
-            self._sink, "w", format=container, container_options={"fflags": "+flush_packets", **options}
-        )
+        # bitexact: no random stream number and no version of FFmpeg in the bytes
+        options = {"fflags": "+flush_packets+bitexact", **options}
+        if response_format == "opus":
+            options["serial_offset"] = str(secrets.randbits(31) if serial is None else serial)
+        self._container = av.open(self._sink, "w", format=container, container_options=options)
+        if mark is not None and response_format == "mp3":
+            self._sink.write(mark.id3())  # FFmpeg's own has no COMM frame, which players show
+        elif mark is not None:
+            self._container.metadata.update(mark.fields())
         stream: Any = self._container.add_stream(codec, rate=rate or sample_rate, layout="mono")
         if bit_rate:
             stream.bit_rate = bit_rate

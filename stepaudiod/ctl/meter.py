@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from stepaudiod.ctl.wav import HEAD_BYTES, WavHeader, wav_header
+
 PCM_BYTES_PER_S = 24_000 * 2
-WAV_HEADER_BYTES = 44
-WAV_BYTE_RATE = slice(28, 32)
 
 
 class Meter:
@@ -18,22 +18,23 @@ class Meter:
         self.size_bytes = 0
         self._format = audio_format
         self._head = b""
+        self._header: WavHeader | None = None
 
     def add(self, data: bytes) -> None:
         """These bytes have come."""
         self.size_bytes += len(data)
-        if len(self._head) < WAV_HEADER_BYTES:
-            self._head += data[: WAV_HEADER_BYTES - len(self._head)]
+        if self._format == "wav" and self._header is None and len(self._head) < HEAD_BYTES:
+            self._head += data[: HEAD_BYTES - len(self._head)]
+            self._header = wav_header(self._head)
 
     @property
     def duration_s(self) -> float | None:
         """Seconds of sound so far; None where the format doesn't tell."""
         if self._format == "pcm":
             return self.size_bytes / PCM_BYTES_PER_S
-        if self._format == "wav" and len(self._head) == WAV_HEADER_BYTES:
-            bytes_per_s = int.from_bytes(self._head[WAV_BYTE_RATE], "little")
-            return (self.size_bytes - WAV_HEADER_BYTES) / bytes_per_s if bytes_per_s else None
-        return None
+        if self._header is None or not self._header.bytes_per_s:
+            return None
+        return (self.size_bytes - self._header.begin) / self._header.bytes_per_s
 
     def __str__(self) -> str:
         duration_s = self.duration_s

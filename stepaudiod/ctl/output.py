@@ -12,11 +12,8 @@ from typing import BinaryIO, Protocol
 
 from stepaudiod.ctl.errors import IncompleteAudio, WrongUsage
 from stepaudiod.ctl.terminal import write_out
+from stepaudiod.ctl.wav import HEAD_BYTES, UNKNOWN_SIZE, wav_header
 
-WAV_HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
-WAV_UNKNOWN_SIZE = 0xFFFF_FFFF
-WAV_SIZES = ((4, 8), (40, 44))
-"""Where a WAV header tells a size, and how many of the file's bytes that size leaves out."""
 MOST_LINKS = 40
 
 
@@ -128,11 +125,10 @@ def _tell_wav_sizes(file: BinaryIO) -> None:
     """A stream's WAV header says "length unknown". Here the length is known: some programs insist on it."""
     size_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
-    header = file.read(WAV_HEADER.size)
-    if len(header) < WAV_HEADER.size or size_bytes > WAV_UNKNOWN_SIZE:
+    header = wav_header(file.read(HEAD_BYTES))
+    if header is None or header.size_bytes != UNKNOWN_SIZE or size_bytes > UNKNOWN_SIZE:
         return
-    riff, riff_size, wave, *_, data, data_size = WAV_HEADER.unpack(header)
-    if (riff, wave, data) == (b"RIFF", b"WAVE", b"data") and riff_size == data_size == WAV_UNKNOWN_SIZE:
-        for offset, left_out in WAV_SIZES:
-            file.seek(offset)
-            file.write(struct.pack("<I", size_bytes - left_out))
+    # each size is told in the four bytes before what it counts
+    for begin in (8, header.begin):
+        file.seek(begin - 4)
+        file.write(struct.pack("<I", size_bytes - begin))

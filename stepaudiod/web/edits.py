@@ -15,7 +15,7 @@ from stepaudiod.model.edits import LANGUAGES, OPTIONS, Edit, require_tag
 from stepaudiod.service import Service
 from stepaudiod.speech import Change, EditRequest, Recording
 from stepaudiod.web.body import check_length, read_multipart, required
-from stepaudiod.web.engines import engine_for, work_for
+from stepaudiod.web.engines import engine_for, sound_headers, work_for
 from stepaudiod.web.schemas import EditForm
 from stepaudiod.web.stream import StreamedResponse
 
@@ -37,8 +37,7 @@ async def edits(request: Request) -> Response:
     engine = engine_for(service, form.model, form.mode)
     wanted = EditRequest(Recording(str(file.path), form.transcript), change, form.seed)
     pieces = work_for(request, engine, wanted, form.response_format)
-    headers = {"X-StepAudio-Model": engine.name}
-    return StreamedResponse(pieces, MEDIA_TYPES[form.response_format], headers)
+    return StreamedResponse(pieces, MEDIA_TYPES[form.response_format], sound_headers(request, engine, wanted))
 
 
 def checked(change: Change, params: dict[str, str]) -> Change:

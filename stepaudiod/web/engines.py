@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from starlette.requests import Request
 
+from stepaudiod.audio.marking import HEADER, Mark
+from stepaudiod.config import Settings
 from stepaudiod.engines.catalog import NEEDS, can
 from stepaudiod.engines.instructions import Followed, follow
 from stepaudiod.errors import Unsupported
 from stepaudiod.service import Service
-from stepaudiod.speech import EngineDescription, Work
+from stepaudiod.speech import EngineDescription, TranscriptionRequest, Work
 from stepaudiod.worker.process import Result
 
 OPENAI_SPEECH = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
@@ -59,7 +62,20 @@ def work_for(
     """
     service: Service = request.app.state.service
     state = request.scope["state"]
+    if not isinstance(work, TranscriptionRequest):
+        work = replace(work, is_marked=_is_marked(request))
     return service.run(engine, work, format, state["request_id"], state["caller"], state["share"])
+
+
+def sound_headers(request: Request, engine: EngineDescription, work: Work) -> dict[str, str]:
+    """The headers of a response with sound: by which model, and the mark, which aac and pcm have no room for."""
+    headers = {"X-StepAudio-Model": engine.name}
+    return headers | {HEADER: str(Mark.of(work, engine.name))} if _is_marked(request) else headers
+
+
+def _is_marked(request: Request) -> bool:
+    settings: Settings = request.app.state.settings()
+    return settings.marking.metadata
 
 
 def _how(service: Service, need: str) -> str:

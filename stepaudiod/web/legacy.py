@@ -29,7 +29,7 @@ from stepaudiod.service import Service
 from stepaudiod.speech import Change, EditRequest, EngineDescription, Recording, SpeechRequest, Work
 from stepaudiod.web.body import Spool, Upload, check, check_length, read_multipart, required
 from stepaudiod.web.edits import checked
-from stepaudiod.web.engines import OPENAI_SPEECH, engine_for, follow_instructions, work_for
+from stepaudiod.web.engines import OPENAI_SPEECH, engine_for, follow_instructions, sound_headers, work_for
 from stepaudiod.web.fetch import Fetcher
 from stepaudiod.web.inline import FIELDS, cut, decode_text
 from stepaudiod.web.schemas import OldSpeechForm, StepAudioForm, UploadForm
@@ -101,7 +101,7 @@ async def answer(request: Request, body: bytes) -> Response:
     sources = Sources(options, request.scope["state"]["spool"], settings)
     await sources.decode_rest()
     plan = await (_clone if options.mode == "clone" else _edit)(service, form, sources)
-    headers |= plan.headers | {"X-StepAudio-Model": plan.engine.name}
+    headers |= plan.headers | sound_headers(request, plan.engine, plan.work)
     unused = _unused(form, sources.given(), plan.used)
     if ignored := [name for name in (plan.headers.get(IGNORED), *unused) if name]:
         headers[IGNORED] = ", ".join(ignored)

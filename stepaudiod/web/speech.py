@@ -11,7 +11,7 @@ from stepaudiod.service import Service
 from stepaudiod.speech import SpeechRequest
 from stepaudiod.web import legacy
 from stepaudiod.web.body import check, check_length
-from stepaudiod.web.engines import engine_for, follow_instructions, work_for
+from stepaudiod.web.engines import engine_for, follow_instructions, sound_headers, work_for
 from stepaudiod.web.inline import read_json
 from stepaudiod.web.schemas import SpeechForm
 from stepaudiod.web.stream import speech_response
@@ -41,5 +41,5 @@ async def speech(request: Request) -> Response:
         change=followed.change,
     )
     pieces = work_for(request, engine, wanted, form.response_format)
-    headers |= {"X-StepAudio-Model": engine.name, "X-StepAudio-Voice": voice}
+    headers |= sound_headers(request, engine, wanted) | {"X-StepAudio-Voice": voice}
     return speech_response(pieces, form, headers)

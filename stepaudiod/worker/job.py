@@ -7,12 +7,24 @@ from __future__ import annotations
 
 import json
 import threading
+import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from stepaudiod.speech import EditRequest, Facts, Recording, Segment, SpeechRequest, Work, from_json
+from stepaudiod.audio.marking import Mark
+from stepaudiod.speech import (
+    EditRequest,
+    Facts,
+    Recording,
+    Segment,
+    SpeechRequest,
+    TranscriptionRequest,
+    Work,
+    from_json,
+    to_json,
+)
 from stepaudiod.worker.protocol import WINDOW_BYTES, Header
 
 if TYPE_CHECKING:
@@ -106,7 +118,9 @@ class Job:
         if self.format is not None:
             from stepaudiod.audio.encode import make_encoder
 
-            self._encoder = make_encoder(self.format, engine.sample_rate)
+            assert not isinstance(self.work, TranscriptionRequest)
+            mark = Mark.of(self.work, self.engine.name) if self.work.is_marked else None
+            self._encoder = make_encoder(self.format, engine.sample_rate, mark, _serial(self.work))
         self._sample_rate = engine.sample_rate
         self._items = self._begin(engine)
 
@@ -174,3 +188,14 @@ class EngineOrder:
     def key(self) -> str:
         """Tells two variants of a model apart."""
         return f"{self.factory} {json.dumps(self.options, sort_keys=True)}"
+
+
+def _serial(work: SpeechRequest | EditRequest) -> int | None:
+    """A number of 31 bits that the same request with the same seed has again; None without a seed."""
+    if work.seed is None:
+        return None
+    if isinstance(work, EditRequest):
+        work = replace(work, recording=replace(work.recording, path=""))
+    elif work.reference is not None:
+        work = replace(work, reference=replace(work.reference, path=""))
+    return zlib.crc32(json.dumps(to_json(work), sort_keys=True).encode()) >> 1

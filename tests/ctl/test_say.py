@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import stat
+import struct
 import subprocess
 import wave
 from pathlib import Path
@@ -61,7 +62,11 @@ def test_a_wav_file_tells_its_true_length(shared_ctl: Ctl, tmp_path: Path) -> No
     path = tmp_path / "hello.wav"
     shared_ctl.ok("say", TEXT, "-o", str(path))
     with wave.open(str(path)) as file:
-        assert file.getnframes() * 2 + 44 == path.stat().st_size
+        frames = file.getnframes()
+        assert len(file.readframes(frames + 1)) == frames * 2
+    data = path.read_bytes()
+    assert data.endswith(b"data" + struct.pack("<I", frames * 2) + data[-frames * 2 :])
+    assert int.from_bytes(data[4:8], "little") == len(data) - 8
 
 
 @pytest.mark.parametrize("way", [("-o", "-"), ("-",), ("--voice", "heart", "-")])

@@ -1,6 +1,7 @@
 // Sound that plays while it is being made, and pictures of it.
 
-const HEADER_BYTES = 44;
+/** The samples of a WAV of ours begin before that. */
+const HEAD_BYTES = 4096;
 const LEAD_S = 0.08;
 
 /** Plays samples one after the other, each piece as it comes. */
@@ -45,9 +46,10 @@ class WavPlayer extends Player {
   push(bytes) {
     this.rest = joined([this.rest, bytes]);
     if (!this.rate) {
-      if (this.rest.length < HEADER_BYTES) return;
-      this.rate = new DataView(this.rest.buffer).getUint32(24, true);
-      this.rest = this.rest.slice(HEADER_BYTES);
+      const header = wavHeader(this.rest);
+      if (!header) return;
+      this.rate = header.rate;
+      this.rest = this.rest.slice(header.begin);
     }
     const count = this.rest.length >> 1;
     const samples = new Int16Array(this.rest.slice(0, count * 2).buffer);
@@ -126,38 +128,59 @@ function joined(pieces) {
   return all;
 }
 
+/** Where a WAV's samples begin, and what its header says of them; null where the header isn't whole yet. */
+function wavHeader(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  let rate = 0;
+  let bytes_per_s = 0;
+  for (let at = 12; at + 8 <= bytes.length; ) {
+    const name = String.fromCharCode(...bytes.subarray(at, at + 4));
+    const size = view.getUint32(at + 4, true);
+    if (name === "data") return { rate, bytes_per_s, begin: at + 8, size };
+    if (name === "fmt " && at + 20 <= bytes.length) {
+      rate = view.getUint32(at + 12, true);
+      bytes_per_s = view.getUint32(at + 16, true);
+    }
+    at += 8 + size + (size % 2);
+  }
+  return null;
+}
+
 /** A WAV whose header says how long it is, of one that was sent while it was made. */
 export function wholeWav(pieces) {
   const blob = new Blob(pieces);
-  const header = new Uint8Array(HEADER_BYTES);
-  let filled = 0;
-  for (const piece of pieces) {
-    const part = piece.subarray(0, HEADER_BYTES - filled);
-    header.set(part, filled);
-    filled += part.length;
-    if (filled === HEADER_BYTES) break;
+  const head = [];
+  for (let i = 0, size = 0; i < pieces.length && size < HEAD_BYTES; i++) {
+    head.push(pieces[i].subarray(0, HEAD_BYTES - size));
+    size += head.at(-1).length;
   }
-  const view = new DataView(header.buffer);
+  const bytes = joined(head);
+  const { begin } = wavHeader(bytes);
+  const view = new DataView(bytes.buffer);
   view.setUint32(4, blob.size - 8, true);
-  view.setUint32(40, blob.size - HEADER_BYTES, true);
-  return new Blob([header, blob.slice(HEADER_BYTES)], { type: "audio/wav" });
+  view.setUint32(begin - 4, blob.size - begin, true);
+  return new Blob([bytes.subarray(0, begin), blob.slice(begin)], { type: "audio/wav" });
 }
 
 /** Counts the seconds of a WAV that comes piece by piece. */
 export function wavMeter() {
   let size = 0;
-  let bytes_per_s = 0;
+  let head = new Uint8Array(0);
+  let header = null;
   return (piece) => {
-    if (!size) bytes_per_s = new DataView(piece.buffer, piece.byteOffset).getUint32(28, true);
     size += piece.length;
-    return Math.max(0, size - HEADER_BYTES) / bytes_per_s;
+    if (!header) {
+      head = joined([head, piece]);
+      header = wavHeader(head);
+    }
+    return header ? (size - header.begin) / header.bytes_per_s : 0;
   };
 }
 
 /** How long a whole WAV of ours is. */
 export async function secondsOf(wav) {
-  const view = new DataView(await wav.slice(0, HEADER_BYTES).arrayBuffer());
-  return view.getUint32(40, true) / view.getUint32(28, true);
+  const { size, bytes_per_s } = wavHeader(new Uint8Array(await wav.slice(0, HEAD_BYTES).arrayBuffer()));
+  return size / bytes_per_s;
 }
 
 /** The samples of a recording, whatever its format. */

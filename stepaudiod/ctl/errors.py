@@ -11,7 +11,8 @@ CtlError
 ├── NoRoom             4   the disk hasn't the room for a model
 ├── PlayerMissing      5   nothing here can play it
 ├── ClientMissing      5   the package that talks to a model hub isn't installed
-└── Unwell             6   `doctor` found something wrong
+├── Unwell             6   `doctor` found something wrong
+└── NotMarked          7   `inspect` found no mark in the file
 Terminated           128+n signal n told us to stop; Ctrl-C is 130
 """
 
@@ -113,6 +114,13 @@ class Unwell(CtlError):
 
     exit_code = 6
     code = "unwell"
+
+
+class NotMarked(CtlError):
+    """`inspect` found no mark of synthetic sound in the file."""
+
+    exit_code = 7
+    code = "not_marked"
 
 
 class Terminated(KeyboardInterrupt):

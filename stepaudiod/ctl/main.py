@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Protocol
 
 from stepaudiod import __version__
-from stepaudiod.ctl import doctor, keys, models, say, status, unload, voices, warm
+from stepaudiod.ctl import doctor, inspect, keys, models, say, status, unload, voices, warm
 from stepaudiod.ctl.errors import CtlError, Terminated
 from stepaudiod.ctl.options import Options, global_options
 from stepaudiod.ctl.terminal import Terminal
@@ -26,6 +26,7 @@ exit codes:
   4    audio or a model is incomplete, or there was no room for it
   5    no player was found, or it failed; or a package that is needed isn't installed
   6    doctor found something wrong
+  7    inspect found no mark of synthetic sound
   130  interrupted by Ctrl-C (the daemon stops the work, a pull goes on later); 143 by a termination signal
   141  whoever read the output has gone
 """
@@ -44,7 +45,7 @@ class Command(Protocol):
         """Do it; what goes wrong is a `CtlError`."""
 
 
-COMMANDS: tuple[Command, ...] = (say, status, warm, unload, voices, models, keys, doctor)
+COMMANDS: tuple[Command, ...] = (say, status, warm, unload, voices, models, keys, inspect, doctor)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -68,7 +68,7 @@ def work_for(
 
 
 def sound_headers(request: Request, engine: EngineDescription, work: Work) -> dict[str, str]:
-    """The headers of a response with sound: by which model, and the mark, which aac and pcm have no room for."""
+    """The headers of a response with sound: by which model, and the mark, the only one of aac and pcm."""
     headers = {"X-StepAudio-Model": engine.name}
     return headers | {HEADER: str(Mark.of(work, engine.name))} if _is_marked(request) else headers
 

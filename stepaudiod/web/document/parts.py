@@ -116,6 +116,8 @@ HEADERS = {
     "Retry-After": "whole seconds until it is worth asking again",
     "Connection": "`close`: the rest of the request isn't read",
     "X-StepAudio-Model": "the model that did it",
+    "X-StepAudio-Synthetic": "the sound is synthetic, and how it was made: `generated; model=kokoro`, or "
+    "for an edit `edited; model=studio`. Absent where marking.metadata is off",
     "X-StepAudio-Voice": "the voice that spoke, by its id",
     "X-StepAudio-Seed": "the seed; the same one gives the same audio. Step-Audio-EditX only",
     "X-StepAudio-Instructions": "what of `instructions` was followed, for instance `style=whisper`",

@@ -1,46 +1,53 @@
 # make run    set up, listen, speak on the first connection
 # make test   set up, check the code, run every test
 # make test-attack   attack a running daemon; ATTACK_SCALE=20 tries twenty times as often
+# make test-releases   try make run and the tests in booted roots of SUITES="bookworm trixie noble"
 # make deb    build what apt install takes
 # make apt-repo   the same as a signed repository, so that apt install stepaudiod works by name
 # make lint   check the code only
 # make lock   write constraints.txt anew
 
+comma := ,
 PYTHON ?= /usr/bin/python3
 EXTRAS ?= kokoro,page,tools
-TEST_EXTRAS := kokoro,hub,page,step-audio,tools,dev
+# The whole of the tests runs on this release; elsewhere what needs neither a browser, nor a booted Debian, nor torch.
+RELEASE := $(shell . /etc/os-release && echo $$ID-$$VERSION_ID)
+IS_WHOLE := $(filter debian-12,$(RELEASE))
+TEST_EXTRAS := kokoro,hub,page,$(if $(IS_WHOLE),step-audio$(comma))tools,dev
 LISTEN ?= 127.0.0.1:7860
 RUNTIME_DIR := $(if $(filter 0,$(shell id -u)),/run,$(or $(XDG_RUNTIME_DIR),$(CURDIR)/build))
 SOCKET ?= $(RUNTIME_DIR)/stepaudiod.sock
 
 VENV := .venv
-comma := ,
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 LOCKED := $(shell cat setup.cfg pyproject.toml constraints.txt Makefile packaging/lock/alone.in 2>/dev/null | sha256sum | cut -c1-12)
-PACKAGES := ca-certificates curl python3 python3-systemd python3-venv systemd
-TEST_PACKAGES := $(PACKAGES) apt-utils bash-completion chromium chromium-driver fish fonts-noto-cjk gpg gpg-agent iproute2 lintian man-db \
-  mmdebstrap systemd-container zsh $(if $(shell command -v npm),,npm)
+PACKAGES := ca-certificates curl python3 python3-systemd python3-venv
+TEST_PACKAGES := $(PACKAGES) apt-utils bash-completion fish gpg gpg-agent iproute2 man-db systemd zsh $(if $(IS_WHOLE),\
+  chromium chromium-driver fonts-noto-cjk lintian mmdebstrap systemd-container $(if $(shell command -v npm),,npm))
+# Where a suite of these is to be tried, on a machine that can boot them.
+SUITES ?= bookworm trixie noble
 
-.PHONY: run test test-attack deb lint lock clean
-.SILENT: run apt-repo
+.PHONY: run test test-attack test-releases deb lint lock clean
+.SILENT: run test apt-repo
 
+run: export STEPAUDIOD_CACHE_DIR ?= $(CURDIR)/build/cache
 run: $(VENV)/.run-$(LOCKED)-$(subst $(comma),-,$(EXTRAS))
 	mkdir -p build
-	printf '\nListening. Nothing runs until somebody connects. To hear it speak:\n\n'
+	printf '\nListening. The daemon starts at the first connection. To hear it speak:\n\n'
 	printf '  curl -sS --fail-with-body http://$(LISTEN)/v1/audio/speech -d '\''{"model": "tts-1", "voice": "alloy", "input": "Hello. I was asleep until you called."}'\'' -o hello.mp3\n\n'
 	printf 'The page: http://$(LISTEN)/   The unix socket: $(SOCKET)   Stop: Ctrl-C\n\n'
-	trap 'exit 0' INT TERM; \
-	while systemd-socket-activate -l $(LISTEN) -l $(SOCKET) --fdname=http:http \
-	  -E STEPAUDIOD_CACHE_DIR=$(or $(STEPAUDIOD_CACHE_DIR),$(CURDIR)/build/cache) \
-	  $(foreach name,$(filter-out STEPAUDIOD_CACHE_DIR,$(filter STEPAUDIOD_%,$(.VARIABLES))),-E $(name)=$($(name))) \
-	  $(CURDIR)/$(BIN)/stepaudiod; do :; done
+	exec $(BIN)/python -m stepaudiod.activate --listen $(LISTEN) --listen $(SOCKET)
 
-test: $(VENV)/.test-$(LOCKED) lint
-	$(BIN)/python -m pytest $(PYTEST)
+test: $(VENV)/.test-$(LOCKED) $(if $(IS_WHOLE),lint)
+	$(if $(IS_WHOLE),,echo 'On $(RELEASE) the tests that need a browser, a booted Debian or torch are left out; Debian 12 runs them all.')
+	$(BIN)/python -m pytest $(if $(IS_WHOLE),,-m 'not systemd and not browser') $(PYTEST)
 
 test-attack: $(VENV)/.test-$(LOCKED)
 	$(BIN)/python -m pytest tests/attack $(PYTEST)
+
+test-releases: $(VENV)/.test-$(LOCKED)
+	SUITES='$(SUITES)' $(BIN)/python -m pytest -s tests/releases $(PYTEST)
 
 lint: $(VENV)/.test-$(LOCKED)
 	$(BIN)/ruff format --check stepaudiod tests packaging/manuals
@@ -51,7 +58,7 @@ lint: $(VENV)/.test-$(LOCKED)
 lock: $(VENV)/.test-$(LOCKED)
 	$(BIN)/pip freeze --exclude stepaudiod --exclude systemd-python | grep -v ^nvidia- | sed 's/^\(torch==[^+]*\).*/\1/' > constraints.txt
 
-DEB_PACKAGES := $(PACKAGES) bash-completion build-essential debhelper dh-python python3-pip python3-sdnotify python3-setuptools python3-wheel
+DEB_PACKAGES := $(PACKAGES) bash-completion build-essential debhelper dh-python python3-pip python3-sdnotify python3-setuptools python3-wheel systemd
 
 .PHONY: apt-repo lock-deb
 deb:
@@ -84,11 +91,12 @@ $(VENV)/.test-$(LOCKED):
 # Debian's python3-systemd serves the environment too: building it from source would need a compiler
 define install_venv
 	$(PYTHON) -m venv $(VENV)
-	ln -sfn /usr/lib/python3/dist-packages/systemd /usr/lib/python3/dist-packages/systemd_python-*.egg-info $(VENV)/lib/python3*/site-packages/
+	ln -sfn /usr/lib/python3/dist-packages/systemd /usr/lib/python3/dist-packages/systemd_python-* $(VENV)/lib/python3*/site-packages/
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt wheel setuptools
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --use-pep517 -c constraints.txt \
 	  --config-settings editable_mode=compat -e '.[$(1)]'
-	$(if $(findstring tools,$(1)),$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt -r packaging/lock/alone.in)
+	$(if $(or $(findstring kokoro,$(1)),$(findstring tools,$(1))),$(BIN)/pip install --quiet --disable-pip-version-check --no-deps \
+	  --ignore-requires-python -c constraints.txt -r packaging/lock/alone.in)
 	$(BIN)/python -m compileall -q stepaudiod
 endef
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import select
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+
+from stepaudiod import activate
+from stepaudiod.activate import Process, start
 
 DEADLINE_S = 60.0
 """A test that waits for an event gives up here; nothing is ever asserted to be this slow."""
@@ -82,10 +83,7 @@ class DaemonProcess:
         self.log_path = folder / "log"
         self.listeners = listeners if listeners is not None else listening_sockets(folder, roles)
         self.notify = NotifySocket(folder / f"notify-{len(list(folder.iterdir()))}")
-        names = ":".join(name for name, _ in self.listeners)
         env = {k: v for k, v in os.environ.items() if not k.startswith(("STEPAUDIOD_", "LISTEN_"))} | {
-            "LISTEN_FDS": str(len(self.listeners)),
-            "LISTEN_FDNAMES": names,
             "NOTIFY_SOCKET": str(self.notify.path),
             **(environ or {}),
         }
@@ -93,26 +91,7 @@ class DaemonProcess:
         assignments = [f"--set={key}={value}" for key, value in (defaults | settings).items()]
         command = [*within, sys.executable, "-m", "stepaudiod", *assignments, *options]
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                # $$ stays the process's own through exec, which is what LISTEN_PID must be
-                ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *command],
-                env=env,
-                stderr=log,
-                pass_fds=range(3, 3 + len(self.listeners)),
-                preexec_fn=self._hand_on,
-            )
-
-    def _hand_on(self) -> None:
-        """In the child: the sockets become descriptors 3, 4, …: sd_listen_fds(3)."""
-        high = [os.dup(fd) for fd in self._high_copies()]
-        for number, fd in enumerate(high, start=3):
-            os.dup2(fd, number, inheritable=True)
-
-    def _high_copies(self) -> list[int]:
-        """Copies that are out of the way of 3, 4, …"""
-        import fcntl
-
-        return [fcntl.fcntl(s.fileno(), fcntl.F_DUPFD, 100) for _, s in self.listeners]
+            self.process = start(command, self.listeners, env, stderr_fd=log.fileno())
 
     @property
     def address(self) -> tuple[str, int]:
@@ -194,17 +173,22 @@ def listening_sockets(folder: Path, roles: tuple[str, ...] = ("http",)) -> list[
 
 
 class Activator:
-    """Holds listening sockets as systemd does, and starts a daemon when somebody connects and none runs."""
+    """The activator of `make run`, in a thread, for daemons with a notify socket each."""
 
     def __init__(self, folder: Path, settings: dict[str, object]) -> None:
         self.listeners = listening_sockets(folder)
-        self.starts = 0
-        self.exit_codes: list[int] = []
+        self.daemons: list[DaemonProcess] = []
         self._folder = folder
         self._settings = settings
-        self._wake, self._stop = socket.socketpair()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._activator = activate.Activator(self.listeners, self._start)
+        self._thread = threading.Thread(target=self._activator.run, daemon=True)
         self._thread.start()
+
+    def _start(self) -> Process:
+        if self.daemons:
+            self.daemons[-1].notify.close()
+        self.daemons.append(DaemonProcess(self._folder, self._settings, listeners=self.listeners))
+        return self.daemons[-1].process
 
     @property
     def address(self) -> tuple[str, int]:
@@ -212,26 +196,26 @@ class Activator:
         host, port = self.listeners[0][1].getsockname()
         return host, port
 
-    def _run(self) -> None:
-        poll = select.poll()
-        for _, listener in self.listeners:
-            poll.register(listener, select.POLLIN)
-        poll.register(self._wake, select.POLLIN)
-        while True:
-            ready = [fd for fd, _ in poll.poll()]
-            if self._wake.fileno() in ready:
-                return
-            self.starts += 1
-            daemon = DaemonProcess(self._folder, self._settings, listeners=self.listeners)
-            self.exit_codes.append(daemon.process.wait())
-            daemon.notify.close()
+    @property
+    def starts(self) -> int:
+        """How many daemons have been started."""
+        return len(self.daemons)
+
+    @property
+    def exit_codes(self) -> list[int]:
+        """The exit status of each that has exited."""
+        codes = [daemon.process.returncode for daemon in self.daemons]
+        return [code for code in codes if code is not None]
 
     def end(self) -> None:
         """Start no more; the present daemon leaves when it is idle."""
-        self._stop.send(b"x")
+        self._activator.stop()
         self._thread.join(DEADLINE_S)
-        for each in (self._wake, self._stop, *(listener for _, listener in self.listeners)):
-            each.close()
+        self._activator.close()
+        if self.daemons:
+            self.daemons[-1].end()
+        for _, listener in self.listeners:
+            listener.close()
 
 
 def pids_of_group(parent: int) -> Iterator[int]:

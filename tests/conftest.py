@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.activation import Activator, DaemonProcess
+
+HAS_TORCH = find_spec("torch") is not None
+NEEDS_TORCH = (
+    "model",
+    "parity",
+    "ctl/test_quantizing.py",
+    "ctl/test_warm.py",
+    "engines/test_stepaudio.py",
+    "test_lost_gpu.py",
+)
+"""What can't even be imported without torch."""
+
+collect_ignore = [] if HAS_TORCH else list(NEEDS_TORCH)
 
 StartDaemon = Callable[..., DaemonProcess]
 
@@ -18,6 +32,11 @@ def pytest_configure() -> None:
     """A shell's background job ignores SIGINT, and so would all that the tests start and interrupt."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_report_header() -> list[str]:
+    """Say what is left out."""
+    return [] if HAS_TORCH else [f"torch isn't installed: left out {', '.join(NEEDS_TORCH)}, and what skips"]
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.systemd.root import Unavailable
 
@@ -23,10 +24,21 @@ BOOT_TIMEOUT_S = 60.0
 
 
 @contextlib.contextmanager
-def booted(root: Path, read_only: Sequence[Path] = ()) -> Iterator[int]:
-    """Boot the Debian in `root`, with the host's `read_only` folders at the same paths.
+def booted(
+    root: Path,
+    read_only: Sequence[Path] = (),
+    writable: Mapping[Path, str] = MappingProxyType({}),
+    has_internet: bool = False,
+) -> Iterator[int]:
+    """Boot the Debian in `root`.
 
-    Yields the PID of its init, as the host numbers it. All that is written inside goes to memory.
+    Args:
+        root: the folder.
+        read_only: folders of the host, seen inside at the same paths.
+        writable: folders of the host that can be written to, and their paths inside.
+        has_internet: use the host's network; without it the only network is a loopback of its own.
+
+    Yields the PID of its init, as the host numbers it. All else that is written inside goes to memory.
 
     Raises:
         Unavailable: it doesn't boot on this host; the message says why.
@@ -42,7 +54,7 @@ def booted(root: Path, read_only: Sequence[Path] = ()) -> Iterator[int]:
         cgroup = stack.enter_context(_own_cgroup(name))
         console = stack.enter_context((folder / "console").open("w+b"))
         nspawn = subprocess.Popen(
-            _command(name, root, cgroup, read_only),
+            _command(name, root, cgroup, [*_binds(read_only, writable), *_network(has_internet)]),
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=console,
@@ -65,9 +77,21 @@ def booted(root: Path, read_only: Sequence[Path] = ()) -> Iterator[int]:
             _end(nspawn)
 
 
-def _command(name: str, root: Path, cgroup: Path | None, read_only: Sequence[Path]) -> list[str]:
+def _binds(read_only: Sequence[Path], writable: Mapping[Path, str]) -> list[str]:
+    """The host's folders that are seen inside; a colon in a path is written with a backslash."""
+    paths = {path: str(path).replace(":", "\\:") for path in (*read_only, *writable)}
+    return [
+        *(f"--bind-ro={paths[path]}" for path in read_only),
+        *(f"--bind={paths[path]}:{inside}" for path, inside in writable.items()),
+    ]
+
+
+def _network(has_internet: bool) -> list[str]:
+    return ["--resolv-conf=copy-host"] if has_internet else ["--resolv-conf=off", "--private-network"]
+
+
+def _command(name: str, root: Path, cgroup: Path | None, options: Sequence[str]) -> list[str]:
     """The machine ends with us, whatever ends us: setpriv sees to it."""
-    binds = [f"--bind-ro={str(path).replace(':', chr(92) + ':')}" for path in read_only]
     nspawn = [
         *(
             "systemd-nspawn",
@@ -77,14 +101,13 @@ def _command(name: str, root: Path, cgroup: Path | None, read_only: Sequence[Pat
             f"--directory={root}",
             "--volatile=overlay",
         ),
-        *("--register=no", "--private-network", "--notify-ready=yes", "--console=pipe", "--link-journal=no"),
+        *("--register=no", "--notify-ready=yes", "--console=pipe", "--link-journal=no"),
         *(
-            "--resolv-conf=off",
             "--timezone=off",
             "--kill-signal=SIGKILL",
             # For IPAddressDeny= and DevicePolicy=, which systemd would quietly do without.
             "--system-call-filter=bpf",
-            *binds,
+            *options,
         ),
     ]
     with_us = ["setpriv", "--pdeathsig=TERM"]

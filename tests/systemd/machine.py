@@ -22,7 +22,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tests.systemd.boot import booted, cgroup_of
 from tests.systemd.journal import Journal
@@ -59,13 +59,13 @@ class Machine:
 
     @classmethod
     @contextlib.contextmanager
-    def boot(cls, root: Path, read_only: Sequence[Path] = ()) -> Iterator[Machine]:
-        """Boot the Debian in `root`, with the host's `read_only` folders at the same paths.
+    def boot(cls, root: Path, read_only: Sequence[Path] = (), **options: Any) -> Iterator[Machine]:
+        """Boot the Debian in `root`, with the host's `read_only` folders at the same paths; see `booted`.
 
         Raises:
             Unavailable: it doesn't boot on this host; the message says why.
         """
-        with booted(root, read_only) as leader:
+        with booted(root, read_only, **options) as leader:
             machine = cls(leader)
             try:
                 yield machine

@@ -1,19 +1,27 @@
-"""The Debian that the tests boot: built once by mmdebstrap, kept in the user's cache, never written to.
+"""The Debian or Ubuntu that the tests boot: built once by mmdebstrap, cached, never written to.
 
 Knows nothing of booting, nor of the daemon.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 SUITE = "bookworm"
+UBUNTU_SUITES = ("noble", "resolute")
+UBUNTU_KEYRING = "usr/share/keyrings/ubuntu-archive-keyring.gpg"
+KEYRING_SUITE = "trixie"
+"""The Debian whose package ubuntu-keyring has the keys of those suites."""
+
 PACKAGES = ("curl", "python3", "python3-systemd", "systemd", "systemd-sysv")
 OPTIONS = (
     "--mode=root",
@@ -44,24 +52,28 @@ class Unavailable(Exception):
     """This machine cannot build or boot a Debian; the message is the reason."""
 
 
-def cached_root() -> Path:
+def cached_root(suite: str = SUITE, packages: Sequence[str] = PACKAGES) -> Path:
     """The folder of a bootable Debian; builds it, in about half a minute, where the cache has none.
+
+    Args:
+        suite: a release of Debian, or one of UBUNTU_SUITES.
+        packages: what it has besides the essential packages.
 
     Raises:
         Unavailable: a tool is missing, or the packages can't be had.
     """
-    recipe = repr((SUITE, PACKAGES, OPTIONS, FILES, MASKED))
+    recipe = repr((suite, packages, OPTIONS, FILES, MASKED))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepaudiod-tests"
-    root = cache / f"{SUITE}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    root = cache / f"{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.exists():
-            _build(root)
+            _build(root, suite, packages)
     return root
 
 
-def _build(root: Path) -> None:
+def _build(root: Path, suite: str, packages: Sequence[str]) -> None:
     """A build that is cut short leaves nothing at `root`."""
     if shutil.which("mmdebstrap") is None:
         raise Unavailable("mmdebstrap is not installed")
@@ -69,18 +81,7 @@ def _build(root: Path) -> None:
         raise Unavailable("building and booting a Debian needs root")
     unfinished = Path(tempfile.mkdtemp(dir=root.parent, prefix="unfinished-"))
     try:
-        command = ["mmdebstrap", *OPTIONS, f"--include={','.join(PACKAGES)}", SUITE, str(unfinished)]
-        # "-" reads the sources from standard input; without it mmdebstrap takes Debian's usual mirror.
-        sources = _host_sources()
-        done = subprocess.run(
-            [*command, "-"] if sources else command,
-            input=sources,
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
-        if done.returncode != 0:
-            raise Unavailable(f"mmdebstrap failed:\n{done.stderr[-2000:]}")
+        _mmdebstrap(suite, unfinished, [*OPTIONS, f"--include={','.join(packages)}"])
         for name, text in FILES.items():
             (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
             (unfinished / name).write_text(text)
@@ -88,14 +89,46 @@ def _build(root: Path) -> None:
             (unfinished / "etc/systemd/system" / unit).symlink_to("/dev/null")
         unfinished.chmod(0o755)
         unfinished.rename(root)
-    except subprocess.TimeoutExpired:
-        raise Unavailable("mmdebstrap took longer than 15 minutes") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _host_sources() -> str:
-    """The host's own sources of this suite of Debian, in one-line form; empty where apt knows none."""
+def _mmdebstrap(suite: str, root: Path, options: Sequence[str]) -> None:
+    """Fill the folder: Debian from where this machine has it, Ubuntu from mmdebstrap's default mirror."""
+    with contextlib.ExitStack() as stack:
+        arguments = [suite, str(root)]
+        sources = ""
+        if suite in UBUNTU_SUITES:
+            arguments = ["--components=main,universe", f"--keyring={_ubuntu_keyring(stack)}", *arguments]
+        elif sources := _host_sources(suite):
+            arguments.append("-")  # mmdebstrap reads them from its standard input
+        try:
+            done = subprocess.run(
+                ["mmdebstrap", *options, *arguments],
+                input=sources,
+                capture_output=True,
+                text=True,
+                timeout=900,
+            )
+        except subprocess.TimeoutExpired:
+            raise Unavailable("mmdebstrap took longer than 15 minutes") from None
+        if done.returncode != 0:
+            raise Unavailable(f"mmdebstrap failed:\n{done.stderr[-2000:]}")
+
+
+def _ubuntu_keyring(stack: contextlib.ExitStack) -> Path:
+    """This machine's, or the one in Debian's package, which is signed with Debian's key."""
+    here = Path("/", UBUNTU_KEYRING)
+    if here.exists():
+        return here
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    folder.chmod(0o755)
+    _mmdebstrap(KEYRING_SUITE, folder, ["--variant=extract", "--include=ubuntu-keyring"])
+    return folder / UBUNTU_KEYRING
+
+
+def _host_sources(suite: str) -> str:
+    """The host's own sources of Debian, for this suite, in one-line form; empty where apt knows none."""
     done = subprocess.run(
         [
             "apt-get",
@@ -108,6 +141,11 @@ def _host_sources() -> str:
         capture_output=True,
         text=True,
     )
+    host = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
     targets = dict.fromkeys(tuple(line.split()) for line in done.stdout.splitlines())
-    suites = {SUITE, f"{SUITE}-updates", f"{SUITE}-security"}
-    return "".join(f"deb {uri} {suite} {component}\n" for uri, suite, component in targets if suite in suites)
+    suites = {host, f"{host}-updates", f"{host}-security"}
+    return "".join(
+        f"deb {uri} {suite}{theirs.removeprefix(host)} {component}\n"
+        for uri, theirs, component in targets
+        if theirs in suites
+    )

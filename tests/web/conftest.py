@@ -13,7 +13,6 @@ import pytest
 from stepaudiod.voices import VoiceLibrary
 from tests.activation import DaemonProcess
 from tests.conftest import StartDaemon
-from tests.model.trees import write_tree
 
 
 def wav(waveform: np.ndarray, rate: int = 24_000) -> bytes:
@@ -42,6 +41,9 @@ def samples(response: httpx.Response) -> np.ndarray:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with the smallest checkpoint and one voice."""
+    pytest.importorskip("torch")
+    from tests.model.trees import write_tree
+
     folder = tmp_path_factory.mktemp("data")
     (folder / "models").mkdir()
     write_tree(folder / "models", "micro")

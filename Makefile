@@ -34,7 +34,7 @@ SUITES ?= bookworm trixie noble
 run: export STEPAUDIOD_CACHE_DIR ?= $(CURDIR)/build/cache
 run: $(VENV)/.run-$(LOCKED)-$(subst $(comma),-,$(EXTRAS))
 	mkdir -p build
-	printf '\nListening. The daemon starts at the first connection. To hear it speak:\n\n'
+	printf '\nTo hear it speak, in another terminal:\n\n'
 	printf '  curl -sS --fail-with-body http://$(LISTEN)/v1/audio/speech -d '\''{"model": "tts-1", "voice": "alloy", "input": "Hello. I was asleep until you called."}'\'' -o hello.mp3\n\n'
 	printf 'The page: http://$(LISTEN)/   The unix socket: $(SOCKET)   Stop: Ctrl-C\n\n'
 	exec $(BIN)/python -m stepaudiod.activate --listen $(LISTEN) --listen $(SOCKET)

@@ -271,6 +271,7 @@ def main(argv: list[str] | None = None) -> int:
         except (OSError, ValueError) as error:
             _say(f"can't listen on {error}")
             return 1
+        _say(f"listening on {', '.join(parsed.listen)}; the daemon starts at the first connection")
         return activator.run()
 
 

@@ -17,6 +17,7 @@ import pytest
 from stepaudiod.systemd import bind
 from tests.activation import DEADLINE_S, pids_of_group
 
+LISTENING = "listening on "
 EXITED = "asleep until the next connection"
 
 
@@ -47,12 +48,6 @@ def connect(path: Path) -> socket.socket:
     return made
 
 
-def wait_for_socket(path: Path, process: subprocess.Popen[str]) -> None:
-    while process.poll() is None:
-        with suppress(FileNotFoundError, ConnectionRefusedError), connect(path):
-            return
-
-
 def read_until(process: subprocess.Popen[str], text: str) -> str:
     assert process.stderr is not None
     lines: list[str] = []
@@ -71,7 +66,7 @@ def healthz(path: Path) -> int:
 def test_no_connection_is_refused_across_exits(tmp_path: Path) -> None:
     path = tmp_path / "sock"
     with activated(str(path)) as process:
-        wait_for_socket(path, process)
+        read_until(process, LISTENING)
         for _ in range(3):
             assert healthz(path) == 200
             read_until(process, EXITED)
@@ -85,7 +80,7 @@ def test_no_connection_is_refused_across_exits(tmp_path: Path) -> None:
 def test_each_socket_serves_its_role(tmp_path: Path) -> None:
     page, api = tmp_path / "page", tmp_path / "api"
     with activated(f"page={page}", f"api={api}") as process:
-        wait_for_socket(api, process)
+        read_until(process, LISTENING)
         assert healthz(api) == 200
         assert f"{page} (page), {api} (api)" in read_until(process, "ready on")
 
@@ -95,13 +90,11 @@ def test_each_socket_serves_its_role(tmp_path: Path) -> None:
 def test_a_stop_ends_both_and_leaves_no_socket(tmp_path: Path, number: int, is_awake: bool) -> None:
     path = tmp_path / "sock"
     with activated(str(path), options=("--set=engine=hibari", "--set=idle_timeout=never")) as process:
+        read_until(process, LISTENING)
         if is_awake:
-            wait_for_socket(path, process)
+            connect(path).close()
             read_until(process, "ready on")
             (daemon,) = pids_of_group(process.pid)
-        else:
-            while not path.exists():
-                assert process.poll() is None
         process.send_signal(number)
         assert process.wait(DEADLINE_S) == 0
         if is_awake:
@@ -119,7 +112,7 @@ def test_a_stop_lets_the_request_finish(tmp_path: Path) -> None:
         "response_format": "wav",
     }
     with activated(str(path)) as process:
-        wait_for_socket(path, process)
+        read_until(process, LISTENING)
         transport = httpx.HTTPTransport(uds=str(path))
         with (
             httpx.Client(transport=transport, timeout=DEADLINE_S) as client,
@@ -137,7 +130,7 @@ def test_a_stop_lets_the_request_finish(tmp_path: Path) -> None:
 def test_a_daemon_that_cannot_start_ends_it_with_its_status(tmp_path: Path) -> None:
     path = tmp_path / "sock"
     with activated(str(path), options=("--no-such-option",)) as process:
-        wait_for_socket(path, process)
+        read_until(process, LISTENING)
         with connect(path) as waiting:
             assert process.wait(DEADLINE_S) == 2
             with suppress(ConnectionResetError):
@@ -152,7 +145,8 @@ def test_a_daemon_that_cannot_start_ends_it_with_its_status(tmp_path: Path) -> N
 def test_a_daemon_that_was_killed_is_started_again(tmp_path: Path) -> None:
     path = tmp_path / "sock"
     with activated(str(path)) as process:
-        wait_for_socket(path, process)
+        read_until(process, LISTENING)
+        connect(path).close()
         read_until(process, "ready on")
         for pid in pids_of_group(process.pid):
             os.kill(pid, signal.SIGKILL)

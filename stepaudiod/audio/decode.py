@@ -213,7 +213,7 @@ def _read(
 
     try:
         container = av.open(
-            source,
+            _Source(source),
             options={
                 "format_whitelist": DEMUXERS,
                 "codec_whitelist": DECODERS,
@@ -238,6 +238,22 @@ def _read(
             mixer.add(part)
     mixer.flush()
     return rate, mixer
+
+
+class _Source:
+    """A file for FFmpeg. A seek to nowhere gets -1: PyAV would print the traceback of an exception."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read = file.read
+        self.tell = file.tell
+        self._seek = file.seek
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Where it is now."""
+        try:
+            return self._seek(offset, whence)
+        except (OSError, ValueError):
+            return -1
 
 
 def _check_shape(rate: int, channels: int, limits: Limits, param: str) -> None:

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,8 @@ class Worker:
                     self._decoders,
                 )
                 self._jobs[job.id] = job
+                if not job.is_ready:
+                    threading.Thread(target=_import, args=(job.engine,), name="import", daemon=True).start()
             case "load" if not self._jobs:  # whoever works loads what it needs
                 self._load(EngineOrder(frame["engine"]))
             case "credit":
@@ -188,6 +191,12 @@ class Worker:
         if job.needs_codec:
             threading.Thread(target=import_module, args=("av",), daemon=True).start()
         job.open(self._engines.get(job.engine))
+
+
+def _import(order: EngineOrder) -> None:
+    """Import an engine's packages while a recording is decoded; what is wrong is told when it is loaded."""
+    with suppress(Exception):
+        import_module(order.factory.partition(":")[0])
 
 
 def _describe(error: Exception) -> dict[str, Any]:

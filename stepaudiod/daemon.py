@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from stepaudiod import __version__, keys
 from stepaudiod.config import Settings, load, parse_assignments
 from stepaudiod.counters import Counters
+from stepaudiod.engines.catalog import Catalog
 from stepaudiod.engines.installed import catalog_of
 from stepaudiod.errors import ConfigError, EngineUnavailable
 from stepaudiod.idle import IdleClock
@@ -47,32 +48,45 @@ class Daemon:
         self._path = path
         self._overrides = overrides
         self.broken: str | None = None
+        self._what = ""
+        self._unexpected: Exception | None = None
         self._preloading: asyncio.Task[None] | None = None
         try:
             self.settings = load(path, overrides)
         except ConfigError as error:
-            self.broken = error.message
-            self.settings = Settings(idle_timeout=BROKEN_IDLE_S)
-        self.keys = keys.read(self.settings.access.keys_path)
+            self._break("stepaudiod can't work with its configuration.", error.message)
+        except Exception as error:
+            self._break_unexpectedly(error)
+        else:
+            try:
+                self.keys = keys.read(self.settings.access.keys_path)
+            except Exception as error:
+                self._break_unexpectedly(error)
+
+    def _break(self, what: str, reason: str) -> None:
+        """From here on there is only an answer that says why nothing works."""
+        self._what, self.broken = what, reason
+        self.settings = Settings(idle_timeout=BROKEN_IDLE_S)
+        self.keys = keys.Keys({})
+
+    def _break_unexpectedly(self, error: Exception) -> None:
+        """A daemon that ended here would be started again and again, and its clients would wait for ever."""
+        self._unexpected = error
+        self._break("stepaudiod can't start.", f"{type(error).__name__}: {error}")
 
     async def run(self, listeners: list[Listener], notifier: Notifier) -> None:
         """Serve until idle or told to stop."""
-        idle = IdleClock(self.settings.idle_timeout_s, time.monotonic)
-        settings = self.settings
-        service = Service(
-            settings.limits, settings.timeouts, catalog_of(settings), settings.engine, idle, self._spawn
-        )
-        apps: dict[Role, ASGIApp]
-        if self.broken is None:
-            page = Page(lambda: self.settings, idle)
-            apps = {role: self._build_app(role, service, idle, page) for role in ROLES}
-            _announce(service)
-            self._announce_access(listeners)
-            if self.settings.preload == "start":
-                self._preloading = asyncio.create_task(service.preload())
-        else:
-            log.error("the configuration is broken, every request gets 503: %s", self.broken)
-            apps = dict.fromkeys(ROLES, refuse_everything(self.broken))
+        try:
+            if self.broken is None:
+                idle, service, apps = self._build(listeners)
+        except Exception as error:
+            self._break_unexpectedly(error)
+        if self.broken is not None:
+            log.error("%s Every request gets 503: %s", self._what, self.broken, exc_info=self._unexpected)
+            idle, service = self._build_service(Catalog())
+            apps = dict.fromkeys(ROLES, refuse_everything(self._what, self.broken))
+        elif self.settings.preload == "start":
+            self._preloading = asyncio.create_task(service.preload())
         server = Server(
             listeners,
             apps,
@@ -83,6 +97,21 @@ class Daemon:
             lambda: self._reload(service, idle, server, listeners),
         )
         await server.serve()
+
+    def _build(self, listeners: list[Listener]) -> tuple[IdleClock, Service, dict[Role, ASGIApp]]:
+        """What answers requests, and what it needs."""
+        idle, service = self._build_service(catalog_of(self.settings))
+        page = Page(lambda: self.settings, idle)
+        apps: dict[Role, ASGIApp] = {role: self._build_app(role, service, idle, page) for role in ROLES}
+        _announce(service)
+        self._announce_access(listeners)
+        return idle, service, apps
+
+    def _build_service(self, catalog: Catalog) -> tuple[IdleClock, Service]:
+        """The idle clock and the queue."""
+        settings = self.settings
+        idle = IdleClock(settings.idle_timeout_s, time.monotonic)
+        return idle, Service(settings.limits, settings.timeouts, catalog, settings.engine, idle, self._spawn)
 
     def _build_app(self, role: Role, service: Service, idle: IdleClock, page: Page) -> ASGIApp:
         """The application of a role; it sees the settings and keys of the last reload."""
@@ -122,17 +151,19 @@ class Daemon:
         """Read the configuration again; a broken one changes nothing and is said in the journal."""
         try:
             settings = load(self._path, self._overrides)
-        except ConfigError as error:
-            log.error("reload: the configuration is broken, the one before stays: %s", error)
+            known, catalog = keys.read(settings.access.keys_path), catalog_of(settings)
+        except Exception as error:
+            unexpected = None if isinstance(error, ConfigError) else error
+            log.error("reload: what was there before stays: %s", error, exc_info=unexpected)
             return
         if self.broken is not None:
             server.should_exit = True
             return
         self.settings = settings
-        self.keys = keys.read(settings.access.keys_path)
+        self.keys = known
         service.reconfigure(settings.limits, settings.timeouts)
         service.engine = settings.engine
-        service.catalog = catalog_of(settings)
+        service.catalog = catalog
         idle.timeout_s = settings.idle_timeout_s
         server.timeouts = settings.timeouts
         logging.getLogger().setLevel(settings.log_level.upper())
@@ -189,7 +220,7 @@ def _check(path: Path | None, overrides: dict[str, Any]) -> int:
         known = keys.read(settings.access.keys_path)
         if known.problem and (settings.access.auth == "keys" or not known.is_absent):
             raise ConfigError(f"access: {known.problem}. {keys.HOW_TO} makes a key.")
-    except (ConfigError, EngineUnavailable) as error:
+    except (ConfigError, EngineUnavailable, OSError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"The configuration is sound. Engine: {choice.engine.name} ({choice.reason}).")
@@ -212,7 +243,8 @@ def main(argv: list[str] | None = None) -> int:
         return _check(options.config, overrides)
     daemon = Daemon(options.config, overrides)
     start_logging(daemon.settings.log_level)
-    if daemon.broken is not None and not activated():
+    is_by_hand = not activated()
+    if daemon.broken is not None and is_by_hand:
         print(daemon.broken, file=sys.stderr)
         return 2
     _allow_many_connections()
@@ -222,4 +254,4 @@ def main(argv: list[str] | None = None) -> int:
         log.error("can't listen: %s", error)
         return 1
     asyncio.run(daemon.run(listeners, Notifier()))
-    return 0
+    return 1 if daemon.broken is not None and is_by_hand else 0

@@ -70,16 +70,25 @@ class VoiceLibrary:
         self.root = root
 
     def list(self) -> list[StoredVoice]:
-        """Every voice, by id. What isn't a whole voice is left out."""
+        """Every voice, by id. What isn't a whole voice is left out.
+
+        Raises:
+            OSError: the folder may not be read.
+        """
         return sorted(self._voices(), key=lambda voice: voice.id)
 
     def _voices(self) -> Iterator[StoredVoice]:
         """Read each folder that holds a voice."""
-        for path in self.root.glob(f"*/{METADATA}"):
-            if ID.fullmatch(path.parent.name):
+        try:
+            names = os.listdir(self.root)
+        except FileNotFoundError:  # made with the first voice
+            return
+        for name in names:
+            if ID.fullmatch(name):
+                path = self.root / name / METADATA
                 try:
                     yield _read(path)
-                except FileNotFoundError:  # deleted since it was listed
+                except (FileNotFoundError, NotADirectoryError):  # no voice, or deleted since it was listed
                     continue
                 except (OSError, ValueError, TypeError) as error:
                     log.warning("%s is no voice: %s", path, error)

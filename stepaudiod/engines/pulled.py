@@ -7,7 +7,6 @@ that a model that has just been pulled, or a voice that another daemon made, is 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from stepaudiod.config import StepAudio
 from stepaudiod.engines.catalog import is_installed, share_openai_voices
 from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.model.edits import OPTIONS
+from stepaudiod.model.files import unreadable
 from stepaudiod.speech import Capabilities, EngineDescription, Voice
-from stepaudiod.voices import VoiceLibrary
+from stepaudiod.voices import StoredVoice, VoiceLibrary
 
 STEP_AUDIO = "step-audio-editx"
 WHISPER = "whisper-"
@@ -61,11 +61,25 @@ class PulledEngines:
         return (self._step_audio(whispers), *whispers)
 
     def _whispers(self) -> tuple[EngineDescription, ...]:
+        """What may not be read is there with its problem; folders without weights aren't models."""
         found = []
-        for folder in (self.data / "models").glob(f"{WHISPER}*"):
-            weights = folder / "model.safetensors"
-            with suppress(OSError):
-                found.append((weights.stat().st_size, _whisper(folder, self.settings.device)))
+        try:
+            names = os.listdir(self.data / "models")
+        except OSError:  # Step-Audio-EditX, which needs the same folder, says why
+            names = []
+        for name in names:
+            if not name.startswith(WHISPER):
+                continue
+            folder = self.data / "models" / name
+            weights, problem, size_bytes = folder / "model.safetensors", "", 0
+            try:
+                with weights.open("rb") as file:
+                    size_bytes = os.fstat(file.fileno()).st_size
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                problem = unreadable(weights, error).message
+            found.append((size_bytes, replace(_whisper(folder, self.settings.device), problem=problem)))
         return tuple(description for _, description in sorted(found, key=lambda each: -each[0]))
 
     def variant(self, name: str) -> EngineDescription | None:
@@ -84,6 +98,11 @@ class PulledEngines:
     def _step_audio(self, whispers: tuple[EngineDescription, ...]) -> EngineDescription:
         checkpoint, library = Checkpoint(self.data / "models"), VoiceLibrary(self.data / "voices")
         problem = next((str(problem) for problem in checkpoint.problems()), "")
+        stored: list[StoredVoice] = []
+        try:
+            stored = library.list()
+        except OSError as error:
+            problem = problem or unreadable(library.root, error).message
         voices = tuple(
             Voice(
                 v.id,
@@ -94,7 +113,7 @@ class PulledEngines:
                 v.name,
                 v.transcript,
             )
-            for v in library.list()
+            for v in stored
         )
         first = {"en": voices[0].id} if voices else {}
         recogniser = next((e for e in (*whispers, *self.recognisers) if is_installed(e)), None)

@@ -7,8 +7,10 @@ models/
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepaudiod.errors import ModelFileError
-from stepaudiod.model.files import mend, read_config, safetensors_header
+from stepaudiod.model.files import mend, read_config, safetensors_header, unreadable
 
 MODEL_FOLDER, TOKENIZER_FOLDER = "Step-Audio-EditX", "Step-Audio-Tokenizer"
 DECODER_FOLDER = "CosyVoice-300M-25Hz"
@@ -89,11 +91,17 @@ class Checkpoint:
         """The language model's weight files.
 
         Raises:
-            ModelFileError: there are none.
+            ModelFileError: there are none, or they may not be looked at.
         """
+        try:
+            os.scandir(self.model).close()
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # said below
+        except OSError as error:
+            raise unreadable(self.model, error) from None
         index = self.model / "model.safetensors.index.json"
-        if index.exists():
-            return sorted({self.model / name for name in read_config(index).get("weight_map", {}).values()})
+        if os.path.lexists(index):
+            return sorted(self.model / name for name in _shards_of(index))
         found = sorted(self.model.glob("*.safetensors"))
         if not found:
             raise ModelFileError(f"{self.model} holds no .safetensors file; {mend()}")
@@ -145,11 +153,16 @@ class Checkpoint:
         except ModelFileError as error:
             yield error
             return
+        except OSError as error:
+            yield unreadable(self.model, error)
+            return
         for path in files:
             try:
                 _check(path)
             except ModelFileError as error:
                 yield error
+            except OSError as error:
+                yield unreadable(path, error)
 
     def verify(self) -> None:
         """Look at every file, and stop at the first that isn't whole.
@@ -161,15 +174,28 @@ class Checkpoint:
             raise problem
 
 
+def _shards_of(index: Path) -> set[str]:
+    """The files that an index names."""
+    names = read_config(index).get("weight_map", {})
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ModelFileError(f"{index}: expected a weight_map of file names; {mend()}")
+    return set(names.values())
+
+
 def _check(path: Path) -> None:
-    if not path.is_file():
+    found = path.stat() if os.path.lexists(path) else None  # a folder that may not be searched is an error
+    if found is None or not stat.S_ISREG(found.st_mode):
         raise ModelFileError(f"{path} is missing; {mend()}")
-    if path.stat().st_size == 0:
+    if found.st_size == 0:
         raise ModelFileError(f"{path} is empty; {mend()}")
+    if not os.access(path, os.R_OK):
+        raise unreadable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
     if path.suffix == ".safetensors":
         safetensors_header(path)
+    elif path.suffix == ".json":
+        read_config(path)
     elif path.suffix == ".pt" and not zipfile.is_zipfile(path):
         # a torch file's directory stands at its end, so a cut one has none
         raise ModelFileError(
-            f"{path}: expected a zip archive, found {path.stat().st_size} bytes without its end; {mend()}"
+            f"{path}: expected a zip archive, found {found.st_size} bytes without its end; {mend()}"
         )

@@ -17,6 +17,14 @@ def mend() -> str:
     return "run `stepaudioctl models verify`, which says which `stepaudioctl models pull` mends it"
 
 
+def unreadable(path: Path, error: OSError) -> ModelFileError:
+    """Say that the system keeps us from a file, and what looks whose it is."""
+    return ModelFileError(
+        f"{error.filename or path} can't be read: {error.strerror or error}; `stepaudioctl doctor` says what "
+        "to do"
+    )
+
+
 def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
     """Read a safetensors header and hold it against the file's size: name to dtype, shape and offsets.
 
@@ -30,12 +38,15 @@ def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
             if length > size:
                 raise ValueError(f"its header would be {length} bytes long, the file has {size}")
             header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        expected = 8 + length + int(end)
     except FileNotFoundError:
         raise ModelFileError(f"{path} is missing; {mend()}") from None
-    except (OSError, ValueError) as error:
+    except PermissionError as error:
+        raise unreadable(path, error) from None
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ModelFileError(f"{path} is no safetensors file: {error}; {mend()}") from error
-    header.pop("__metadata__", None)
-    expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if size != expected:
         raise ModelFileError(f"{path}: expected {expected} bytes, found {size}; {mend()}")
     return dict(header)
@@ -51,7 +62,9 @@ def read_config(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelFileError(f"{path} is missing; {mend()}") from None
-    except (OSError, ValueError) as error:
+    except PermissionError as error:
+        raise unreadable(path, error) from None
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} is no readable JSON: {error}; {mend()}") from error
     if not isinstance(value, dict):
         raise ModelFileError(f"{path}: expected an object, found {type(value).__name__}; {mend()}")

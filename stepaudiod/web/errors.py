@@ -17,7 +17,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stepaudiod import errors
-from stepaudiod.errors import Busy, DiskFull, InvalidRequest, StepaudiodError
+from stepaudiod.errors import Busy, DiskFull, EngineUnavailable, InvalidRequest, StepaudiodError
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +85,17 @@ async def on_stepaudiod_error(request: Request, error: Exception) -> Response:
 
 
 async def on_os_error(request: Request, error: Exception) -> Response:
-    """No room for what was sent; any other of these is a mistake of ours."""
+    """No room for what was sent, or a folder that may not be used; any other is a mistake of ours."""
     assert isinstance(error, OSError)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        log.error("the daemon may not use a file that it needs: %s", error)
+        return await on_stepaudiod_error(
+            request,
+            EngineUnavailable(
+                f"The daemon may not use {error.filename}: {error.strerror}. `stepaudioctl doctor` says what "
+                "to do."
+            ),
+        )
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         raise error
     log.error("what a request sent has no room on the disk: %s", error)
@@ -124,15 +133,17 @@ HANDLERS = {
 }
 
 
-def refuse_everything(reason: str) -> ASGIApp:
-    """The application of a daemon whose configuration is broken: 503 for whatever is asked.
+def refuse_everything(what: str, reason: str) -> ASGIApp:
+    """The application of a daemon that can't be built: 503 for whatever is asked.
 
-    Why is told on this machine alone: the reason quotes what stands in the configuration.
+    Args:
+        what: a sentence that says so.
+        reason: why. It is told on this machine alone: it quotes what stands in the configuration.
     """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         is_local = scope["state"]["reach"] != "network"
-        message = f"stepaudiod can't work with its configuration. {reason if is_local else IN_THE_JOURNAL}"
+        message = f"{what} {reason if is_local else IN_THE_JOURNAL}"
         await error_response(message, 503, errors.ConfigError.code)(scope, receive, send)
 
     return app

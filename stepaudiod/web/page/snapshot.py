@@ -62,7 +62,7 @@ class Snapshot:
     @property
     def is_ready(self) -> bool:
         """Whether they are there."""
-        return self.folder.is_dir()
+        return os.path.isdir(self.folder)  # a cache that may not be searched has none
 
     def read(self, name: str) -> bytes:
         """One of them."""

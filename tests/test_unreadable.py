@@ -1,0 +1,197 @@
+"""Folders and files that the daemon's user may not read, or that aren't what they should be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stepaudiod.model.checkpoint import Checkpoint
+from tests.activation import DaemonProcess
+from tests.model.trees import write_tree
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a daemon of another user")
+
+DAEMON = 64001
+AS_DAEMON = ("setpriv", f"--reuid={DAEMON}", f"--regid={DAEMON}", "--clear-groups")
+SPEECH = {"model": "hibari", "voice": "heart", "input": "One.", "response_format": "pcm"}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the smallest checkpoint and a voice."""
+    data = tmp_path_factory.mktemp("tree") / "data"
+    write_tree(data / "models", "micro")
+    (data / "voices" / "mei").mkdir(parents=True)
+    voice = {"id": "mei", "name": "Mei", "transcript": "", "consent": "hers", "created": 1}
+    (data / "voices" / "mei" / "voice.json").write_text(json.dumps(voice))
+    return data
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that every user may pass through, which pytest's own don't allow."""
+    folder = Path(tempfile.mkdtemp(prefix="unreadable-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def data(tree: Path, place: Path) -> Path:
+    """A copy of the tree that every user may read."""
+    copied = Path(shutil.copytree(tree, place / "data"))
+    for path in copied.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return copied
+
+
+Start = Callable[..., DaemonProcess]
+
+
+@pytest.fixture
+def start(place: Path) -> Iterator[Start]:
+    """Start the daemon as a user of its own, with its cache."""
+    started: list[DaemonProcess] = []
+
+    def start(settings: dict[str, object], within: tuple[str, ...] = (), **environ: str) -> DaemonProcess:
+        (place / "cache").mkdir()
+        os.chown(place / "cache", DAEMON, DAEMON)
+        (folder := place / "daemon").mkdir()
+        defaults = {"engine": "auto", "cache_dir": place / "cache"}
+        before = os.umask(0)  # the socket for its messages has to let that user write
+        daemon = DaemonProcess(folder, defaults | settings, within=(*within, *AS_DAEMON), environ=environ)
+        os.umask(before)
+        started.append(daemon)
+        daemon.notify.wait_for("READY=1")
+        return daemon
+
+    yield start
+    for daemon in started:
+        daemon.end()
+
+
+def models_shut(data: Path) -> str:
+    (data / "models").chmod(0o700)
+    return "Permission denied"
+
+
+def data_shut(data: Path) -> str:
+    data.chmod(0o700)
+    return "Permission denied"
+
+
+def voices_shut(data: Path) -> str:
+    (data / "voices").chmod(0o700)
+    return f"{data}/voices can't be read: Permission denied"
+
+
+def weights_shut(data: Path) -> str:
+    Checkpoint(data / "models").flow.chmod(0o600)
+    return "flow.pt can't be read: Permission denied"
+
+
+def index_is_a_folder(data: Path) -> str:
+    index = Checkpoint(data / "models").model / "model.safetensors.index.json"
+    index.unlink()
+    index.mkdir()
+    return "is no readable JSON: [Errno 21] Is a directory"
+
+
+def index_is_a_list(data: Path) -> str:
+    index = Checkpoint(data / "models").model / "model.safetensors.index.json"
+    index.write_text('{"weight_map": [1]}')
+    return "expected a weight_map of file names"
+
+
+def configuration_is_broken(data: Path) -> str:
+    Checkpoint(data / "models").config.write_text("{")
+    return "config.json is no readable JSON"
+
+
+def header_is_broken(data: Path) -> str:
+    (Checkpoint(data / "models").model / "model-00001.safetensors").write_bytes(
+        (11).to_bytes(8, "little") + b'{"a": [[1]]}'
+    )
+    return "is no safetensors file"
+
+
+def links_go_in_a_circle(data: Path) -> str:
+    model = Checkpoint(data / "models").model
+    shutil.rmtree(model)
+    model.symlink_to(model)
+    return "Too many levels of symbolic links"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        models_shut,
+        data_shut,
+        voices_shut,
+        weights_shut,
+        index_is_a_folder,
+        index_is_a_list,
+        configuration_is_broken,
+        header_is_broken,
+        links_go_in_a_circle,
+    ],
+)
+def test_that_engine_says_why_and_the_others_serve(
+    start: Start, data: Path, damage: Callable[[Path], str]
+) -> None:
+    expected = damage(data)
+    daemon = start({"data_dir": data, "idle_timeout": 2})
+    with daemon.client() as client:
+        assert client.get("/healthz").status_code == 200
+        assert "hibari" in [model["id"] for model in client.get("/v1/models").json()["data"]]
+        refused = client.get("/v1/models/step-audio-editx")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
+        assert expected in refused.json()["error"]["message"]
+        assert client.get("/api/v1/models/status").status_code == 200
+        listed = client.get("/v1/audio/voices")
+        assert listed.status_code == (503 if damage in (data_shut, voices_shut) else 200)
+        assert client.post("/v1/audio/speech", json=SPEECH).status_code == 200
+    assert daemon.wait() == 0
+    assert "Traceback" not in daemon.log()
+
+
+def test_a_home_of_another_user_and_no_cache_leave_what_needs_neither(start: Start, place: Path) -> None:
+    home = place / "home"
+    home.mkdir(mode=0o700)
+    daemon = start({"cache_dir": "auto", "idle_timeout": 2, "data_dir": "auto"}, HOME=str(home))
+    with daemon.client() as client:
+        assert client.post("/v1/audio/speech", json=SPEECH).status_code == 200
+        refused = client.post("/v1/audio/speech", json=SPEECH | {"model": "kokoro", "voice": "alloy"})
+        assert refused.status_code == 503
+        assert "cache folder must be writable" in refused.json()["error"]["message"]
+        assert client.get("/").status_code == 200
+    assert daemon.wait() == 0
+    assert "Traceback" not in daemon.log()
+
+
+def test_what_keeps_the_daemon_from_being_built_is_answered_with_its_reason(start: Start) -> None:
+    """A user without an entry in passwd(5) and without HOME has no folder for anything."""
+    daemon = start({"cache_dir": "auto", "data_dir": "auto"}, ("env", "--unset=HOME"))
+    for path in ("/healthz", "/v1/models", "/"):
+        with daemon.client() as client:
+            answer = client.get(path)
+        assert answer.status_code == 503
+        assert "can't start. RuntimeError: Could not determine home" in answer.json()["error"]["message"]
+    assert daemon.wait() == 0
+    assert daemon.log().count("Traceback") == 1
+
+
+def test_keys_that_may_not_be_read_are_told(start: Start, place: Path) -> None:
+    shut = place / "etc"
+    shut.mkdir(mode=0o700)
+    daemon = start({"access.keys_file": shut / "api-keys", "access.auth": "keys", "idle_timeout": 1})
+    with daemon.client() as client:
+        assert client.get("/v1/models").status_code == 503
+    assert daemon.wait() == 0
+    assert "can't be read: Permission denied" in daemon.log()

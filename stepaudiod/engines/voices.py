@@ -5,10 +5,13 @@ from __future__ import annotations
 from stepaudiod.errors import InvalidRequest, Unsupported
 from stepaudiod.model.edits import with_language
 from stepaudiod.speech import EngineDescription, Voice
+from stepaudiod.text.languages import language_code
 from stepaudiod.text.scripts import has_chinese, has_letters_of, main_language
 from stepaudiod.text.speakable import is_speakable
 
 LANGUAGE_NAMES = {"en": "English", "zh": "Chinese", "ja": "Japanese"}
+TOLD = {"ja": "Japanese", "ko": "Korean", "yue": "Cantonese"}
+"""Languages that Step-Audio-EditX is told by a tag."""
 
 ANY_VOICE = "alloy"
 """Who speaks for somebody who names nobody: OpenAI's first voice, which is another one for each language."""
@@ -53,17 +56,34 @@ def find_voice(engine: EngineDescription, name: str) -> Voice | None:
     )
 
 
-def require_language(engine: EngineDescription, language: str) -> None:
-    """Refuse a language that the engine can't be told.
+def told_language(engine: EngineDescription, language: str) -> str | None:
+    """What an engine is to be told of the language that a request names.
+
+    Args:
+        engine: the engine that speaks.
+        language: a code, a tag or a name; see `text.languages.language_code`.
+
+    Returns:
+        One of `LANGUAGES`; None where the text alone decides.
 
     Raises:
-        InvalidRequest: there is no such language, or the engine finds it out by itself.
+        InvalidRequest: the engine doesn't speak that language.
     """
-    with_language("", language)
-    if not engine.capabilities.clone:
+    code = language_code(language)
+    if engine.capabilities.clone:
+        return with_language("", TOLD.get(code, code)).strip("[]") or None
+    if code and code not in engine.capabilities.languages:
+        spoken = _listed(engine.capabilities.languages)
         raise InvalidRequest(
-            f"The engine {engine.name} takes no 'language': it finds it out from the text.", "language"
+            f"The engine {engine.name} speaks {spoken}, not {language[:80]!r}. Leave 'language' out, or use "
+            "a model that speaks it.",
+            "language",
         )
+    return None
+
+
+def _listed(languages: tuple[str, ...]) -> str:
+    return " and ".join(LANGUAGE_NAMES.get(language, language) for language in languages)
 
 
 def require_speakable(engine: EngineDescription, text: str) -> None:
@@ -76,7 +96,7 @@ def require_speakable(engine: EngineDescription, text: str) -> None:
     if not is_speakable(text):
         raise InvalidRequest("The input has nothing to say: it needs at least one letter or digit.", "input")
     languages = engine.capabilities.languages
-    spoken = " and ".join(LANGUAGE_NAMES.get(language, language) for language in languages)
+    spoken = _listed(languages)
     if "zh" not in languages and has_chinese(text):
         raise Unsupported(
             f"The engine {engine.name} speaks {spoken} only, and the input has Chinese in it. For Chinese, "

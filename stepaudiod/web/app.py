@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stepaudiod.config import Settings
@@ -29,6 +29,14 @@ from stepaudiod.web.speech import speech
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
+class NameRoute(Route):
+    """A route whose last parameter may have slashes in it, as `organisation/model` has."""
+
+    def __init__(self, path: str, endpoint: Callable[..., object], methods: list[str]) -> None:
+        super().__init__(path, endpoint, methods=methods)
+        self.path_regex, _, self.param_convertors = compile_path(f"{path.removesuffix('}')}:path}}")
+
+
 WHAT_THE_PAGE_NEEDS = [
     Route("/healthz", healthz, methods=["GET"]),
     Route("/readyz", readyz, methods=["GET"]),
@@ -41,9 +49,10 @@ WHAT_THE_PAGE_NEEDS = [
     Route("/v1/audio/voices/{id}", voices.get, methods=["GET"]),
     Route("/v1/audio/voices/{id}", voices.delete, methods=["DELETE"]),
     Route("/v1/audio/voices/{id}/recording", voices.recording, methods=["GET"]),
+    Route("/v1/audio/models", models.list_speakers, methods=["GET"]),
     Route("/v1/tags", edits.tags, methods=["GET"]),
     Route("/v1/models", models.list_models, methods=["GET"]),
-    Route("/v1/models/{id}", models.get_model, methods=["GET"]),
+    NameRoute("/v1/models/{id}", models.get_model, methods=["GET"]),
     Route("/v1/voices", models.list_voices, methods=["GET"]),
     Route("/api/v1/models/status", models.status, methods=["GET"]),
     Route("/api/v1/models/{name}/unload", models.unload, methods=["POST"]),

@@ -9,10 +9,10 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
@@ -27,7 +27,8 @@ DISCARD = 64
 """This many times the limit is read and dropped, so that a client which still sends hears the refusal."""
 DISCARD_BYTES = 1 << 28
 """And never more than this beyond it."""
-MAX_PARTS = 64
+MAX_FILES = 64
+MAX_FIELDS = 128
 
 SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
 
@@ -134,7 +135,7 @@ def check(schema: type[Form], body: bytes | dict[str, object]) -> Form:
     """JSON, or a form's fields, as one of our schemas.
 
     Raises:
-        InvalidRequest: a field is missing, unknown or wrong; `param` is the first at fault.
+        InvalidRequest: a field is missing or wrong; `param` is the first at fault.
     """
     try:
         return schema.model_validate_json(body) if isinstance(body, bytes) else schema.model_validate(body)
@@ -154,7 +155,7 @@ async def read_multipart(
         files: the names of the fields that hold files.
 
     Raises:
-        InvalidRequest: it isn't multipart, or a field is missing, unknown or wrong.
+        InvalidRequest: it isn't multipart, or a field is missing or wrong.
         TooLarge: more bytes than `limits.max_upload`.
         TooSlow: it stopped coming for `timeouts.body` seconds, or took `timeouts.upload` in all.
         Busy: too many others send recordings; what comes is dropped, so that the client hears of it.
@@ -173,7 +174,7 @@ async def read_multipart(
             pass
         raise
     parser = MultiPartParser(
-        request.headers, pieces, max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=limits.max_body
+        request.headers, pieces, max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=limits.max_body
     )
     try:
         parsed = await parser.parse()
@@ -181,11 +182,11 @@ async def read_multipart(
         raise InvalidRequest(f"The form can't be read: {error.message}") from None
     except UnicodeError:
         raise InvalidRequest("The form's text isn't in the charset that it names. Send UTF-8.") from None
-    fields: dict[str, object] = {}
+    given: dict[str, list[str]] = {}
     try:
         for name, value in parsed.multi_items():
             if name not in files:
-                _add(fields, name, value)
+                _add(given, name, value, schema)
             elif not isinstance(value, UploadFile):
                 raise InvalidRequest(f"{name!r} is no file: send it with a file name.", name)
             elif name in spool.uploads:
@@ -194,7 +195,7 @@ async def read_multipart(
                 spool.uploads[name] = await asyncio.to_thread(_keep, value, spool)
     finally:
         await parsed.close()
-    return check(schema, fields), spool.uploads
+    return check(schema, dict(_fields(given, schema))), spool.uploads
 
 
 def required(uploads: dict[str, Upload], name: str) -> Upload:
@@ -222,19 +223,27 @@ def check_length(text: str, settings: Settings, param: str = "input") -> None:
         raise InvalidRequest(f"{message} Send it in parts.", param)
 
 
-def _add(fields: dict[str, object], name: str, value: object) -> None:
-    """One field; a name in brackets makes a list."""
+def _add(given: dict[str, list[str]], name: str, value: UploadFile | str, schema: type[BaseModel]) -> None:
+    """One value of a field; an empty one is absent, and a file has a name and nothing else for us."""
+    plain = name.removesuffix("[]")
     if isinstance(value, UploadFile):
-        raise InvalidRequest(f"There is no field {name!r} that takes a file.", name)
-    if name.endswith("[]"):
-        items = fields.setdefault(name.removesuffix("[]"), [])
-        if not isinstance(items, list):
-            raise InvalidRequest(f"{name.removesuffix('[]')!r} is there as a list and as one value.", name)
-        items.append(value)
-    elif name in fields:
-        raise InvalidRequest(f"{name!r} is there twice.", name)
-    else:
-        fields[name] = value
+        if plain in schema.model_fields:
+            raise InvalidRequest(f"{name!r} is a file: send it without a file name.", name)
+        value = "a file"
+    if value:
+        given.setdefault(plain, []).append(value)
+
+
+def _fields(given: dict[str, list[str]], schema: type[BaseModel]) -> Iterator[tuple[str, object]]:
+    """Each field with its value, or with all of them where it is a list."""
+    for name, values in given.items():
+        field = schema.model_fields.get(name)
+        if field is not None and get_origin(field.annotation) is list:
+            yield name, values
+        elif field is not None and len(values) > 1:
+            raise InvalidRequest(f"{name!r} is there twice.", name)
+        else:
+            yield name, values[0]
 
 
 def _keep(file: UploadFile, spool: Spool) -> Upload:
@@ -283,6 +292,4 @@ def _explain(error: ValidationError) -> tuple[str, str | None]:
     param = ".".join(names) or "body"
     if item["type"] == "missing":
         return f"{param!r} is required.", param
-    if item["type"] == "extra_forbidden":
-        return f"There is no field {param!r}.", param
     return f"{param!r}: {item['msg']}.", param

@@ -16,6 +16,7 @@ from stepaudiod.service import Service
 from stepaudiod.speech import Change, EditRequest, Recording
 from stepaudiod.web.body import check_length, read_multipart, required
 from stepaudiod.web.engines import engine_for, sound_headers, work_for
+from stepaudiod.web.ignored import ignored
 from stepaudiod.web.schemas import EditForm
 from stepaudiod.web.stream import StreamedResponse
 
@@ -37,7 +38,8 @@ async def edits(request: Request) -> Response:
     engine = engine_for(service, form.model, form.mode)
     wanted = EditRequest(Recording(str(file.path), form.transcript), change, form.seed)
     pieces = work_for(request, engine, wanted, form.response_format)
-    return StreamedResponse(pieces, MEDIA_TYPES[form.response_format], sound_headers(request, engine, wanted))
+    headers = sound_headers(request, engine, wanted) | ignored(form.unknown())
+    return StreamedResponse(pieces, MEDIA_TYPES[form.response_format], headers)
 
 
 def checked(change: Change, params: dict[str, str]) -> Change:

@@ -11,14 +11,42 @@ from stepaudiod.audio.marking import HEADER, Mark
 from stepaudiod.config import Settings
 from stepaudiod.engines.catalog import NEEDS, can
 from stepaudiod.engines.instructions import Followed, follow
-from stepaudiod.errors import Unsupported
+from stepaudiod.engines.pulled import STEP_AUDIO
+from stepaudiod.engines.voices import told_language
+from stepaudiod.errors import InvalidRequest, Unsupported
 from stepaudiod.service import Service
 from stepaudiod.speech import EngineDescription, TranscriptionRequest, Work
+from stepaudiod.text.languages import language_code
+from stepaudiod.text.scripts import main_language
+from stepaudiod.web.model_names import meaning, without_organisation
+from stepaudiod.web.schemas import SpeechForm
 from stepaudiod.worker.process import Result
 
-OPENAI_SPEECH = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
-OPENAI_TRANSCRIPTION = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe")
-"""OpenAI's own model names: they mean whichever engine here does the work."""
+
+def find_engine(service: Service, model: str, need: str = "speak") -> EngineDescription:
+    """The engine of that name, or the one that a customary name stands for here.
+
+    Args:
+        service: knows what is installed.
+        model: as the client wrote it.
+        need: what a name of a model that speaks is to be good for; see `engines.catalog.can`.
+
+    Raises:
+        NotFound: the name means nothing here.
+        EngineUnavailable: the engine is not installed, or nothing that is can do the work.
+    """
+    catalog = service.catalog
+    plain = without_organisation(model)
+    for engine in catalog.engines:
+        if plain == engine.name.lower():
+            return catalog.get(engine.name)
+    meant = meaning(model)
+    if meant is None:
+        return catalog.get(plain if plain.startswith(STEP_AUDIO) else model)
+    for engine in catalog.installed():
+        if engine.name.lower() == meant.engine:
+            return engine
+    return service.choice(meant.need if "transcribe" in (meant.need, need) else need).engine
 
 
 def engine_for(service: Service, model: str | None, need: str) -> EngineDescription:
@@ -34,9 +62,9 @@ def engine_for(service: Service, model: str | None, need: str) -> EngineDescript
         EngineUnavailable: it isn't installed, or nothing that is can do it.
         Unsupported: the model that was named can't do it; names those that can.
     """
-    if model is None or model in (OPENAI_TRANSCRIPTION if need == "transcribe" else OPENAI_SPEECH):
+    if model is None:
         return service.choice(need).engine
-    engine = service.catalog.get(model)
+    engine = find_engine(service, model, need)
     if can(engine, need):
         return engine
     if need == "speak" and engine.capabilities.speak:
@@ -83,13 +111,36 @@ def _how(service: Service, need: str) -> str:
     return f"To have one that can, {'; '.join(could)}." if could else "No engine can."
 
 
-def follow_instructions(
-    engine: EngineDescription, instructions: str | None
-) -> tuple[Followed, dict[str, str]]:
-    """What of a request's instructions the engine can follow, and the headers that say so."""
+def follow_instructions(engine: EngineDescription, instructions: str | None) -> tuple[Followed, list[str]]:
+    """What of a request's instructions the engine can follow, and `instructions` where it is nothing."""
     if not instructions:
-        return Followed(), {}
+        return Followed(), []
     followed = follow(instructions)
     if followed.said and "style" in engine.capabilities.edits:
-        return followed, {"X-StepAudio-Instructions": followed.said}
-    return Followed(), {"X-StepAudio-Ignored": "instructions"}
+        return followed, []
+    return Followed(), ["instructions"]
+
+
+KOKORO_LETTERS = {
+    "a": "en", "b": "en", "e": "es", "f": "fr", "h": "hi", "i": "it", "j": "ja", "p": "pt", "z": "zh",
+}  # fmt: skip
+"""What `lang_code` says in Kokoro's own programs."""
+
+
+def follow_language(engine: EngineDescription, form: SpeechForm) -> tuple[str | None, list[str]]:
+    """What the engine is told of the language, and the field that says it where that isn't followed.
+
+    Raises:
+        InvalidRequest: the engine does not speak the language that `language` names.
+    """
+    field, language = "language", form.language
+    if not language_code(language):
+        field, language = "lang_code", KOKORO_LETTERS.get(form.lang_code.strip().lower(), form.lang_code)
+    try:
+        told = told_language(engine, language)
+    except InvalidRequest:
+        if field == "language":
+            raise
+        return None, [field]
+    is_followed = told is not None or language_code(language) in ("", main_language(form.input))
+    return told, [] if is_followed else [field]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -22,21 +23,29 @@ from stepaudiod.config import Settings
 from stepaudiod.engines.catalog import can
 from stepaudiod.engines.instructions import known_name
 from stepaudiod.engines.pulled import OLD_VARIANTS, STEP_AUDIO
-from stepaudiod.engines.voices import OLD_VOICES, require_language, require_speakable, resolve_voice
+from stepaudiod.engines.voices import OLD_VOICES, require_speakable, resolve_voice
 from stepaudiod.errors import InvalidRequest
 from stepaudiod.model.edits import EMOTIONS, REMOVE, STYLES
 from stepaudiod.service import Service
 from stepaudiod.speech import Change, EditRequest, EngineDescription, Recording, SpeechRequest, Work
 from stepaudiod.web.body import Spool, Upload, check, check_length, read_multipart, required
 from stepaudiod.web.edits import checked
-from stepaudiod.web.engines import OPENAI_SPEECH, engine_for, follow_instructions, sound_headers, work_for
+from stepaudiod.web.engines import (
+    engine_for,
+    follow_instructions,
+    follow_language,
+    sound_headers,
+    work_for,
+)
 from stepaudiod.web.fetch import Fetcher
+from stepaudiod.web.ignored import ignored
 from stepaudiod.web.inline import FIELDS, cut, decode_text
+from stepaudiod.web.model_names import Meaning, meaning, without_organisation
 from stepaudiod.web.schemas import OldSpeechForm, StepAudioForm, UploadForm
 from stepaudiod.web.stream import speech_response
 
-ONLY_OLD = ("step_audio", "stream", "metadata")
-"""Fields that OpenAI's form doesn't have."""
+OF_OLD = ("stream", "metadata")
+"""Fields of the old form that other servers have too: alone they don't make a request an old one."""
 FILES = ("prompt_audio_file", "input_audio_file")
 EVERY_MODE = {"model", "response_format", "stream", "stream_format", "metadata", "step_audio", "seed"}
 EVERY_MODE_OF_STEP_AUDIO = {"mode", "model_variant"}
@@ -46,7 +55,6 @@ UPLOAD_PATH = "/v1/audio/speech/upload"
 TRANSCRIPTS = ("prompt_text", "audio_text")
 URLS = ("prompt_audio_url", "input_audio_url")
 FEELING = {ABOVE + "edit_info", ABOVE + "intensity", ABOVE + "n_edit_iter"}
-IGNORED = "X-StepAudio-Ignored"
 PARAMS = {name: ABOVE + name for name in ("mode", "edit_info", "intensity", "n_edit_iter")} | {
     "text": "input"
 }
@@ -62,8 +70,9 @@ PACE = re.compile(r"(\d{1,2}(?:\.\d{1,3})?) ?x", re.I)
 def is_old(body: bytes) -> bool:
     """Whether a request to /v1/audio/speech is in the old form.
 
-    It has a field that OpenAI's form doesn't have, or it leaves out what OpenAI requires, as only the old
-    form could: it names no model but Step-Audio-EditX and no voice but those of the old containers.
+    It has `step_audio`, or it leaves out what OpenAI requires, as only the old form could: it names no model
+    but Step-Audio-EditX and no voice but those of the old containers; or no model at all, beside `stream` or
+    `metadata`. Null is the same as absent.
     """
     try:
         table = json.loads(body)
@@ -71,10 +80,11 @@ def is_old(body: bytes) -> bool:
         return False
     if not isinstance(table, dict):
         return False
-    if any(name in table for name in ONLY_OLD):
+    given = {name: value for name, value in table.items() if value is not None}
+    if "step_audio" in given or ("model" not in given and any(name in given for name in OF_OLD)):
         return True
-    voice = table.get("voice")
-    return table.get("model", STEP_AUDIO) == STEP_AUDIO and (
+    voice = given.get("voice")
+    return given.get("model", STEP_AUDIO) == STEP_AUDIO and (
         voice is None or (isinstance(voice, str) and voice in OLD_VOICES)
     )
 
@@ -86,11 +96,17 @@ async def upload(request: Request) -> Response:
     for name in uploads:
         required(uploads, name)
 
-    return await answer(request, await cut(form.payload, request, settings))
+    return await answer(request, await cut(form.payload, request, settings), form.unknown())
 
 
-async def answer(request: Request, body: bytes) -> Response:
-    """Do what a request in the old form asks for; its recordings are in the request's spool."""
+async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> Response:
+    """Do what a request in the old form asks for; its recordings are in the request's spool.
+
+    Args:
+        request: what came.
+        body: its JSON.
+        unknown: names of fields beside the JSON that nothing here reads.
+    """
     service: Service = request.app.state.service
     settings: Settings = request.app.state.settings()
     form = check(OldSpeechForm, body)
@@ -103,8 +119,7 @@ async def answer(request: Request, body: bytes) -> Response:
     plan = await (_clone if options.mode == "clone" else _edit)(service, form, sources)
     headers |= plan.headers | sound_headers(request, plan.engine, plan.work)
     unused = _unused(form, sources.given(), plan.used)
-    if ignored := [name for name in (plan.headers.get(IGNORED), *unused) if name]:
-        headers[IGNORED] = ", ".join(ignored)
+    headers |= ignored([*plan.unused, *unused, *form.unknown(), *unknown])
     pieces = work_for(request, plan.engine, plan.work, form.response_format)
     return speech_response(pieces, form, headers)
 
@@ -118,12 +133,14 @@ class Plan:
         work: what.
         used: the fields that say so, beside those of every mode.
         headers: what the response says of it.
+        unused: fields that could have been used, and what they say can't be followed.
     """
 
     engine: EngineDescription
     work: Work
     used: set[str]
     headers: dict[str, str]
+    unused: tuple[str, ...] = ()
 
 
 class Sources:
@@ -193,10 +210,10 @@ async def _clone(service: Service, form: OldSpeechForm, sources: Sources) -> Pla
     name = sources.find("prompt")
     engine = _engine(service, form, "clone" if name else "speak" if change is None else change.mode)
     require_speakable(engine, form.input)
-    followed, headers = follow_instructions(engine, form.instructions if change is None else None)
-    if form.language is not None:
-        require_language(engine, form.language)
-    used = {"input", "speed", "language"} | ({"instructions"} if change is None else FEELING)
+    followed, unused = follow_instructions(engine, form.instructions if change is None else None)
+    headers = {"X-StepAudio-Instructions": followed.said} if followed.said else {}
+    language, not_heeded = follow_language(engine, form)
+    used = {"input", "speed", "language", "lang_code"} | ({"instructions"} if change is None else FEELING)
     if name:
         used |= {name, ABOVE + "prompt_text"}
         voice, reference = "", await sources.get(name, "prompt_text")
@@ -212,10 +229,10 @@ async def _clone(service: Service, form: OldSpeechForm, sources: Sources) -> Pla
         form.speed,
         form.seed,
         reference,
-        form.language or followed.language,
+        language or followed.language,
         change or followed.change,
     )
-    return Plan(engine, work, used, headers)
+    return Plan(engine, work, used, headers, (*unused, *not_heeded))
 
 
 def _feeling(options: StepAudioForm) -> Change | None:
@@ -283,16 +300,29 @@ def _engine(service: Service, form: OldSpeechForm, need: str) -> EngineDescripti
         StepaudiodError: nobody can; says what would make it possible.
     """
     variant = form.step_audio.model_variant
+    is_old = without_organisation(form.model) == STEP_AUDIO
     if variant is not None:
-        if form.model not in (STEP_AUDIO, *OPENAI_SPEECH):
+        if not (is_old or meaning(form.model) == Meaning("speak")):
             raise InvalidRequest(
                 f"The model {form.model[:80]!r} has no variants; {STEP_AUDIO} has.", ABOVE + "model_variant"
             )
         return engine_for(service, f"{STEP_AUDIO}-{OLD_VARIANTS[variant]}", need)
     able = [engine.name for engine in service.catalog.installed() if can(engine, need)]
-    if form.model == STEP_AUDIO and able and STEP_AUDIO not in able:
+    if is_old and able and STEP_AUDIO not in able:
         return service.choice(need).engine
     return engine_for(service, form.model, need)
+
+
+def echoed(metadata: object) -> dict[str, str] | None:
+    """Metadata of a request in OpenAI's form as headers; None where it isn't what the old form calls so."""
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        return None
+    try:
+        return metadata_headers(metadata)
+    except InvalidRequest:
+        return None
 
 
 def metadata_headers(metadata: dict[str, str]) -> dict[str, str]:

@@ -17,23 +17,28 @@ from stepaudiod.errors import EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.service import Service
 from stepaudiod.speech import EngineDescription
+from stepaudiod.web.engines import find_engine
+from stepaudiod.web.model_names import OPENAI_SPEECH, OPENAI_TRANSCRIPTION
 
 CREATED = 1763856000
 """OpenAI's form wants a time of creation; the project's first day serves for all."""
 
 
-def _describe(engine: EngineDescription, service: Service) -> dict[str, Any]:
-    """A model in OpenAI's form, and what more there is to know of it."""
+def _describe(engine: EngineDescription, service: Service, name: str = "") -> dict[str, Any]:
+    """A model in OpenAI's form, and what more there is to know of it; `name` is another name for it."""
     model: dict[str, Any] = {
-        "id": engine.name,
+        "id": name or engine.name,
         "object": "model",
         "created": CREATED,
         "owned_by": "stepaudiod",
     }
-    with contextlib.suppress(EngineUnavailable):  # what is configured can't be used; the others can
-        choice = service.choice()
-        if choice.engine is engine:
-            model["default"] = choice.reason
+    if name:
+        model["stands_for"] = engine.name
+    else:
+        with contextlib.suppress(EngineUnavailable):  # what is configured can't be used; the others can
+            choice = service.choice()
+            if choice.engine is engine:
+                model["default"] = choice.reason
     abilities = engine.capabilities
     return model | {
         "title": engine.title,
@@ -48,24 +53,40 @@ def _describe(engine: EngineDescription, service: Service) -> dict[str, Any]:
 
 
 async def get_model(request: Request) -> Response:
-    """`GET /v1/models/{id}`: one of them; a variant too."""
+    """`GET /v1/models/{id}`: one of them; a variant too, and what another name stands for."""
     service: Service = request.app.state.service
-    return JSONResponse(_describe(service.catalog.get(request.path_params["id"]), service))
+    if not (id := request.path_params["id"]):
+        return await list_models(request)
+    engine = find_engine(service, id)
+    return JSONResponse(_describe(engine, service, "" if id == engine.name else id))
+
+
+def _installed(service: Service) -> list[dict[str, Any]]:
+    """What is installed, the best first, then OpenAI's names for what serves."""
+    models = [_describe(engine, service) for engine in service.catalog.installed()]
+    for need, names in (("speak", OPENAI_SPEECH), ("transcribe", OPENAI_TRANSCRIPTION)):
+        with contextlib.suppress(EngineUnavailable):
+            engine = service.choice(need).engine
+            models += [_describe(engine, service, name) for name in names]
+    return models
 
 
 async def list_models(request: Request) -> Response:
-    """`GET /v1/models`: what is installed, the best first."""
-    service: Service = request.app.state.service
-    return JSONResponse(
-        {"object": "list", "data": [_describe(e, service) for e in service.catalog.installed()]}
-    )
+    """`GET /v1/models`: what is installed, and OpenAI's names for what serves."""
+    return JSONResponse({"object": "list", "data": _installed(request.app.state.service)})
+
+
+async def list_speakers(request: Request) -> Response:
+    """`GET /v1/audio/models`: those of them that speak, in the form of Kokoro-FastAPI too."""
+    data = [each for each in _installed(request.app.state.service) if each["capabilities"]["speak"]]
+    return JSONResponse({"object": "list", "data": data, "models": [{"id": each["id"]} for each in data]})
 
 
 async def list_voices(request: Request) -> Response:
     """`GET /v1/voices`: the voices of the engine that serves, or of `?model=`."""
     service: Service = request.app.state.service
     model = request.query_params.get("model")
-    engine = service.catalog.get(model) if model else service.choice().engine
+    engine = find_engine(service, model) if model else service.choice().engine
     return JSONResponse(
         [
             {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from stepaudiod.engines.pulled import STEP_AUDIO
 from stepaudiod.model.edits import LANGUAGES, MAX_INTENSITY, MAX_ITERATIONS, MIN_INTENSITY
+from stepaudiod.text.languages import language_code
 
 AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 
@@ -43,9 +46,15 @@ Seed = Annotated[
     int | None, Field(ge=0, lt=2**48, description="makes the audio reproducible; the response names it")
 ]
 Language = Annotated[
-    str | None,
-    Field(description=f"where the text alone doesn't tell: {', '.join(LANGUAGES)}; others need no name"),
+    str,
+    Field(
+        max_length=100,
+        description=f"where the text alone doesn't tell: {', '.join(LANGUAGES)}; others need no name. Codes "
+        "and names are understood; auto and the empty text leave it open",
+    ),
 ]
+MAX_INSTRUCTIONS = 4096
+"""Characters, as OpenAI allows."""
 
 
 def limited_by(setting: str) -> JsonDict:
@@ -57,10 +66,24 @@ MAX_TEXT = limited_by("limits.max_text")
 
 
 class Form(BaseModel):
-    """A request: a field nobody knows is a mistake, not a wish."""
+    """A request. A field that it doesn't have is ignored and named in the response; null is absent."""
 
     # validators are built at their first use: a health check that wakes the front needs none of them
-    model_config = ConfigDict(extra="forbid", defer_build=True)
+    model_config = ConfigDict(extra="allow", defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_nulls_out(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
+
+    def unknown(self, above: str = "") -> Iterator[str]:
+        """The names of fields that are not in the form, or not in a form inside of it."""
+        yield from (f"{above}{name}" for name in self.model_extra or ())
+        for name in type(self).model_fields:
+            if isinstance(inner := getattr(self, name), Form):
+                yield from inner.unknown(f"{above}{name}.")
 
 
 class VoiceId(Form):
@@ -80,12 +103,21 @@ class SpeechForm(Form):
     response_format: AudioFormat = "mp3"
     speed: float = Field(1.0, ge=0.25, le=4.0, description="1.0 is the voice's own pace")
     seed: Seed = None
-    language: Language = None
+    language: Language = ""
+    lang_code: str = Field(
+        "",
+        max_length=100,
+        description="the language as Kokoro-FastAPI's clients name it, by a letter or a code; where "
+        "`language` doesn't say it",
+    )
+    stream: bool = Field(False, description="audio is always sent while it is made")
+    metadata: Any = Field(None, description="an object of texts comes back in headers x-metadata-NAME")
     stream_format: Literal["audio", "sse"] = Field(
         "audio", description="sse sends the audio in events, base64, and the usage at the end"
     )
     instructions: str | None = Field(
         None,
+        max_length=MAX_INSTRUCTIONS,
         description="how to speak; an emotion, a style or a dialect that is named in it is followed where "
         "the engine can, and a header says which",
     )
@@ -124,16 +156,6 @@ class StepAudioForm(Form):
     n_edit_iter: Iterations = 1
 
 
-def _or_any(voice: object) -> object:
-    """Nobody in particular is the empty name."""
-    return "" if voice is None else voice
-
-
-def _or_default(step_audio: object) -> object:
-    """Nothing of it is all of its defaults."""
-    return {} if step_audio is None else step_audio
-
-
 class OldSpeechForm(SpeechForm):
     """`POST /v1/audio/speech` in the form of the old containers: everything but the text has a default."""
 
@@ -142,13 +164,12 @@ class OldSpeechForm(SpeechForm):
         description="the text to speak; for paralinguistic, the new text with its tags",
         json_schema_extra=MAX_TEXT,
     )
-    voice: Annotated[str | VoiceId, BeforeValidator(_or_any)] = Field(
+    voice: str | VoiceId = Field(
         "", description="a voice of /v1/voices; without it, and without a recording, the first"
     )
     response_format: AudioFormat = "wav"
-    stream: bool = Field(False, description="audio is always sent while it is made")
     metadata: dict[str, str] | None = Field(None, description="comes back in headers x-metadata-NAME")
-    step_audio: Annotated[StepAudioForm, BeforeValidator(_or_default)] = StepAudioForm()
+    step_audio: StepAudioForm = Field(default_factory=StepAudioForm)
 
 
 class UploadForm(Form):
@@ -157,18 +178,62 @@ class UploadForm(Form):
     payload: str = Field(description="the JSON of a request to /v1/audio/speech")
 
 
+def _is_chunking(value: str) -> str:
+    """Accept what OpenAI does: `auto`, or an object that describes a voice activity detector."""
+    if value == "auto":
+        return value
+    try:
+        table = json.loads(value)
+    except (ValueError, RecursionError):
+        table = None
+    if not isinstance(table, dict) or table.get("type") != "server_vad":
+        raise ValueError('Input should be "auto", or an object whose type is "server_vad"')
+    return value
+
+
 class TranscriptionForm(Form):
     """`POST /v1/audio/transcriptions`, in OpenAI's form; `file` holds the recording."""
 
     model: str = Field(description="a model of /v1/models; whisper-1 and its kin mean the best that is here")
-    language: str | None = Field(None, description="ISO 639-1 code of what is spoken; found out without it")
+    language: Annotated[str, AfterValidator(language_code)] = Field(
+        "",
+        max_length=100,
+        description="of what is spoken: an ISO 639-1 code, a BCP 47 tag or a name; found out without it, and "
+        "with auto",
+    )
+    languages: list[Annotated[str, AfterValidator(language_code)]] = Field(
+        [], description="one is taken as `language`; several are ignored: which one it is is found out"
+    )
     prompt: str = Field("", description="words that may come up")
+    keywords: list[str] = Field([], description="more of them")
     response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
     temperature: float = Field(0.0, ge=0.0, le=1.0)
     timestamp_granularities: list[Literal["word", "segment"]] = Field(
         ["segment"], description="which times verbose_json has"
     )
     stream: bool | None = Field(None, description="events while it is written down; json and text only")
+    include: list[Literal["logprobs"]] = Field([], description="ignored: no recogniser here tells these")
+    chunking_strategy: Annotated[str, AfterValidator(_is_chunking)] = Field(
+        "auto", description="auto is what happens; a detector's settings (`server_vad`) are ignored"
+    )
+
+    def spoken(self) -> str | None:
+        """The code of the language that is spoken; None where it is to be found out."""
+        return self.language or (self.languages[0] if len(self.languages) == 1 else "") or None
+
+    def hint(self) -> str:
+        """All the words that may come up."""
+        return ", ".join(each for each in (self.prompt, *self.keywords) if each.strip())
+
+    def unused(self) -> Iterator[str]:
+        """The names of what is not followed."""
+        if self.include:
+            yield "include"
+        if self.chunking_strategy != "auto":
+            yield "chunking_strategy"
+        if len(self.languages) > 1 or (self.languages and self.language not in ("", *self.languages)):
+            yield "languages"
+        yield from self.unknown()
 
 
 class VoiceForm(Form):

@@ -6,12 +6,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stepaudiod.config import Settings
-from stepaudiod.engines.voices import require_language, require_speakable, resolve_voice
+from stepaudiod.engines.voices import require_speakable, resolve_voice
 from stepaudiod.service import Service
 from stepaudiod.speech import SpeechRequest
 from stepaudiod.web import legacy
 from stepaudiod.web.body import check, check_length
-from stepaudiod.web.engines import engine_for, follow_instructions, sound_headers, work_for
+from stepaudiod.web.engines import (
+    engine_for,
+    follow_instructions,
+    follow_language,
+    sound_headers,
+    work_for,
+)
+from stepaudiod.web.ignored import ignored
 from stepaudiod.web.inline import read_json
 from stepaudiod.web.schemas import SpeechForm
 from stepaudiod.web.stream import speech_response
@@ -29,17 +36,22 @@ async def speech(request: Request) -> Response:
     engine = engine_for(service, form.model, "speak")
     require_speakable(engine, form.input)
     voice = resolve_voice(engine, form.voice if isinstance(form.voice, str) else form.voice.id, form.input)
-    followed, headers = follow_instructions(engine, form.instructions)
-    if form.language is not None:
-        require_language(engine, form.language)
+    followed, unused = follow_instructions(engine, form.instructions)
+    language, not_heeded = follow_language(engine, form)
     wanted = SpeechRequest(
         form.input,
         voice,
         form.speed,
         form.seed,
-        language=form.language or followed.language,
+        language=language or followed.language,
         change=followed.change,
     )
+    headers = sound_headers(request, engine, wanted) | {"X-StepAudio-Voice": voice}
+    if followed.said:
+        headers["X-StepAudio-Instructions"] = followed.said
+    echo = legacy.echoed(form.metadata)
+    headers |= (echo or {}) | ignored(
+        [*unused, *not_heeded, *(["metadata"] if echo is None else []), *form.unknown()]
+    )
     pieces = work_for(request, engine, wanted, form.response_format)
-    headers |= sound_headers(request, engine, wanted) | {"X-StepAudio-Voice": voice}
     return speech_response(pieces, form, headers)

@@ -17,6 +17,7 @@ from stepaudiod.service import Service
 from stepaudiod.speech import Facts, Recording, Segment, TranscriptionRequest
 from stepaudiod.web.body import read_multipart, required
 from stepaudiod.web.engines import engine_for, work_for
+from stepaudiod.web.ignored import ignored
 from stepaudiod.web.schemas import TranscriptionForm
 from stepaudiod.web.stream import CollectedResponse, EventResponse, event
 from stepaudiod.worker.process import Result
@@ -37,10 +38,10 @@ async def transcriptions(request: Request) -> Response:
         raise InvalidRequest("Only json and text can be streamed.", "response_format")
     has_words = form.response_format == "verbose_json" and "word" in form.timestamp_granularities
     wanted = TranscriptionRequest(
-        Recording(str(file.path)), form.language, form.prompt, form.temperature, has_words
+        Recording(str(file.path)), form.spoken(), form.hint(), form.temperature, has_words
     )
     pieces = work_for(request, engine, wanted, None)
-    headers = {"X-StepAudio-Model": engine.name}
+    headers = {"X-StepAudio-Model": engine.name, **ignored(form.unused())}
     if form.stream:
         return TranscriptEvents(pieces, headers)
     render, media_type = RENDERERS[form.response_format]
@@ -60,7 +61,7 @@ class Transcript:
     @property
     def language(self) -> str:
         """As the engine heard it, or as it was told."""
-        return str(self.facts.get("language", self.form.language or ""))
+        return str(self.facts.get("language", self.form.spoken() or ""))
 
     @property
     def duration_s(self) -> float:

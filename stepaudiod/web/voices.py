@@ -16,10 +16,11 @@ from stepaudiod.config import Settings
 from stepaudiod.engines.catalog import PROBE
 from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound
 from stepaudiod.service import Service
-from stepaudiod.speech import Recording, Segment, TranscriptionRequest
+from stepaudiod.speech import Recording, Segment, TranscriptionRequest, Voice
 from stepaudiod.voices import StoredVoice, VoiceLibrary
 from stepaudiod.web.body import read_multipart, required
-from stepaudiod.web.engines import work_for
+from stepaudiod.web.engines import find_engine, work_for
+from stepaudiod.web.ignored import ignored
 from stepaudiod.web.schemas import VoiceForm
 from stepaudiod.web.stream import while_connected
 
@@ -83,7 +84,7 @@ async def create(request: Request) -> Response:
         language=form.language,
         gender=form.gender,
     )
-    return JSONResponse(_describe(voice))
+    return JSONResponse(_describe(voice), headers=ignored(form.unknown()))
 
 
 async def _listen(request: Request, recording: Recording) -> str:
@@ -116,8 +117,13 @@ async def _listen(request: Request, recording: Recording) -> str:
 
 
 async def list_voices(request: Request) -> Response:
-    """`GET /v1/audio/voices`: those that people made, and those that come with the engines."""
+    """`GET /v1/audio/voices`: those that people made, and those that come with the engines.
+
+    `voices` has those of them that `tts-1` can speak with now, in the form in which Kokoro-FastAPI's clients
+    look for them. With `?model=` both lists have the voices of that model alone.
+    """
     service: Service = request.app.state.service
+    model = request.query_params.get("model")
     made = [_describe(voice) for voice in _library(request).list()]
     own = {each["id"] for each in made}
     shipped = [
@@ -127,7 +133,21 @@ async def list_voices(request: Request) -> Response:
         for voice in engine.voices
         if voice.id not in own
     ]
-    return JSONResponse({"object": "list", "data": [*made, *shipped], "has_more": False})
+    data = [*made, *shipped]
+    speaking = find_engine(service, model).voices if model else _serving(service)
+    named = {voice.id: voice.name or voice.id for voice in speaking}
+    if model:
+        data = [each for each in data if each["id"] in named]
+    names = [{"id": each["id"], "name": named[each["id"]]} for each in data if each["id"] in named]
+    return JSONResponse({"object": "list", "data": data, "has_more": False, "voices": names})
+
+
+def _serving(service: Service) -> tuple[Voice, ...]:
+    """The voices of the engine that speaks; none where nothing can."""
+    try:
+        return service.choice().engine.voices
+    except EngineUnavailable:
+        return ()
 
 
 async def get(request: Request) -> Response:

@@ -74,16 +74,29 @@ class Model(Answer):
     created: int
     owned_by: Literal["stepaudiod"]
     default: str = Field("", description="only where it serves requests that name none: why")
+    stands_for: str = Field("", description="only where the id is another name: the model that it means here")
     title: str
     languages: list[str] = Field(description="BCP 47 tags")
     capabilities: ModelCapabilities
 
 
 class ModelList(Answer):
-    """What is installed, the best first."""
+    """What is installed, the best first, then OpenAI's names for what serves."""
 
     object: Literal["list"]
     data: list[Model]
+
+
+class ModelName(Answer):
+    """A model in the form of Kokoro-FastAPI."""
+
+    id: str
+
+
+class SpeechModelList(ModelList):
+    """Models that speak."""
+
+    models: list[ModelName]
 
 
 class Speaker(Answer):
@@ -133,12 +146,20 @@ class BuiltInVoice(Answer):
     language: str
 
 
+class VoiceName(Answer):
+    """A voice in the form of Kokoro-FastAPI."""
+
+    id: str
+    name: str
+
+
 class VoiceList(Answer):
     """Those that people made, and those that come with the engines."""
 
     object: Literal["list"]
     data: list[MadeVoice | BuiltInVoice]
     has_more: Literal[False]
+    voices: list[VoiceName] = Field(description="those of them that `tts-1`, or `?model=`, means now")
 
 
 class DeletedVoice(Answer):

@@ -37,6 +37,10 @@ MODEL: dict[str, Any] = {
     "languages": ["en"],
     "capabilities": {"speak": True, "clone": False, "transcribe": False, "edits": []},
 }
+ALIAS: dict[str, Any] = {name: value for name, value in MODEL.items() if name != "default"} | {
+    "id": "tts-1",
+    "stands_for": "hibari",
+}
 MODEL_STATUS = {
     "loaded": True,
     "auto_unload": True,

@@ -38,7 +38,7 @@ FAILURES: dict[type[StepaudiodError], Failure] = {
         ),
         (
             errors.InvalidRequest,
-            "a field is missing, unknown or wrong; `param` names it",
+            "a field is missing or wrong; `param` names it",
             "'speed': Input should be less than or equal to 4.",
             "speed",
         ),

@@ -27,6 +27,9 @@ quiet while it exits and gives back every byte of memory. Requests have OpenAI's
 
 A key is needed where `access.auth` says so, as a bearer token; never over the unix socket, nor for /healthz.
 
+A field that a request's schema doesn't have is ignored, and `X-StepAudio-Ignored` names it. Null is the same
+as absent, and so is an empty field of a form.
+
 Every error has the form of the schema `Error`. A path that isn't here is answered 404 (`not_found`), another
 method 405 (`method_not_allowed`) with `Allow`. `HEAD` goes wherever `GET` does.
 """

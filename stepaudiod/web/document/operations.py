@@ -11,6 +11,7 @@ from stepaudiod import errors
 from stepaudiod.audio.formats import MEDIA_TYPES
 from stepaudiod.web.document import answers
 from stepaudiod.web.document.examples import (
+    ALIAS,
     BUILT_IN,
     DAEMON_STATUS,
     DURATION,
@@ -154,7 +155,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             200: Answer(
                 "The changed recording, sent while it is made.",
                 AUDIO,
-                (*SPOKEN, "X-StepAudio-Transcript", "X-StepAudio-Reference-Stretch"),
+                (*SPOKEN, "X-StepAudio-Ignored", "X-StepAudio-Transcript", "X-StepAudio-Reference-Stretch"),
             )
         },
         (*READS, *WORKS),
@@ -216,7 +217,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
                         ),
                     ),
                 },
-                ("X-StepAudio-Model",),
+                ("X-StepAudio-Model", "X-StepAudio-Ignored"),
             )
         },
         (*READS, *WORKS),
@@ -230,6 +231,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             200: Answer(
                 "The voice; speech requests may name it from now on.",
                 {JSON: Content(answers.MadeVoice, MADE)},
+                ("X-StepAudio-Ignored",),
                 links=dict.fromkeys(("getVoice", "deleteVoice", "getVoiceRecording"), "id"),
             )
         },
@@ -245,10 +247,17 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         VOICES,
         "All voices: those that people made, and those that come with the engines",
         _json(
-            "The voices.",
+            "The voices; `voices` has those that `tts-1` means now, or those of `model`.",
             answers.VoiceList,
-            {"object": "list", "data": [MADE, BUILT_IN], "has_more": False},
+            {
+                "object": "list",
+                "data": [MADE, BUILT_IN],
+                "has_more": False,
+                "voices": [{"id": "heart", "name": "heart"}],
+            },
         ),
+        NAMES_A_MODEL,
+        parameters=(Parameter("model", "query", "the voices of this model alone", "hibari"),),
     ),
     ("GET", "/v1/audio/voices/{id}"): Operation(
         "getVoice",
@@ -297,13 +306,24 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/v1/models"): Operation(
         "listModels",
         MODELS,
-        "What is installed, the best first",
-        _json("The models.", answers.ModelList, {"object": "list", "data": [MODEL]}),
+        "What is installed, the best first, and OpenAI's names for what serves",
+        _json("The models.", answers.ModelList, {"object": "list", "data": [MODEL, ALIAS]}),
+    ),
+    ("GET", "/v1/audio/models"): Operation(
+        "listSpeechModels",
+        MODELS,
+        "Those of /v1/models that speak",
+        _json(
+            "The models; `models` has their ids, as Kokoro-FastAPI's clients look for them.",
+            answers.SpeechModelList,
+            {"object": "list", "data": [MODEL, ALIAS], "models": [{"id": "hibari"}, {"id": "tts-1"}]},
+        ),
     ),
     ("GET", "/v1/models/{id}"): Operation(
         "getModel",
         MODELS,
-        "One model; a variant too",
+        "One model; a variant too, and what a customary name such as `tts-1-1106` or "
+        "`openai/whisper-large-v3` stands for",
         _json("The model.", answers.Model, MODEL),
         NAMES_A_MODEL,
         parameters=(_path("id", "a model's id", "hibari"),),

@@ -121,8 +121,8 @@ HEADERS = {
     "X-StepAudio-Voice": "the voice that spoke, by its id",
     "X-StepAudio-Seed": "the seed; the same one gives the same audio. Step-Audio-EditX only",
     "X-StepAudio-Instructions": "what of `instructions` was followed, for instance `style=whisper`",
-    "X-StepAudio-Ignored": "fields that were given and not used: `instructions`, where nothing in it could "
-    "be followed, or in the old form what the mode doesn't use",
+    "X-StepAudio-Ignored": "fields that were given and not used, with commas between: those that are unknown "
+    "here, `instructions` or a language that can't be followed, in the old form what the mode doesn't use",
     "X-StepAudio-Pieces": "into how many pieces the text was cut",
     "X-StepAudio-Reference-Stretch": "which seconds of a long recording were used",
     "X-StepAudio-Transcript": "what a recogniser heard in the recording, percent-encoded",

@@ -23,7 +23,7 @@ function offered() {
 
 /** Every voice of every engine, the serving engine first. A voice's value names both: `engine/voice`. */
 export async function loadVoices() {
-  const models = (await askJson("/v1/models")).data.filter((model) => model.capabilities.speak);
+  const models = (await askJson("/v1/models")).data.filter((model) => model.capabilities.speak && !model.stands_for);
   models.sort((one, other) => ("default" in other) - ("default" in one));
   const lists = await Promise.all(models.map((m) => askJson(`/v1/voices?model=${encodeURIComponent(m.id)}`)));
   voices = lists.flatMap((list, i) => list.map((voice) => ({ ...voice, engine: models[i] })));

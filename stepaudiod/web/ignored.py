@@ -1,0 +1,24 @@
+"""The header that names what was given and is not used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import quote
+
+IGNORED = "X-StepAudio-Ignored"
+MAX_NAMES = 16
+MAX_NAME = 64
+"""Characters of one name: proxies refuse long headers."""
+
+
+def ignored(names: Iterable[str]) -> dict[str, str]:
+    """The header, where there is anything to name.
+
+    Args:
+        names: of fields, as the client wrote them. What a header, or a list with commas, can't hold is
+            percent-encoded; of many names the first are listed and the others counted.
+    """
+    plain = [quote(name, safe="[]", errors="replace")[:MAX_NAME] for name in dict.fromkeys(names)]
+    more = len(plain) - MAX_NAMES
+    listed = [*plain[:MAX_NAMES], *([f"and {more} more"] if more > 0 else [])]
+    return {IGNORED: ", ".join(listed)} if listed else {}

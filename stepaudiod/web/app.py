@@ -101,6 +101,7 @@ def build_app(
         Middleware(SpoolUploads, settings),
     ]
     app = Starlette(routes=routes(role, page), middleware=middleware, exception_handlers=dict(HANDLERS))
+    app.router.redirect_slashes = False  # Starlette's lose the path of a proxy; errors.py has ours
     app.state.settings = settings
     app.state.service = service
     app.state.idle = idle

@@ -72,7 +72,7 @@ async def docs(request: Request) -> Response:
 
 async def redoc(request: Request) -> Response:
     """`GET /redoc`: where the old containers had it."""
-    return RedirectResponse("/docs", 308)
+    return RedirectResponse("docs", 308)
 
 
 async def _document(request: Request) -> Rendered:

@@ -9,10 +9,11 @@ import errno
 import json
 import logging
 from http import HTTPStatus
+from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -104,14 +105,31 @@ async def on_os_error(request: Request, error: Exception) -> Response:
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """No such path, or not with this method."""
+    """No such path, or not with this method; with a slash too many or too few at its end it is redirected."""
     assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.NOT_FOUND and (place := _other_slash(request)):
+        return RedirectResponse(place)
     message = f"{request.method} {request.url.path}: {error.detail}."
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(sorted(_methods(request)))
     return error_response(message, error.status_code, code, headers=headers)
+
+
+def _other_slash(request: Request) -> str | None:
+    """Where the path leads with a slash at its end, or without; None where nothing is there either.
+
+    The place is relative: a proxy may have taken the beginning of the path away.
+    """
+    path: str = request.scope["path"]
+    plain = path.removesuffix("/")
+    name = quote(plain.rpartition("/")[2])
+    scope = {**request.scope, "path": plain if path.endswith("/") else f"{path}/"}
+    if not name or all(route.matches(scope)[0] is Match.NONE for route in request.app.routes):
+        return None
+    place = f"../{name}" if path.endswith("/") else f"./{name}/"
+    return f"{place}?{request.url.query}" if request.url.query else place
 
 
 def _methods(request: Request) -> set[str]:

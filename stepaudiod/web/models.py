@@ -55,7 +55,7 @@ def _describe(engine: EngineDescription, service: Service, name: str = "") -> di
 async def get_model(request: Request) -> Response:
     """`GET /v1/models/{id}`: one of them; a variant too, and what another name stands for."""
     service: Service = request.app.state.service
-    if not (id := request.path_params["id"]):
+    if not (id := request.path_params["id"].strip("/")):
         return await list_models(request)
     engine = find_engine(service, id)
     return JSONResponse(_describe(engine, service, "" if id == engine.name else id))

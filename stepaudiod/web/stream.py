@@ -31,6 +31,8 @@ FACT_PREFIX = "X-StepAudio-"
 MAX_FACT = 2000
 """Proxies refuse a response whose headers are longer than a few kilobytes in all."""
 FRAMES_A_SECOND = 50
+UNBUFFERED = {"X-Accel-Buffering": "no"}
+"""Has nginx hand on each piece as it comes."""
 
 
 class StreamedResponse(Response):
@@ -46,7 +48,7 @@ class StreamedResponse(Response):
     """
 
     def __init__(self, pieces: AsyncIterator[Result], media_type: str, headers: dict[str, str]) -> None:
-        super().__init__(headers=headers, media_type=media_type)
+        super().__init__(headers=headers | UNBUFFERED, media_type=media_type)
         del self.headers["content-length"]
         self._pieces = pieces
 

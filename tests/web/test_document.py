@@ -125,7 +125,7 @@ def test_its_commands_say_what_went_wrong_and_fail(awake: DaemonProcess) -> None
 
 def test_the_old_place_leads_to_it(awake: DaemonProcess) -> None:
     response = awake.shared_client.get("/redoc")
-    assert (response.status_code, response.headers["location"]) == (308, "/docs")
+    assert (response.status_code, response.headers["location"]) == (308, "docs")
 
 
 def test_a_wrong_method_is_told_every_right_one(awake: DaemonProcess) -> None:

@@ -21,20 +21,20 @@ import httpx  # noqa: E402
 from stepaudiod.web.page.blocks import Words, build  # noqa: E402
 
 BASE = "http://stepaudiod.invalid"
-"""Where gradio believes to be; the page puts its own address there."""
+"""Where gradio believes to be; the page puts its own address there, which may be below a proxy's path."""
 LANGUAGES = {"en": "en", "zh": "zh-CN"}
 CARDS = re.compile(r'\s*<meta\s+(?:property|name)="(?:og|twitter):[^>]*>')
 """What a network of other people would show of the page; it names other hosts."""
 MANIFEST = re.compile(r"\s*<link rel=\"manifest\"[^>]*>")
-BEFORE_GRADIO = """
+BEFORE_GRADIO = r"""
 		<script>
-			window.gradio_config.root = location.origin;
+			window.gradio_config.root = new URL(".", location).href.replace(/\/$/, "");
 			Object.defineProperty(navigator, "language", { get: () => "LANGUAGE" });
 		</script>
 		<script type="application/json" id="words">WORDS</script>
-		<link rel="stylesheet" href="/page/page.css">
-		<link rel="icon" href="/page/icon.svg">
-		<script type="module" src="/page/main.js"></script>
+		<link rel="stylesheet" href="page/page.css">
+		<link rel="icon" href="page/icon.svg">
+		<script type="module" src="page/main.js"></script>
 """
 SCRIPT = '<script type="module"'
 
@@ -79,7 +79,7 @@ def _adapt(page: str, tag: str, words: Words) -> str:
     Raises:
         ValueError: it isn't the page that we know; another version of gradio may have changed it.
     """
-    page = page.replace(f'"{BASE}"', '""')
+    page = page.replace(f'"{BASE}"', '"."')
     page, languages = re.subn(r'lang="en"', f'lang="{tag}"', page, count=1)
     page = MANIFEST.sub("", CARDS.sub("", page))
     before, script, after = page.partition(SCRIPT)

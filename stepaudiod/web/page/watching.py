@@ -21,6 +21,7 @@ from stepaudiod.errors import EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.service import Service
 from stepaudiod.web import models
+from stepaudiod.web.stream import UNBUFFERED
 
 LEAST_STEP_S = 0.5
 """Between two events at least."""
@@ -82,7 +83,8 @@ class Watching(StreamingResponse):
     """A response that may be cut at any moment."""
 
     def __init__(self, events: AsyncIterator[bytes]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        headers = {"Cache-Control": "no-cache"} | UNBUFFERED
+        super().__init__(events, media_type="text/event-stream", headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the connection know once the response has begun."""

@@ -54,7 +54,7 @@ const speechBody = (wanted) => JSON.stringify(wanted);
 
 export function speak(wanted, signal) {
   const headers = { "Content-Type": "application/json" };
-  return ask("/v1/audio/speech", { method: "POST", headers, body: speechBody(wanted), signal });
+  return ask("v1/audio/speech", { method: "POST", headers, body: speechBody(wanted), signal });
 }
 
 /** A form with files; empty fields stay away. */
@@ -68,7 +68,7 @@ export function form(fields) {
 }
 
 export function edit(fields, signal) {
-  return ask("/v1/audio/edits", { method: "POST", body: form(fields), signal });
+  return ask("v1/audio/edits", { method: "POST", body: form(fields), signal });
 }
 
 /** Other words in the voice of a recording; `options` name a feeling. */
@@ -76,20 +76,28 @@ export function clone(recording, words, options, seed, signal) {
   const wanted = { input: words, response_format: "wav", step_audio: { mode: "clone", ...options } };
   if (seed != null) wanted.seed = seed;
   const body = form({ payload: JSON.stringify(wanted), prompt_audio_file: recording });
-  return ask("/v1/audio/speech/upload", { method: "POST", body, signal });
+  return ask("v1/audio/speech/upload", { method: "POST", body, signal });
 }
 
 export async function transcribe(file, signal) {
   const body = form({ file, model: "whisper-1" });
-  return (await askJson("/v1/audio/transcriptions", { method: "POST", body, signal })).text;
+  return (await askJson("v1/audio/transcriptions", { method: "POST", body, signal })).text;
 }
+
+/** Where the API is: where the page is, behind a proxy's path too. */
+const base = new URL("v1", document.baseURI).href;
 
 const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
 /** The same request for a terminal. */
 export function asCurl(wanted) {
+<<<<<<< HEAD
   const where = `${location.origin}/v1/audio/speech`;
   return `curl -sSN --fail-with-body ${where} -H 'Content-Type: application/json' -d ${quoted(speechBody(wanted))} -o speech.${wanted.response_format}`;
+=======
+  const where = `${base}/audio/speech`;
+  return `curl -sN ${where} -H 'Content-Type: application/json' -d ${quoted(speechBody(wanted))} -o speech.${wanted.response_format}`;
+>>>>>>> 1a6c3fb (The page, its documents and redirects work below a path of a proxy: every address is relative)
 }
 
 /** The same request for a program, with OpenAI's package. */
@@ -101,7 +109,7 @@ export function asPython(wanted) {
   return [
     "from openai import OpenAI",
     "",
-    `client = OpenAI(base_url="${location.origin}/v1", api_key="-")`,
+    `client = OpenAI(base_url="${base}", api_key="-")`,
     "with client.audio.speech.with_streaming_response.create(",
     ...lines,
     ") as speech:",

@@ -48,7 +48,7 @@ function openTab(name) {
 async function start() {
   drawTop();
   await drawTabs();
-  const [tags, page] = await Promise.all([askJson("/v1/tags"), askJson("/page/state")]);
+  const [tags, page] = await Promise.all([askJson("v1/tags"), askJson("page/state")]);
   startHints(page.missing);
   startStatus();
   startEdit();

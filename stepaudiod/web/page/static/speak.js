@@ -23,9 +23,9 @@ function offered() {
 
 /** Every voice of every engine, the serving engine first. A voice's value names both: `engine/voice`. */
 export async function loadVoices() {
-  const models = (await askJson("/v1/models")).data.filter((model) => model.capabilities.speak && !model.stands_for);
+  const models = (await askJson("v1/models")).data.filter((model) => model.capabilities.speak && !model.stands_for);
   models.sort((one, other) => ("default" in other) - ("default" in one));
-  const lists = await Promise.all(models.map((m) => askJson(`/v1/voices?model=${encodeURIComponent(m.id)}`)));
+  const lists = await Promise.all(models.map((m) => askJson(`v1/voices?model=${encodeURIComponent(m.id)}`)));
   voices = lists.flatMap((list, i) => list.map((voice) => ({ ...voice, engine: models[i] })));
   const first = voices.find((v) => valueOf(v) === kept().speak_voice) || offered();
   const about = (v) => (v.prompt_text ? say.own_voice : say.speakers[v.description] || v.description);

@@ -13,7 +13,7 @@ async function watch() {
   if (watching) return;
   watching = new AbortController();
   try {
-    const response = await fetch("/page/watch", { signal: watching.signal });
+    const response = await fetch("page/watch", { signal: watching.signal });
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
     for (;;) {
@@ -140,10 +140,10 @@ function draw() {
 async function sleepNow() {
   const where = place("status");
   try {
-    const status = await askJson("/api/v1/models/status");
+    const status = await askJson("api/v1/models/status");
     const names = new Set(modelsOf(status).filter(([, model]) => model.loaded).map(([name]) => name));
     if (status.daemon.load) names.add(status.daemon.load.engine);
-    for (const name of names) await ask(`/api/v1/models/${encodeURIComponent(name)}/unload`, { method: "POST" });
+    for (const name of names) await ask(`api/v1/models/${encodeURIComponent(name)}/unload`, { method: "POST" });
     note(where, names.size ? say.slept : say.sleep_done);
   } catch (error) {
     note(where, error.message, true);

@@ -8,7 +8,7 @@ import { hear, loadVoices } from "./speak.js";
 import { fileButton, sourcePicker } from "./source.js";
 import { button, make, note, notes, place, say, tell, withCode } from "./words.js";
 
-const VOICES = "/v1/audio/voices";
+const VOICES = "v1/audio/voices";
 const EXPORT = "stepaudiod voice 1";
 let sample = null;
 

@@ -55,6 +55,12 @@ class Limits(Section):
     max_paused: int = Field(
         64, ge=1, description="responses whose client does not read; beyond it the oldest is cut off"
     )
+    max_connections: int = Field(
+        1000, ge=8, description="open connections; at most half of the process's descriptors"
+    )
+    min_rate: float = Field(
+        3000, gt=0, allow_inf_nan=False, description="bytes a second that a client must send or take"
+    )
     max_upload: int = Field(104_857_600, ge=1024, description="bytes of one request with a recording in it")
     max_audio: Seconds = Field(600, gt=0, description="seconds of a recording")
     max_channels: int = Field(8, ge=1, description="channels of a recording; they are mixed to one")

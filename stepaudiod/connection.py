@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import ipaddress
-import os
+import logging
 import socket
 import struct
 import sys
@@ -18,15 +18,24 @@ from typing import Any, cast
 
 import h11
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
 
 from stepaudiod.config import Timeouts
+from stepaudiod.log_limit import LogLimit
+from stepaudiod.pace import Pace
 from stepaudiod.systemd import Reach
 from stepaudiod.web.errors import error_body
 
 SEND_BUFFER_BYTES = 256 * 1024
 """Small enough that a client which plays while it reads is seen to read."""
+
+SILENT_S = 1.0
+"""Behind the least rate for so long, a request that hasn't come whole is no reason to stay."""
+
+STALLED_S = 5.0
+"""Behind the least rate for so long, a client that reads may be cut off for another connection."""
 
 LINGER_S = 1.0
 """How long a refused client is listened to after the answer."""
@@ -51,6 +60,17 @@ def peer_of(connection: socket.socket) -> str:
     return str(ipaddress.ip_network((address, 64), strict=False))
 
 
+def has_doubtful_length(version: str, headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether another reader of this request may see its end elsewhere: RFC 9112, section 6.1.
+
+    Args:
+        version: of HTTP.
+        headers: of the request, their names in lower case.
+    """
+    names = {name for name, _ in headers}
+    return b"transfer-encoding" in names and (b"content-length" in names or version == "1.0")
+
+
 class Connection(H11Protocol):
     """One client.
 
@@ -59,15 +79,74 @@ class Connection(H11Protocol):
         config: uvicorn's configuration, which holds the application of this socket.
         server_state: what all connections share.
         reach: from where its socket can be reached; every request's `scope["state"]["reach"]`.
+        min_rate: bytes a second that a client must send and take on average while it is waited for.
+        malformed: the journal, for requests that can't be read.
     """
 
-    def __init__(self, timeouts: Timeouts, config: Config, server_state: ServerState, reach: Reach) -> None:
+    def __init__(
+        self,
+        timeouts: Timeouts,
+        config: Config,
+        server_state: ServerState,
+        reach: Reach,
+        min_rate: float,
+        malformed: LogLimit,
+    ) -> None:
         super().__init__(config, server_state, {"reach": reach})
         self.timeout_keep_alive = timeouts.keep_alive  # type: ignore[assignment]
         self._timeouts = timeouts
         self._header_deadline: asyncio.TimerHandle | None = None
         self._reading_deadline: asyncio.TimerHandle | None = None
         self._is_refused = False
+        self._malformed = malformed
+        self._min_rate = min_rate
+        self._sending = Pace(min_rate, self.loop.time)
+        self._reading = Pace(min_rate, self.loop.time)
+        self._unread_before = 0
+        self._begun = 0.0
+        self.last_active = 0.0
+        """When it came, or its last bytes did."""
+        self.peer = ""
+        """Whose it is, see `peer_of`."""
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a request is being waited for that hasn't come whole, or has not begun to come."""
+        if self._is_refused or self.flow.read_paused:
+            return False
+        is_body_missing = self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete
+        return self._header_deadline is not None or is_body_missing
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether its request comes at less than the least rate, or not at all."""
+        return self.is_unfinished and self._sending.behind_s >= SILENT_S
+
+    @property
+    def is_new(self) -> bool:
+        """Whether its request has not had the time to be silent."""
+        return self.is_unfinished and self.loop.time() - self._begun < SILENT_S
+
+    @property
+    def spare_rank(self) -> int | None:
+        """How much is lost by closing it, the least first; None where it is work."""
+        if self.is_watching:
+            return 3
+        if self.is_quiet:
+            return 0
+        if self.is_unfinished and self._sending.behind_s > 0.0:
+            return 1
+        if self._reading_deadline is not None:
+            self._count_reading()
+            return 2 if self._reading.behind_s >= STALLED_S else None
+        return None
+
+    def give_way(self) -> bool:
+        """Close in favour of another connection; whether it could."""
+        if self.transport.is_closing() or self.has_unread_bytes():
+            return False
+        self.transport.abort()
+        return True
 
     @property
     def is_quiet(self) -> bool:
@@ -92,12 +171,13 @@ class Connection(H11Protocol):
 
     def has_unread_bytes(self) -> bool:
         """Whether the kernel holds something from the client that we haven't seen yet."""
-        fd = self.transport.get_extra_info("socket").fileno()
-        with socket.socket(fileno=os.dup(fd)) as connection:
-            try:
-                return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-            except OSError:
-                return False
+        connection = socket.socket(fileno=self.transport.get_extra_info("socket").fileno())
+        try:
+            return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
+        finally:
+            connection.detach()
 
     def wind_down(self) -> None:
         """Close as soon as nothing is lost by it; a client that hasn't spoken yet keeps its turn."""
@@ -110,7 +190,7 @@ class Connection(H11Protocol):
         """A client has come: it has until the deadline to say what it wants."""
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
-        self.app_state["peer"] = peer_of(connection)
+        self.peer = self.app_state["peer"] = peer_of(connection)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         transport.set_write_buffer_limits(0)
         self._expect_headers()
@@ -119,12 +199,21 @@ class Connection(H11Protocol):
         """The deadline runs from the first byte of a request to the end of its headers."""
         if self._is_refused:
             return
+        self.last_active = self.loop.time()
         if self.is_quiet:
             self._expect_headers()
+        self._sending.count(len(data))
         before = self.cycle
         super().data_received(data)
         if self.cycle is not before:
             self._stop_expecting()
+
+    def handle_events(self) -> None:
+        """A body with two lengths is a way to hide a request in it: nothing that follows is read."""
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before and has_doubtful_length(self.scope["http_version"], self.headers):
+            self.headers.append(CLOSE_HEADER)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
@@ -140,6 +229,9 @@ class Connection(H11Protocol):
 
     def _expect_headers(self) -> None:
         """Start the deadline."""
+        self._begun = self.last_active = self.loop.time()
+        self._sending = Pace(self._min_rate, self.loop.time)
+        self._sending.start()
         self._header_deadline = self.loop.call_later(self._timeouts.header, self._headers_are_late)
 
     def _stop_expecting(self) -> None:
@@ -159,9 +251,11 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def pause_writing(self) -> None:
-        """The client reads too slowly; from here it has a deadline to read on."""
+        """The client reads too slowly; from here it must take bytes at the least rate."""
         super().pause_writing()
-        self._expect_reading(self._unread_bytes())
+        self._unread_before = self._unread_bytes()
+        self._reading.start()
+        self._expect_reading()
 
     def _unread_bytes(self) -> int:
         """Bytes written that the client's machine hasn't taken: ours and the kernel's (tcp(7), SIOCOUTQ)."""
@@ -169,17 +263,24 @@ class Connection(H11Protocol):
         kernel = int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
         return self.transport.get_write_buffer_size() + kernel
 
-    def _expect_reading(self, unread_bytes: int) -> None:
-        """Start the deadline; whoever has read something by then gets another."""
-        deadline_s = self._timeouts.client
-        self._reading_deadline = self.loop.call_later(deadline_s, self._reading_is_late, unread_bytes)
+    def _expect_reading(self) -> None:
+        """Look again when a client that takes nothing more would be late."""
+        left_s = self._timeouts.client - self._reading.behind_s
+        self._reading_deadline = self.loop.call_later(left_s, self._reading_is_due)
 
-    def _reading_is_late(self, unread_bytes: int) -> None:
-        """The deadline is over."""
-        now_unread = self._unread_bytes()
-        if now_unread < unread_bytes:
-            self._expect_reading(now_unread)
+    def _count_reading(self) -> None:
+        """Note what the client has taken; nothing has been written since it was last looked at."""
+        unread = self._unread_bytes()
+        self._reading.count(max(0, self._unread_before - unread))
+        self._unread_before = unread
+
+    def _reading_is_due(self) -> None:
+        """Cut the client off that is `timeouts.client` behind the least rate."""
+        self._count_reading()
+        if self._reading.behind_s < self._timeouts.client:
+            self._expect_reading()
         else:
+            self._reading_deadline = None
             self.transport.abort()
 
     def resume_writing(self) -> None:
@@ -187,12 +288,15 @@ class Connection(H11Protocol):
         if self._reading_deadline is not None:
             self._reading_deadline.cancel()
             self._reading_deadline = None
+            self._reading.count(self._unread_before)
+            self._reading.stop()
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
         """Answer bytes that aren't HTTP, in OpenAI's error form."""
         error = sys.exception()
         status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+        self._malformed.say(logging.INFO, "refused %s: not an HTTP request: %s", self.peer, error or msg)
         self._refuse(status, f"This isn't a request that can be read: {error or msg}.")
 
     def _refuse(self, status: int, message: str) -> None:

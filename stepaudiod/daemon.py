@@ -91,6 +91,7 @@ class Daemon:
             listeners,
             apps,
             self.settings.timeouts,
+            self.settings.limits,
             idle,
             service,
             notifier,
@@ -166,6 +167,7 @@ class Daemon:
         service.catalog = catalog
         idle.timeout_s = settings.idle_timeout_s
         server.timeouts = settings.timeouts
+        server.limits = settings.limits
         logging.getLogger().setLevel(settings.log_level.upper())
         log.info("reload: the configuration is in force; a running worker keeps the one it was started with")
         _announce(service)

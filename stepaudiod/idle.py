@@ -58,6 +58,11 @@ class IdleClock:
         return None if self.timeout_s is None else max(0.0, self.timeout_s - self.idle_s)
 
     @property
+    def overdue_s(self) -> float:
+        """Seconds since the daemon may leave; 0 where it may not."""
+        return 0.0 if self.timeout_s is None else max(0.0, self.idle_s - self.timeout_s)
+
+    @property
     def is_due(self) -> bool:
         """Whether the daemon may start to leave."""
         return self.phase is Phase.AWAKE and not self.in_flight and self.remaining_s == 0

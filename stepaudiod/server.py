@@ -21,12 +21,14 @@ from collections.abc import Callable, Mapping
 import uvicorn
 from starlette.types import ASGIApp
 
+from stepaudiod.acceptor import Acceptor
 from stepaudiod.changes import wait_for
-from stepaudiod.config import Timeouts
+from stepaudiod.config import Limits, Timeouts
 from stepaudiod.connection import Connection
 from stepaudiod.idle import IdleClock, Phase
+from stepaudiod.log_limit import LogLimit
 from stepaudiod.service import Service
-from stepaudiod.systemd import BACKLOG, Listener, Notifier, Role
+from stepaudiod.systemd import Listener, Notifier, Role
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +46,8 @@ TICK_S = 1.0
 LEAST_TICK_S = 0.1
 """How often to look at most, however much changes, and while only a connection keeps us from leaving."""
 
-ACCEPTS_AT_ONCE = 64
-"""asyncio accepts this often before it looks at anything else; it also cuts the kernel's queue to it."""
+MALFORMED_LINES = 10
+"""Lines a minute about requests that can't be read."""
 
 
 class Server(uvicorn.Server):
@@ -55,6 +57,7 @@ class Server(uvicorn.Server):
         listeners: the listening sockets and what each serves.
         apps: the application of each role.
         timeouts: deadlines of connections and of draining.
+        limits: how many connections there may be, and how slow.
         idle: decides when to leave.
         service: whose worker ends with us.
         notifier: tells systemd.
@@ -66,6 +69,7 @@ class Server(uvicorn.Server):
         listeners: list[Listener],
         apps: Mapping[Role, ASGIApp],
         timeouts: Timeouts,
+        limits: Limits,
         idle: IdleClock,
         service: Service,
         notifier: Notifier,
@@ -74,6 +78,11 @@ class Server(uvicorn.Server):
         self._configs = {role: _uvicorn_config(app, timeouts) for role, app in apps.items()}
         super().__init__(self._configs["http"])
         self.timeouts = timeouts
+        self.limits = limits
+        self._malformed = LogLimit(log, MALFORMED_LINES)
+        self._acceptor = Acceptor(
+            listeners, self._connect, self.server_state.connections, lambda: self.limits
+        )
         self._listeners = listeners
         self._idle = idle
         self._service = service
@@ -89,7 +98,7 @@ class Server(uvicorn.Server):
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         for config in self._configs.values():
             config.load()
-        await self._start_listening()
+        self._acceptor.start()
         self._notifier.ready()
         log.info("ready on %s", ", ".join(f"{each} ({each.role})" for each in self._listeners))
         await self.main_loop()
@@ -136,7 +145,22 @@ class Server(uvicorn.Server):
         if await super().on_tick(counter):
             return True
         self._tell()
-        return self._idle.is_due and not self._busy_connections() and await self._try_to_leave()
+        return self._idle.is_due and self._may_try_to_leave() and await self._try_to_leave()
+
+    def _may_try_to_leave(self) -> bool:
+        """Whether no connection is busy, but for those that have kept silent, and those that just came.
+
+        A silent connection is waited for as long as one request's headers may take. After that, others that
+        keep silent too can't hold the daemon awake.
+        """
+        if not self._is_patience_over:
+            return not self._busy_connections()
+        return all(c.is_quiet or c.is_silent or c.is_new for c in self._connections())
+
+    @property
+    def _is_patience_over(self) -> bool:
+        """Whether silent connections have kept the daemon awake for long enough."""
+        return self._idle.overdue_s >= self.timeouts.header
 
     def _tell(self) -> None:
         """The watchdog gets its beat from here, so that a blocked event loop is a dead daemon."""
@@ -149,8 +173,10 @@ class Server(uvicorn.Server):
     async def _try_to_leave(self) -> bool:
         """Steps 1 to 3 of leaving; whether nothing called it off."""
         self._idle.drain()
-        self._stop_listening()
+        self._acceptor.stop()
         await asyncio.sleep(GRACE_S)
+        while self._is_patience_over and any(c.is_new for c in self._connections()):
+            await asyncio.sleep(GRACE_S)
         if self._may_leave():
             await self._service.end_worker("has no more work")
         if self._may_leave():
@@ -159,12 +185,14 @@ class Server(uvicorn.Server):
             log.info("nothing to do: asleep until the next connection")
             return True
         self._idle.call_off()
-        await self._start_listening()
+        self._acceptor.start()
         return False
 
     def _may_leave(self) -> bool:
         """Nobody has come, and nobody is about to be heard."""
-        if self._idle.phase is not Phase.DRAINING or self._busy_connections():
+        if self._idle.phase is not Phase.DRAINING or self._acceptor.is_handing_over:
+            return False
+        if not self._may_try_to_leave():
             return False
         if not self._notifier.has_manager and self._somebody_waits():
             return False
@@ -187,32 +215,17 @@ class Server(uvicorn.Server):
         watching = sum(c.is_watching for c in connections)
         return len(self.server_state.tasks) > watching or not all(c.is_quiet for c in connections)
 
-    async def _start_listening(self) -> None:
-        """Accept on copies of the sockets: closing a copy stops accepting and closes nothing."""
-        loop = asyncio.get_running_loop()
-        self.servers = []
-        for listener in self._listeners:
-            config = self._configs[listener.role]
-            server = await loop.create_server(
-                lambda config=config, reach=listener.reach: Connection(  # type: ignore[misc]
-                    self.timeouts, config, self.server_state, reach
-                ),
-                sock=listener.socket.dup(),
-                backlog=ACCEPTS_AT_ONCE,
-            )
-            listener.socket.listen(BACKLOG)
-            self.servers.append(server)
-
-    def _stop_listening(self) -> None:
-        """From here the kernel queues for whoever listens next."""
-        for server in self.servers:
-            server.close()
+    def _connect(self, listener: Listener) -> Connection:
+        """The protocol of a new connection."""
+        config = self._configs[listener.role]
+        min_rate, malformed = self.limits.min_rate, self._malformed
+        return Connection(self.timeouts, config, self.server_state, listener.reach, min_rate, malformed)
 
     async def _drain(self) -> None:
         """Serve what has been accepted, within the deadline; then end the worker."""
         log.info("stopping")
         self._notifier.stopping()
-        self._stop_listening()
+        self._acceptor.stop()
         await asyncio.sleep(GRACE_S)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.timeouts.drain
@@ -227,7 +240,7 @@ class Server(uvicorn.Server):
     async def _close_connections(self) -> None:
         """Cut those that only watch, let what is still being answered end, and close the rest."""
         for connection in self._connections():
-            if connection.is_watching:
+            if connection.is_watching or connection.is_silent:
                 connection.transport.abort()
         if self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS_S)
@@ -244,6 +257,7 @@ def _uvicorn_config(app: ASGIApp, timeouts: Timeouts) -> uvicorn.Config:
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level="error",  # its warnings have no limit and name no client
         access_log=False,
         server_header=False,
         proxy_headers=False,

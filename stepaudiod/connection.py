@@ -31,6 +31,9 @@ from stepaudiod.web.errors import error_body
 SEND_BUFFER_BYTES = 256 * 1024
 """Small enough that a client which plays while it reads is seen to read."""
 
+RECEIVE_BYTES = 64 * 1024
+"""At a time. asyncio takes four times as much, which hundreds of unfinished bodies would each hold."""
+
 SILENT_S = 1.0
 """Behind the least rate for so long, a request that hasn't come whole is no reason to stay."""
 
@@ -193,6 +196,7 @@ class Connection(H11Protocol):
         self.peer = self.app_state["peer"] = peer_of(connection)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         transport.set_write_buffer_limits(0)
+        cast(Any, transport).max_size = RECEIVE_BYTES
         self._expect_headers()
 
     def data_received(self, data: bytes) -> None:

@@ -21,13 +21,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stepaudiod.config import Settings
-from stepaudiod.errors import Busy, InvalidRequest, TooLarge, TooSlow
+from stepaudiod.errors import Busy, InvalidRequest, TooLarge
+from stepaudiod.web.places import Arrival, Places
 
 DISCARD = 64
 """This many times the limit is read and dropped, so that a client which still sends hears the refusal."""
 DISCARD_BYTES = 1 << 28
 """And never more than this beyond it."""
-MAX_FILES = 64
+MAX_FILES = 8
 MAX_FIELDS = 128
 
 SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
@@ -50,34 +51,12 @@ class Upload:
     size_bytes: int
 
 
-class Places:
-    """Requests that may have files on disk at a time: as many as are worked on and wait."""
-
-    def __init__(self, settings: Callable[[], Settings]) -> None:
-        self._settings = settings
-        self._taken = 0
-
-    def take(self) -> None:
-        """Take one.
-
-        Raises:
-            Busy: there is none.
-        """
-        limits = self._settings().limits
-        if self._taken >= limits.concurrency + limits.max_queue:
-            raise Busy(f"{self._taken} recordings are being sent or worked on already. Try again in 1 s.", 1)
-        self._taken += 1
-
-    def give_back(self) -> None:
-        """Leave it to the next."""
-        self._taken -= 1
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Spool:
     """The files of one request, in a folder of their own."""
 
     places: Places
+    arrival: Arrival | None = None
     folder: Path | None = None
     uploads: dict[str, Upload] = field(default_factory=dict)
     is_open: bool = False
@@ -89,7 +68,8 @@ class Spool:
             Busy: too many others have one.
         """
         if not self.is_open:
-            self.places.take()
+            assert self.arrival is not None
+            self.places.take(self, self.arrival)
             self.is_open = True
 
     def new_path(self, filename: str) -> Path:
@@ -110,8 +90,28 @@ class Spool:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder = None
         if self.is_open:
-            self.places.give_back()
+            self.places.give_back(self)
             self.is_open = False
+
+
+class FormParser(MultiPartParser):
+    """Starlette's, in bounded memory, that knows whether the form came to its end."""
+
+    spool_max_size = 64 * 1024
+    has_ended = False
+    _fields_bytes = 0
+
+    def on_end(self) -> None:
+        """The closing boundary has come."""
+        self.has_ended = True
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        """The limit for one field holds for all of them together."""
+        if self._current_part.file is None:
+            self._fields_bytes += end - start
+            if self._fields_bytes > self.max_part_size:
+                raise MultiPartException(f"its fields have more than {self.max_part_size:,} bytes")
+        super().on_part_data(data, start, end)
 
 
 class SpoolUploads:
@@ -173,7 +173,7 @@ async def read_multipart(
         async for _ in pieces:
             pass
         raise
-    parser = MultiPartParser(
+    parser = FormParser(
         request.headers, pieces, max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=limits.max_body
     )
     try:
@@ -184,6 +184,8 @@ async def read_multipart(
         raise InvalidRequest("The form's text isn't in the charset that it names. Send UTF-8.") from None
     given: dict[str, list[str]] = {}
     try:
+        if not parser.has_ended:
+            raise InvalidRequest("The form breaks off: its closing boundary is missing. Send it whole.")
         for name, value in parsed.multi_items():
             if name not in files:
                 _add(given, name, value, schema)
@@ -255,25 +257,24 @@ def _keep(file: UploadFile, spool: Spool) -> Upload:
     return Upload(path, filename, path.stat().st_size)
 
 
-async def body_pieces(
+def body_pieces(
     request: Request, settings: Settings, limit: int, setting: str
 ) -> AsyncGenerator[bytes, None]:
     """The body's bytes, as long as they keep coming and aren't too many."""
+    state = request.scope["state"]
+    state["spool"].arrival = Arrival(state["share"], settings)
+    return _pieces(request.stream(), state["spool"].arrival, limit, setting)
+
+
+async def _pieces(
+    stream: AsyncGenerator[bytes, None], arrival: Arrival, limit: int, setting: str
+) -> AsyncGenerator[bytes, None]:
     size = 0
-    timeouts = settings.timeouts
-    deadline = asyncio.get_running_loop().time() + timeouts.upload
-    stream = request.stream()
     while size <= min(DISCARD * limit, limit + DISCARD_BYTES):
         try:
-            soon = asyncio.get_running_loop().time() + timeouts.body
-            async with asyncio.timeout_at(min(soon, deadline)):
-                piece = await anext(stream)
+            piece = await arrival.next_piece(stream)
         except StopAsyncIteration:
             break
-        except TimeoutError:
-            if soon < deadline:
-                raise TooSlow(f"The body stopped coming for {timeouts.body:g} s.") from None
-            raise TooSlow(f"The body took longer than {timeouts.upload:g} s (timeouts.upload).") from None
         except ClientDisconnect:
             raise InvalidRequest("The client left before its request was complete.") from None
         size += len(piece)

@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import binascii
 import re
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterable
 from pathlib import Path
+from typing import IO
 
 from starlette.requests import Request
 
@@ -31,6 +33,8 @@ LONGEST_ESCAPE = 6
 DATA_URL = re.compile(rb"data:[^,]{0,200};base64,")
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
 WHITESPACE = b" \t\r\n"
+IN_MEMORY_BYTES = 64 * 1024
+"""Of an unfinished body; what is more waits on the disk."""
 
 
 async def read_json(request: Request, settings: Settings) -> bytes:
@@ -146,6 +150,8 @@ class JsonBody:
         self._path = Path()
         self._file: Base64File | None = None
         self._error: StepaudiodError | None = None
+        self._aside: IO[bytes] | None = None
+        self._aside_bytes = 0
 
     async def read(self, pieces: AsyncIterable[bytes]) -> bytes:
         """The JSON without recordings; each of them is in the spool under its field's name.
@@ -166,17 +172,43 @@ class JsonBody:
                     piece = self._begin()
                 if self._file is not None:
                     await asyncio.to_thread(self._feed, piece)
-                if len(self._text) > self._limit:
+                if len(self._text) > IN_MEMORY_BYTES:
+                    await self._set_aside()
+                if self._aside_bytes + len(self._text) > self._limit:
                     self._error = TooLarge(
                         f"The body is larger than {self._limit:,} bytes ({self._setting}) without its "
                         "recordings. Send the text in parts."
                     )
+            if self._error is not None:
+                raise self._error
+            return self._read_aside() + self._text
         finally:
             if self._file is not None:
                 self._file.close()
-        if self._error is not None:
-            raise self._error
-        return bytes(self._text)
+            if self._aside is not None:
+                self._aside.close()
+
+    async def _set_aside(self) -> None:
+        """Put all but the end of the text on the disk: many unfinished bodies would fill the memory."""
+        try:
+            self._spool.open()
+        except Busy as error:
+            self._error = error
+            return
+        if self._aside is None:
+            self._aside = tempfile.TemporaryFile()  # noqa: SIM115 (read closes it)
+        size = len(self._text) - LONGEST_OPENING
+        await asyncio.to_thread(self._aside.write, self._text[:size])
+        del self._text[:size]
+        self._from = max(0, self._from - size)
+        self._aside_bytes += size
+
+    def _read_aside(self) -> bytes:
+        """The text that was set aside."""
+        if self._aside is None:
+            return b""
+        self._aside.seek(0)
+        return self._aside.read()
 
     def _feed(self, piece: bytes) -> None:
         """Take a piece apart that begins inside of a recording."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import socket
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,40 +28,91 @@ FORM = (
 ONE_AT_A_TIME = {"limits.concurrency": 1, "limits.max_queue": 0}
 
 
-class SlowUpload:
-    """A client that has been told to go on with its form, and hasn't yet."""
+class Upload:
+    """A client that has been told to go on with its form, and sends a chunk of it whenever it is asked to."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self._socket = socket.create_connection(daemon.address, DEADLINE_S)
         self._socket.sendall(
             b"POST /v1/audio/edits HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
             b"Expect: 100-continue\r\nContent-Type: multipart/form-data; boundary=edge\r\n"
-            b"Content-Length: %d\r\n\r\n" % len(FORM)
+            b"Transfer-Encoding: chunked\r\n\r\n"
         )
         assert self._socket.recv(100).startswith(b"HTTP/1.1 100 ")
 
+    def send(self, data: bytes) -> None:
+        """Send some of it; nothing is the end."""
+        self._socket.sendall(b"%x\r\n%s\r\n" % (len(data), data))
+
+    def drip(self, until: threading.Event) -> None:
+        """Send ahead of the form what a reader of forms skips, as fast as an upload must come."""
+        while not until.wait(0.01):
+            self.send(b"\r\n" * 500)
+
     def finish(self) -> bytes:
-        """Send it; the status line and what follows."""
-        self._socket.sendall(FORM)
+        """Send the form; the status line and what follows."""
+        self.send(FORM)
+        self.send(b"")
+        return self.answer()
+
+    def answer(self) -> bytes:
+        """The status line and what follows."""
         with self._socket, self._socket.makefile("rb") as answer:
             return answer.read()
 
 
 def test_no_more_recordings_are_taken_than_can_be_worked_on(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon({"engine": "auto", **ONE_AT_A_TIME})
+    daemon = start_daemon({"engine": "auto", "limits.min_rate": 1, **ONE_AT_A_TIME})
     client = daemon.shared_client
     files = {"file": ("a.wav", HUM)}
-    first = SlowUpload(daemon)
-    refused = client.post("/v1/audio/edits", data={"mode": "denoise"}, files=files)
-    assert refused.status_code == 429
-    assert refused.headers["Retry-After"] == "1"
-    inline = {"mode": "denoise", "input_audio_base64": base64.b64encode(HUM).decode()}
-    old = client.post("/v1/audio/speech", json={"input": "x", "step_audio": inline})
-    assert old.status_code == 429, old.text
-    plain = {"model": "hibari", "voice": "heart", "input": "Words need no place on the disk."}
-    assert client.post("/v1/audio/speech", json=plain).status_code == 200
+    first, is_over = Upload(daemon), threading.Event()
+    dripping = threading.Thread(target=first.drip, args=(is_over,))
+    dripping.start()
+    try:
+        refused = client.post("/v1/audio/edits", data={"mode": "denoise"}, files=files)
+        assert refused.status_code == 429
+        assert refused.headers["Retry-After"] == "1"
+        inline = {"mode": "denoise", "input_audio_base64": base64.b64encode(HUM).decode()}
+        old = client.post("/v1/audio/speech", json={"input": "x", "step_audio": inline})
+        assert old.status_code == 429, old.text
+        plain = {"model": "hibari", "voice": "heart", "input": "Words need no place on the disk."}
+        assert client.post("/v1/audio/speech", json=plain).status_code == 200
+    finally:
+        is_over.set()
+        dripping.join(DEADLINE_S)
     assert first.finish().startswith(b"HTTP/1.1 200 ")
     assert client.post("/v1/audio/edits", data={"mode": "denoise"}, files=files).status_code == 200
+
+
+def test_an_upload_that_has_stopped_gives_its_place_to_the_next(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon({"engine": "auto", **ONE_AT_A_TIME})
+    files = {"file": ("a.wav", HUM)}
+    stopped = Upload(daemon)
+    stopped.send(FORM[:200])
+    daemon.shared_client.get("/healthz")
+    time.sleep(0.2)  # that it sends nothing for a while is the point
+    answer = daemon.shared_client.post("/v1/audio/edits", data={"mode": "denoise"}, files=files)
+    assert answer.status_code == 200, answer.text
+    assert stopped.answer().startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_form_without_its_end_is_refused(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon({"engine": "auto"})
+    for end in (b"\r\n", b"\r\n--edge\r\n", b""):
+        broken = FORM[: FORM.rindex(b"\r\n--edge--")] + end
+        kind = {"Content-Type": "multipart/form-data; boundary=edge"}
+        answer = daemon.shared_client.post("/v1/audio/edits", content=broken, headers=kind)
+        assert answer.status_code == 400, answer.text
+        assert "closing boundary" in answer.json()["error"]["message"]
+
+
+def test_a_long_text_is_taken_apart_on_the_disk_and_put_together(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon({"engine": "auto"})
+    edit = json.dumps({"mode": "denoise", "input_audio_base64": base64.b64encode(HUM).decode()})
+    bodies = [f'{{"input": "x", {" " * spaces}"step_audio": {edit}}}' for spaces in (0, 300_000)]
+    short, long = (daemon.shared_client.post("/v1/audio/speech", content=body) for body in bodies)
+    assert short.status_code == 200, short.text
+    assert long.content == short.content
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ FAILURES: dict[type[StepaudiodError], Failure] = {
         ),
         (
             errors.TooSlow,
-            "the request stopped coming",
+            "the request stopped coming, or came too slowly",
             "The body stopped coming for 30 s.",
             None,
         ),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from stepaudiod import __version__
 from stepaudiod.ctl.errors import CtlError, Unwell
 from stepaudiod.ctl.options import word
+from stepaudiod.ctl.terminal import plain
 
 if TYPE_CHECKING:
     from stepaudiod.config import Settings
@@ -155,10 +156,10 @@ def _ask(options: Options, terminal: Terminal) -> Finding:
 
 def _report(findings: list[Finding]) -> str:
     """The findings for a person, each with what to do below it."""
-    width = max(len(finding.subject) for finding in findings)
+    width = max(len(plain(finding.subject)) for finding in findings)
     lines = []
     for finding in findings:
-        lines.append(f"{MARKS[finding.level]} {finding.subject.ljust(width)}  {finding.text}")
+        lines.append(f"{MARKS[finding.level]} {plain(finding.subject).ljust(width)}  {plain(finding.text)}")
         if finding.advice:
-            lines.append(f"{' ' * (len(MARKS['ok']) + width + 2)} → {finding.advice}")
+            lines.append(f"{' ' * (len(MARKS['ok']) + width + 2)} → {plain(finding.advice)}")
     return "\n".join(lines)

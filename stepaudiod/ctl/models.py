@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepaudiod.ctl.errors import ClientMissing, IncompleteModel, NotPermitted, WrongUsage
 from stepaudiod.ctl.options import global_options, word
-from stepaudiod.ctl.terminal import table
+from stepaudiod.ctl.terminal import plain, table
 
 if TYPE_CHECKING:
     from stepaudiod.ctl.hub.catalog import PublishedModel
@@ -279,7 +279,7 @@ def _remove(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> No
         if not sys.stdin.isatty():
             raise WrongUsage(f"Nobody can be asked whether {name} shall go: add --yes.")
         print(
-            f"Delete {name} ({size(installed.size_bytes)}) from {root}? [y/N] ",
+            plain(f"Delete {name} ({size(installed.size_bytes)}) from {root}? [y/N] "),
             end="",
             file=sys.stderr,
             flush=True,

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from stepaudiod.ctl.sleep import is_asleep
-from stepaudiod.ctl.terminal import table
+from stepaudiod.ctl.terminal import plain, table
 
 if TYPE_CHECKING:
     from stepaudiod.ctl.options import Options
@@ -51,7 +51,7 @@ def _report(status: dict[str, Any]) -> str:
         ),
         ("since start", requests or "nothing"),
     ]
-    report = "\n".join(f"{name:<12} {text}" for name, text in lines)
+    report = "\n".join(f"{name:<12} {plain(str(text))}" for name, text in lines)
     rows = [
         (
             name,

@@ -7,10 +7,17 @@ import os
 import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
+from unicodedata import category
 
 from stepaudiod.ctl.errors import CtlError, DaemonRefused, IncompleteAudio
 
 ERASE_LINE = "\r\x1b[K"
+NEWLINE = "\n"
+
+UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Categories of characters that command a terminal, or that change the order or the lines of others."""
+JOINERS = "\u200c\u200d"
+"""Of these, what words and emoji are written with."""
 
 
 class Terminal:
@@ -30,7 +37,7 @@ class Terminal:
 
     def result(self, value: Any, text: str, stream: TextIO | None = None) -> None:
         """Print what was asked for: `value` for programs, `text` for people; nothing where it is empty."""
-        if written := json.dumps(value, ensure_ascii=False) if self.as_json else text:
+        if written := _as_json(value) if self.as_json else plain(text, keep=NEWLINE):
             if stream is None:
                 write_out(f"{written}\n".encode())
             else:
@@ -40,13 +47,13 @@ class Terminal:
         """Tell a person something that no program needs."""
         if not self._is_quiet and not self.as_json:
             self.end_progress()
-            print(text, file=sys.stderr, flush=True)
+            print(plain(text, keep=NEWLINE), file=sys.stderr, flush=True)
 
     def progress(self, text: str) -> None:
         """Replace the line that says how far we are."""
         if self.shows_progress:
             self._has_progress = True
-            print(ERASE_LINE + text, end="", file=sys.stderr, flush=True)
+            print(ERASE_LINE + plain(text), end="", file=sys.stderr, flush=True)
 
     def end_progress(self) -> None:
         """Leave no trace of that line."""
@@ -58,12 +65,12 @@ class Terminal:
         """Say why the command failed."""
         self.end_progress()
         if not self.as_json:
-            print(f"stepaudioctl: {error.message}", file=sys.stderr)
+            print(f"stepaudioctl: {plain(error.message, keep=NEWLINE)}", file=sys.stderr)
             return
         said: dict[str, Any] = {"message": error.message, "code": error.code, "exit_code": error.exit_code}
         if isinstance(error, DaemonRefused):
             said |= {"status": error.status, "param": error.param}
-        print(json.dumps({"error": said}, ensure_ascii=False), file=sys.stderr)
+        print(_as_json({"error": said}), file=sys.stderr)
 
 
 def write_out(data: bytes) -> None:
@@ -85,9 +92,29 @@ def write_out(data: bytes) -> None:
         raise IncompleteAudio(message) from None
 
 
+def plain(text: str, keep: str = "") -> str:
+    """Text in which nothing commands the terminal: such characters are written as in Python.
+
+    Args:
+        text: from wherever: names of voices and models, paths, what a daemon or a hub has said.
+        keep: characters that are let through.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c if c in keep or c in JOINERS or category(c) not in UNSAFE else ascii(c)[1:-1] for c in text
+    )
+
+
+def _as_json(value: Any) -> str:
+    """One line of JSON: the same values, with what a terminal would obey written as JSON can."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(json.dumps(c)[1:-1] if category(c) in UNSAFE else c for c in text)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell."""
-    lines = [header, *rows]
+    lines = [[plain(cell) for cell in line] for line in (header, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(
         "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines

@@ -91,13 +91,8 @@ const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
 /** The same request for a terminal. */
 export function asCurl(wanted) {
-<<<<<<< HEAD
-  const where = `${location.origin}/v1/audio/speech`;
-  return `curl -sSN --fail-with-body ${where} -H 'Content-Type: application/json' -d ${quoted(speechBody(wanted))} -o speech.${wanted.response_format}`;
-=======
   const where = `${base}/audio/speech`;
-  return `curl -sN ${where} -H 'Content-Type: application/json' -d ${quoted(speechBody(wanted))} -o speech.${wanted.response_format}`;
->>>>>>> 1a6c3fb (The page, its documents and redirects work below a path of a proxy: every address is relative)
+  return `curl -sSN --fail-with-body ${where} -H 'Content-Type: application/json' -d ${quoted(speechBody(wanted))} -o speech.${wanted.response_format}`;
 }
 
 /** The same request for a program, with OpenAI's package. */

@@ -200,3 +200,5 @@ def start_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    # it warns of every form with bytes behind its end, which any client can send
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)

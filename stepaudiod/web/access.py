@@ -28,6 +28,7 @@ from stepaudiod import keys as api_keys
 from stepaudiod.config import Settings
 from stepaudiod.errors import ConfigError, HostRefused, KeyRefused, OriginRefused, StepaudiodError
 from stepaudiod.keys import Keys
+from stepaudiod.log_limit import LogLimit
 from stepaudiod.web.errors import on_stepaudiod_error
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
 OPEN_TO_ALL = "/healthz"
 """Says nothing but that we live, so it needs no key."""
+
+REFUSED_LINES = 10
+"""Lines a minute about requests that were refused."""
 
 METHODS = "GET, POST, PUT, PATCH, DELETE"
 PREFLIGHT_AGE_S = "600"
@@ -54,6 +58,7 @@ class Access:
         self._app = app
         self._settings = settings
         self._keys = keys
+        self._refusals = LogLimit(log, REFUSED_LINES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -79,6 +84,9 @@ class Access:
                 return
             self._check_key(scope, headers)
         except StepaudiodError as error:
+            client = scope["client"][0] if scope["client"] else "a client that has gone"
+            request_id = scope["state"]["request_id"]
+            self._refusals.say(logging.INFO, "refused %s: %s [%s]", client, error.code, request_id)
             response = await _refusal(error, scope, headers)
             await response(scope, receive, send)
             return
@@ -191,9 +199,7 @@ def _given_key(headers: Headers) -> bytes:
 
 
 async def _refusal(error: StepaudiodError, scope: Scope, headers: Headers) -> Response:
-    """The error as an answer; the journal learns who was refused."""
-    client = scope["client"][0] if scope["client"] else "a client that has gone"
-    log.info("refused %s: %s [%s]", client, error.code, scope["state"]["request_id"])
+    """The error as an answer."""
     response = await on_stepaudiod_error(Request(scope), error)
     if isinstance(error, KeyRefused):
         is_browser = "text/html" in headers.get("accept", "")

@@ -110,7 +110,8 @@ def _examine(
 
 def _about_engines(settings: Settings, units: Units, account: Account | None) -> Iterator[Finding]:
     """Folders, model files, the engine that serves, the GPU that it would use."""
-    from stepaudiod.ctl.checks import disk, engines, gpu
+    from stepaudiod.ctl.checks import disk, engines, gpu, memory
+    from stepaudiod.ctl.checks.finding import problem, unknown
     from stepaudiod.engines.pulled import STEP_AUDIO
 
     models = engines.Models(
@@ -128,8 +129,15 @@ def _about_engines(settings: Settings, units: Units, account: Account | None) ->
     )
     if settings.step_audio.device == "cpu":
         yield from gpus.findings(cards, 0, 'step_audio.device = "cpu", so it isn\'t used')
-    elif needed := models.needed_bytes():
-        yield from gpus.findings(cards, needed, STEP_AUDIO)
+    elif models.is_whole and cards:
+        need = memory.ask(models.checkpoint.root, settings.step_audio)
+        if need.is_refused:
+            yield problem("GPU memory", need.trouble, "see the sentence before")
+        elif need.trouble:
+            yield unknown("GPU memory", f"what {STEP_AUDIO} needs can't be told: {need.trouble}")
+        yield from gpus.findings(cards, need.free_bytes, STEP_AUDIO if need.free_bytes else "see above")
+    elif models.is_whole:
+        yield from gpus.findings(cards, 0, STEP_AUDIO)
     else:
         yield from gpus.findings(cards, 0, f"nothing uses it while {STEP_AUDIO} isn't here")
 

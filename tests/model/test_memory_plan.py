@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from stepaudiod.config import StepAudio
+from stepaudiod.ctl.checks.memory import ask
 from stepaudiod.errors import EngineUnavailable
 from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.model.flow_prompt import FlowCosts
@@ -120,3 +122,23 @@ def test_reckoning_reads_no_weights(tiny: Checkpoint, tmp_path: Path) -> None:
     MemoryNeeds.of(tiny, torch.bfloat16, None)
     grown = (int(Path("/proc/self/statm").read_text().split()[1]) - before) * 4096
     assert grown < 20_000_000
+
+
+@pytest.mark.parametrize("quantization", ["none", "int4"])
+@pytest.mark.parametrize("gpu_memory", ["auto", "9G"])
+def test_doctor_calls_enough_what_the_engine_takes_and_no_less(
+    tiny: Checkpoint, quantization: str, gpu_memory: str
+) -> None:
+    settings = StepAudio.model_validate({"quantization": quantization, "gpu_memory": gpu_memory})
+    need = ask(tiny.root, settings)
+    assert not need.trouble
+    needs = MemoryNeeds.of(tiny, torch.bfloat16, Quantization.named(quantization))
+    needs.plan(settings.gpu_memory_bytes, need.free_bytes)
+    with pytest.raises(EngineUnavailable):
+        needs.plan(settings.gpu_memory_bytes, need.free_bytes - 1)
+
+
+def test_doctor_says_that_the_configured_size_is_too_little(tiny: Checkpoint) -> None:
+    need = ask(tiny.root, StepAudio.model_validate({"gpu_memory": "1M"}))
+    assert need.is_refused
+    assert "step_audio.gpu_memory allows" in need.trouble

@@ -23,11 +23,6 @@ PUBLISHED_BYTES = 9_200_000_000
 """What pulling Step-Audio-EditX brings."""
 TORCH = ("torch", "tokenizers", "safetensors")
 
-SHARE = {"none": 1.0, "int8": 0.55, "int4": 0.32}
-"""What is left of the language model's bytes in fewer bits, with the scales and what isn't quantized."""
-WORKING_BYTES = 2 << 30
-"""CUDA's own memory, the cache of keys and values, and what the decoders work in: an estimate."""
-
 
 @dataclass(frozen=True)
 class Configured:
@@ -108,15 +103,6 @@ class Models:
     def is_whole(self) -> bool:
         """Whether all of it is there."""
         return self.has_some and next(self.checkpoint.problems(), None) is None
-
-    def needed_bytes(self) -> int:
-        """The memory that the model takes where it computes: an estimate from its files."""
-        if not self.is_whole:
-            return 0
-        language = sum(path.stat().st_size for path in self.checkpoint.shards())
-        rest = self.checkpoint.size_bytes() - language
-        width = 2 if self.settings.step_audio.dtype == "fp32" else 1
-        return int(language * width * SHARE[self.settings.step_audio.quantization]) + rest + WORKING_BYTES
 
     def findings(self, account: Account | None) -> Iterator[Finding]:
         """What there is to say."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import resource
 import sys
 import time
@@ -15,15 +16,18 @@ from starlette.types import ASGIApp
 
 from stepaudiod import __version__, keys
 from stepaudiod.config import Settings, load, parse_assignments
+from stepaudiod.core_dumps import limit_core_dumps
 from stepaudiod.counters import Counters
 from stepaudiod.engines.catalog import Catalog
 from stepaudiod.engines.installed import catalog_of
 from stepaudiod.errors import ConfigError, EngineUnavailable
 from stepaudiod.idle import IdleClock
+from stepaudiod.scratch import sweep
 from stepaudiod.server import Server
 from stepaudiod.service import Service
 from stepaudiod.systemd import Listener, Notifier, Role, activated, activated_listeners, bind, start_logging
 from stepaudiod.web.app import build_app
+from stepaudiod.web.body import sweep_spools
 from stepaudiod.web.errors import refuse_everything
 from stepaudiod.web.page.routes import Page
 from stepaudiod.worker.process import WorkerOptions, WorkerProcess
@@ -101,6 +105,7 @@ class Daemon:
 
     def _build(self, listeners: list[Listener]) -> tuple[IdleClock, Service, dict[Role, ASGIApp]]:
         """What answers requests, and what it needs."""
+        self._sweep()
         idle, service = self._build_service(catalog_of(self.settings))
         page = Page(lambda: self.settings, idle)
         apps: dict[Role, ASGIApp] = {role: self._build_app(role, service, idle, page) for role in ROLES}
@@ -113,6 +118,12 @@ class Daemon:
         settings = self.settings
         idle = IdleClock(settings.idle_timeout_s, time.monotonic)
         return idle, Service(settings.limits, settings.timeouts, catalog, settings.engine, idle, self._spawn)
+
+    def _sweep(self) -> None:
+        """Remove what a daemon that was killed has left: it may be a user's voice."""
+        sweep_spools()
+        for folder in (self.settings.data_path / "voices", self.settings.cache_path / "page"):
+            sweep(folder)
 
     def _build_app(self, role: Role, service: Service, idle: IdleClock, page: Page) -> ASGIApp:
         """The application of a role; it sees the settings and keys of the last reload."""
@@ -183,6 +194,12 @@ def _announce(service: Service) -> None:
         log.error("%s", error)
 
 
+def _keep_to_ourselves() -> None:
+    """Files of this process and its worker aren't world-readable, and their memory isn't written to disk."""
+    os.umask(os.umask(0o077) | 0o027)
+    limit_core_dumps()
+
+
 def _allow_many_connections() -> None:
     """Raise the number of descriptors as far as the system lets us: getrlimit(2)."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -249,6 +266,7 @@ def main(argv: list[str] | None = None) -> int:
     if daemon.broken is not None and is_by_hand:
         print(daemon.broken, file=sys.stderr)
         return 2
+    _keep_to_ourselves()
     _allow_many_connections()
     try:
         listeners = _listeners(daemon.settings)

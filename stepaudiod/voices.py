@@ -18,13 +18,13 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stepaudiod.errors import InvalidRequest, NotFound
+from stepaudiod.scratch import LEAVING, UNFINISHED, Scratch
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +179,8 @@ class VoiceLibrary:
             gender,
         )
         self.root.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=self.root, prefix=".new-"))
+        scratch = Scratch(self.root, UNFINISHED)
+        unfinished = scratch.path
         try:
             shutil.copyfile(recording, unfinished / f"{REFERENCE}{recording.suffix or '.wav'}")
             (unfinished / METADATA).write_text(
@@ -188,14 +189,13 @@ class VoiceLibrary:
             for kept in unfinished.iterdir():
                 with kept.open("rb") as file:
                     os.fsync(file.fileno())  # or a power cut could leave the name without the contents
-            unfinished.chmod(0o750)
             os.rename(unfinished, self.root / id)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             raise InvalidRequest(f"There is a voice {id!r} already. Choose another name.", "name") from None
         finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            scratch.close()
         return voice
 
     def delete(self, id: str) -> None:
@@ -205,13 +205,12 @@ class VoiceLibrary:
             NotFound: there is none.
         """
         self.get(id)
-        leaving = Path(tempfile.mkdtemp(dir=self.root, prefix=".gone-"))
-        try:
-            os.rename(self.root / id, leaving / id)
-        except FileNotFoundError:
-            raise NotFound(f"The voice {id!r} has just been deleted.", "voice") from None
-        finally:
-            shutil.rmtree(leaving)
+        with Scratch(self.root, LEAVING) as leaving:
+            try:
+                os.rename(self.root / id, leaving / id)
+            except FileNotFoundError:
+                raise NotFound(f"The voice {id!r} has just been deleted.", "voice") from None
+            shutil.rmtree(leaving / id)
 
 
 def make_id(name: str) -> str:

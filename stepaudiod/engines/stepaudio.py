@@ -40,6 +40,7 @@ from stepaudiod.model.pipeline import (
 )
 from stepaudiod.model.quantize import Quantization, size_bytes
 from stepaudiod.model.segments import MAX_SECONDS
+from stepaudiod.scratch import UNFINISHED, Scratch, sweep
 from stepaudiod.speech import (
     Change,
     EditRequest,
@@ -370,14 +371,15 @@ def _read(path: Path) -> Reference | None:
 
 def _keep(reference: Reference, path: Path) -> None:
     """Keep an encoded voice; a folder that can't be written costs the next time."""
-    unfinished = path.with_suffix(f".{os.getpid()}")
+    sweep(path.parent)
     try:
-        save_file(reference.to_tensors(), unfinished)
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())  # or a power cut could leave the name without the contents
-        unfinished.rename(path)
+        with Scratch(path.parent, UNFINISHED) as folder:
+            unfinished = folder / path.name
+            save_file(reference.to_tensors(), unfinished)
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())  # or a power cut could leave the name without the contents
+            unfinished.rename(path)
     except (OSError, SafetensorError) as error:
-        unfinished.unlink(missing_ok=True)
         log.warning("the encoded voice can't be kept in %s: %s", path.parent, error)
 
 

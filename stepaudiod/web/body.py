@@ -6,10 +6,12 @@ The files of a multipart form are spooled to disk and are gone when the request 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, get_origin
@@ -22,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stepaudiod.config import Settings
 from stepaudiod.errors import Busy, InvalidRequest, TooLarge
+from stepaudiod.scratch import Scratch, sweep
 from stepaudiod.web.places import Arrival, Places
 
 DISCARD = 64
@@ -32,6 +35,10 @@ MAX_FILES = 8
 MAX_FIELDS = 128
 
 SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
+
+SPOOL = "stepaudiod-"
+SPOOLS = re.compile(r"stepaudiod-[a-z0-9_]{8}")
+SPOOLED = re.compile(r"\d+\.[a-z0-9]{1,5}")
 
 Form = TypeVar("Form", bound=BaseModel)
 
@@ -57,7 +64,7 @@ class Spool:
 
     places: Places
     arrival: Arrival | None = None
-    folder: Path | None = None
+    folder: Scratch | None = None
     uploads: dict[str, Upload] = field(default_factory=dict)
     is_open: bool = False
 
@@ -80,14 +87,14 @@ class Spool:
         """
         self.open()
         if self.folder is None:
-            self.folder = Path(tempfile.mkdtemp(prefix="stepaudiod-"))
+            self.folder = Scratch(Path(tempfile.gettempdir()), SPOOL)
         suffix = Path(filename).suffix.lower()
-        return self.folder / f"{len(self.uploads)}{suffix if SUFFIX.fullmatch(suffix) else '.bin'}"
+        return self.folder.path / f"{len(self.uploads)}{suffix if SUFFIX.fullmatch(suffix) else '.bin'}"
 
     def close(self) -> None:
         """Remove them."""
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.close()
             self.folder = None
         if self.is_open:
             self.places.give_back(self)
@@ -112,6 +119,18 @@ class FormParser(MultiPartParser):
             if self._fields_bytes > self.max_part_size:
                 raise MultiPartException(f"its fields have more than {self.max_part_size:,} bytes")
         super().on_part_data(data, start, end)
+
+
+def sweep_spools() -> None:
+    """Remove the files of requests that a killed process had; other users share the folder with us."""
+    with suppress(OSError):  # no folder for temporary files: the first request with a recording says so
+        sweep(Path(tempfile.gettempdir()), SPOOLS, _is_spool)
+
+
+def _is_spool(path: Path) -> bool:
+    """Whether a folder has nothing in it but what `Spool.new_path` names."""
+    with os.scandir(path) as entries:
+        return all(e.is_file(follow_symlinks=False) and SPOOLED.fullmatch(e.name) for e in entries)
 
 
 class SpoolUploads:

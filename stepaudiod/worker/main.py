@@ -24,6 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from stepaudiod.core_dumps import forbid_core_dumps
 from stepaudiod.errors import InvalidRequest, StepaudiodError
 from stepaudiod.worker.decoder_process import Decoders
 from stepaudiod.worker.job import EngineOrder, Job
@@ -227,6 +228,7 @@ def _die_with(parent: int) -> None:
     if os.getppid() != parent:
         os._exit(0)
     Path("/proc/self/oom_score_adj").write_text("500")
+    forbid_core_dumps()  # only now: afterwards these files of a process belong to root
 
 
 def main() -> None:

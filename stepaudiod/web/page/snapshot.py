@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from stepaudiod import __version__
 from stepaudiod.idle import IdleClock
+from stepaudiod.scratch import UNFINISHED, Scratch
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,8 @@ class Snapshot:
     async def _render(self) -> None:
         parent = self.folder.parent
         parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=parent, prefix=".new-"))
+        scratch = Scratch(parent, UNFINISHED)
+        unfinished = scratch.path
         command = [sys.executable, "-P", "-m", "stepaudiod.web.page.render", str(unfinished)]
         # gradio would write below the home folder, and would tell its makers that it was started
         environ = os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(unfinished)}
@@ -114,7 +115,7 @@ class Snapshot:
                 return
             self._put_in_place(unfinished)
         finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            scratch.close()
 
     def _put_in_place(self, made: Path) -> None:
         """From here on everybody gets the new files; those of other versions go."""
@@ -122,7 +123,7 @@ class Snapshot:
             made.chmod(0o750)
             made.rename(self.folder)
         for other in self.folder.parent.iterdir():
-            if other != self.folder and other != made and not other.name.startswith(".new-"):
+            if other != self.folder and other != made and not other.name.startswith(UNFINISHED):
                 shutil.rmtree(other, ignore_errors=True)
         log.info("the page is ready")
 

@@ -110,6 +110,9 @@ class Access(Section):
     origins: tuple[Origin, ...] = Field(
         (), description='other sites whose pages may call, as "https://example.org"'
     )
+    private_voices: bool = Field(
+        False, description="whether a voice is for the API key alone that made it; otherwise for every caller"
+    )
 
     @property
     def keys_path(self) -> Path:

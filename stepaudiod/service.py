@@ -116,16 +116,17 @@ class Service:
         self.timeouts = timeouts
         self._turns.reconfigure(limits)
 
-    def choice(self, need: str = "speak") -> Choice:
+    def choice(self, need: str = "speak", caller: str = "") -> Choice:
         """The engine that serves requests which name none.
 
         Args:
             need: what it must be able to do, see `engines.catalog.can`.
+            caller: whose voices count, see `Catalog.seen_by`.
 
         Raises:
             EngineUnavailable: there is none.
         """
-        return self.catalog.choose(self.engine, need)
+        return self.catalog.seen_by(caller).choose(self.engine, need)
 
     @property
     def queued(self) -> int:

@@ -2,7 +2,7 @@
 
     voices/
       aunt-mei/
-        voice.json            name, transcript, description, language, gender, consent, created
+        voice.json            name, transcript, description, language, gender, consent, created, owner
         reference.wav         the recording, in whatever container it came
         <key>.safetensors     what an engine made of it, named by content and checkpoint
 
@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ class StoredVoice:
         description: one line for a person who chooses.
         language: BCP 47 tag; "" where it isn't known.
         gender: "female", "male" or "".
+        owner: the name of the API key that it is for alone; "" is for every caller.
     """
 
     id: str
@@ -57,6 +59,7 @@ class StoredVoice:
     description: str = ""
     language: str = ""
     gender: str = ""
+    owner: str = ""
 
 
 class VoiceLibrary:
@@ -64,10 +67,13 @@ class VoiceLibrary:
 
     Args:
         root: the folder; it is made when the first voice is.
+        caller: the name of an API key, or "" for none, where a voice is for the key alone that made it;
+            voices of other keys don't exist for it, and those that it makes are its own. None sees all.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, caller: str | None = None) -> None:
         self.root = root
+        self._caller = caller
 
     def list(self) -> list[StoredVoice]:
         """Every voice, by id. What isn't a whole voice is left out.
@@ -87,11 +93,17 @@ class VoiceLibrary:
             if ID.fullmatch(name):
                 path = self.root / name / METADATA
                 try:
-                    yield _read(path)
+                    voice = _read(path)
                 except (FileNotFoundError, NotADirectoryError):  # no voice, or deleted since it was listed
                     continue
                 except (OSError, ValueError, TypeError) as error:
                     log.warning("%s is no voice: %s", path, error)
+                else:
+                    if self._sees(voice):
+                        yield voice
+
+    def _sees(self, voice: StoredVoice) -> bool:
+        return self._caller is None or voice.owner in ("", self._caller)
 
     def get(self, id: str) -> StoredVoice:
         """The voice of that id.
@@ -102,17 +114,24 @@ class VoiceLibrary:
         path = self.root / id / METADATA
         if ID.fullmatch(id):
             try:
-                return _read(path)
+                voice = _read(path)
+                if self._sees(voice):
+                    return voice
             except FileNotFoundError:
                 pass
             except (OSError, ValueError, TypeError) as error:
+                if self._caller is not None:
+                    raise self._absent(id) from None  # it may be another key's
                 raise NotFound(
                     f"The voice {id!r} is damaged: {METADATA} can't be read ({type(error).__name__}). "
                     "Delete its folder and make it again.",
                     "voice",
                 ) from None
+        raise self._absent(id)
+
+    def _absent(self, id: str) -> NotFound:
         known = ", ".join(voice.id for voice in self.list()) or "none yet"
-        raise NotFound(f"There is no voice {id[:80]!r} in the library. Voices here: {known}.", "voice")
+        return NotFound(f"There is no voice {id[:80]!r} in the library. Voices here: {known}.", "voice")
 
     def recording(self, id: str) -> Path:
         """The voice's recording.
@@ -130,15 +149,24 @@ class VoiceLibrary:
     def require_free(self, name: str) -> str:
         """The id that a new voice of that name would have.
 
+        A key's own voice has a random end: its id is never another key's, and doesn't tell of one.
+
         Raises:
-            InvalidRequest: the name names nobody, or it is taken.
+            InvalidRequest: there is no letter and no digit in the name, or it is taken.
         """
         id = make_id(name)
-        if (self.root / id).exists():
+        if self._caller:
+            same = (v.id for v in self.list() if v.owner == self._caller and make_id(v.name) == id)
+            taken = next(same, None)
+        elif not (self.root / id).exists():
+            return id
+        else:
+            taken = id if self._caller is None or any(v.id == id for v in self.list()) else None
+        if taken is not None:
             raise InvalidRequest(
-                f"There is a voice {id!r} already. Delete it first, or choose another name.", "name"
+                f"There is a voice {taken!r} already. Delete it first, or choose another name.", "name"
             )
-        return id
+        return f"{id[:50].rstrip('-')}-{secrets.token_hex(4)}"
 
     def create(
         self,
@@ -177,6 +205,7 @@ class VoiceLibrary:
             description,
             language,
             gender,
+            self._caller or "",
         )
         self.root.mkdir(parents=True, exist_ok=True)
         scratch = Scratch(self.root, UNFINISHED)

@@ -164,6 +164,9 @@ class Pulled(Protocol):
     def variant(self, name: str) -> EngineDescription | None:
         """An engine that has another name for each number of bits; None where it isn't one."""
 
+    def seen_by(self, caller: str) -> Pulled:
+        """The same with the voices that a caller sees."""
+
 
 def can(engine: EngineDescription, need: str) -> bool:
     """Whether an engine does what is needed: `speak`, `clone`, `transcribe`, or an edit's mode."""
@@ -191,9 +194,20 @@ class Catalog:
     ) -> None:
         self._shipped = shipped
         self._pulled = pulled
+        self._views: dict[str, Catalog] = {}
         self._stamp: object = None
         self._engines: tuple[EngineDescription, ...] = shipped
         self._lacks = {e.name: _lack(e) for e in shipped}
+
+    def seen_by(self, caller: str) -> Catalog:
+        """The engines with the voices that a caller sees; this catalog has those that all callers see.
+
+        Args:
+            caller: the name of its API key; "" where it has none.
+        """
+        if self._pulled is None or (pulled := self._pulled.seen_by(caller)) == self._pulled:
+            return self
+        return self._views.setdefault(caller, Catalog(self._shipped, pulled))
 
     @property
     def engines(self) -> tuple[EngineDescription, ...]:

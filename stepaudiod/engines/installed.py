@@ -16,6 +16,6 @@ def catalog_of(settings: Settings, data: Path | None = None) -> Catalog:
         settings: the configuration.
         data: has `models` and `voices` in it; None is where the settings say.
     """
-    return Catalog(
-        BEST_FIRST, PulledEngines(data or settings.data_path, settings.step_audio, (WHISPER_TINY,))
-    )
+    voices_for = "" if settings.access.private_voices else None
+    pulled = PulledEngines(data or settings.data_path, settings.step_audio, (WHISPER_TINY,), voices_for)
+    return Catalog(BEST_FIRST, pulled)

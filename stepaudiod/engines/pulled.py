@@ -36,11 +36,17 @@ class PulledEngines:
         data: has `models` and `voices` in it.
         settings: of Step-Audio-EditX.
         recognisers: engines that may write down what a reference says where no Whisper is pulled.
+        voices_for: the caller whose voices these are, see `VoiceLibrary`.
     """
 
     data: Path
     settings: StepAudio
     recognisers: tuple[EngineDescription, ...] = ()
+    voices_for: str | None = None
+
+    def seen_by(self, caller: str) -> PulledEngines:
+        """The same with the voices that a caller sees."""
+        return self if self.voices_for is None else replace(self, voices_for=caller)
 
     def stamp(self) -> object:
         """What stands in each folder: a file that is still being copied grows. Opens no file."""
@@ -96,7 +102,10 @@ class PulledEngines:
         )
 
     def _step_audio(self, whispers: tuple[EngineDescription, ...]) -> EngineDescription:
-        checkpoint, library = Checkpoint(self.data / "models"), VoiceLibrary(self.data / "voices")
+        checkpoint, library = (
+            Checkpoint(self.data / "models"),
+            VoiceLibrary(self.data / "voices", self.voices_for),
+        )
         problem = next((str(problem) for problem in checkpoint.problems()), "")
         stored: list[StoredVoice] = []
         try:

@@ -1,6 +1,6 @@
 """Who may call: the name they call us by, the page they come from, the key they show. Plain ASGI.
 
-    unix socket   its permissions decide, nothing is asked here
+    unix socket   its permissions decide, nothing is asked here; a good key is noted
     loopback      name and origin; a key too where `access.auth` is "keys"
     network       name, origin and a key, unless `access.auth` is "none"
 
@@ -65,12 +65,13 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope["state"]["caller"] = ""
-        scope["state"]["share"] = scope["state"]["peer"]
+        headers = Headers(scope=scope)
+        name = self._caller(headers)
+        scope["state"]["caller"] = name or ""
+        scope["state"]["share"] = f"key {name}" if name else scope["state"]["peer"]
         if scope["state"]["reach"] == "unix":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
         origin = headers.get("origin", "")
         has_friend = origin in self._settings().access.origins
         if has_friend:
@@ -102,8 +103,13 @@ class Access:
                 f"This daemon isn't called {asked!r}. If the name is this machine's, add it to access.hosts."
             )
 
+    def _caller(self, headers: Headers) -> str | None:
+        """The name of the key that a request shows; None where it is none of this daemon's."""
+        key = _given_key(headers)
+        return self._keys().name_of(key) if key else None
+
     def _check_key(self, scope: Scope, headers: Headers) -> None:
-        """Raise if a key is needed and there is no good one; note whose it is."""
+        """Raise if a key is needed and there is no good one."""
         auth, is_network = self._settings().access.auth, scope["state"]["reach"] == "network"
         if auth == "none" or (auth == "auto" and not is_network) or scope["path"] == OPEN_TO_ALL:
             return
@@ -114,16 +120,13 @@ class Access:
                 f"{_because(keys, is_network)}. On the machine: {api_keys.HOW_TO}, then systemctl reload"
                 ' stepaudiod. To serve without keys, write auth = "none" under [access].'
             )
-        key = _given_key(headers)
-        name = keys.name_of(key) if key else None
-        if name is None:
-            what = "This API key isn't one of this daemon's." if key else "An API key is needed here."
+        if not scope["state"]["caller"]:
+            given = _given_key(headers)
+            what = "This API key isn't one of this daemon's." if given else "An API key is needed here."
             raise KeyRefused(
                 f"{what} Send it as Authorization: Bearer KEY; a browser that asks takes it as the password."
                 f" On the daemon's machine, {api_keys.HOW_TO} makes one."
             )
-        scope["state"]["caller"] = name
-        scope["state"]["share"] = f"key {name}"
 
 
 def _because(keys: Keys, is_network: bool) -> str:

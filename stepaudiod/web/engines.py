@@ -23,19 +23,20 @@ from stepaudiod.web.schemas import SpeechForm
 from stepaudiod.worker.process import Result
 
 
-def find_engine(service: Service, model: str, need: str = "speak") -> EngineDescription:
+def find_engine(service: Service, model: str, need: str = "speak", caller: str = "") -> EngineDescription:
     """The engine of that name, or the one that a customary name stands for here.
 
     Args:
         service: knows what is installed.
         model: as the client wrote it.
         need: what a name of a model that speaks is to be good for; see `engines.catalog.can`.
+        caller: whose voices count, see `caller_of`; "" leaves those that all callers have.
 
     Raises:
         NotFound: the name means nothing here.
         EngineUnavailable: the engine is not installed, or nothing that is can do the work.
     """
-    catalog = service.catalog
+    catalog = service.catalog.seen_by(caller)
     plain = without_organisation(model)
     for engine in catalog.engines:
         if plain == engine.name.lower():
@@ -46,16 +47,22 @@ def find_engine(service: Service, model: str, need: str = "speak") -> EngineDesc
     for engine in catalog.installed():
         if engine.name.lower() == meant.engine:
             return engine
-    return service.choice(meant.need if "transcribe" in (meant.need, need) else need).engine
+    return service.choice(meant.need if "transcribe" in (meant.need, need) else need, caller).engine
 
 
-def engine_for(service: Service, model: str | None, need: str) -> EngineDescription:
+def caller_of(request: Request) -> str:
+    """The name of the API key that a request has shown; "" for none."""
+    return str(request.scope["state"]["caller"])
+
+
+def engine_for(service: Service, model: str | None, need: str, caller: str = "") -> EngineDescription:
     """The engine that a request's `model` means.
 
     Args:
         service: knows what is installed.
         model: as the client wrote it; None leaves it to us.
         need: see `engines.catalog.can`.
+        caller: whose voices count, see `caller_of`; "" leaves those that all callers have.
 
     Raises:
         NotFound: there is no such model.
@@ -63,8 +70,8 @@ def engine_for(service: Service, model: str | None, need: str) -> EngineDescript
         Unsupported: the model that was named can't do it; names those that can.
     """
     if model is None:
-        return service.choice(need).engine
-    engine = find_engine(service, model, need)
+        return service.choice(need, caller).engine
+    engine = find_engine(service, model, need, caller)
     if can(engine, need):
         return engine
     if need == "speak" and engine.capabilities.speak:
@@ -72,7 +79,7 @@ def engine_for(service: Service, model: str | None, need: str) -> EngineDescript
             f"The model {engine.name} has no voice yet. Make one from a recording: POST /v1/audio/voices.",
             "voice",
         )
-    others = [e.name for e in service.catalog.installed() if can(e, need)]
+    others = [e.name for e in service.catalog.seen_by(caller).installed() if can(e, need)]
     hint = f"These can: {', '.join(others)}." if others else _how(service, need)
     raise Unsupported(f"The model {engine.name} can't {NEEDS.get(need, need)}. {hint}", "model")
 

@@ -31,6 +31,7 @@ from stepaudiod.speech import Change, EditRequest, EngineDescription, Recording,
 from stepaudiod.web.body import Spool, Upload, check, check_length, read_multipart, required
 from stepaudiod.web.edits import checked
 from stepaudiod.web.engines import (
+    caller_of,
     engine_for,
     follow_instructions,
     follow_language,
@@ -116,7 +117,10 @@ async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> 
     headers = metadata_headers(form.metadata or {})
     sources = Sources(options, request.scope["state"]["spool"], settings)
     await sources.decode_rest()
-    plan = await (_clone if options.mode == "clone" else _edit)(service, form, sources)
+    if options.mode == "clone":
+        plan = await _clone(service, form, sources, caller_of(request))
+    else:
+        plan = await _edit(service, form, sources)
     headers |= plan.headers | sound_headers(request, plan.engine, plan.work)
     unused = _unused(form, sources.given(), plan.used)
     headers |= ignored([*plan.unused, *unused, *form.unknown(), *unknown])
@@ -204,12 +208,12 @@ class Sources:
         self._spool.uploads[name] = Upload(path, "", size)
 
 
-async def _clone(service: Service, form: OldSpeechForm, sources: Sources) -> Plan:
+async def _clone(service: Service, form: OldSpeechForm, sources: Sources, caller: str) -> Plan:
     """Speech in the voice of a recording, or of the library; with a feeling where `edit_info` names one."""
     options = form.step_audio
     change = _feeling(options)
     name = sources.find("prompt")
-    engine = _engine(service, form, "clone" if name else "speak" if change is None else change.mode)
+    engine = _engine(service, form, "clone" if name else "speak" if change is None else change.mode, caller)
     require_speakable(engine, form.input)
     followed, unused = follow_instructions(engine, form.instructions if change is None else None)
     headers = {"X-StepAudio-Instructions": followed.said} if followed.said else {}
@@ -220,7 +224,7 @@ async def _clone(service: Service, form: OldSpeechForm, sources: Sources) -> Pla
         voice, reference = "", await sources.get(name, "prompt_text")
     else:
         used.add("voice")
-        engine = engine_for(service, engine.name, "speak")
+        engine = engine_for(service, engine.name, "speak", caller)
         wanted = form.voice if isinstance(form.voice, str) else form.voice.id
         voice, reference = resolve_voice(engine, wanted, form.input), None
         headers["X-StepAudio-Voice"] = voice
@@ -293,7 +297,7 @@ def _pace(info: str) -> str:
     return "faster" if factor < MUCH_FASTER else "more faster"
 
 
-def _engine(service: Service, form: OldSpeechForm, need: str) -> EngineDescription:
+def _engine(service: Service, form: OldSpeechForm, need: str, caller: str = "") -> EngineDescription:
     """Who does it. The old form knew one model: where that isn't here, whoever else can does what it can.
 
     Raises:
@@ -307,11 +311,11 @@ def _engine(service: Service, form: OldSpeechForm, need: str) -> EngineDescripti
             raise InvalidRequest(
                 f"The model {form.model[:80]!r} has no variants; {STEP_AUDIO} has.", ABOVE + "model_variant"
             )
-        return engine_for(service, f"{STEP_AUDIO}-{OLD_VARIANTS[variant]}", need)
-    able = [engine.name for engine in service.catalog.installed() if can(engine, need)]
+        return engine_for(service, f"{STEP_AUDIO}-{OLD_VARIANTS[variant]}", need, caller)
+    able = [engine.name for engine in service.catalog.seen_by(caller).installed() if can(engine, need)]
     if is_old and able and STEP_AUDIO not in able:
-        return service.choice(need).engine
-    return engine_for(service, form.model, need)
+        return service.choice(need, caller).engine
+    return engine_for(service, form.model, need, caller)
 
 
 def echoed(metadata: object) -> dict[str, str] | None:

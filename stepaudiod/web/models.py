@@ -17,14 +17,14 @@ from stepaudiod.errors import EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.service import Service
 from stepaudiod.speech import EngineDescription
-from stepaudiod.web.engines import find_engine
+from stepaudiod.web.engines import caller_of, find_engine
 from stepaudiod.web.model_names import OPENAI_SPEECH, OPENAI_TRANSCRIPTION
 
 CREATED = 1763856000
 """OpenAI's form wants a time of creation; the project's first day serves for all."""
 
 
-def _describe(engine: EngineDescription, service: Service, name: str = "") -> dict[str, Any]:
+def _describe(engine: EngineDescription, service: Service, caller: str, name: str = "") -> dict[str, Any]:
     """A model in OpenAI's form, and what more there is to know of it; `name` is another name for it."""
     model: dict[str, Any] = {
         "id": name or engine.name,
@@ -36,7 +36,7 @@ def _describe(engine: EngineDescription, service: Service, name: str = "") -> di
         model["stands_for"] = engine.name
     else:
         with contextlib.suppress(EngineUnavailable):  # what is configured can't be used; the others can
-            choice = service.choice()
+            choice = service.choice(caller=caller)
             if choice.engine is engine:
                 model["default"] = choice.reason
     abilities = engine.capabilities
@@ -57,28 +57,32 @@ async def get_model(request: Request) -> Response:
     service: Service = request.app.state.service
     if not (id := request.path_params["id"].strip("/")):
         return await list_models(request)
-    engine = find_engine(service, id)
-    return JSONResponse(_describe(engine, service, "" if id == engine.name else id))
+    caller = caller_of(request)
+    engine = find_engine(service, id, caller=caller)
+    return JSONResponse(_describe(engine, service, caller, "" if id == engine.name else id))
 
 
-def _installed(service: Service) -> list[dict[str, Any]]:
+def _installed(request: Request) -> list[dict[str, Any]]:
     """What is installed, the best first, then OpenAI's names for what serves."""
-    models = [_describe(engine, service) for engine in service.catalog.installed()]
+    service: Service = request.app.state.service
+    caller = caller_of(request)
+    installed = service.catalog.seen_by(caller).installed()
+    models = [_describe(engine, service, caller) for engine in installed]
     for need, names in (("speak", OPENAI_SPEECH), ("transcribe", OPENAI_TRANSCRIPTION)):
         with contextlib.suppress(EngineUnavailable):
-            engine = service.choice(need).engine
-            models += [_describe(engine, service, name) for name in names]
+            engine = service.choice(need, caller).engine
+            models += [_describe(engine, service, caller, name) for name in names]
     return models
 
 
 async def list_models(request: Request) -> Response:
     """`GET /v1/models`: what is installed, and OpenAI's names for what serves."""
-    return JSONResponse({"object": "list", "data": _installed(request.app.state.service)})
+    return JSONResponse({"object": "list", "data": _installed(request)})
 
 
 async def list_speakers(request: Request) -> Response:
     """`GET /v1/audio/models`: those of them that speak, in the form of Kokoro-FastAPI too."""
-    data = [each for each in _installed(request.app.state.service) if each["capabilities"]["speak"]]
+    data = [each for each in _installed(request) if each["capabilities"]["speak"]]
     return JSONResponse({"object": "list", "data": data, "models": [{"id": each["id"]} for each in data]})
 
 
@@ -86,7 +90,8 @@ async def list_voices(request: Request) -> Response:
     """`GET /v1/voices`: the voices of the engine that serves, or of `?model=`."""
     service: Service = request.app.state.service
     model = request.query_params.get("model")
-    engine = find_engine(service, model) if model else service.choice().engine
+    caller = caller_of(request)
+    engine = find_engine(service, model, caller=caller) if model else service.choice(caller=caller).engine
     return JSONResponse(
         [
             {

@@ -12,6 +12,7 @@ from stepaudiod.speech import SpeechRequest
 from stepaudiod.web import legacy
 from stepaudiod.web.body import check, check_length
 from stepaudiod.web.engines import (
+    caller_of,
     engine_for,
     follow_instructions,
     follow_language,
@@ -33,7 +34,7 @@ async def speech(request: Request) -> Response:
         return await legacy.answer(request, body)
     form = check(SpeechForm, body)
     check_length(form.input, settings)
-    engine = engine_for(service, form.model, "speak")
+    engine = engine_for(service, form.model, "speak", caller_of(request))
     require_speakable(engine, form.input)
     voice = resolve_voice(engine, form.voice if isinstance(form.voice, str) else form.voice.id, form.input)
     followed, unused = follow_instructions(engine, form.instructions)

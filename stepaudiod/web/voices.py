@@ -19,7 +19,7 @@ from stepaudiod.service import Service
 from stepaudiod.speech import Recording, Segment, TranscriptionRequest, Voice
 from stepaudiod.voices import StoredVoice, VoiceLibrary
 from stepaudiod.web.body import read_multipart, required
-from stepaudiod.web.engines import find_engine, work_for
+from stepaudiod.web.engines import caller_of, find_engine, work_for
 from stepaudiod.web.ignored import ignored
 from stepaudiod.web.schemas import VoiceForm
 from stepaudiod.web.stream import while_connected
@@ -43,7 +43,8 @@ RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})|bytes=-([1-9]\d{0,17})")
 
 def _library(request: Request) -> VoiceLibrary:
     settings: Settings = request.app.state.settings()
-    return VoiceLibrary(settings.data_path / "voices")
+    caller = caller_of(request) if settings.access.private_voices else None
+    return VoiceLibrary(settings.data_path / "voices", caller)
 
 
 def _describe(voice: StoredVoice) -> dict[str, Any]:
@@ -117,24 +118,25 @@ async def _listen(request: Request, recording: Recording) -> str:
 
 
 async def list_voices(request: Request) -> Response:
-    """`GET /v1/audio/voices`: those that people made, and those that come with the engines.
+    """`GET /v1/audio/voices`: those that people made, as far as the caller sees them, and the engines'.
 
     `voices` has those of them that `tts-1` can speak with now, in the form in which Kokoro-FastAPI's clients
     look for them. With `?model=` both lists have the voices of that model alone.
     """
     service: Service = request.app.state.service
+    caller = caller_of(request)
     model = request.query_params.get("model")
     made = [_describe(voice) for voice in _library(request).list()]
     own = {each["id"] for each in made}
     shipped = [
         {"id": voice.id, "object": "audio.voice", "name": voice.id, "created_at": 0, "type": "built_in"}
         | {"model": engine.name, "description": voice.description, "language": voice.language}
-        for engine in service.catalog.installed()
+        for engine in service.catalog.seen_by(caller).installed()
         for voice in engine.voices
         if voice.id not in own
     ]
     data = [*made, *shipped]
-    speaking = find_engine(service, model).voices if model else _serving(service)
+    speaking = find_engine(service, model, caller=caller).voices if model else _serving(service, caller)
     named = {voice.id: voice.name or voice.id for voice in speaking}
     if model:
         data = [each for each in data if each["id"] in named]
@@ -142,10 +144,10 @@ async def list_voices(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": data, "has_more": False, "voices": names})
 
 
-def _serving(service: Service) -> tuple[Voice, ...]:
+def _serving(service: Service, caller: str) -> tuple[Voice, ...]:
     """The voices of the engine that speaks; none where nothing can."""
     try:
-        return service.choice().engine.voices
+        return service.choice(caller=caller).engine.voices
     except EngineUnavailable:
         return ()
 

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stepaudiod.model.edits import EMOTIONS, LANGUAGES, STYLES
+from stepaudiod.model.edits import EMOTIONS, STYLES
+from stepaudiod.model.tags import LANGUAGES
 from stepaudiod.speech import Change
 
 _SYNONYMS = {

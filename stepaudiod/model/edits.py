@@ -5,10 +5,10 @@ A wrong name or combination is refused here, before any work, with the right one
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from stepaudiod.errors import InvalidRequest
+from stepaudiod.model.tags import LANGUAGES, TAGS, has_tag, listed, spelled
 
 REMOVE = "remove"
 EMOTIONS = (
@@ -22,12 +22,6 @@ STYLES = (
     "deeply", "loudly", "exaggerated",
 )  # fmt: skip
 SPEEDS = ("faster", "slower", "more faster", "more slower")
-TAGS = (
-    "Breathing", "Laughter", "Surprise-oh", "Confirmation-en", "Uhm", "Surprise-ah", "Surprise-wa", "Sigh",
-    "Question-ei", "Dissatisfaction-hnn",
-)  # fmt: skip
-LANGUAGES = ("Sichuanese", "Cantonese", "Japanese", "Korean")
-"""Languages that the text names in a leading tag; Mandarin and English need none."""
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "emotion": (*EMOTIONS, REMOVE),
@@ -53,7 +47,6 @@ _VAD = (
     " that the speech quality remains intact with minimal distortion, and eliminate all silence from the"
     " audio."
 )
-_BRACKETED = re.compile(r"\[([A-Za-z][A-Za-z-]*)\]")
 
 
 @dataclass(frozen=True)
@@ -113,12 +106,8 @@ class Edit:
             return
         if not self.text or not self.text.strip():
             raise InvalidRequest(
-                f"paralinguistic needs the new text, with tags where the sounds go: {_tags()}", "text"
+                f"paralinguistic needs the new text, with tags where the sounds go: {listed()}", "text"
             )
-        names = _BRACKETED.findall(self.text)
-        unknown = [name for name in names if name not in TAGS and name not in LANGUAGES]
-        if unknown:
-            raise InvalidRequest(f"there is no tag [{unknown[0]}]; there are {_tags()}", "text")
 
     @property
     def needs_transcript(self) -> bool:
@@ -127,18 +116,21 @@ class Edit:
 
     def instruction(self, transcript: str) -> str:
         """Say it as the model was trained to hear it; see `instruction`."""
-        return instruction(self.kind, self.info, self.text, transcript, self.intensity)
+        text = None if self.text is None else spelled(self.text)
+        return instruction(self.kind, self.info, text, transcript, self.intensity)
 
 
 def require_tag(text: str) -> None:
     """Refuse a new text for `paralinguistic` that says nowhere which sound to add; the model takes one.
 
+    A tag that isn't known is no error: it is passed on as text, see `tags.warning`.
+
     Raises:
         InvalidRequest: it holds no tag; lists them.
     """
-    if not any(name in TAGS for name in _BRACKETED.findall(text)):
+    if not has_tag(text):
         raise InvalidRequest(
-            f"the new text holds no tag; put one or more where the sounds go: {_tags()}", "text"
+            f"the new text holds no tag; put one or more where the sounds go: {listed()}", "text"
         )
 
 
@@ -202,7 +194,3 @@ def with_language(text: str, language: str | None) -> str:
 
 def _listed(names: tuple[str, ...] | dict[str, tuple[str, ...]]) -> str:
     return ", ".join(names)
-
-
-def _tags() -> str:
-    return " ".join(f"[{tag}]" for tag in TAGS)

@@ -33,7 +33,7 @@ _CHARACTER_SECONDS = (
     (re.compile(r"[.!?;:,…。！？；：，、]"), 0.25),
 )
 _PINYIN = re.compile(r"\b[a-zü]{1,6}[1-5](?![0-9])")
-_TAG = re.compile(r"\[[A-Za-z-]+\]")
+_TAG = re.compile(r"\[[A-Za-z][A-Za-z -]*\]")
 TAG_SECONDS = 0.8
 _SENTENCE = re.compile(r"[^.!?。！？…\n]*(?:[.!?。！？…\n]+[\"'”’）)]*\s*|$)")
 _CLAUSE = re.compile(r"[^,;:，；：、]*(?:[,;:，；：、]+\s*|$)")

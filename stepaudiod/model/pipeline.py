@@ -25,7 +25,7 @@ from stepaudiod.errors import InvalidRequest
 from stepaudiod.model.checkpoint import Checkpoint
 from stepaudiod.model.codes import GROUP, SECONDS_PER_GROUP
 from stepaudiod.model.decoder_memory import DecoderMemory
-from stepaudiod.model.edits import TAGS, Edit, with_language
+from stepaudiod.model.edits import Edit, with_language
 from stepaudiod.model.encoding import Encoder, Waveform
 from stepaudiod.model.features import MEL_RATE
 from stepaudiod.model.generation import DEFAULT_LENGTH, DEFAULT_POSITIONS, make_batch
@@ -53,6 +53,7 @@ from stepaudiod.model.segments import (
 )
 from stepaudiod.model.source import PhaseArithmetic
 from stepaudiod.model.speaking import Report, Speaker, Turn, new_seed
+from stepaudiod.model.tags import count_tags, spelled
 
 __all__ = [
     "Edit",
@@ -267,7 +268,7 @@ class Pipeline:
             reference: from `encode_reference`.
             text: what to say; may hold tags, and pinyin with tone digits.
             prompt_text: what the reference says, if not its own transcript.
-            language: named in a tag before the text; see `edits.LANGUAGES`.
+            language: named in a tag before the text; see `tags.LANGUAGES`.
             edit: an emotion or style that what is said gets before it is decoded.
             seed: makes the result reproducible.
             stream: give sound while codes still come.
@@ -286,7 +287,7 @@ class Pipeline:
                 "mode",
             )
         said = reference.transcript if prompt_text is None else prompt_text
-        pieces = [with_language(piece, language) for piece in splitter(text) if piece.strip()]
+        pieces = [with_language(piece, language) for piece in splitter(spelled(text)) if piece.strip()]
         report = Report(new_seed() if seed is None else seed, reference.stretch, pieces=len(pieces))
 
         def speak() -> Generator[Tensor, None, None]:
@@ -390,7 +391,7 @@ class Pipeline:
     def _edit_turns(self, edit: Edit, said: str) -> list[Turn]:
         """One turn an iteration, each changing what the last one gave and bounded by its length."""
         instruction = edit.instruction(said)
-        tags = sum((edit.text or "").count(f"[{tag}]") for tag in TAGS)
+        tags = count_tags(edit.text or "")
         turn = Turn(
             lambda ids: self._writer.edit(ids, instruction),
             lambda ids: bounds_for_edit(edit.kind, edit.info, len(ids) / GROUP * SECONDS_PER_GROUP, tags),

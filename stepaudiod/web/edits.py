@@ -11,7 +11,8 @@ from stepaudiod.audio.formats import MEDIA_TYPES
 from stepaudiod.config import Settings
 from stepaudiod.engines.catalog import can
 from stepaudiod.errors import EngineUnavailable, InvalidRequest
-from stepaudiod.model.edits import LANGUAGES, OPTIONS, Edit, require_tag
+from stepaudiod.model.edits import OPTIONS, Edit, require_tag
+from stepaudiod.model.tags import LANGUAGES
 from stepaudiod.service import Service
 from stepaudiod.speech import Change, EditRequest, Recording
 from stepaudiod.web.body import check_length, read_multipart, required

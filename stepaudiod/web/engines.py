@@ -14,8 +14,9 @@ from stepaudiod.engines.instructions import Followed, follow
 from stepaudiod.engines.pulled import STEP_AUDIO
 from stepaudiod.engines.voices import told_language
 from stepaudiod.errors import InvalidRequest, Unsupported
+from stepaudiod.model.tags import warning
 from stepaudiod.service import Service
-from stepaudiod.speech import EngineDescription, TranscriptionRequest, Work
+from stepaudiod.speech import EditRequest, EngineDescription, SpeechRequest, TranscriptionRequest, Work
 from stepaudiod.text.languages import language_code
 from stepaudiod.text.scripts import main_language
 from stepaudiod.web.model_names import meaning, without_organisation
@@ -103,9 +104,20 @@ def work_for(
 
 
 def sound_headers(request: Request, engine: EngineDescription, work: Work) -> dict[str, str]:
-    """The headers of a response with sound: by which model, and the mark, the only one of aac and pcm."""
+    """The headers of a response with sound: the model, the mark (aac and pcm have no other), unknown tags."""
     headers = {"X-StepAudio-Model": engine.name}
+    if warned := _warning(engine, work):
+        headers["X-StepAudio-Warning"] = warned
     return headers | {HEADER: str(Mark.of(work, engine.name))} if _is_marked(request) else headers
+
+
+def _warning(engine: EngineDescription, work: Work) -> str | None:
+    """What is said of tags in a text that the engine reads but doesn't know."""
+    if "paralinguistic" not in engine.capabilities.edits:
+        return None
+    if isinstance(work, SpeechRequest):
+        return warning(work.text)
+    return warning(work.change.text or "") if isinstance(work, EditRequest) else None
 
 
 def _is_marked(request: Request) -> bool:

@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.config import JsonDict
 
 from stepaudiod.engines.pulled import STEP_AUDIO
-from stepaudiod.model.edits import LANGUAGES, MAX_INTENSITY, MAX_ITERATIONS, MIN_INTENSITY
+from stepaudiod.model.edits import MAX_INTENSITY, MAX_ITERATIONS, MIN_INTENSITY
+from stepaudiod.model.tags import LANGUAGES
 from stepaudiod.text.languages import language_code
 
 AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]

@@ -98,7 +98,7 @@ def test_a_sound_is_put_where_the_cursor_is(browser: Browser, humming: Path) -> 
     browser.write("#edit_text textarea", "well then")
     browser.script("document.querySelector('#edit_text textarea').setSelectionRange(4, 4)")
     browser.press("Laughter", "#edit_sounds")
-    assert browser.at("#edit_text textarea").get_attribute("value") == "well[Laughter] then"
+    assert browser.at("#edit_text textarea").get_attribute("value") == "well[laugh] then"
 
 
 def test_what_was_spoken_goes_on_to_be_edited(browser: Browser) -> None:

@@ -19,13 +19,13 @@ from stepaudiod.model.codes import complete, id_codes, interleave, to_columns
 from stepaudiod.model.edits import (
     EMOTIONS,
     STYLES,
-    TAGS,
     Edit,
     intensity_word,
     require_tag,
     with_language,
 )
 from stepaudiod.model.prompts import PromptForm, PromptWriter
+from stepaudiod.model.tags import TAGS, Weights, count_tags, spelled, warning
 from stepaudiod.model.tokenizer import (
     AUDIO_BASE,
     BEGIN_OF_TURN,
@@ -143,17 +143,55 @@ def test_wrong_edits_are_refused_with_the_right_ones_listed(kind: str, info: str
 
 
 def test_paralinguistic_needs_a_text_and_knows_its_tags() -> None:
-    for text in (None, " ", "[Cough] no"):
+    for text in (None, " "):
         with pytest.raises(InvalidRequest, match=r"\[Laughter\]"):
             Edit("paralinguistic", text=text)
-    with pytest.raises(InvalidRequest, match=r"\[Laughter\]"):
-        require_tag("no tag")
+    for text in ("no tag", "[Cantonese] no tag", "[1]"):
+        with pytest.raises(InvalidRequest, match=r"\[Laughter\]"):
+            require_tag(text)
     require_tag("[Sigh] yes")
-    assert "new text is : [Sigh] yes\n" in Edit("paralinguistic", text="[Sigh] yes").instruction("yes")
+    require_tag("[dance] yes")
+    assert "new text is : [sigh] yes\n" in Edit("paralinguistic", text="[Sigh] yes").instruction("yes")
+
+
+OLD_NAMES = {"laugh": "Laughter", "breath": "Breathing", "sigh": "Sigh", "uhm": "Uhm"}
+
+
+@pytest.mark.parametrize("name", TAGS)
+def test_every_tag_is_taken_in_any_case_and_reaches_the_model_as_its_weights_spell_it(name: str) -> None:
+    new = {"Breathing": "breath", "Laughter": "laugh"}.get(name, name)
+    old = OLD_NAMES.get(new, new)
+    for written in (
+        name,
+        name.lower(),
+        name.upper(),
+        name.title(),
+        name.replace("-", "_"),
+        f" {name} ".strip(),
+    ):
+        for form in {written, written.replace(" ", "-"), written.replace("_", " ")}:
+            assert spelled(f"well[{form}], yes") == f"well[{new}], yes"
+            assert spelled(f"[{form}]", Weights.DECEMBER_2025) == f"[{old}]"
+            assert count_tags(f"[{form}] and [{form}]") == 2
+            assert warning(f"[{form}]") is None
+
+
+def test_an_unknown_tag_stays_and_is_warned_of_in_a_form_that_a_header_takes() -> None:
+    text = "[dance] [1] [Cantonese] [laugh] [Ünïcode] [dance] [a\nb] [" + "x" * 90 + "] [] [<|EOT|>]"
+    assert spelled(text) == text
+    said = warning(text)
+    assert said is not None
+    assert said.startswith("unknown tag [dance], [%C3%9Cn%C3%AFcode], passed on")
+    many = warning(" ".join(f"[{letter * 40}]" for letter in "éèêëēabcdef"))
+    assert many is not None
+    assert many.isascii()
+    assert len(many) < 1_500
+    assert "and 6 more" in many
+    assert warning("no tags") is None
 
 
 def test_every_published_name_is_there() -> None:
-    assert (len(EMOTIONS), len(STYLES), len(TAGS)) == (14, 32, 10)
+    assert (len(EMOTIONS), len(STYLES), len(TAGS)) == (14, 32, 24)
 
 
 def test_intensity_is_said_in_words() -> None:

@@ -72,6 +72,18 @@ def test_wrong_combinations_are_refused_by_name(client: httpx.Client) -> None:
     refused(edit(client, model="nobody"), 404, "model")
 
 
+def test_tags_of_any_form_are_taken_and_unknown_ones_are_warned_of(client: httpx.Client) -> None:
+    old, new, known, unknown = (
+        edit(client, mode="paralinguistic", text=f"{tag} a hum", transcript="a hum")
+        for tag in ("[Laughter]", "[LAUGH]", "[clears throat]", "[dance]")
+    )
+    assert np.array_equal(samples(old), samples(new))
+    assert not np.array_equal(samples(new), samples(known))
+    assert "X-StepAudio-Warning" not in known.headers
+    assert samples(unknown).size
+    assert "[dance]" in unknown.headers["X-StepAudio-Warning"]
+
+
 def test_what_is_no_recording_is_refused(client: httpx.Client) -> None:
     refused(edit(client, b""), 400, "file", "empty")
     refused(edit(client, b"not a sound at all" * 100), 400, "file", "can't be read")
@@ -114,6 +126,7 @@ def test_tags_say_every_option_and_who_can(client: httpx.Client) -> None:
     assert tags["data"] == {mode: list(options) for mode, options in OPTIONS.items()}
     assert len(tags["data"]["emotion"]) == 15
     assert len(tags["data"]["style"]) == 33
+    assert len(tags["data"]["paralinguistic"]) == 24
     assert "step-audio-editx" in tags["models"]["emotion"]
     abilities = client.get("/v1/models/step-audio-editx").json()["capabilities"]
     assert abilities["clone"] is True

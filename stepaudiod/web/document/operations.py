@@ -70,7 +70,13 @@ WORKS = (
 
 AUDIO = {media_type: Content() for media_type in MEDIA_TYPES.values()}
 RECORDED = {media_type: Content() for media_type in (*RECORDING_TYPES.values(), UNKNOWN_TYPE)}
-SPOKEN = ("X-StepAudio-Model", "X-StepAudio-Synthetic", "X-StepAudio-Seed", "X-StepAudio-Pieces")
+SPOKEN = (
+    "X-StepAudio-Model",
+    "X-StepAudio-Synthetic",
+    "X-StepAudio-Seed",
+    "X-StepAudio-Pieces",
+    "X-StepAudio-Warning",
+)
 
 OF_SPEECH = (*SPOKEN, "X-StepAudio-Voice", "X-StepAudio-Instructions", "X-StepAudio-Ignored")
 SPEECH_EVENTS = Content(

@@ -123,6 +123,8 @@ HEADERS = {
     "X-StepAudio-Instructions": "what of `instructions` was followed, for instance `style=whisper`",
     "X-StepAudio-Ignored": "fields that were given and not used, with commas between: those that are unknown "
     "here, `instructions` or a language that can't be followed, in the old form what the mode doesn't use",
+    "X-StepAudio-Warning": "names in brackets that are no tags and are passed on as text, percent-encoded. "
+    "Step-Audio-EditX only",
     "X-StepAudio-Pieces": "into how many pieces the text was cut",
     "X-StepAudio-Reference-Stretch": "which seconds of a long recording were used",
     "X-StepAudio-Transcript": "what a recogniser heard in the recording, percent-encoded",

@@ -148,8 +148,15 @@ class Connection(H11Protocol):
         """Close in favour of another connection; whether it could."""
         if self.transport.is_closing() or self.has_unread_bytes():
             return False
-        self.transport.abort()
+        self._cut_off()
         return True
+
+    def _cut_off(self) -> None:
+        """Close at once; otherwise the kernel would go on sending what it holds (socket(7), SO_LINGER)."""
+        if self._reading.is_running:
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     @property
     def is_quiet(self) -> bool:
@@ -285,7 +292,7 @@ class Connection(H11Protocol):
             self._expect_reading()
         else:
             self._reading_deadline = None
-            self.transport.abort()
+            self._cut_off()
 
     def resume_writing(self) -> None:
         """The client reads on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import socket
 import threading
@@ -94,3 +95,26 @@ def test_clients_that_connect_and_keep_silent_do_not_hold_it_awake(
     tally("a silent connection every 0.4 s against the idle exit", len(opened), len(opened))
     assert code == 0
     assert len(opened) > 2
+
+
+def test_many_watchers_cost_little(start_daemon: StartDaemon, tally: Tally) -> None:
+    daemon = start_daemon({"idle_timeout": 240})
+    watch = b"GET /page/watch HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    tried = 500
+    with contextlib.ExitStack() as clients:
+        for _ in range(tried):
+            client = clients.enter_context(socket.create_connection(daemon.address, DEADLINE_S))
+            client.sendall(watch)
+            assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        before, started = cpu_s(daemon), time.monotonic()
+        daemon.notify.wait_for("STATUS=asleep in 220 s")
+        share = (cpu_s(daemon) - before) / (time.monotonic() - started)
+        assert daemon.shared_client.get("/healthz").status_code == 200
+    tally(f"watchers of the page; {share:.1%} of a core", tried, tried if share < 0.05 else 0)
+    assert share < 0.05
+
+
+def cpu_s(daemon: DaemonProcess) -> float:
+    """Seconds of a processor that the front has used: proc(5)."""
+    fields = Path(f"/proc/{daemon.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -283,7 +283,7 @@ class StepAudioEngine:
         """Write down what a recording says.
 
         Raises:
-            InvalidRequest: there is nothing to listen with, or nothing was heard.
+            InvalidRequest: there is nothing to listen with, nothing was heard, or what was heard is a guess.
         """
         if self._listener is None:
             raise InvalidRequest(NO_RECOGNISER, TRANSCRIPT)
@@ -308,7 +308,10 @@ class StepAudioEngine:
         listener = self._listener
         if listener is None or (given.strip() and not listener.is_multilingual):
             return None
-        return lambda waveform, rate: listener.write_down(Clip(waveform.cpu().numpy(), rate))
+        may_guess = bool(given.strip())
+        return lambda waveform, rate: listener.write_down(
+            Clip(waveform.cpu().numpy(), rate), may_guess=may_guess
+        )
 
 
 def _device(setting: str) -> str:

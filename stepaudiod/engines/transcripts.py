@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepaudiod.engines.base import Clip
-from stepaudiod.errors import InvalidRequest
+from stepaudiod.engines.certainty import is_guess
+from stepaudiod.errors import InvalidRequest, Unsupported
 from stepaudiod.speech import Recording, Segment, TranscriptionRequest
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ NO_RECOGNISER = (
     "Nobody told what the recording says, and no recogniser is installed. Send its transcript, or run "
     "`stepaudioctl models pull whisper`."
 )
+
+UNSURE = "The recogniser {} isn't sure what the recording says. Send its transcript."
 
 
 @contextmanager
@@ -72,8 +75,16 @@ class Listener:
         self._order = self._order | {"options": options | {"device": "cpu"}}
         return 0
 
-    def write_down(self, clip: Clip) -> str:
-        """What a recording says; "" where no words were heard."""
+    def write_down(self, clip: Clip, *, may_guess: bool = False) -> str:
+        """What a recording says; "" where no words were heard.
+
+        Args:
+            clip: the recording.
+            may_guess: whether a text that the recogniser isn't sure of is better than none.
+
+        Raises:
+            InvalidRequest: it isn't sure, or knows other languages only: the transcript is asked for.
+        """
         if self._engine is None:
             module, _, name = self._order["factory"].partition(":")
             factory = getattr(import_module(module), name)
@@ -83,4 +94,10 @@ class Listener:
             engine.load(lambda stage, fraction: None)
             self._engine = engine
         heard = self._engine.transcribe(TranscriptionRequest(Recording("")), clip)
-        return " ".join(segment.text for segment in heard if isinstance(segment, Segment)).strip()
+        try:
+            segments = [segment for segment in heard if isinstance(segment, Segment)]
+        except Unsupported as error:
+            raise InvalidRequest(f"Send what the recording says. {error}", TRANSCRIPT) from None
+        if not may_guess and is_guess(segments):
+            raise InvalidRequest(UNSURE.format(self.name), TRANSCRIPT)
+        return " ".join(segment.text for segment in segments).strip()

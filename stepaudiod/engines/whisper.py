@@ -15,6 +15,7 @@ from typing import Any
 from stepaudiod.audio.voice_activity import RATE
 from stepaudiod.engines.base import Clip, Progress, Waveform
 from stepaudiod.engines.byte_tokens import Spelling
+from stepaudiod.engines.certainty import EnglishCheck
 from stepaudiod.engines.listening import WORKING, listen
 from stepaudiod.engines.whisper_segments import (
     Attempt,
@@ -142,13 +143,15 @@ class WhisperEngine:
         speaks, and told with it.
 
         Raises:
-            Unsupported: the model doesn't know the language, or can't tell the times of words.
+            Unsupported: the model doesn't know the language, can't tell the times of words, or knows English
+                only and the recording doesn't sound like it.
         """
         self._check(request)
         yield Facts({"duration_s": round(clip.duration_s, 3)})
         if request.language:
             yield Facts({"language": request.language})
-        hear = _Hearing(self._model, self._extract, self._tokenizer, self._spelling, request)
+        check = EnglishCheck(self._name, request.recording.param)
+        hear = _Hearing(self._model, self._extract, self._tokenizer, self._spelling, request, check)
         is_told = bool(request.language)
         for found in listen(clip, hear):
             if not is_told and hear.language:
@@ -188,15 +191,23 @@ class _Hearing:
         tokenizer: the model's.
         spelling: reads tokens.
         request: what was asked for.
+        check: for a model that knows English only.
     """
 
     def __init__(
-        self, model: Any, extract: Any, tokenizer: Any, spelling: Spelling, request: TranscriptionRequest
+        self,
+        model: Any,
+        extract: Any,
+        tokenizer: Any,
+        spelling: Spelling,
+        request: TranscriptionRequest,
+        check: EnglishCheck,
     ) -> None:
         self._model = model
         self._extract = extract
         self._tokenizer = tokenizer
         self._spelling = spelling
+        self._check = check
         self._has_words = request.has_words
         self._end_of_text = int(tokenizer.eos_token_id)
         self._first_timestamp = int(model.generation_config.no_timestamps_token_id) + 1
@@ -216,11 +227,13 @@ class _Hearing:
             self.language = next(code for code, number in known.items() if number == token)
         yield WORKING
         decoded, ends_s = Hypothesis((), 0.0, 1.0), [0.0]
-        for attempt in attempts(self._temperature):
+        for index, attempt in enumerate(attempts(self._temperature)):
             ids, ends_s = self._generate(encoded, inputs.attention_mask, attempt)
             decoded = self._judge(encoded, ids)
             if decoded.is_made_up:
                 return []
+            if index == 0 and not self._is_multilingual:
+                self._check.add(decoded.average_logprob, len(ids))
             if not decoded.is_guess and not is_repetitive(self._text(ids)):
                 break
             yield WORKING

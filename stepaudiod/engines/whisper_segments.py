@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from stepaudiod.engines.byte_tokens import Spelling
+from stepaudiod.engines.certainty import LEAST_LOG_PROBABILITY
 from stepaudiod.speech import Segment, Word
 
 TIMESTAMP_S = 0.02
@@ -16,9 +17,8 @@ TIMESTAMP_S = 0.02
 MOST_COMPRESSIBLE = 2.4
 """Text that compresses better than this repeats itself. Source: Whisper (arXiv 2212.04356), section 4.5."""
 
-LEAST_LOG_PROBABILITY = -1.0
 NO_SPEECH = 0.6
-"""Tokens less probable than that, in a window more likely without speech than this, were made up."""
+"""A guess in a window more likely without speech than this was made up."""
 
 
 class Attempt(NamedTuple):

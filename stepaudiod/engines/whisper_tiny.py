@@ -20,6 +20,7 @@ from stepaudiod.audio.mel import HOP, log_mel, mel_filters
 from stepaudiod.audio.voice_activity import RATE
 from stepaudiod.engines.base import Clip, Progress, Waveform
 from stepaudiod.engines.byte_tokens import Merges, Spelling
+from stepaudiod.engines.certainty import EnglishCheck
 from stepaudiod.engines.listening import WORKING, listen
 from stepaudiod.engines.whisper_segments import (
     TIMESTAMP_S,
@@ -104,7 +105,7 @@ class WhisperTinyEngine:
         """Write a recording down, a window of up to 30 s at a time.
 
         Raises:
-            Unsupported: the language is not English.
+            Unsupported: the language is not English, or the recording doesn't sound like it.
         """
         if request.language not in (None, "en"):
             raise Unsupported(
@@ -114,7 +115,8 @@ class WhisperTinyEngine:
             )
         yield Facts({"language": "en", "duration_s": round(clip.duration_s, 3)})
         prompt = self._prompt(request.prompt)
-        yield from listen(clip, lambda window: self._hear(window, request, prompt))
+        check = EnglishCheck("whisper-tiny.en", request.recording.param)
+        yield from listen(clip, lambda window: self._hear(window, request, prompt, check))
 
     def _prompt(self, text: str) -> list[int]:
         """What comes before the transcript."""
@@ -126,12 +128,12 @@ class WhisperTinyEngine:
         return [self._ids["<|startofprev|>"], *known[-MAX_PROMPT:], start]
 
     def _hear(
-        self, window: Waveform, request: TranscriptionRequest, prompt: list[int]
+        self, window: Waveform, request: TranscriptionRequest, prompt: list[int], check: EnglishCheck
     ) -> Generator[Facts, None, list[Segment]]:
         mel = log_mel(window, self._filters)
         encoded = self._model.encode(self._features(mel[None]))  # (1, 1500, 384)
         yield WORKING
-        decoded = yield from self._decode(encoded, prompt, request.temperature)
+        decoded = yield from self._decode(encoded, prompt, request.temperature, check)
         length_s = len(window) / RATE
         found = list(stretches(decoded.ids, self._ids["<|endoftext|>"], self._ids["<|0.00|>"], length_s))
         edges = self._edges(encoded, found, len(window)) if request.has_words and found else None
@@ -147,11 +149,11 @@ class WhisperTinyEngine:
         return segments
 
     def _decode(
-        self, encoded: Any, prompt: list[int], temperature: float
+        self, encoded: Any, prompt: list[int], temperature: float, check: EnglishCheck
     ) -> Generator[Facts, None, Hypothesis]:
         """The likeliest tokens; none where nobody seems to speak."""
         decoded = Hypothesis((), 0.0, 1.0)
-        for attempt in attempts(temperature):
+        for index, attempt in enumerate(attempts(temperature)):
             sampled = attempt.temperature > 0
             result = self._model.generate(
                 encoded,
@@ -166,6 +168,8 @@ class WhisperTinyEngine:
             decoded = Hypothesis(tuple(result.sequences_ids[0]), result.scores[0], result.no_speech_prob)
             if decoded.is_made_up:
                 return replace(decoded, ids=())
+            if index == 0:  # the likeliest text; what is sampled later says less
+                check.add(decoded.average_logprob, len(decoded.ids))
             text = self._spelling.text([self._tokens[token] for token in decoded.ids])
             if not decoded.is_guess and not is_repetitive(text):
                 break

@@ -14,7 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from stepaudiod.config import Settings
 from stepaudiod.engines.catalog import PROBE
-from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound
+from stepaudiod.engines.certainty import is_guess
+from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound, Unsupported
 from stepaudiod.service import Service
 from stepaudiod.speech import Recording, Segment, TranscriptionRequest, Voice
 from stepaudiod.voices import StoredVoice, VoiceLibrary
@@ -92,7 +93,7 @@ async def _listen(request: Request, recording: Recording) -> str:
     """What the recording says, where nobody told; it is decoded in any case, so that it is known to be one.
 
     Raises:
-        InvalidRequest: it is no recording of a voice, or nobody can tell what it says.
+        InvalidRequest: it is no recording of a voice, or what it says must be told.
     """
     service: Service = request.app.state.service
     engine = PROBE
@@ -103,18 +104,26 @@ async def _listen(request: Request, recording: Recording) -> str:
             raise InvalidRequest(
                 f"'transcript' is required: no recogniser is installed. {error}", "transcript"
             ) from None
-    words: list[str] = []
+    heard: list[Segment] = []
     work = TranscriptionRequest(recording)
-    async with aclosing(work_for(request, engine, work, None)) as pieces:  # type: ignore[type-var]
-        async for piece in pieces:
-            if isinstance(piece, Segment):
-                words.append(piece.text)
-    if engine is not PROBE and not words:
+    try:
+        async with aclosing(work_for(request, engine, work, None)) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                if isinstance(piece, Segment):
+                    heard.append(piece)
+    except Unsupported as error:
+        raise InvalidRequest(f"'transcript' is required. {error}", "transcript") from None
+    if is_guess(heard):
+        raise InvalidRequest(
+            f"'transcript' is required: the recogniser {engine.name} isn't sure what the recording says.",
+            "transcript",
+        )
+    if engine is not PROBE and not heard:
         raise InvalidRequest(
             f"The recogniser {engine.name} heard no words in the recording. Send its 'transcript'.",
             "transcript",
         )
-    return " ".join(words)
+    return " ".join(segment.text for segment in heard)
 
 
 async def list_voices(request: Request) -> Response:

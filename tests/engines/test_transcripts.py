@@ -1,4 +1,4 @@
-"""Where the recogniser of a model on a GPU runs."""
+"""Where the recogniser of a model on a GPU runs, and what it isn't sure of."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from typing import Any
 
 import pytest
 
-from stepaudiod.engines.transcripts import Listener
+from stepaudiod.engines.base import Clip
+from stepaudiod.engines.catalog import WHISPER_TINY
+from stepaudiod.engines.certainty import is_guess
+from stepaudiod.engines.kokoro import KokoroEngine
+from stepaudiod.engines.transcripts import TRANSCRIPT, Listener
+from stepaudiod.errors import InvalidRequest
+from stepaudiod.speech import Segment
 from stepaudiod.worker.job import EngineOrder
+from tests.engines.conftest import Say
 
 SIZE = 1_000_000
 
@@ -59,3 +66,24 @@ def test_the_model_stays_the_variant_that_it_was_ordered_as(weights: Path) -> No
 
 def test_what_runs_on_the_processor_anyway_takes_nothing(weights: Path) -> None:
     assert listener(weights).find_place(0) == listener(weights, device="cpu").find_place(0) == 0
+
+
+def test_the_transcript_of_a_recording_in_another_language_is_asked_for(
+    kokoro: KokoroEngine, say: Say, cache_dir: Path
+) -> None:
+    order = {"name": WHISPER_TINY.name, "factory": WHISPER_TINY.factory, "options": {}, "files": []}
+    chinese = Clip(say(kokoro, "我总觉得，有人在跟着我。", "zf_xiaobei"), kokoro.sample_rate)
+    with pytest.raises(InvalidRequest, match=r"Send what the recording says.*English only") as refusal:
+        Listener(order | {"languages": ["en"]}, cache_dir, 2).write_down(chinese)
+    assert (type(refusal.value), refusal.value.param) == (InvalidRequest, TRANSCRIPT)
+
+
+def test_a_guess_is_judged_by_all_of_its_tokens() -> None:
+    def segment(average_logprob: float, tokens: int) -> Segment:
+        return Segment("text", 0, 1, tokens=tuple(range(tokens)), average_logprob=average_logprob)
+
+    assert not is_guess([])
+    assert not is_guess([segment(-0.7, 5)])
+    assert is_guess([segment(-0.8, 5)])
+    assert is_guess([segment(-0.2, 1), segment(-1.5, 20)])
+    assert not is_guess([segment(-0.2, 20), segment(-1.5, 1)])

@@ -13,6 +13,7 @@ from stepaudiod.audio.resample import resample
 from stepaudiod.engines.base import Clip
 from stepaudiod.engines.byte_tokens import Merges, Spelling
 from stepaudiod.engines.hibari import HibariEngine
+from stepaudiod.engines.kokoro import KokoroEngine
 from stepaudiod.engines.whisper_segments import attempts, is_repetitive
 from stepaudiod.engines.whisper_tiny import WhisperTinyEngine
 from stepaudiod.errors import Unsupported
@@ -190,6 +191,33 @@ def test_other_languages_are_refused_with_what_would_make_them_possible(tiny: Wh
     with pytest.raises(Unsupported, match="models pull whisper") as refusal:
         next(tiny.transcribe(request, Clip(silence(1), RATE)))
     assert refusal.value.param == "language"
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_english_is_not_taken_for_another_language(
+    noise: float, tiny: WhisperTinyEngine, hibari: HibariEngine, say: Say
+) -> None:
+    random = np.random.default_rng(0)
+    for said in (
+        "Hello.",
+        "Kubernetes.",
+        "My name is Siobhan Llewellyn, and I live in Kyiv.",
+        judges.HARVARD[3],
+    ):
+        sound = say(hibari, said, "heart")
+        assert segments(tiny, sound + random.normal(0, noise, len(sound)).astype(np.float32)), said
+
+
+@pytest.mark.parametrize("said", ["你好，很高兴认识你。", "上次你说鞋子有点磨脚，我给你买了一双软软的鞋垫。"])
+def test_chinese_is_refused_before_a_word_of_it_is_made_up(
+    said: str, tiny: WhisperTinyEngine, kokoro: KokoroEngine, say: Say
+) -> None:
+    clip = Clip(say(kokoro, said, "zf_xiaobei"), RATE)
+    heard = []
+    with pytest.raises(Unsupported, match=r"knows English only.*models pull whisper") as refusal:
+        heard += list(tiny.transcribe(TranscriptionRequest(Recording("clip.wav")), clip))
+    assert refusal.value.param == "file"
+    assert heard == []
 
 
 def test_recordings_can_be_heard_in_turn(tiny: WhisperTinyEngine, sentences: list[np.ndarray]) -> None:

@@ -32,6 +32,16 @@ def client(awake: DaemonProcess) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{awake.url}/v1", api_key="unused")
 
 
+@pytest.fixture(scope="module")
+def chinese(awake: DaemonProcess) -> bytes:
+    """A recording in a language that the installed recogniser doesn't know."""
+    say = {"model": "kokoro", "voice": "zf_xiaobei", "input": "今天天气不错，我们一起去公园散步吧。"}
+    answer = awake.shared_client.post("/v1/audio/speech", json=say)
+    if answer.status_code != 200:
+        pytest.skip("kokoro is not installed")
+    return answer.content
+
+
 def plain(text: str) -> str:
     return re.sub(r"[^a-z ]", "", text.lower()).strip()
 
@@ -94,6 +104,35 @@ def test_what_it_cannot_hear_is_refused(client: openai.OpenAI, spoken: bytes) ->
         client.audio.transcriptions.create(model="whisper-1", file=("said.mp3", b"nothing" * 99))
     with pytest.raises(openai.BadRequestError, match="is empty"):
         client.audio.transcriptions.create(model="whisper-1", file=("said.mp3", b""))
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"response_format": "verbose_json"}, {"stream": "true"}, {"language": "en"}]
+)
+def test_a_recording_in_chinese_is_no_english(
+    awake: DaemonProcess, chinese: bytes, more: dict[str, str]
+) -> None:
+    data = {"model": "whisper-1"} | more
+    answer = awake.shared_client.post("/v1/audio/transcriptions", data=data, files={"file": chinese})
+    assert answer.status_code == 422, answer.text
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("unsupported", "file")
+    for word in ("doesn't sound like English", "whisper-tiny.en knows English only", "models pull whisper"):
+        assert word in error["message"]
+
+
+def test_a_guess_is_no_transcript_of_a_voice(awake: DaemonProcess, chinese: bytes) -> None:
+    form, sample = {"name": "Bei", "consent": "our own"}, {"audio_sample": ("bei.mp3", chinese)}
+    answer = awake.shared_client.post("/v1/audio/voices", data=form, files=sample)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["param"] == "transcript"
+    assert "'transcript' is required" in error["message"]
+    assert "English only" in error["message"]
+    assert awake.shared_client.get("/v1/audio/voices/bei").status_code == 404
+    told = form | {"transcript": "今天天气不错，我们一起去公园散步吧。"}
+    kept = awake.shared_client.post("/v1/audio/voices", data=told, files=sample).json()
+    assert kept["transcript"] == told["transcript"]
 
 
 def test_silence_has_no_words(client: openai.OpenAI) -> None:

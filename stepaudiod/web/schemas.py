@@ -6,7 +6,15 @@ import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.config import JsonDict
 
 from stepaudiod.engines.pulled import STEP_AUDIO
@@ -54,6 +62,7 @@ Language = Annotated[
         "and names are understood; auto and the empty text leave it open",
     ),
 ]
+TEXTS: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "string"}}
 MAX_INSTRUCTIONS = 4096
 """Characters, as OpenAI allows."""
 
@@ -66,11 +75,16 @@ def limited_by(setting: str) -> JsonDict:
 MAX_TEXT = limited_by("limits.max_text")
 
 
+def _say_nothing_of_others(schema: JsonDict) -> None:
+    """Other properties are allowed where a schema doesn't mention them; said, it overtaxes test generators."""
+    schema.pop("additionalProperties", None)
+
+
 class Form(BaseModel):
     """A request. A field that it doesn't have is ignored and named in the response; null is absent."""
 
     # validators are built at their first use: a health check that wakes the front needs none of them
-    model_config = ConfigDict(extra="allow", defer_build=True)
+    model_config = ConfigDict(extra="allow", defer_build=True, json_schema_extra=_say_nothing_of_others)
 
     @model_validator(mode="before")
     @classmethod
@@ -112,7 +126,9 @@ class SpeechForm(Form):
         "`language` doesn't say it",
     )
     stream: bool = Field(False, description="audio is always sent while it is made")
-    metadata: Any = Field(None, description="an object of texts comes back in headers x-metadata-NAME")
+    metadata: Annotated[Any, WithJsonSchema(TEXTS)] = Field(
+        None, description="an object of texts comes back in headers x-metadata-NAME"
+    )
     stream_format: Literal["audio", "sse"] = Field(
         "audio", description="sse sends the audio in events, base64, and the usage at the end"
     )

@@ -76,7 +76,7 @@ MAX_TEXT = limited_by("limits.max_text")
 
 
 def _say_nothing_of_others(schema: JsonDict) -> None:
-    """Other properties are allowed where a schema doesn't mention them; test generators fail where it is said."""
+    """Other properties are allowed where a schema doesn't mention them; some test generators need that."""
     schema.pop("additionalProperties", None)
 
 

@@ -32,6 +32,7 @@ _FULL_WIDTH |= {
     ord("％"): "%",
     ord("．"): ".",
     ord("\u2044"): "/",
+    ord("İ"): "I",  # two characters in lower case, which the English converter fails on
     ord("＄"): "$",
     ord("￥"): "¥",
     ord("＋"): "+",

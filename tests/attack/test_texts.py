@@ -14,7 +14,7 @@ from stepaudiod.engines.english import load_g2p
 from stepaudiod.engines.hibari import HibariEngine
 from stepaudiod.engines.kokoro import KokoroEngine
 from stepaudiod.engines.voices import require_speakable
-from stepaudiod.errors import StepaudiodError
+from stepaudiod.errors import StepaudiodError, Unsupported
 from stepaudiod.text.scripts import has_letters, main_language
 from stepaudiod.text.sentences import split_sentences
 from tests.attack.conftest import Tally
@@ -88,6 +88,8 @@ def test_no_text_is_cut_off(name: str, scale: int, tally: Tally, start_daemon: S
         try:
             require_speakable(engine, wanted)
             status = 200
+        except Unsupported:
+            status = 422
         except StepaudiodError:
             status = 400
         try:

@@ -67,6 +67,10 @@ def test_no_converter_fails_on_odd_texts(name: str, engines: Engines) -> None:
     convert()
 
 
+def test_a_capital_of_two_characters_in_lower_case_is_converted(hibari: HibariEngine) -> None:
+    assert hibari._phonemes("5kg. İ₫。İ₫。") == hibari._phonemes("5kg. I₫。I₫。")
+
+
 def refuse(words: set[str]) -> Convert:
     """A converter that raises wherever one of the words is part of a text."""
 

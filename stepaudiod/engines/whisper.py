@@ -227,14 +227,17 @@ class _Hearing:
             self.language = next(code for code, number in known.items() if number == token)
         yield WORKING
         decoded, ends_s = Hypothesis((), 0.0, 1.0), [0.0]
-        for index, attempt in enumerate(attempts(self._temperature)):
+        is_judged = self._is_multilingual
+        for attempt in attempts(self._temperature):
             ids, ends_s = self._generate(encoded, inputs.attention_mask, attempt)
             decoded = self._judge(encoded, ids)
             if decoded.is_made_up:
                 return []
-            if index == 0 and not self._is_multilingual:
+            is_loop = is_repetitive(self._text(ids))
+            if not is_loop and not is_judged:  # a loop is likely in every language
+                is_judged = True
                 self._check.add(decoded.average_logprob, len(ids))
-            if not decoded.is_guess and not is_repetitive(self._text(ids)):
+            if not decoded.is_guess and not is_loop:
                 break
             yield WORKING
         return list(self._segments(decoded, ends_s, len(window) / RATE))

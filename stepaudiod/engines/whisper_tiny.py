@@ -153,7 +153,8 @@ class WhisperTinyEngine:
     ) -> Generator[Facts, None, Hypothesis]:
         """The likeliest tokens; none where nobody seems to speak."""
         decoded = Hypothesis((), 0.0, 1.0)
-        for index, attempt in enumerate(attempts(temperature)):
+        is_judged = False
+        for attempt in attempts(temperature):
             sampled = attempt.temperature > 0
             result = self._model.generate(
                 encoded,
@@ -168,10 +169,11 @@ class WhisperTinyEngine:
             decoded = Hypothesis(tuple(result.sequences_ids[0]), result.scores[0], result.no_speech_prob)
             if decoded.is_made_up:
                 return replace(decoded, ids=())
-            if index == 0:  # the likeliest text; what is sampled later says less
+            is_loop = is_repetitive(self._spelling.text([self._tokens[token] for token in decoded.ids]))
+            if not is_loop and not is_judged:  # a loop is likely in every language
+                is_judged = True
                 check.add(decoded.average_logprob, len(decoded.ids))
-            text = self._spelling.text([self._tokens[token] for token in decoded.ids])
-            if not decoded.is_guess and not is_repetitive(text):
+            if not decoded.is_guess and not is_loop:
                 break
             yield WORKING
         return decoded

@@ -88,3 +88,5 @@ def test_lists_and_numbers_beyond_counting_are_taken_apart() -> None:
     assert normalize_english("1,2,3") == "1, 2, 3"
     assert normalize_english("1,234,567 people") == "1,234,567 people"
     assert "," not in normalize_english("1" + ",000" * 12)
+    for before in (",", ",,", ".", "x,", "$", "-"):
+        assert "1 1 1" in normalize_english(before + "1" * 40)

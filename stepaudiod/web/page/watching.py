@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from stepaudiod.changes import wait_for
+from stepaudiod.changes import Changes, wait_for
 from stepaudiod.errors import EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.service import Service
@@ -35,7 +35,7 @@ class Feed:
 
     def __init__(self) -> None:
         self._latest = b""
-        self._change = asyncio.Event()
+        self._events_made = Changes()
         self._tabs = 0
         self._writing: asyncio.Task[None] | None = None
 
@@ -50,11 +50,11 @@ class Feed:
             self._writing = asyncio.create_task(self._write(service, idle))
         writing = self._writing
         try:
-            change = self._change
+            made = self._events_made.next()
             yield _event(_status(service, idle))
             while not writing.done():
-                await change.wait()
-                change = self._change
+                await made.wait()
+                made = self._events_made.next()
                 yield self._latest
         finally:
             self._tabs -= 1
@@ -71,12 +71,11 @@ class Feed:
                 status = _status(service, idle)
                 if (now := _without_clock(status)) != before:
                     before, self._latest = now, _event(status)
-                    told, self._change = self._change, asyncio.Event()
-                    told.set()
+                    self._events_made.tell()
                     await asyncio.sleep(LEAST_STEP_S)
                 await wait_for(change, STEP_S)
         finally:
-            self._change.set()
+            self._events_made.tell()
 
 
 class Watching(StreamingResponse):

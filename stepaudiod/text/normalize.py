@@ -75,6 +75,7 @@ _SCALES = {"k": "thousand", "m": "million", "b": "billion", "bn": "billion", "tn
 _VERSION = re.compile(r"(?<![\w.])([vV]?\d+(?:\.\d+){2,})(?![\w]*\.\d)")
 _PHONE = re.compile(r"(?<![\w.])(\+\d{1,3}[ -])?(?:\(\d{2,4}\) ?|\d{2,3}[ -])\d{3,4}[ -]\d{4}(?![\w-])")
 _LONG_NUMBER = re.compile(r"(?<![\d,.])\d{13,}")
+_BEYOND_COUNTING = re.compile(rf"\d{{{MOST_DIGITS + 1},}}")
 _HEIGHT = re.compile(r"(\d)['’′](\d{1,2})[\"”″]")
 _TIMES = re.compile(r"(?<=\d)(\s?)[x×](\s?)(?=\d)")
 _RANGE_OF_PERCENT = re.compile(r"(?<![\w.-])(\d+(?:\.\d+)?)%?\s?[-–]\s?(\d+(?:\.\d+)?)%")
@@ -126,7 +127,8 @@ def _english_numbers(text: str) -> str:
     text = _YEN.sub(r"\1 yen", text)
     text = _RANGE_OF_PERCENT.sub(r"\1 to \2%", text)
     text = _TIMES.sub(lambda sign: " times " if sign.group(1) else " by ", text)
-    return _LONG_NUMBER.sub(lambda number: " ".join(number.group()), text)
+    text = _LONG_NUMBER.sub(lambda number: " ".join(number.group()), text)
+    return _BEYOND_COUNTING.sub(lambda number: " ".join(number.group()), text)
 
 
 def _greek_name(match: re.Match[str]) -> str:

@@ -242,6 +242,19 @@ def test_every_tab_hears_of_every_change_whenever_it_was_opened(start_daemon: St
         assert any(event["hibari"]["loaded"] for event in watcher.events)  # type: ignore[index]
 
 
+def test_a_tab_that_is_closed_and_opened_again_costs_nothing(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon({"idle_timeout": 3})
+    with daemon.client() as client:
+        for _ in range(3):
+            with client.stream("GET", "/page/watch") as answer:
+                assert next(answer.iter_lines()).startswith("data: ")
+            assert client.get("/healthz").status_code == 200
+    last = Watcher(daemon)
+    assert daemon.wait() == 0
+    last.thread.join(30)
+    assert len(last.events) < 10, "events without a change"
+
+
 def test_every_error_has_a_chinese_sentence() -> None:
     words = json.loads((files("stepaudiod.web.page") / "words.json").read_text(encoding="utf-8"))
     assert {kind.code for kind in STATUSES} <= words["zh"]["errors"].keys()

@@ -6,7 +6,7 @@ closed, at any point, gives back its place and stops its work.
 
 A worker that dies takes all its requests along, and one of them may be the cause. Those without any sound yet
 are tried once again, one after the other: each has a worker for itself until its first sound, and all others
-wait that long. So the cause dies alone.
+wait that long. Those that have sound already get no more credit meanwhile. So the cause dies alone.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ import contextlib
 import functools
 import logging
 import math
-import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 
 from stepaudiod.changes import Changes
 from stepaudiod.config import Limits, Timeouts
@@ -27,45 +25,15 @@ from stepaudiod.counters import Counters
 from stepaudiod.engines.catalog import Catalog, Choice
 from stepaudiod.errors import Busy, EngineUnavailable, StepaudiodError, Stopping, TookTooLong, WorkerLost
 from stepaudiod.idle import IdleClock
-from stepaudiod.speech import EngineDescription, Facts, Work, kind_of
+from stepaudiod.run import Run
+from stepaudiod.speech import EngineDescription, Work, kind_of
 from stepaudiod.turns import Turn, Turns
-from stepaudiod.worker.process import Audio, Reply, Result, WorkerProcess
+from stepaudiod.worker.process import Reply, Result, WorkerProcess
 from stepaudiod.worker.protocol import WINDOW_BYTES
 
 log = logging.getLogger(__name__)
 
 Spawn = Callable[[Counters], Awaitable[WorkerProcess]]
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    """One request on its way through the service, for the journal and the counters."""
-
-    engine: EngineDescription
-    kind: str
-    request_id: str
-    caller: str
-    turn: Turn
-    started: float = field(default_factory=time.monotonic)
-    outcome: str = "cancelled"
-    audio_s: float = 0.0
-    first_audio_s: float | None = None
-    has_begun: bool = False
-    """Whether any sound or text of it has come."""
-    is_worked_off: bool = False
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds since it came."""
-        return time.monotonic() - self.started
-
-    def take(self, piece: Result) -> None:
-        """Note a piece that came."""
-        self.has_begun = self.has_begun or not isinstance(piece, Facts)
-        if isinstance(piece, Audio):
-            self.audio_s += piece.duration_s
-            if self.first_audio_s is None:
-                self.first_audio_s = self.duration_s
 
 
 class Service:
@@ -106,9 +74,11 @@ class Service:
         self._paused: dict[Turn, Reply] = {}
         """Requests that gave their turn back because their client does not read, the longest paused first."""
         self._typical_s = 1.0
-        self._retries: deque[_Run] = deque()
+        self._retries: deque[Run] = deque()
         """Requests that are tried again and have no sound yet; the first of them is at work."""
         self._retried = asyncio.Event()
+        self._replies: set[Reply] = set()
+        """Of the requests that have been sent to a worker."""
 
     def reconfigure(self, limits: Limits, timeouts: Timeouts) -> None:
         """Apply other limits; no request loses its place by them."""
@@ -164,7 +134,7 @@ class Service:
             StepaudiodError: whatever the engine has to say of the request, before or between pieces.
         """
         self._idle.begin()
-        run = _Run(engine, kind_of(work), request_id, caller, Turn(share))
+        run = Run(engine, kind_of(work), request_id, caller, Turn(share))
         try:
             async with contextlib.aclosing(self._pieces(run, work, format)) as pieces:  # type: ignore[type-var]
                 deadline = asyncio.get_running_loop().time() + self.timeouts.request
@@ -185,9 +155,10 @@ class Service:
             raise
         finally:
             self._idle.end()
-            self._record(run)
+            run.record(self.counters)
+            self.changes.tell()
 
-    async def _pieces(self, run: _Run, work: Work, format: str | None) -> AsyncIterator[Result]:
+    async def _pieces(self, run: Run, work: Work, format: str | None) -> AsyncIterator[Result]:
         """Wait for a turn, and hand on what the worker makes, or a second one if the first is lost early."""
         if self._turns.is_full(run.turn.caller):
             raise self._busy()
@@ -216,7 +187,7 @@ class Service:
             self._active -= 1
             self._end_turn(run)
 
-    async def _attempt(self, run: _Run, work: Work, format: str | None) -> AsyncIterator[Result]:
+    async def _attempt(self, run: Run, work: Work, format: str | None) -> AsyncIterator[Result]:
         """Hand on what one worker makes."""
         worker = await self._ready_worker()
         while not self._may_join(run, worker):
@@ -224,6 +195,7 @@ class Service:
             worker = await self._ready_worker()
         reply = worker.work(run.engine, work, format, self.limits.recordings())
         reply.on_change = functools.partial(self._settle, run, reply)
+        self._replies.add(reply)
         try:
             async for piece in reply:
                 run.take(piece)
@@ -234,35 +206,44 @@ class Service:
                 factors = self.counters.real_time_factor[run.engine.name]
                 factors.observe(reply.work_s / run.audio_s)
         finally:
+            self._replies.discard(reply)
             reply.on_change = lambda: None
             self._paused.pop(run.turn, None)
             reply.close()
             self._look_again()
 
-    def _may_join(self, run: _Run, worker: WorkerProcess) -> bool:
+    def _may_join(self, run: Run, worker: WorkerProcess) -> bool:
         """Whether a request may go to the worker now: nothing runs beside one that is tried again."""
         if run in self._retries:
-            return self._retries[0] is run and not worker.has_requests
+            return self._retries[0] is run and not worker.is_working
         return not self._retries
 
-    def _end_retry(self, run: _Run) -> None:
+    def _end_retry(self, run: Run) -> None:
         """A request that was tried again has sound, or has ended: the others may go on."""
         if run in self._retries:
             self._retries.remove(run)
             self._look_again()
+            if not self._retries:
+                for reply in list(self._replies):
+                    reply.on_change()  # it may have waited for credit
 
     def _look_again(self) -> None:
         """Have the requests that wait for a worker look whether they may go to it."""
         self._retried.set()
         self._retried = asyncio.Event()
 
-    def _settle(self, run: _Run, reply: Reply) -> None:
+    def _settle(self, run: Run, reply: Reply) -> None:
         """Keep a request's turn, its credit and its client's reading in step."""
         turn, turns = run.turn, self._turns
         if reply.is_made:
             self._paused.pop(turn, None)
             if reply.unread_bytes:  # otherwise the request ends at once, or is tried again
                 self._end_turn(run)
+            self._look_again()
+            return
+        if self._retries and turns.is_held(turn):
+            if reply.is_out_of_credit:
+                self._look_again()
             return
         if turns.is_held(turn):
             if not turns.must_yield(turn):
@@ -297,37 +278,12 @@ class Service:
             f"{self.queued} requests are waiting already. Try again in {retry_after_s} s.", retry_after_s
         )
 
-    def _end_turn(self, run: _Run) -> None:
+    def _end_turn(self, run: Run) -> None:
         """The worker is done with a request; its turn goes to the next one."""
         if not run.is_worked_off:
             run.is_worked_off = True
             self._typical_s += 0.2 * (run.duration_s - self._typical_s)
         self._turns.drop(run.turn)
-
-    def _record(self, run: _Run) -> None:
-        """One line a request, with fields for the journal; never the text itself."""
-        self.counters.requests[run.kind, run.outcome] += 1
-        self.counters.duration[run.kind].observe(run.duration_s)
-        self.counters.audio_s[run.engine.name] += run.audio_s
-        if run.first_audio_s is not None:
-            self.counters.first_audio[run.engine.name].observe(run.first_audio_s)
-        fields = {
-            "REQUEST_ID": run.request_id,
-            "ENGINE": run.engine.name,
-            "DURATION_MS": round(run.duration_s * 1000),
-            "CALLER": run.caller or "-",
-        }
-        log.info(
-            "%s %s: %.1f s of speech in %.2f s [%s]%s",
-            run.engine.name,
-            run.outcome,
-            run.audio_s,
-            run.duration_s,
-            run.request_id,
-            f" for {run.caller}" if run.caller else "",
-            extra=fields,
-        )
-        self.changes.tell()
 
     async def _ready_worker(self) -> WorkerProcess:
         """The worker, started where there is none."""

@@ -62,7 +62,7 @@ async def lose_the_worker(service: Service) -> None:
     """Once the request before has one."""
     await asyncio.sleep(0)
     worker = await service._ready_worker()
-    assert worker.has_requests
+    assert worker.is_working
     await worker.kill("is ended by a test")
 
 
@@ -110,5 +110,24 @@ def test_a_request_that_is_closed_while_it_is_tried_alone_holds_up_none(trial: T
         await asyncio.sleep(0)
         first.cancel()
         assert await second > 0
+
+    trial(body)
+
+
+def test_a_request_tried_again_does_not_wait_for_a_client_that_stops_reading(trial: Trial) -> None:
+    async def body(service: Service) -> None:
+        text = "A long story. " * 60
+        unread = service.run(POISON, SpeechRequest(text, POISON.voices[0].id), "pcm", "id")
+        first = asyncio.ensure_future(anext(unread))
+        second = asyncio.create_task(say(service, "Hello."))
+        await lose_the_worker(service)
+        third = asyncio.create_task(say(service, "Good morning."))
+        pieces = [await first]
+        assert await second > 0
+        assert await third > 0
+        assert service.active == 1
+        pieces += [piece async for piece in unread]  # and the first one goes on when its client does
+        size = sum(len(piece.data) for piece in pieces if isinstance(piece, Audio))
+        assert size == await say(service, text)
 
     trial(body)

@@ -301,9 +301,9 @@ class WorkerProcess:
             reply.put(item)
 
     @property
-    def has_requests(self) -> bool:
-        """Whether it has any request whose results are still to come."""
-        return bool(self._replies)
+    def is_working(self) -> bool:
+        """Whether it has a request that does not wait for credit."""
+        return any(not reply.is_out_of_credit for reply in self._replies.values())
 
     @property
     def is_busy(self) -> bool:

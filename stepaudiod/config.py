@@ -111,7 +111,7 @@ class Access(Section):
         (), description='other sites whose pages may call, as "https://example.org"'
     )
     private_voices: bool = Field(
-        False, description="whether a voice is for the API key alone that made it; otherwise for every caller"
+        False, description="whether only the API key that made a voice may use it; otherwise every caller may"
     )
 
     @property
@@ -135,10 +135,10 @@ class PageSettings(Section):
 
 
 class Marking(Section):
-    """How it is told that sound is synthetic."""
+    """How synthetic sound is marked."""
 
     metadata: bool = Field(
-        True, description="whether a file's metadata and a response's header say so, and by which model"
+        True, description="whether a file's metadata and a response's header say that sound is synthetic"
     )
 
 

@@ -44,7 +44,7 @@ TICK_S = 1.0
 """How often to look where nothing has changed: the date in responses, the status line, the watchdog."""
 
 LEAST_TICK_S = 0.1
-"""How often to look at most, however much changes, and while only a connection keeps us from leaving."""
+"""How often to look at most, however much changes, and while only a connection prevents the exit."""
 
 MALFORMED_LINES = 10
 """Lines a minute about requests that can't be read."""

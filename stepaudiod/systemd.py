@@ -122,7 +122,7 @@ def _remove_stale_socket(path: str) -> None:
             "move that file away"
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a listener with a full queue would hold us up: connect(2), EAGAIN
+        probe.setblocking(False)  # a listener with a full queue would block this: connect(2), EAGAIN
         answer = probe.connect_ex(path)
     if answer == errno.ECONNREFUSED:
         os.unlink(path)

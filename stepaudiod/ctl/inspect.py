@@ -40,9 +40,9 @@ class Inspection:
         codec: of the sound.
         duration_s: None where it can't be told.
         is_marked: whether it says that it is synthetic.
-        how: `generated`, `edited`, or None where the mark isn't ours.
-        model: which model made it; None where it isn't told.
-        digital_source_type: IPTC's, without the address before it; None where it isn't told.
+        how: `generated`, `edited`, or None where another program made the mark.
+        model: which model made it; None where the mark doesn't name one.
+        digital_source_type: IPTC's, without the address before it; None where there is none.
     """
 
     file: str
@@ -104,7 +104,7 @@ def inspect(path: str) -> Inspection:
     except av.FFmpegError as error:
         raise WrongUsage(
             f"{path} isn't a sound file that is known here ({error.strerror}). "
-            "Give one of mp3, opus, flac, wav, m4a and their kin; pcm has no header, and so no mark."
+            "Give one of mp3, opus, flac, wav, m4a and similar formats; pcm has no header, and so no mark."
         ) from None
     except OSError as error:
         raise WrongUsage(f"{path} can't be read: {error.strerror}.") from None
@@ -138,7 +138,7 @@ def _report(found: Inspection) -> str:
         how = "a recording edited" if found.how == EDITED else "generated"
         lines.append(f"synthetic: {how} by the model {found.model}")
     elif found.is_marked:
-        lines.append("synthetic: by which model isn't told")
+        lines.append("synthetic: the mark doesn't name the model")
     else:
         lines.append("no mark")
     if found.digital_source_type:

@@ -93,8 +93,9 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
     except PermissionError as error:
         if owner is not None:
             raise NotPermitted(
-                f"The folder belongs to the user {owner}, whose rights this command takes, and who may not "
-                f"use {error.filename or root}. Do: chown -R {owner}: {error.filename or root}"
+                f"The folder belongs to the user {owner}, and this command has that user's rights. "
+                f"They don't allow it to use {error.filename or root}. "
+                f"Do: chown -R {owner}: {error.filename or root}"
             ) from None
         raise NotPermitted(
             f"You may not use {error.filename or root}. Run it as root: sudo {_again(arguments)} (sudo drops "

@@ -1,6 +1,6 @@
 """Root becomes the owner of a folder before it touches anything in it. Knows no models and no keys.
 
-Whoever owns a folder can put links into it, at any moment. A process with root's rights would follow them to
+The owner of a folder can put links into it at any moment. A process with root's rights would follow them to
 files of others; one with the owner's rights reaches nothing that its owner couldn't reach anyway.
 """
 
@@ -32,7 +32,7 @@ OF_A_HOME = (
     "XDG_CONFIG_HOME",
     "TMPDIR",
 )
-"""Variables that name folders of the user who typed the command; the owner may not use them."""
+"""Variables that name folders of the user that ran the command; the owner may not use them."""
 
 
 def act_as_owner(folder: Path, below: Iterable[str] = (), *, make: bool = False) -> str | None:
@@ -193,8 +193,8 @@ def _become(owner: os.stat_result) -> str:
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     if not os.access(__file__, os.R_OK):
         raise NotPermitted(
-            f"The files belong to the user {_name(uid)}, as whom this goes on, and who may not read "
-            f"{Path(__file__).parent}. Install stepaudiod where every user may read it."
+            f"The files belong to the user {_name(uid)}. The command goes on as that user, which may not "
+            f"read {Path(__file__).parent}. Install stepaudiod where every user may read it."
         )
     return _name(uid)
 

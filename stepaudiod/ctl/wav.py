@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 
 HEAD_BYTES = 4096
-"""The samples of a file begin before that, or it isn't one of ours."""
+"""The samples of every file that the daemon makes begin before that."""
 UNKNOWN_SIZE = 0xFFFF_FFFF
 """What a stream says of its length."""
 

@@ -18,7 +18,7 @@ def mend() -> str:
 
 
 def unreadable(path: Path, error: OSError) -> ModelFileError:
-    """Say that the system keeps us from a file, and what looks whose it is."""
+    """Say that a file can't be read, and which command looks for the cause."""
     return ModelFileError(
         f"{error.filename or path} can't be read: {error.strerror or error}; `stepaudioctl doctor` says what "
         "to do"

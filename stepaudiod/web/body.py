@@ -122,7 +122,7 @@ class FormParser(MultiPartParser):
 
 
 def sweep_spools() -> None:
-    """Remove the files of requests that a killed process had; other users share the folder with us."""
+    """Remove the files of requests that a killed process had; other users share the folder."""
     with suppress(OSError):  # no folder for temporary files: the first request with a recording says so
         sweep(Path(tempfile.gettempdir()), SPOOLS, _is_spool)
 
@@ -245,7 +245,7 @@ def check_length(text: str, settings: Settings, param: str = "input") -> None:
 
 
 def _add(given: dict[str, list[str]], name: str, value: UploadFile | str, schema: type[BaseModel]) -> None:
-    """One value of a field; an empty one is absent, and a file has a name and nothing else for us."""
+    """One value of a field; an empty one is absent, and of a file, only the name is taken."""
     plain = name.removesuffix("[]")
     if isinstance(value, UploadFile):
         if plain in schema.model_fields:

@@ -86,7 +86,7 @@ async def on_stepaudiod_error(request: Request, error: Exception) -> Response:
 
 
 async def on_os_error(request: Request, error: Exception) -> Response:
-    """No room for what was sent, or a folder that may not be used; any other is a mistake of ours."""
+    """No room for what was sent, or a folder that may not be used; any other is a fault of the daemon."""
     assert isinstance(error, OSError)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         log.error("the daemon may not use a file that it needs: %s", error)

@@ -1,4 +1,4 @@
-"""The decoder: a child of the worker that reads strangers' recordings, and may die of one.
+"""The decoder: a child of the worker that reads untrusted recordings; one of them may crash it.
 
 It gets a recording and a place for its samples as file descriptors, and answers with how many samples there
 are. Once it has loaded its libraries it can do no more than that: see `sandbox.py`. It leaves when its socket

@@ -1,4 +1,4 @@
-"""The decoders as the worker sees them: processes that may die of a recording. Knows no request.
+"""The decoders as the worker sees them: processes that a recording may crash. Knows no request.
 
 A decoder reads one recording at a time. The first is started for the first recording and kept; another is
 started only where recordings overlap, so that a short one doesn't wait for a long one.
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 KEPT = 2
 """Decoders that are kept when they have nothing to do."""
 ATTEMPTS = 2
-"""A decoder may also die of what isn't its recording's fault, as where memory runs out."""
+"""A decoder may also die of other causes than its recording, such as a lack of memory."""
 START_S = 60.0
 """How long a decoder may take to load its libraries, on a machine with much else to do."""
 WALL_FACTOR = 3
@@ -147,7 +147,7 @@ class _Decoder:
         self._cpu_s = cpu_s
         self._cpu_share = cpu_share
         self.sandbox: list[str] | None = None
-        """What restricts it, once it has told."""
+        """What restricts it, once it has reported that."""
         self.is_free = True
         """Whether it can take another recording."""
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -248,7 +248,7 @@ def _result(answer: dict[str, Any], samples: int, most: int, param: str) -> tupl
 
     Raises:
         InvalidRequest: the recording is refused.
-        DecoderLost: no decoder of ours says that.
+        DecoderLost: the answer isn't one that a sound decoder gives.
     """
     import numpy as np
 

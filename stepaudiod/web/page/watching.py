@@ -27,7 +27,7 @@ LEAST_STEP_S = 0.5
 """Between two events at least."""
 
 STEP_S = 1.0
-"""How often to look where nothing has told of a change: the clock, and folders of models and voices."""
+"""How often to look without a report of a change: the clock, and folders of models and voices."""
 
 
 class Feed:

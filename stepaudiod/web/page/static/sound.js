@@ -1,6 +1,6 @@
 // Sound that plays while it is being made, and pictures of it.
 
-/** The samples of a WAV of ours begin before that. */
+/** The samples of a WAV file that the daemon makes begin before that. */
 const HEAD_BYTES = 4096;
 const LEAD_S = 0.08;
 

@@ -133,7 +133,7 @@ class Acceptor:
     def _make_room(self, reason: str) -> None:
         """Close connections that lose least by it, first those of the peer with the most; else wait."""
         connections = [each for each in self._connections if isinstance(each, Connection)]
-        if any(connection.transport.is_closing() for connection in connections):
+        if any(connection.is_closed for connection in connections):
             return  # their descriptors are free at the loop's next turn
         peers = Counter(connection.peer for connection in connections)
         spare = sorted(

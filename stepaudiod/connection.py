@@ -144,9 +144,14 @@ class Connection(H11Protocol):
             return 2 if self._reading.behind_s >= STALLED_S else None
         return None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether its descriptor is free at the loop's next turn: it waits for no client to take bytes."""
+        return self.transport.is_closing() and not self.transport.get_write_buffer_size()
+
     def give_way(self) -> bool:
         """Close in favour of another connection; whether it could."""
-        if self.transport.is_closing() or self.has_unread_bytes():
+        if self.is_closed or self.has_unread_bytes():
             return False
         self._cut_off()
         return True
@@ -180,7 +185,9 @@ class Connection(H11Protocol):
         return self.cycle is not None and self.cycle.response_complete
 
     def has_unread_bytes(self) -> bool:
-        """Whether the kernel holds something from the client that we haven't seen yet."""
+        """Whether the kernel holds something from the client that we haven't seen yet and would answer."""
+        if self.is_watching or self.transport.is_closing():
+            return False  # the stream of a watching client ends with the daemon: no request comes after it
         connection = socket.socket(fileno=self.transport.get_extra_info("socket").fileno())
         try:
             return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))

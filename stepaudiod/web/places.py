@@ -64,7 +64,8 @@ class Arrival:
         """Stop waiting for the rest."""
         assert self._timeout is not None
         self._has_given_way = True
-        self._timeout.reschedule(0)
+        if not self._timeout.expired():  # otherwise it is about to stop by itself
+            self._timeout.reschedule(0)
 
 
 class Places:

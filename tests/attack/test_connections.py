@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from stepaudiod.voices import VoiceLibrary
 from tests.activation import DEADLINE_S, DaemonProcess
 from tests.attack.conftest import Tally
 from tests.conftest import StartDaemon
@@ -67,6 +68,28 @@ def test_more_connections_than_descriptors(
     assert held, daemon.log()[-3000:]
     assert open_descriptors < DESCRIPTORS
     assert daemon.log().count("limits.max_connections") == 1
+
+
+def test_a_long_answer_that_is_not_read_leaves_room(
+    start_daemon: StartDaemon, tally: Tally, tmp_path: Path
+) -> None:
+    """The front has closed it and keeps it until the client has taken the rest."""
+    (tmp_path / "voice.wav").write_bytes(b"RIFF")
+    library = VoiceLibrary(tmp_path / "voices")
+    for number in range(40):
+        library.create(f"Voice {number}", tmp_path / "voice.wav", "word " * 20_000, "mine")
+    late = {"timeouts.client": 600, "timeouts.header": 600}
+    daemon = start_daemon({"data_dir": tmp_path, "limits.max_connections": 8, **late})
+    with contextlib.ExitStack() as clients:
+        unread = clients.enter_context(socket.create_connection(daemon.address, DEADLINE_S))
+        unread.sendall(HEALTH.replace(b"/healthz", b"/v1/audio/voices"))
+        assert unread.recv(1)
+        for _ in range(20):
+            clients.enter_context(socket.create_connection(daemon.address, DEADLINE_S)).sendall(b"GET /")
+        answers = [answer_to(daemon, HEALTH) for _ in range(5)]
+    held = sum(b"200 OK" in answer for answer, _ in answers)
+    tally("connections over the limit, one with an answer that is not read", len(answers), held)
+    assert held == len(answers), daemon.log()[-3000:]
 
 
 def test_clients_that_connect_and_keep_silent_do_not_hold_it_awake(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from importlib.resources import files
@@ -253,6 +254,19 @@ def test_a_tab_that_is_closed_and_opened_again_costs_nothing(start_daemon: Start
     assert daemon.wait() == 0
     last.thread.join(30)
     assert len(last.events) < 10, "events without a change"
+
+
+def test_a_request_behind_the_stream_of_a_tab_does_not_keep_the_daemon_awake(
+    start_daemon: StartDaemon,
+) -> None:
+    daemon = start_daemon({"idle_timeout": 1, "timeouts.header": 600})
+    request = b"GET /page/watch HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection(daemon.address, 30) as tab:
+        tab.sendall(request)
+        while b"data: " not in tab.recv(65536):
+            pass
+        tab.sendall(request * 4000)  # more than the front reads ahead
+        assert daemon.wait() == 0
 
 
 def test_every_error_has_a_chinese_sentence() -> None:

@@ -89,7 +89,7 @@ def test_what_is_no_recording_is_refused(client: httpx.Client) -> None:
     refused(edit(client, b"not a sound at all" * 100), 400, "file", "can't be read")
     refused(edit(client, wav(np.zeros(48000))), 400, "file", "silent")
     refused(client.post("/v1/audio/edits", data={"mode": "vad"}), 400, None, "multipart")
-    refused(client.post("/v1/audio/edits", files={"other": b"x"}, data={"mode": "vad"}), 400, "other")
+    refused(client.post("/v1/audio/edits", files={"other": b"x"}, data={"mode": "vad"}), 400, "file")
     refused(client.post("/v1/audio/edits", files={"file": (None, "x")}, data={"mode": "vad"}), 400, "file")
 
 

@@ -60,6 +60,7 @@ def test_numbers_dates_money_and_units_are_heard(
 ) -> None:
     heard = judges.transcribe(say(engines(name), text, voice), RATE).lower()
     plain = heard.replace("-", "").replace(" point ", ".").replace("10.30", "10:30")
+    plain = plain.replace("three ", "3 ")  # the recogniser's spelling depends on the processor
     for wanted in all_of:
         assert wanted in plain or wanted in plain.replace(" ", "").replace(",", ""), heard
     assert not one_of or any(wanted in plain for wanted in one_of), heard

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import suppress
 from itertools import takewhile, zip_longest
 from pathlib import Path
 
@@ -182,7 +183,9 @@ def test_a_sound_repeated_over_and_over_does_not_end_in_a_loop(
     tiny: WhisperTinyEngine, hibari: HibariEngine, say: Say
 ) -> None:
     word = say(hibari, "No.", "heart")
-    found = text(segments(tiny, np.tile(word, int(25 * RATE / len(word)))))
+    found = ""
+    with suppress(Unsupported):  # or it says that it isn't sure of any English
+        found = text(segments(tiny, np.tile(word, int(25 * RATE / len(word)))))
     assert len(judges.words(found)) < 120, found
 
 

@@ -31,7 +31,7 @@ DAEMON, VICTIM = 64001, 64002
 
 @dataclass
 class Machine:
-    """A data folder of the daemon's user, and files of somebody else.
+    """A data folder of the daemon's user, and files of another user.
 
     Attributes:
         data: belongs to the daemon's user.

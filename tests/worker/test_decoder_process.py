@@ -53,14 +53,20 @@ class AtFirstPacket:
         self.left, self._signal = times, act
 
     def __call__(self) -> bool:
-        if self.left and (decoders := list(pids_of_group(os.getpid()))):
+        if self.left and (pids := decoder_pids()):
             self.left -= 1
-            os.kill(max(decoders), self._signal)
+            os.kill(max(pids), self._signal)
         return False
 
 
-def newest_child() -> int:
-    return max(pids_of_group(os.getpid()))
+def decoder_pids() -> list[int]:
+    """The decoders among the children of this process: other tests may have left children of other kinds."""
+    children = set(pids_of_group(os.getpid()))
+    return [pid for pid in children if b"decoder_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def newest_decoder() -> int:
+    return max(decoder_pids())
 
 
 def test_it_reads_what_this_process_reads(decoders: Decoders, tmp_path: Path) -> None:
@@ -70,7 +76,7 @@ def test_it_reads_what_this_process_reads(decoders: Decoders, tmp_path: Path) ->
         waveform, rate = decoders.decode(tmp_path / name)
         assert rate == expected_rate
         assert np.array_equal(waveform, expected), name
-    assert len(set(pids_of_group(os.getpid()))) == 1
+    assert len(decoder_pids()) == 1
 
 
 def test_what_is_wrong_with_a_recording_comes_back(decoders: Decoders, tmp_path: Path, clip: Path) -> None:
@@ -86,7 +92,7 @@ def test_a_table_that_claims_much_leaves_it_alive(decoders: Decoders, tmp_path: 
     (tmp_path / "bomb").write_bytes(BOMBS["an endless table"]())
     with pytest.raises(InvalidRequest, match="too little of it"):
         decoders.decode(tmp_path / "bomb")
-    assert len(set(pids_of_group(os.getpid()))) == 1
+    assert len(decoder_pids()) == 1
 
 
 def test_a_decoder_that_dies_is_replaced(
@@ -112,9 +118,9 @@ def test_a_recording_that_takes_too_long_is_given_up(decoders: Decoders, long: P
 def test_a_request_that_is_cancelled_stops_its_decoding(decoders: Decoders, clip: Path, long: Path) -> None:
     with pytest.raises(InvalidRequest, match="cancelled"):
         decoders.decode(long, is_unwanted=lambda: True)
-    kept = newest_child()
+    kept = newest_decoder()
     assert decoders.decode(clip)[1] == 24_000
-    assert newest_child() == kept
+    assert newest_decoder() == kept
 
 
 def test_a_short_recording_does_not_wait_for_a_long_one(decoders: Decoders, clip: Path, long: Path) -> None:
@@ -123,7 +129,7 @@ def test_a_short_recording_does_not_wait_for_a_long_one(decoders: Decoders, clip
 
     def stop() -> bool:
         if not begun.is_set():
-            stopped.append(newest_child())
+            stopped.append(newest_decoder())
             os.kill(stopped[0], signal.SIGSTOP)
             begun.set()
         return False
@@ -183,8 +189,8 @@ def test_its_sandbox_leaves_nothing_but_its_socket_and_memory(tmp_path: Path) ->
 
 def test_it_is_restricted_before_it_reads_anything(decoders: Decoders, clip: Path) -> None:
     decoders.decode(clip)
-    status = Path(f"/proc/{newest_child()}/status").read_text()
-    limits = Path(f"/proc/{newest_child()}/limits").read_text()
+    status = Path(f"/proc/{newest_decoder()}/status").read_text()
+    limits = Path(f"/proc/{newest_decoder()}/limits").read_text()
     assert "Seccomp:\t2" in status
     assert "NoNewPrivs:\t1" in status
     assert "Threads:\t1\n" in status

@@ -215,7 +215,9 @@ def test_an_upgrade_while_awake_loses_no_request(machine: Machine, repository: R
     machine.run("apt-get", "update")
     reports = ("/var/cache/stepaudiod/Microsoft", "/var/lib/stepaudiod/.cache/Microsoft")
     for folder in reports:
-        machine.run("install", "-d", "-o", "stepaudio", f"{folder}/DeveloperTools/.onnxruntime")
+        machine.run(
+            "runuser", "-u", "stepaudio", "--", "mkdir", "-p", f"{folder}/DeveloperTools/.onnxruntime"
+        )
 
     statuses = under_load(machine, lambda: install(machine, f"stepaudiod={later}"))
 

@@ -182,6 +182,21 @@ ALWAYS: dict[int, tuple[Failure, ...]] = {
 }
 """What any request may be answered, by status."""
 
+READS = (errors.InvalidRequest, errors.TooLarge, errors.TooSlow, errors.Busy, errors.DiskFull)
+"""Any body may be wrong, too large, stop coming, or find no room."""
+NAMES_A_MODEL = (errors.NotFound, errors.EngineUnavailable)
+WORKS = (
+    *NAMES_A_MODEL,
+    errors.Unsupported,
+    errors.Stopping,
+    errors.EngineError,
+    errors.SynthesisFailed,
+    errors.TookTooLong,
+    errors.ModelFileError,
+    errors.WorkerLost,
+)
+"""What can go wrong once an engine is to do something."""
+
 
 def failures_of(kinds: tuple[type[StepaudiodError], ...]) -> dict[int, list[Failure]]:
     """What a request that may raise these can be answered, by status."""

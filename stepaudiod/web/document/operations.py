@@ -23,6 +23,7 @@ from stepaudiod.web.document.examples import (
     SPEAKER,
     events,
 )
+from stepaudiod.web.document.failures import NAMES_A_MODEL, READS, WORKS
 from stepaudiod.web.document.parts import (
     EVENTS,
     HTML,
@@ -53,21 +54,6 @@ SPEECH, EDITING, LISTENING, VOICES, MODELS, DAEMON = (
     "The daemon",
 )
 
-READS = (errors.InvalidRequest, errors.TooLarge, errors.TooSlow, errors.Busy, errors.DiskFull)
-"""Any body may be wrong, too large, stop coming, or find no room."""
-NAMES_A_MODEL = (errors.NotFound, errors.EngineUnavailable)
-WORKS = (
-    *NAMES_A_MODEL,
-    errors.Unsupported,
-    errors.Stopping,
-    errors.EngineError,
-    errors.SynthesisFailed,
-    errors.TookTooLong,
-    errors.ModelFileError,
-    errors.WorkerLost,
-)
-"""What can go wrong once an engine is to do something."""
-
 AUDIO = {media_type: Content() for media_type in MEDIA_TYPES.values()}
 RECORDED = {media_type: Content() for media_type in (*RECORDING_TYPES.values(), UNKNOWN_TYPE)}
 SPOKEN = (
@@ -77,7 +63,6 @@ SPOKEN = (
     "X-StepAudio-Pieces",
     "X-StepAudio-Warning",
 )
-
 OF_SPEECH = (*SPOKEN, "X-StepAudio-Voice", "X-StepAudio-Instructions", "X-StepAudio-Ignored")
 SPEECH_EVENTS = Content(
     events=(answers.SpeechAudioDelta, answers.SpeechAudioDone, answers.Error),
@@ -395,10 +380,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("GET", "/"): Operation("getPage", DAEMON, "The page", {200: Answer("The page.", {HTML: Content()})}),
     ("GET", "/openapi.json"): Operation(
-        "getDocument",
-        DAEMON,
-        "This document",
-        {200: Answer("OpenAPI 3.1.", {JSON: Content()})},
+        "getDocument", DAEMON, "This document", {200: Answer("OpenAPI 3.1.", {JSON: Content()})}
     ),
     ("GET", "/docs"): Operation(
         "getDocs",

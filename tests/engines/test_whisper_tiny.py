@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import suppress
 from itertools import takewhile, zip_longest
 from pathlib import Path
 
@@ -182,11 +181,10 @@ def test_a_temperature_still_understands(tiny: WhisperTinyEngine, sentences: lis
 def test_a_sound_repeated_over_and_over_does_not_end_in_a_loop(
     tiny: WhisperTinyEngine, hibari: HibariEngine, say: Say
 ) -> None:
-    word = say(hibari, "No.", "heart")
-    found = ""
-    with suppress(Unsupported):  # or it says that it isn't sure of any English
-        found = text(segments(tiny, np.tile(word, int(25 * RATE / len(word)))))
-    assert len(judges.words(found)) < 120, found
+    word = say(hibari, "Hello.", "heart")
+    found = judges.words(text(segments(tiny, np.tile(word, int(25 * RATE / len(word))))))
+    assert "hello" in found
+    assert len(found) < 120, found
 
 
 def test_other_languages_are_refused_with_what_would_make_them_possible(tiny: WhisperTinyEngine) -> None:

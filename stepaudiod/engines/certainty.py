@@ -2,6 +2,8 @@
 
 Mean logarithms of token probabilities, measured with Whisper tiny.en at temperature 0: English sentences have
 -0.2 to -0.7, with noise 8 dB below the voice too, and a rare word alone -1.1; Chinese ones -0.95 to -1.3.
+Where a word is repeated for 25 s, the first eight tokens have -0.2 to -0.6 in English and -0.4 to -1.3 in
+Chinese.
 """
 
 from __future__ import annotations

@@ -42,6 +42,11 @@ INSTALL = (
 BEAMS = 5
 MAX_PROMPT = 223
 """Tokens: half of what the decoder remembers, as in the original."""
+UNREPEATED = 8
+"""Tokens at the beginning of a loop that tell how sure the recogniser is of it."""
+LEAST_PROBABILITY = 1e-9
+WINDOW_FRAMES = 3000
+"""Of the encoder's input: 30 s."""
 
 
 class WhisperTinyEngine:
@@ -170,13 +175,21 @@ class WhisperTinyEngine:
             if decoded.is_made_up:
                 return replace(decoded, ids=())
             is_loop = is_repetitive(self._spelling.text([self._tokens[token] for token in decoded.ids]))
-            if not is_loop and not is_judged:  # a loop is likely in every language
+            if not is_judged:
                 is_judged = True
-                check.add(decoded.average_logprob, len(decoded.ids))
+                sure = self._before_it_repeats(encoded, decoded) if is_loop else decoded.average_logprob
+                check.add(sure, len(decoded.ids))
             if not decoded.is_guess and not is_loop:
                 break
             yield WORKING
         return decoded
+
+    def _before_it_repeats(self, encoded: Any, loop: Hypothesis) -> float:
+        """The mean log-probability of a loop's first tokens: in any language its later ones are likely."""
+        words = [token for token in loop.ids if token < self._ids["<|endoftext|>"]][:UNREPEATED]
+        start = [self._ids["<|startoftranscript|>"]]
+        probabilities = self._model.align(encoded, start, [words], WINDOW_FRAMES)[0].text_token_probs
+        return float(np.log(np.maximum(probabilities, LEAST_PROBABILITY)).mean())
 
     def _edges(self, encoded: Any, found: list[Stretch], samples: int) -> list[float]:
         """Where each token of text begins in the window, and where the last one ends."""

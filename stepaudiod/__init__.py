@@ -21,3 +21,6 @@ SILENT = {
 """Variables that tell libraries to send nothing. They overrule what the environment says."""
 
 os.environ.update(SILENT)
+
+# to find plugins, pydantic would read the metadata of every installed distribution at each start
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")

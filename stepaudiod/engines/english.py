@@ -32,7 +32,7 @@ class TaggerWeights:
 
 
 def load_g2p(british: bool = False) -> Any:
-    """Hibari's `G2P(british=british)` in a quarter of the time: its tables are searched rather than parsed."""
+    """Hibari's `G2P(british=british)` in a quarter of the time: its tables are searched, not parsed."""
     from hibari import g2p
 
     accent = "gb" if british else "us"

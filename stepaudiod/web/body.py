@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stepaudiod.config import Settings
 from stepaudiod.errors import Busy, InvalidRequest, TooLarge
@@ -134,7 +134,10 @@ def _is_spool(path: Path) -> bool:
 
 
 class SpoolUploads:
-    """Gives every request a spool, and empties it when the response has ended, however it ended."""
+    """Gives every request a spool, and empties it when its response begins.
+
+    By then the worker has read the files, and a client that is slow to take the response keeps no place.
+    """
 
     def __init__(self, app: ASGIApp, settings: Callable[[], Settings]) -> None:
         self._app = app
@@ -144,8 +147,14 @@ class SpoolUploads:
         """Serve with a spool."""
         spool = Spool(self._places)
         scope.setdefault("state", {})["spool"] = spool
+
+        async def send_and_empty(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                spool.close()
+            await send(message)
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_and_empty)
         finally:
             spool.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -140,3 +141,18 @@ def test_a_full_disk_is_said_and_loses_nothing(start_daemon: StartDaemon, small_
     assert client.post("/v1/audio/edits", data={"mode": "denoise"}, files=short).status_code == 200
     client.get("/healthz")
     assert list(small_disk.iterdir()) == []
+
+
+def test_a_response_that_is_not_read_keeps_no_place(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon({"engine": "auto", "limits.concurrency": 1, "limits.max_queue": 1})
+    said = "One more sentence of a text that is too long for the memory. " * 1200
+    body = json.dumps({"model": "hibari", "voice": "heart", "input": said, "response_format": "pcm"})
+    head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    with contextlib.ExitStack() as readers:
+        for _ in range(2):
+            reader = readers.enter_context(socket.create_connection(daemon.address, DEADLINE_S))
+            reader.sendall(f"{head}{body}".encode())
+            assert reader.recv(15) == b"HTTP/1.1 200 OK"
+        files = {"file": ("a.wav", HUM)}
+        answer = daemon.shared_client.post("/v1/audio/edits", data={"mode": "denoise"}, files=files)
+    assert answer.status_code == 200, answer.text

@@ -11,7 +11,7 @@ class Recording:
     """A recording that a client sent, spooled to a file; the worker decodes it.
 
     Attributes:
-        path: where it lies; gone when the request is done.
+        path: where it lies; gone when the response begins.
         transcript: what it says; "" where the client didn't tell.
         param: the request field that errors about it name.
         transcript_param: the same for its transcript.

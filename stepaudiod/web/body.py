@@ -174,7 +174,7 @@ def check(schema: type[Form], body: bytes | dict[str, object]) -> Form:
 async def read_multipart(
     request: Request, schema: type[Form], settings: Settings, files: tuple[str, ...]
 ) -> tuple[Form, dict[str, Upload]]:
-    """A multipart body: its fields as one of our schemas, its files on disk until the request is done.
+    """A multipart body: its fields as one of our schemas, its files on disk until the response begins.
 
     Args:
         request: what came.

@@ -16,6 +16,7 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from io import BytesIO
 from typing import Any
 
@@ -76,6 +77,9 @@ def _bound_time(cpu_s: float) -> None:
 
 def _warm_up() -> None:
     """Load what is loaded at the first recording: afterwards no file can be opened."""
+    # PyAV imports these for the first file with subtitles, and all others with itself
+    for module in ("av.subtitles.codeccontext", "av.subtitles.stream"):
+        import_module(module)
     rate, channels, sample = 96_000, 2, 4
     header = struct.pack(
         "<HHIIHH", 3, channels, rate, rate * channels * sample, channels * sample, 8 * sample

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import select
@@ -10,8 +11,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import Any, cast
 
+import av
 import numpy as np
 import pytest
 
@@ -77,6 +81,44 @@ def test_it_reads_what_this_process_reads(decoders: Decoders, tmp_path: Path) ->
         assert rate == expected_rate
         assert np.array_equal(waveform, expected), name
     assert len(decoder_pids()) == 1
+
+
+def subtitled(container_format: str, codec: str) -> bytes:
+    """A second of sound with a line of text."""
+    output = io.BytesIO()
+    with av.open(output, "w", format=container_format) as container:
+        sound = cast(Any, container.add_stream("aac", rate=16_000, layout="mono"))
+        text = cast(Any, container.add_mux_stream(codec))
+        text.time_base = Fraction(1, 1000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        container.mux([*sound.encode(frame), *sound.encode(None)])
+        line = av.Packet(b"Hello")
+        line.stream, line.pts, line.dts, line.duration = text, 100, 100, 500
+        line.time_base = text.time_base
+        container.mux(line)
+    return output.getvalue()
+
+
+@pytest.mark.parametrize(("container_format", "codec"), [("mp4", "mov_text"), ("mpegts", "dvb_subtitle")])
+def test_sound_with_subtitles_is_read(
+    container_format: str, codec: str, decoders: Decoders, tmp_path: Path
+) -> None:
+    (tmp_path / "film").write_bytes(subtitled(container_format, codec))
+    waveform, rate = decoders.decode(tmp_path / "film")
+    assert (rate, round(len(waveform) / rate)) == (16_000, 1)
+
+
+def test_every_part_of_pyav_is_there_before_the_sandbox() -> None:
+    code = """if True:
+        import av, pkgutil, sys
+        from stepaudiod.worker.decoder_main import _warm_up
+        _warm_up()
+        parts = {each.name for each in pkgutil.walk_packages(av.__path__, "av.")}
+        print(*sorted(parts - set(sys.modules)))
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert set(done.stdout.split()) <= {"av.__main__", "av.datasets", "av.subtitles.subtitle"}
 
 
 def test_what_is_wrong_with_a_recording_comes_back(decoders: Decoders, tmp_path: Path, clip: Path) -> None:

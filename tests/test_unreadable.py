@@ -13,7 +13,7 @@ import pytest
 
 from stepaudiod.model.checkpoint import Checkpoint
 from tests.activation import DaemonProcess
-from tests.model.trees import write_tree
+from tests.checkpoints import write_checkpoint
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a daemon of another user")
 
@@ -26,7 +26,7 @@ SPEECH = {"model": "hibari", "voice": "heart", "input": "One.", "response_format
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with the smallest checkpoint and a voice."""
     data = tmp_path_factory.mktemp("tree") / "data"
-    write_tree(data / "models", "micro")
+    write_checkpoint(data / "models")
     (data / "voices" / "mei").mkdir(parents=True)
     voice = {"id": "mei", "name": "Mei", "transcript": "", "consent": "hers", "created": 1}
     (data / "voices" / "mei" / "voice.json").write_text(json.dumps(voice))

@@ -20,8 +20,8 @@ from stepaudiod.errors import InvalidRequest
 from stepaudiod.worker.decoder_process import Decoders
 from tests.activation import DaemonProcess
 from tests.attack.conftest import Tally
+from tests.checkpoints import write_checkpoint
 from tests.conftest import StartDaemon
-from tests.model.trees import write_tree
 from tests.web.damage import WAYS
 
 FORMATS = (
@@ -201,6 +201,6 @@ def test_mutated_recordings_cost_no_worker_and_no_500(
 def speaking(start_daemon: StartDaemon, tmp_path: Path) -> DaemonProcess:
     """A daemon that takes recordings: Step-Audio-EditX on the smallest weights."""
     (tmp_path / "models").mkdir()
-    write_tree(tmp_path / "models", "micro")
+    write_checkpoint(tmp_path / "models")
     settings: dict[str, object] = {"engine": "auto", "threads": 1, "data_dir": tmp_path}
     return start_daemon(settings | {"step_audio.dtype": "fp32", "step_audio.check_output": "false"})

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoints import write_checkpoint
 from tests.ctl.conftest import Ctl, control
 from tests.ctl.hub import Hub
-from tests.model.trees import write_tree
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can take another user's rights"),
@@ -145,7 +145,7 @@ def test_no_link_leads_root_to_files_of_others(
 
 def test_quantize_writes_through_no_link(root_ctl: Ctl, machine: Machine) -> None:
     machine.models.mkdir()
-    write_tree(machine.models, "micro")
+    write_checkpoint(machine.models)
     for path in (machine.models, *machine.models.rglob("*")):
         os.chown(path, DAEMON, DAEMON)
     machine.plant(machine.models / "Step-Audio-EditX-quantized", machine.victim / "Step-Audio-EditX")

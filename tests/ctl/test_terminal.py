@@ -9,8 +9,8 @@ import pytest
 
 from stepaudiod.ctl.errors import CtlError
 from stepaudiod.ctl.terminal import Terminal, plain, table
+from tests.checkpoints import write_checkpoint
 from tests.ctl.conftest import Ctl, StartByHand
-from tests.model.trees import write_tree
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp.exe\u2066\u2028\r\n\t\x7f"
 NAMES = ("小美", "Renée", "👩‍🎤", "می‌خواهم", "plain")
@@ -45,7 +45,7 @@ def test_results_notes_and_errors_are_harmless(capfd: pytest.CaptureFixture[str]
 def test_a_voice_with_a_hostile_description_is_listed(
     start_by_hand: StartByHand, programs: Path, tmp_path: Path
 ) -> None:
-    write_tree(tmp_path / "models", "micro")
+    write_checkpoint(tmp_path / "models")
     (tmp_path / "voices" / "mei").mkdir(parents=True)
     voice = {"id": "mei", "name": HOSTILE, "transcript": "", "consent": "hers", "created": 1}
     voice |= {"description": HOSTILE, "language": HOSTILE, "gender": HOSTILE}

@@ -12,6 +12,7 @@ import pytest
 
 from stepaudiod.voices import VoiceLibrary
 from tests.activation import DaemonProcess
+from tests.checkpoints import write_checkpoint
 from tests.conftest import StartDaemon
 
 
@@ -41,12 +42,9 @@ def samples(response: httpx.Response) -> np.ndarray:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with the smallest checkpoint and one voice."""
-    pytest.importorskip("torch")
-    from tests.model.trees import write_tree
-
     folder = tmp_path_factory.mktemp("data")
     (folder / "models").mkdir()
-    write_tree(folder / "models", "micro")
+    write_checkpoint(folder / "models")
     (folder / "hum.wav").write_bytes(wav(hum()))
     VoiceLibrary(folder / "voices").create("Hum", folder / "hum.wav", "a hum", "mine")
     return folder

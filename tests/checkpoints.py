@@ -1,0 +1,17 @@
+"""The smallest checkpoint of random weights, for tests of other things; they skip without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stepaudiod.model.checkpoint import Checkpoint
+
+
+def write_checkpoint(models: Path) -> Checkpoint:
+    """Write it into a folder of models."""
+    pytest.importorskip("torch")
+    from tests.model.trees import write_tree
+
+    return write_tree(models, "micro")

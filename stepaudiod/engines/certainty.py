@@ -1,9 +1,9 @@
 """How sure a recogniser is of what it wrote down. Knows no recogniser.
 
-Mean logarithms of token probabilities, measured with Whisper tiny.en at temperature 0: English sentences have
--0.2 to -0.7, with noise 8 dB below the voice too, and a rare word alone -1.1; Chinese ones -0.95 to -1.3.
-Where a word is repeated for 25 s, the first eight tokens have -0.2 to -0.6 in English and -0.4 to -1.3 in
-Chinese.
+Logarithms of token probabilities, measured with Whisper tiny.en at temperature 0, with noise down to 8 dB
+below the voice. The mean of English sentences is -0.2 to -0.9, of Chinese ones -0.95 to -1.2: rare names are
+as unlikely as another language. The median tells them apart: 0 to -0.6 where most words are plain, and -0.6
+to -1.1 in Chinese. Of one or two words neither tells much.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ LEAST_LOG_PROBABILITY = -1.0
 """Text less probable than that is tried again. Source: Whisper (arXiv 2212.04356), section 4.5."""
 LEAST_TO_KEEP = -0.75
 """Text less probable than that is no transcript of a voice: what is said in that voice depends on it."""
-LEAST_OF_ENGLISH = -0.72
-"""What a recogniser of English writes down of English is at least so probable,"""
-AT_THE_ENDS = -3.0
+CERTAIN = -0.7
+"""A text with that mean is English without a look at the median."""
+LEAST_OF_ENGLISH = -1.3
+"""What a recogniser of English writes down of English has at least that as mean and median together,"""
+AT_THE_ENDS = -5.2
 """with that much in all for one rare word and for the ends of speech, which weigh in a short recording."""
 
 
@@ -44,19 +46,24 @@ class EnglishCheck:
         self._param = param
         self._mean = _Mean()
 
-    def add(self, average_logprob: float, tokens: int) -> None:
+    def add(self, certainty: float, tokens: int) -> None:
         """Take what the likeliest text of another window has, before any of it is handed on.
+
+        Args:
+            certainty: mean and median of its tokens' log-probabilities, added up; the mean alone where that
+                is above `CERTAIN`.
+            tokens: how many it has.
 
         Raises:
             Unsupported: all windows so far don't sound like English.
         """
-        self._mean.add(average_logprob, tokens)
+        self._mean.add(certainty, tokens)
         least = LEAST_OF_ENGLISH + AT_THE_ENDS / self._mean.tokens
         if self._mean.value < least:
             raise Unsupported(
-                f"The recording doesn't sound like English, and {self._engine} knows English only: the mean "
-                f"log-probability of what it heard is {self._mean.value:.2f}, and English has at least "
-                f"{least:.2f}. For other languages fetch a larger Whisper: "
+                f"The recording doesn't sound like English, and {self._engine} knows English only: mean and "
+                f"median log-probability of what it heard are {self._mean.value:.2f} together, and English "
+                f"has at least {least:.2f}. For other languages fetch a larger Whisper: "
                 "stepaudioctl models pull whisper.",
                 self._param,
             )

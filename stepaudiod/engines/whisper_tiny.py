@@ -20,7 +20,7 @@ from stepaudiod.audio.mel import HOP, log_mel, mel_filters
 from stepaudiod.audio.voice_activity import RATE
 from stepaudiod.engines.base import Clip, Progress, Waveform
 from stepaudiod.engines.byte_tokens import Merges, Spelling
-from stepaudiod.engines.certainty import EnglishCheck
+from stepaudiod.engines.certainty import CERTAIN, EnglishCheck
 from stepaudiod.engines.listening import WORKING, listen
 from stepaudiod.engines.whisper_segments import (
     TIMESTAMP_S,
@@ -177,19 +177,26 @@ class WhisperTinyEngine:
             is_loop = is_repetitive(self._spelling.text([self._tokens[token] for token in decoded.ids]))
             if not is_judged:
                 is_judged = True
-                sure = self._before_it_repeats(encoded, decoded) if is_loop else decoded.average_logprob
-                check.add(sure, len(decoded.ids))
+                check.add(self._certainty(encoded, decoded, is_loop), len(decoded.ids))
             if not decoded.is_guess and not is_loop:
                 break
             yield WORKING
         return decoded
 
-    def _before_it_repeats(self, encoded: Any, loop: Hypothesis) -> float:
-        """The mean log-probability of a loop's first tokens: in any language its later ones are likely."""
-        words = [token for token in loop.ids if token < self._ids["<|endoftext|>"]][:UNREPEATED]
+    def _certainty(self, encoded: Any, decoded: Hypothesis, is_loop: bool) -> float:
+        """What `EnglishCheck.add` takes; of a loop, for its beginning: the rest is likely in any language."""
+        if decoded.average_logprob > CERTAIN and not is_loop:
+            return decoded.average_logprob
+        words = [token for token in decoded.ids if token < self._ids["<|endoftext|>"]]
+        if not words:
+            return 2 * decoded.average_logprob
         start = [self._ids["<|startoftranscript|>"]]
-        probabilities = self._model.align(encoded, start, [words], WINDOW_FRAMES)[0].text_token_probs
-        return float(np.log(np.maximum(probabilities, LEAST_PROBABILITY)).mean())
+        aligned = self._model.align(encoded, start, [words], WINDOW_FRAMES)[0]
+        logprobs = np.log(np.maximum(aligned.text_token_probs, LEAST_PROBABILITY))
+        if is_loop:
+            logprobs = logprobs[:UNREPEATED]
+        mean = logprobs.mean() if is_loop else decoded.average_logprob
+        return float(mean + np.median(logprobs))
 
     def _edges(self, encoded: Any, found: list[Stretch], samples: int) -> list[float]:
         """Where each token of text begins in the window, and where the last one ends."""

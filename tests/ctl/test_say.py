@@ -9,6 +9,7 @@ import stat
 import struct
 import subprocess
 import wave
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -207,10 +208,11 @@ def test_a_busy_daemon_is_asked_again(start_by_hand: StartByHand, programs: Path
     daemon = start_by_hand(limits__concurrency=1, limits__max_queue=0)
     ctl = Ctl(("--socket", daemon.socket), str(programs))
     first = begin(ctl)
-    second = ctl.start("say", TEXT, "-o", "-")
-    daemon.wait_for("hibari refused")
-    first.kill()
-    first.communicate()
+    with ThreadPoolExecutor(1) as reader:
+        reader.submit(first.communicate)  # a client that doesn't read would give its turn back
+        second = ctl.start("say", TEXT, "-o", "-")
+        daemon.wait_for("hibari refused")
+        first.kill()
     audio, complaint = second.communicate(timeout=DEADLINE_S)
     assert (second.returncode, complaint) == (0, b"")
     assert audio.startswith(b"RIFF")

@@ -211,13 +211,22 @@ def test_english_is_not_taken_for_another_language(
         "Hello.",
         "Kubernetes.",
         "My name is Siobhan Llewellyn, and I live in Kyiv.",
+        "Call Nguyen Phuong at Szczecin tomorrow.",
+        "I work at Huawei with Krzysztof Wojciechowski.",
         judges.HARVARD[3],
     ):
         sound = say(hibari, said, "heart")
         assert segments(tiny, sound + random.normal(0, noise, len(sound)).astype(np.float32)), said
 
 
-@pytest.mark.parametrize("said", ["你好，很高兴认识你。", "上次你说鞋子有点磨脚，我给你买了一双软软的鞋垫。"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "你好，很高兴认识你。",
+        "上次你说鞋子有点磨脚，我给你买了一双软软的鞋垫。",
+        "今天天气很好，我们去公园吧。",
+    ],
+)
 def test_chinese_is_refused_before_a_word_of_it_is_made_up(
     said: str, tiny: WhisperTinyEngine, kokoro: KokoroEngine, say: Say
 ) -> None:

@@ -55,8 +55,11 @@ CANCELLED_SHARE = 0.25
 """The power of the channels' mean, as a share of what unrelated channels would give. Below it the channels
 cancel each other out: 1 for unrelated channels, 0 for opposite phases."""
 
-BLOCK = 1 << 16
-"""Samples of each channel that are mixed at a time."""
+CANCELLED_PART = 0.05
+"""A larger part of a recording's power may not be in stretches whose channels cancel each other out."""
+
+BLOCK, STRETCH = 1 << 16, 1 << 12
+"""Samples of each channel that are mixed at a time, and those that are looked at together."""
 
 
 UNREADABLE = (
@@ -109,8 +112,8 @@ def decode_into(
 ) -> int:
     """Read a recording's first audio stream, its channels mixed to one, what is above 48 kHz brought down.
 
-    The mix is the mean of the channels. Where they cancel each other out in it, as two channels of opposite
-    phase do, the channel with the most power is taken instead.
+    The mix is the mean of the channels. If they cancel each other out in it somewhere, as two channels of
+    opposite phase do, the channel with the most power is taken instead.
 
     Args:
         source: the recording, from its beginning.
@@ -167,7 +170,7 @@ class Mixer:
         self._parts: list[Waveform] = []
         self._held = 0
         self._powers = np.zeros(1)
-        self._mean_power = 0.0
+        self._cancelled_power = 0.0
 
     def add(self, part: Waveform) -> None:
         """Take `(samples, channels)`."""
@@ -188,16 +191,23 @@ class Mixer:
         else:
             mixed = np.ascontiguousarray(block[:, self._channel])
         if block.shape[1] > 1:
-            self._powers = self._powers + np.einsum("sc,sc->c", block, block, dtype=np.float64)
-            self._mean_power += float(np.einsum("s,s->", mixed, mixed, dtype=np.float64))
+            for first in range(0, len(block), STRETCH):
+                self._weigh(block[first : first + STRETCH], mixed[first : first + STRETCH])
         np.clip(mixed, -1.0, 1.0, out=mixed)
         self._samples.write(mixed.data)
+
+    def _weigh(self, stretch: Waveform, mixed: Waveform) -> None:
+        """Count the power of each channel, and of those that their mean has lost."""
+        powers = np.einsum("sc,sc->c", stretch, stretch, dtype=np.float64)
+        mean_power = float(np.einsum("s,s->", mixed, mixed, dtype=np.float64))
+        self._powers = self._powers + powers
+        if mean_power < CANCELLED_SHARE * powers.sum() / len(powers) ** 2:
+            self._cancelled_power += float(powers.sum())
 
     @property
     def is_cancelled(self) -> bool:
         """Whether the channels cancel each other out in their mean."""
-        channels = len(self._powers)
-        return channels > 1 and self._mean_power < CANCELLED_SHARE * self._powers.sum() / channels**2
+        return bool(self._cancelled_power > CANCELLED_PART * self._powers.sum())
 
     @property
     def strongest(self) -> int:

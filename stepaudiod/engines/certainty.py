@@ -8,6 +8,7 @@ to -1.1 in Chinese. Of one or two words neither tells much.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from stepaudiod.errors import Unsupported
@@ -17,6 +18,8 @@ LEAST_LOG_PROBABILITY = -1.0
 """Text less probable than that is tried again. Source: Whisper (arXiv 2212.04356), section 4.5."""
 LEAST_TO_KEEP = -0.75
 """Text less probable than that is no transcript of a voice: what is said in that voice depends on it."""
+FEW_WORDS = 4
+"""Of fewer words it isn't told whether they are said over and over."""
 CERTAIN = -0.7
 """A text with that mean is English without a look at the median."""
 LEAST_OF_ENGLISH = -1.3
@@ -26,10 +29,16 @@ AT_THE_ENDS = -5.2
 
 
 def is_guess(segments: Iterable[Segment]) -> bool:
-    """Whether a transcript is too unsure to be kept as what a recording says."""
+    """Whether a transcript is too unsure to be kept as what a recording says.
+
+    What is said over and over is unsure too: its repetitions are likely in every language.
+    """
     mean = _Mean()
     for segment in segments:
         mean.add(segment.average_logprob, len(segment.tokens))
+        words = re.findall(r"\w+", segment.text.lower())
+        if len(words) >= FEW_WORDS and 2 * len(set(words)) <= len(words):
+            return True
     return mean.value < LEAST_TO_KEEP
 
 

@@ -106,7 +106,8 @@ def require_speakable(engine: EngineDescription, text: str) -> None:
         )
     main = main_language(text)
     if main not in languages or not has_letters_of(text, languages):
-        language = LANGUAGE_NAMES.get(main, "neither English nor Chinese")
+        named = None if main in languages else LANGUAGE_NAMES.get(main)
+        language = named or "in another language"
         raise Unsupported(
             f"The engine {engine.name} speaks {spoken}, and the input is {language}. "
             "Send text in a language that it speaks, or use a model whose languages include this one.",

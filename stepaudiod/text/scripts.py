@@ -9,6 +9,7 @@ symbols and spaces belong to their neighbours:
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ _LATIN = f"[{LATIN}]"
 _KANA = f"[{KANA}]"
 _LETTER = r"[^\W\d_]"
 _FOREIGN = rf"[^\W\d_{HAN}{LATIN}{GREEK}\u00b5\u2100-\u214f]"
+_LONE_GREEK = rf"(?<![{GREEK}])[\u0391-\u03a9\u03b1-\u03c9](?![{GREEK}])"
 _STRONG = rf"(?P<zh>[{HAN}]+)|(?P<en>[{LATIN}]+)"
 
 
@@ -45,11 +47,11 @@ def main_language(text: str) -> str:
     """The language that most of the text is in: "en", "zh", "ja" or "other".
 
     Four Chinese characters weigh as much as three Latin words; units and lone letters ("5kg", "U盘") weigh
-    nothing. Text without letters is English.
+    nothing. Text without letters is English. Signs count as what they stand for: "①" is a digit, "㎏" Latin.
     """
     if text.isascii():
         return "en"
-    sample = text[:SAMPLE]
+    sample = _compatible(text[:SAMPLE])
     han = len(re.findall(_HAN, sample))
     words = len(re.findall(_LATIN_WORD, sample))
     kana = len(re.findall(_KANA, sample))
@@ -62,6 +64,12 @@ def main_language(text: str) -> str:
     return "zh" if han and 0.75 * han >= words else "en"
 
 
+def _compatible(text: str) -> str:
+    """The text with letters and digits in place of signs that stand for them; any number is a digit."""
+    compatible = unicodedata.normalize("NFKC", text)
+    return "".join("1" if sign.isnumeric() and not sign.isalpha() else sign for sign in compatible)
+
+
 def has_chinese(text: str) -> bool:
     """Whether there is any Han character."""
     return not text.isascii() and re.search(_HAN, text) is not None
@@ -69,14 +77,18 @@ def has_chinese(text: str) -> bool:
 
 def has_letters(text: str) -> bool:
     """Whether there is a letter of any script."""
-    return re.search(_LETTER, text) is not None
+    return re.search(_LETTER, _compatible(text)) is not None
 
 
 def has_letters_of(text: str, languages: tuple[str, ...]) -> bool:
-    """Whether anything here can be said in one of the languages: their letters, or digits."""
+    """Whether anything here can be said in one of the languages: their letters, or digits.
+
+    English has names for Greek letters that stand alone.
+    """
     if text.isascii():
         return "en" in languages or not re.search(_LETTER, text)
-    if "en" in languages and re.search(_LATIN, text):
+    text = _compatible(text)
+    if "en" in languages and re.search(f"{_LATIN}|{_LONE_GREEK}", text):
         return True
     return ("zh" in languages and has_chinese(text)) or not re.search(_LETTER, text)
 

@@ -93,6 +93,17 @@ def test_opposite_phases_are_heard_by_the_stronger_channel() -> None:
     assert np.allclose(waveform, sound, atol=1e-3)
 
 
+@pytest.mark.parametrize("part", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_phases_that_are_opposite_for_a_while_lose_nothing(part: float, is_first: bool) -> None:
+    sound = noise(4, 16_000)
+    other, length = sound * 0.9, round(64_000 * part)
+    opposite = slice(0, length) if is_first else slice(64_000 - length, 64_000)
+    other[opposite] *= -1
+    waveform, _ = decode(wav([sound, other], 16_000))
+    assert np.allclose(waveform, sound, atol=1e-3)
+
+
 def test_silence_of_two_channels_is_silence() -> None:
     waveform, _ = decode(wav([np.zeros(8000, np.float32)] * 2, 16_000))
     assert not waveform.any()

@@ -53,6 +53,20 @@ def test_chinese_for_the_english_voice_says_what_would_make_it_possible() -> Non
     assert raised.value.param == "input"
 
 
+@pytest.mark.parametrize(
+    "text", ["①", "5²", "½", "3⅞", "12 ① 3", "❶", "Ⅷ", "ﬁ", "𝐇𝐞𝐥𝐥𝐨", "㎏", "5 Ω", "π", "µ"]
+)
+@pytest.mark.parametrize("engine", [HIBARI, KOKORO])
+def test_signs_that_stand_for_letters_or_digits_are_spoken(engine: EngineDescription, text: str) -> None:
+    require_speakable(engine, text)
+
+
+@pytest.mark.parametrize("text", ["Αλφα και ωμέγα", "привет", "안녕", "ℵ"])
+def test_a_language_without_a_name_here_is_called_another_one(text: str) -> None:
+    with pytest.raises(Unsupported, match="the input is in another language"):
+        require_speakable(HIBARI, text)
+
+
 @pytest.mark.parametrize("text", ["Привет, мир", "こんにちは、世界", "안녕하세요", "مرحبا"])
 def test_other_languages_are_refused_by_both(text: str) -> None:
     for engine in (HIBARI, KOKORO):

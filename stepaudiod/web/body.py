@@ -316,7 +316,11 @@ def _explain(error: ValidationError) -> tuple[str, str | None]:
     """What is wrong with which field; the first mistake decides `param`."""
     item = error.errors()[0]
     if item["type"] in ("json_invalid", "model_type"):
-        return f"The body isn't a JSON object: {item['msg']}.", None
+        half = any(word in item["msg"] for word in ("surrogate", "hex escape"))
+        hint = (
+            r" An escape of \ud800 to \udfff is half a character: send both halves, or none." if half else ""
+        )
+        return f"The body isn't a JSON object: {item['msg']}.{hint}", None
     names = [str(part) for part in item["loc"] if part not in ("str", "VoiceId")]
     param = ".".join(names) or "body"
     if item["type"] == "missing":

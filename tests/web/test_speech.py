@@ -143,8 +143,9 @@ def test_text_that_says_nothing_is_refused(client: httpx.Client) -> None:
 
 
 def test_broken_unicode_is_refused(client: httpx.Client) -> None:
-    raw = b'{"model": "tts-1", "voice": "alloy", "input": "\\ud800 hello"}'
-    refused(client.post("/v1/audio/speech", content=raw), 400, None, "JSON")
+    for half in ("\\ud800 hello", "hello \\ud800", "hello \\udc00"):
+        raw = f'{{"model": "tts-1", "voice": "alloy", "input": "{half}"}}'
+        refused(client.post("/v1/audio/speech", content=raw), 400, None, "half a character")
 
 
 def test_text_over_the_limit_is_refused_with_the_limit(client: httpx.Client) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 SAMPLE = 20_000
-"""How many characters are looked at to tell a text's main language."""
+"""How many characters are looked at to tell a text's main language, and what its signs stand for."""
 
 HAN = r"\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 LATIN = (
@@ -87,7 +87,9 @@ def has_letters_of(text: str, languages: tuple[str, ...]) -> bool:
     """
     if text.isascii():
         return "en" in languages or not re.search(_LETTER, text)
-    text = _compatible(text)
+    if ("en" in languages and re.search(_LATIN, text)) or ("zh" in languages and has_chinese(text)):
+        return True
+    text = _compatible(text[:SAMPLE])
     if "en" in languages and re.search(f"{_LATIN}|{_LONE_GREEK}", text):
         return True
     return ("zh" in languages and has_chinese(text)) or not re.search(_LETTER, text)

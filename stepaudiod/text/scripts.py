@@ -66,7 +66,7 @@ def main_language(text: str) -> str:
 
 def _compatible(text: str) -> str:
     """The text with letters and digits in place of signs that stand for them; any number is a digit."""
-    compatible = unicodedata.normalize("NFKC", text)
+    compatible = unicodedata.normalize("NFKC", text)[:SAMPLE]  # one sign may stand for eighteen
     return "".join("1" if sign.isnumeric() and not sign.isalpha() else sign for sign in compatible)
 
 

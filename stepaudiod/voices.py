@@ -117,7 +117,7 @@ class VoiceLibrary:
                 voice = _read(path)
                 if self._sees(voice):
                     return voice
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 pass
             except (OSError, ValueError, TypeError) as error:
                 if self._caller is not None:
@@ -207,7 +207,10 @@ class VoiceLibrary:
             gender,
             self._caller or "",
         )
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:  # mkdir's word for something that is there and isn't a folder
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.root)) from error
         scratch = Scratch(self.root, UNFINISHED)
         unfinished = scratch.path
         try:

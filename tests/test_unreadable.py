@@ -9,16 +9,19 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stepaudiod.model.checkpoint import Checkpoint
 from tests.activation import DaemonProcess
 from tests.checkpoints import write_checkpoint
+from tests.web.conftest import wav
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a daemon of another user")
 
 DAEMON = 64001
 AS_DAEMON = ("setpriv", f"--reuid={DAEMON}", f"--regid={DAEMON}", "--clear-groups")
+TONE = wav(np.sin(np.arange(48_000, dtype=np.float32) / 20) / 4)
 SPEECH = {"model": "hibari", "voice": "heart", "input": "One.", "response_format": "pcm"}
 
 
@@ -109,6 +112,35 @@ def index_is_a_list(data: Path) -> str:
     return "expected a weight_map of file names"
 
 
+def data_is_a_file(data: Path) -> str:
+    shutil.rmtree(data)
+    data.write_text("mine")
+    return "can't be read: Not a directory"
+
+
+def models_is_a_file(data: Path) -> str:
+    shutil.rmtree(data / "models")
+    (data / "models").write_text("mine")
+    return "can't be read: Not a directory"
+
+
+def voices_is_a_file(data: Path) -> str:
+    shutil.rmtree(data / "voices")
+    (data / "voices").write_text("mine")
+    return f"{data}/voices can't be read: Not a directory"
+
+
+def voices_is_a_link_to_nothing(data: Path) -> str:
+    shutil.rmtree(data / "voices")
+    (data / "voices").symlink_to(data / "nothing")
+    return ""
+
+
+def model_is_not_there(data: Path) -> str:
+    shutil.rmtree(Checkpoint(data / "models").model)
+    return "isn't there; run `stepaudioctl models pull step-audio-editx`"
+
+
 def configuration_is_broken(data: Path) -> str:
     Checkpoint(data / "models").config.write_text("{")
     return "config.json is no readable JSON"
@@ -128,12 +160,19 @@ def links_go_in_a_circle(data: Path) -> str:
     return "Too many levels of symbolic links"
 
 
+WITHOUT_VOICES = (data_shut, voices_shut, data_is_a_file, voices_is_a_file)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         models_shut,
         data_shut,
         voices_shut,
+        data_is_a_file,
+        models_is_a_file,
+        voices_is_a_file,
+        model_is_not_there,
         weights_shut,
         index_is_a_folder,
         index_is_a_list,
@@ -155,8 +194,26 @@ def test_that_engine_says_why_and_the_others_serve(
         assert expected in refused.json()["error"]["message"]
         assert client.get("/api/v1/models/status").status_code == 200
         listed = client.get("/v1/audio/voices")
-        assert listed.status_code == (503 if damage in (data_shut, voices_shut) else 200)
+        assert listed.status_code == (503 if damage in WITHOUT_VOICES else 200)
         assert client.post("/v1/audio/speech", json=SPEECH).status_code == 200
+    assert daemon.wait() == 0
+    assert "Traceback" not in daemon.log()
+
+
+@pytest.mark.parametrize("damage", [data_is_a_file, voices_is_a_file, voices_is_a_link_to_nothing])
+def test_voices_that_have_no_folder_are_refused_with_its_name(
+    start: Start, data: Path, damage: Callable[[Path], str]
+) -> None:
+    damage(data)
+    daemon = start({"data_dir": data, "idle_timeout": 2})
+    form = {"name": "Mei", "consent": "hers", "transcript": "Hello."}
+    with daemon.client() as client:
+        for refused in (
+            client.post("/v1/audio/voices", data=form, files={"audio_sample": ("a.wav", TONE, "audio/wav")}),
+            *([] if damage is voices_is_a_link_to_nothing else [client.delete("/v1/audio/voices/mei")]),
+        ):
+            assert refused.status_code == 503, refused.text
+            assert f"can't use {data}" in refused.json()["error"]["message"]
     assert daemon.wait() == 0
     assert "Traceback" not in daemon.log()
 

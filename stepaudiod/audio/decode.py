@@ -3,7 +3,7 @@
 The bytes come from strangers: only demuxers of plain audio and video files may look at them (none that opens
 other files or addresses, as playlists do), only decoders of sound (a megabyte of cover picture may unpack to
 a gigabyte), and the limits hold while decoding, whatever the header claims. The worker calls this in a
-process of its own (`worker/decoders.py`), which a fault of FFmpeg may end.
+process of its own (`worker/decoder_main.py`), which a fault of FFmpeg may end.
 """
 
 from __future__ import annotations
@@ -65,6 +65,11 @@ BLOCK, STRETCH = 1 << 16, 1 << 12
 UNREADABLE = (
     "The recording can't be read: it is empty, damaged, or in a format that is not known here. "
     "Send wav, mp3, flac, ogg, opus, m4a or webm."
+)
+
+UNSUPPORTED_PART = (
+    "The recording has a part that is not supported here: its channels or its codec change midway, perhaps. "
+    "Send one that stays the same."
 )
 
 TOO_LITTLE = "The recording is damaged: too little of it can be decoded."
@@ -320,6 +325,8 @@ def _parts(
                     )
                 for out in resampler.resample(frame):
                     yield cast(Waveform, out.to_ndarray()).reshape(-1, now[1])
+    except av.PatchWelcomeError as error:  # for instance an Ogg file whose channels change
+        raise InvalidRequest(UNSUPPORTED_PART, param) from error
     except (av.FFmpegError, ValueError, LookupError, OSError) as error:
         # LookupError: a stream that wasn't there when the file was opened, PyAV has no place for it
         raise InvalidRequest("The recording is damaged: it can't be decoded to its end.", param) from error

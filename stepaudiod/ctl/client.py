@@ -9,12 +9,14 @@ import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from stepaudiod import __version__
-from stepaudiod.ctl.errors import DaemonRefused, IncompleteAudio, Unreachable
+from stepaudiod.ctl.errors import DaemonRefused, IncompleteAudio, Unreachable, WrongUsage
+from stepaudiod.ctl.options import NO_URL
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -40,9 +42,16 @@ class Client:
     Args:
         options: where it is.
         terminal: is told when a wait is long.
+
+    Raises:
+        WrongUsage: the server's name can't be one.
     """
 
     def __init__(self, options: Options, terminal: Terminal) -> None:
+        try:
+            httpx.URL(options.url or "").host  # noqa: B018  # decodes an internationalised name
+        except ValueError:
+            raise WrongUsage(NO_URL.format(options.url)) from None
         self._options = options
         self._terminal = terminal
         headers = {"User-Agent": f"stepaudioctl/{__version__}"}
@@ -177,6 +186,8 @@ class Client:
                     f"There is no socket {where}. Is stepaudiod.socket active? "
                     "Start it: systemctl enable --now stepaudiod.socket. Is it elsewhere? --socket, --url."
                 )
+            case errno.ECONNREFUSED if not Path(where).is_socket():
+                return f"{where} isn't a socket. Name the daemon's: --socket, $STEPAUDIOCTL_SOCKET or --url."
             case errno.ECONNREFUSED:
                 return (
                     f"Nobody listens at {where}; the file is left over from a daemon that ended. "

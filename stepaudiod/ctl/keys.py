@@ -81,11 +81,14 @@ def _append(path: Path, name: str, line: str) -> None:
                     f"{path} has a key named {name!r} already. Delete its line, or take another name."
                 )
             file.write(f"{line}\n" if not text or text.endswith("\n") else f"\n{line}\n")
-    except (OSError, UnicodeDecodeError) as error:
-        if getattr(error, "errno", None) == errno.ELOOP:
+    except UnicodeDecodeError as error:
+        raise WrongUsage(f"{path} isn't UTF-8 text: {error.reason}. Another one: --file.") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
             raise WrongUsage(f"{path} is a link. Name the file itself: --file.") from None
-        reason = getattr(error, "strerror", None) or error
-        raise WrongUsage(f"{path} can't be written: {reason}. As root? Another one: --file.") from None
+        raise WrongUsage(
+            f"{path} can't be written: {error.strerror or error}. As root? Another one: --file."
+        ) from None
     except ConfigError as error:
         raise WrongUsage(error.message) from None
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stepaudiod.ctl.terminal import Terminal
 
 DEFAULT_SOCKET = "/run/stepaudiod.sock"
+NO_URL = "{!r} isn't the URL of a server. Write it as http://127.0.0.1:7860."
 DEFAULT_TIMEOUT_S = 600.0
 """The first audio may have to wait for a large model to be read from a slow disk."""
 
@@ -82,10 +83,11 @@ def _checked(url: str) -> str:
     try:
         parts = urlsplit(url)
         is_sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        (parts.hostname or "").encode("idna")  # names that can't be asked for: "a..b", too long
     except ValueError:
         is_sound = False
     if not is_sound:
-        raise WrongUsage(f"{url!r} isn't the URL of a server. Write it as http://127.0.0.1:7860.")
+        raise WrongUsage(NO_URL.format(url))
     return url.rstrip("/")
 
 

@@ -95,8 +95,10 @@ class Checkpoint:
         """
         try:
             os.scandir(self.model).close()
-        except (FileNotFoundError, NotADirectoryError):
-            pass  # said below
+        except FileNotFoundError:
+            raise ModelFileError(
+                f"{self.model} isn't there; run `stepaudioctl models pull step-audio-editx`"
+            ) from None
         except OSError as error:
             raise unreadable(self.model, error) from None
         index = self.model / "model.safetensors.index.json"

@@ -72,7 +72,7 @@ class Access:
         if scope["state"]["reach"] == "unix":
             await self._app(scope, receive, send)
             return
-        origin = headers.get("origin", "")
+        origin = _origin(headers)
         has_friend = origin in self._settings().access.origins
         if has_friend:
             send = _readable_by(origin, send)
@@ -165,11 +165,16 @@ def _plain(name: str) -> str:
     return str(mapped or address)
 
 
+def _origin(headers: Headers) -> str:
+    """The page's origin; "" where no header names one. Two headers are no origin that could be allowed."""
+    return ", ".join(headers.getlist("origin"))
+
+
 def _check_origin(scope: Scope, headers: Headers) -> None:
     """Raise if a page of another site asks. Programs send neither header."""
-    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    site, origin = headers.get("sec-fetch-site"), _origin(headers)
     if site is None:
-        is_own = origin is None or origin == f"http://{headers.get('host')}"
+        is_own = not origin or origin == f"http://{headers.get('host')}"
     else:
         is_own = site in ("same-origin", "none") or _is_link(scope, headers)
     if not is_own:

@@ -315,7 +315,7 @@ async def _pieces(
 def _explain(error: ValidationError) -> tuple[str, str | None]:
     """What is wrong with which field; the first mistake decides `param`."""
     item = error.errors()[0]
-    if item["type"] in ("json_invalid", "model_type"):
+    if item["type"] == "json_invalid" or not item["loc"]:
         half = any(word in item["msg"] for word in ("surrogate", "hex escape"))
         hint = (
             r" An escape of \ud800 to \udfff is half a character: send both halves, or none." if half else ""

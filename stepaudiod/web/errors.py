@@ -51,6 +51,13 @@ IN_THE_JOURNAL = "Its journal says why: journalctl -u stepaudiod"
 UNFINISHED = (408, 413, 507)
 """Answers to a request that has not come whole: the connection can't carry another."""
 
+UNUSABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),  # not allowed
+    *(errno.ENOTDIR, errno.EISDIR, errno.ELOOP),  # another kind of file than it should be
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN),  # a disk or a mount that has failed
+)
+"""Errors of the administrator's folders rather than of the daemon's code."""
+
 
 def error_body(message: str, status: int, code: str | None = None, param: str | None = None) -> bytes:
     """The JSON of one error."""
@@ -88,12 +95,12 @@ async def on_stepaudiod_error(request: Request, error: Exception) -> Response:
 async def on_os_error(request: Request, error: Exception) -> Response:
     """No room for what was sent, or a folder that may not be used; any other is a fault of the daemon."""
     assert isinstance(error, OSError)
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        log.error("the daemon may not use a file that it needs: %s", error)
+    if error.errno in UNUSABLE and error.filename:
+        log.error("the daemon can't use a file that it needs: %s", error)
         return await on_stepaudiod_error(
             request,
             EngineUnavailable(
-                f"The daemon may not use {error.filename}: {error.strerror}. `stepaudioctl doctor` says what "
+                f"The daemon can't use {error.filename}: {error.strerror}. `stepaudioctl doctor` says what "
                 "to do."
             ),
         )

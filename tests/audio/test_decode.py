@@ -124,6 +124,12 @@ def test_a_stream_that_changes_midway_is_refused(layout: str, rate: int, found: 
         decode(mono * 4 + compressed("adts", "aac", layout, rate))
 
 
+def test_ogg_streams_in_a_chain_may_not_change_their_channels() -> None:
+    mono, stereo = compressed("ogg", "libopus", "mono"), compressed("ogg", "libopus", "stereo")
+    with pytest.raises(InvalidRequest, match="channels or its codec change midway"):
+        decode(mono + stereo)
+
+
 @pytest.mark.parametrize(("container", "codec"), [("mpegts", "mp2"), ("mpegts", "aac"), ("flv", "aac")])
 def test_a_damaged_stream_that_seems_to_begin_another_one_is_refused(container: str, codec: str) -> None:
     sound = encoded(container, codec, 0.6, 44_100, seed=1)

@@ -380,6 +380,17 @@ def test_a_folder_that_the_daemon_may_not_write_to(open_folder: Path) -> None:
     assert found.level == "ok"
 
 
+def test_a_file_in_the_place_of_a_folder_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("mine")
+    (found,) = folder_findings(tmp_path / "data", "data", None, 0)
+    assert (found.level, found.text) == ("problem", f"{tmp_path / 'data'} isn't a folder")
+    for name in ("models", "voices"):
+        (tmp_path / name).write_text("mine")
+        assert f"{tmp_path / name} isn't a folder" in [
+            f.text for f in Models(Settings(), tmp_path).findings(None) if f.level == "problem"
+        ]
+
+
 def test_too_little_room_for_the_model_is_noted(tmp_path: Path) -> None:
     (found,) = folder_findings(tmp_path, "data", None, 10**18)
     assert found.level == "note"

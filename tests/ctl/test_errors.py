@@ -108,6 +108,13 @@ def test_wrong_usage_is_2(programs: Path, arguments: tuple[str, ...]) -> None:
     assert done.stderr
 
 
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example", "xn--a", "xn--99999", "xn--\udcff"])
+def test_a_server_whose_name_cannot_be_one_is_2(programs: Path, host: str) -> None:
+    done = Ctl(("--url", f"http://{host}"), str(programs)).run("status")
+    assert done.returncode == 2
+    assert b"isn't the URL of a server" in done.stderr
+
+
 def test_text_that_is_not_utf8_is_2(programs: Path) -> None:
     done = Ctl((), str(programs)).run("say", "-o", "-", stdin=b"\xff\xfe")
     assert done.returncode == 2
@@ -126,6 +133,14 @@ def test_a_socket_that_nobody_holds_is_3(programs: Path, tmp_path: Path) -> None
     done = Ctl(("--socket", str(tmp_path / "sock")), str(programs)).run("status")
     assert done.returncode == 3
     assert b"Nobody listens" in done.stderr
+
+
+def test_a_socket_that_is_an_ordinary_file_is_3_and_stays(programs: Path, tmp_path: Path) -> None:
+    (tmp_path / "sock").write_text("mine")
+    done = Ctl(("--socket", str(tmp_path / "sock")), str(programs)).run("status")
+    assert done.returncode == 3
+    assert b"isn't a socket" in done.stderr
+    assert (tmp_path / "sock").read_text() == "mine"
 
 
 def test_no_permission_is_3_and_names_the_group() -> None:

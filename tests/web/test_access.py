@@ -147,6 +147,8 @@ def test_the_unix_socket_asks_for_no_name(local: DaemonProcess) -> None:
         "Sec-Fetch-Site: same-site",
         "Sec-Fetch-Site: cross-site\nSec-Fetch-Mode: navigate\nSec-Fetch-Dest: iframe",
         "Sec-Fetch-Site: cross-site\nOrigin: http://localhost:7860",
+        "Origin: http://localhost:7860\nOrigin: https://evil.example",
+        "Origin: https://friend.example\nOrigin: https://evil.example",
     ],
 )
 def test_pages_of_other_sites_are_refused(local: DaemonProcess, headers: str) -> None:

@@ -71,6 +71,13 @@ def test_all_that_a_page_loads_is_below_the_prefix(
     assert "stepaudiod.invalid" not in page.text
 
 
+def test_the_document_names_the_server_below_the_prefix(client: httpx.Client, proxy: Proxy) -> None:
+    """As a generated client reads it: relative to where the document was found."""
+    answer = client.get(f"{proxy.url}/openapi.json")
+    (server,) = answer.json()["servers"]
+    assert urljoin(str(answer.url), server["url"]).rstrip("/") == proxy.url
+
+
 def test_no_script_of_ours_names_an_absolute_path() -> None:
     ours = [*HERE.glob("static/*.js"), *HERE.glob("static/*.css"), *HERE.glob("*.html")]
     found = {file.name: ABSOLUTE.findall(file.read_text()) for file in ours}

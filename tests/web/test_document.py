@@ -128,6 +128,15 @@ def test_the_old_place_leads_to_it(awake: DaemonProcess) -> None:
     assert (response.status_code, response.headers["location"]) == (308, "docs")
 
 
+@pytest.mark.parametrize("value", ["x", 0, True, [], 1.5, ""])
+def test_a_part_that_is_no_object_is_named(awake: DaemonProcess, value: object) -> None:
+    with awake.client() as client:
+        body = {"model": "hibari", "voice": "", "input": "Hi.", "step_audio": value}
+        error = client.post("/v1/audio/speech", json=body).json()["error"]
+    assert error["param"] == "step_audio"
+    assert "The body" not in error["message"]
+
+
 def test_a_wrong_method_is_told_every_right_one(awake: DaemonProcess) -> None:
     response = awake.shared_client.put("/v1/audio/voices")
     assert response.status_code == 405

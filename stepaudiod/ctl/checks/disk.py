@@ -28,11 +28,15 @@ def folder_findings(
     subject = f"{purpose} folder"
     try:
         is_there = path.exists()
+        is_other = is_there and not path.is_dir()
     except PermissionError:
         yield unknown(subject, f"{path} can't be looked at without rights", "sudo stepaudioctl doctor")
         return
     if not is_there and account is not None:
         yield problem(subject, f"{path} isn't there", "systemd-tmpfiles --create")
+        return
+    if is_other:
+        yield problem(subject, f"{path} isn't a folder", f"move it away, then: mkdir {path}")
         return
     if account is not None and account.may(path, os.W_OK | os.X_OK) is False:
         yield problem(

@@ -83,7 +83,7 @@ class Models:
         try:
             os.listdir(self.data)
             os.listdir(self.data / "models")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
             return True
@@ -111,6 +111,11 @@ class Models:
                 "model files", f"{self.data} can't be looked into without rights", "sudo stepaudioctl doctor"
             )
             return
+        for folder in (self.data / "models", self.data / "voices"):
+            if folder.exists() and not folder.is_dir():
+                yield problem(
+                    "model files", f"{folder} isn't a folder", f"move it away, then: mkdir {folder}"
+                )
         if not self.has_some:
             yield note(
                 "model files",

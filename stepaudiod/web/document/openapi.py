@@ -59,7 +59,7 @@ def build(routes: Sequence[BaseRoute], settings: Settings) -> Table:
             "description": ABOUT,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": "."}],  # relative to the document: a proxy may put a prefix before it
         "security": [{}, {"key": []}],
         "tags": [{"name": tag} for tag in dict.fromkeys(entry.tag for _, _, entry in entries)],
         "paths": paths,

@@ -33,6 +33,10 @@ INSTALL = (
     "stepaudioctl models pull whisper"
 )
 
+LEAST_OF_ENGLISH, AT_THE_ENDS = -1.3, 5.2
+"""The least mean log-probability that English has, and how much less one rare word and the ends of speech may
+make it in all. Of another language a model of English alone is less sure."""
+
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 MAX_PROMPT = 200
@@ -150,7 +154,13 @@ class WhisperEngine:
         yield Facts({"duration_s": round(clip.duration_s, 3)})
         if request.language:
             yield Facts({"language": request.language})
-        check = EnglishCheck(self._name, request.recording.param)
+        check = EnglishCheck(
+            self._name,
+            request.recording.param,
+            "the mean log-probability of what it heard",
+            LEAST_OF_ENGLISH,
+            AT_THE_ENDS,
+        )
         hear = _Hearing(self._model, self._extract, self._tokenizer, self._spelling, request, check)
         is_told = bool(request.language)
         for found in listen(clip, hear):
@@ -236,7 +246,7 @@ class _Hearing:
             is_loop = is_repetitive(self._text(ids))
             if not is_loop and not is_judged:  # a loop is likely in every language
                 is_judged = True
-                self._check.add(decoded.average_logprob, len(ids))
+                self._check.add(decoded.average_logprob, max(1, len(ids)))
             if not decoded.is_guess and not is_loop:
                 break
             yield WORKING

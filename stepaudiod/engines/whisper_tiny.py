@@ -8,8 +8,9 @@ The times of words come from CTranslate2's alignment: where the decoder's attent
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from stepaudiod.audio.mel import HOP, log_mel, mel_filters
 from stepaudiod.audio.voice_activity import RATE
 from stepaudiod.engines.base import Clip, Progress, Waveform
 from stepaudiod.engines.byte_tokens import Merges, Spelling
-from stepaudiod.engines.certainty import CERTAIN, EnglishCheck
+from stepaudiod.engines.certainty import EnglishCheck
 from stepaudiod.engines.listening import WORKING, listen
+from stepaudiod.engines.spoken_english import EnglishProbe
 from stepaudiod.engines.whisper_segments import (
     TIMESTAMP_S,
     Hypothesis,
@@ -42,11 +44,11 @@ INSTALL = (
 BEAMS = 5
 MAX_PROMPT = 223
 """Tokens: half of what the decoder remembers, as in the original."""
-UNREPEATED = 8
-"""Tokens at the beginning of a loop that tell how sure the recogniser is of it."""
-LEAST_PROBABILITY = 1e-9
-WINDOW_FRAMES = 3000
-"""Of the encoder's input: 30 s."""
+LEAST_LOG_ODDS = -0.2
+"""Of English, for what is English. `python -m tests.bench.spoken_english` says how many lie below."""
+CERTAIN = -0.5
+"""A text of that mean log-probability is English: of 240 made-up ones one had it. What is said over and over
+is likely in every language."""
 
 
 class WhisperTinyEngine:
@@ -68,6 +70,7 @@ class WhisperTinyEngine:
         self._spelling = Spelling()
         self._filters = mel_filters(80)
         self._path = Path()
+        self._probe = EnglishProbe()
 
     def load(self, progress: Progress) -> None:
         """Read the weights and the vocabulary.
@@ -120,7 +123,12 @@ class WhisperTinyEngine:
             )
         yield Facts({"language": "en", "duration_s": round(clip.duration_s, 3)})
         prompt = self._prompt(request.prompt)
-        check = EnglishCheck("whisper-tiny.en", request.recording.param)
+        check = EnglishCheck(
+            "whisper-tiny.en",
+            request.recording.param,
+            "the logarithm of the odds for English",
+            LEAST_LOG_ODDS,
+        )
         yield from listen(clip, lambda window: self._hear(window, request, prompt, check))
 
     def _prompt(self, text: str) -> list[int]:
@@ -132,14 +140,19 @@ class WhisperTinyEngine:
         known = [self._ids[token] for token in hint if token in self._ids]
         return [self._ids["<|startofprev|>"], *known[-MAX_PROMPT:], start]
 
+    def encode(self, window: Waveform) -> Any:
+        """The encoder's states of a window of up to 30 s at 16 kHz: `(1, 1500, 384)`."""
+        mel = log_mel(window, self._filters)
+        return self._model.encode(self._features(mel[None]))
+
     def _hear(
         self, window: Waveform, request: TranscriptionRequest, prompt: list[int], check: EnglishCheck
     ) -> Generator[Facts, None, list[Segment]]:
-        mel = log_mel(window, self._filters)
-        encoded = self._model.encode(self._features(mel[None]))  # (1, 1500, 384)
+        encoded = self.encode(window)
         yield WORKING
-        decoded = yield from self._decode(encoded, prompt, request.temperature, check)
         length_s = len(window) / RATE
+        judge = partial(self._judge, check, encoded, length_s)
+        decoded = yield from self._decode(encoded, prompt, request.temperature, judge)
         found = list(stretches(decoded.ids, self._ids["<|endoftext|>"], self._ids["<|0.00|>"], length_s))
         edges = self._edges(encoded, found, len(window)) if request.has_words and found else None
         segments = []
@@ -154,12 +167,11 @@ class WhisperTinyEngine:
         return segments
 
     def _decode(
-        self, encoded: Any, prompt: list[int], temperature: float, check: EnglishCheck
+        self, encoded: Any, prompt: list[int], temperature: float, judge: Callable[[bool], None]
     ) -> Generator[Facts, None, Hypothesis]:
         """The likeliest tokens; none where nobody seems to speak."""
         decoded = Hypothesis((), 0.0, 1.0)
-        is_judged = False
-        for attempt in attempts(temperature):
+        for number, attempt in enumerate(attempts(temperature)):
             sampled = attempt.temperature > 0
             result = self._model.generate(
                 encoded,
@@ -175,28 +187,16 @@ class WhisperTinyEngine:
             if decoded.is_made_up:
                 return replace(decoded, ids=())
             is_loop = is_repetitive(self._spelling.text([self._tokens[token] for token in decoded.ids]))
-            if not is_judged:
-                is_judged = True
-                check.add(self._certainty(encoded, decoded, is_loop), len(decoded.ids))
+            if number == 0 and decoded.ids:
+                judge(decoded.average_logprob > CERTAIN and not is_loop)
             if not decoded.is_guess and not is_loop:
                 break
             yield WORKING
         return decoded
 
-    def _certainty(self, encoded: Any, decoded: Hypothesis, is_loop: bool) -> float:
-        """What `EnglishCheck.add` takes; of a loop, for its beginning: the rest is likely in any language."""
-        if decoded.average_logprob > CERTAIN and not is_loop:
-            return decoded.average_logprob
-        words = [token for token in decoded.ids if token < self._ids["<|endoftext|>"]]
-        if not words:
-            return 2 * decoded.average_logprob
-        start = [self._ids["<|startoftranscript|>"]]
-        aligned = self._model.align(encoded, start, [words], WINDOW_FRAMES)[0]
-        logprobs = np.log(np.maximum(aligned.text_token_probs, LEAST_PROBABILITY))
-        if is_loop:
-            logprobs = logprobs[:UNREPEATED]
-        mean = logprobs.mean() if is_loop else decoded.average_logprob
-        return float(mean + np.median(logprobs))
+    def _judge(self, check: EnglishCheck, encoded: Any, length_s: float, is_certain: bool) -> None:
+        log_odds = self._probe.log_odds(np.asarray(encoded), length_s)
+        check.add(max(LEAST_LOG_ODDS, log_odds) if is_certain else log_odds, length_s)
 
     def _edges(self, encoded: Any, found: list[Stretch], samples: int) -> list[float]:
         """Where each token of text begins in the window, and where the last one ends."""

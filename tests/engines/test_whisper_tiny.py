@@ -225,12 +225,16 @@ def test_english_is_not_taken_for_another_language(
         "你好，很高兴认识你。",
         "上次你说鞋子有点磨脚，我给你买了一双软软的鞋垫。",
         "今天天气很好，我们去公园吧。",
+        "谢谢你的帮助。",
+        "十二三四五六七八",
+        "再见！",
     ],
 )
+@pytest.mark.parametrize("voice", ["zf_xiaobei", "zf_xiaoxiao", "zm_yunxi", "am_michael"])
 def test_chinese_is_refused_before_a_word_of_it_is_made_up(
-    said: str, tiny: WhisperTinyEngine, kokoro: KokoroEngine, say: Say
+    said: str, voice: str, tiny: WhisperTinyEngine, kokoro: KokoroEngine, say: Say
 ) -> None:
-    clip = Clip(say(kokoro, said, "zf_xiaobei"), RATE)
+    clip = Clip(say(kokoro, said, voice), RATE)
     heard = []
     with pytest.raises(Unsupported, match=r"knows English only.*models pull whisper") as refusal:
         heard += list(tiny.transcribe(TranscriptionRequest(Recording("clip.wav")), clip))

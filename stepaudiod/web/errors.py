@@ -95,13 +95,13 @@ async def on_stepaudiod_error(request: Request, error: Exception) -> Response:
 async def on_os_error(request: Request, error: Exception) -> Response:
     """No room for what was sent, or a folder that may not be used; any other is a fault of the daemon."""
     assert isinstance(error, OSError)
-    if error.errno in UNUSABLE and error.filename:
+    if error.errno in UNUSABLE:
         log.error("the daemon can't use a file that it needs: %s", error)
         return await on_stepaudiod_error(
             request,
             EngineUnavailable(
-                f"The daemon can't use {error.filename}: {error.strerror}. `stepaudioctl doctor` says what "
-                "to do."
+                f"The daemon can't use {error.filename or 'a file'}: {error.strerror}. `stepaudioctl doctor` "
+                "says what to do."
             ),
         )
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):

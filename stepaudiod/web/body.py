@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stepaudiod.config import Settings
 from stepaudiod.errors import Busy, InvalidRequest, TooLarge
 from stepaudiod.scratch import Scratch, sweep
-from stepaudiod.web.places import Arrival, Places
+from stepaudiod.web.places import GIVES_WAY_S, Arrival, Places
 
 DISCARD = 64
 """This many times the limit is read and dropped, so that a client which still sends hears the refusal."""
@@ -58,6 +58,10 @@ class Upload:
     size_bytes: int
 
 
+TRIES = 10
+"""How often a place is asked for, each `GIVES_WAY_S` after the last time."""
+
+
 @dataclass(slots=True, eq=False)
 class Spool:
     """The files of one request, in a folder of their own."""
@@ -68,12 +72,22 @@ class Spool:
     uploads: dict[str, Upload] = field(default_factory=dict)
     is_open: bool = False
 
-    def open(self) -> None:
-        """Have a place for files.
+    async def open(self) -> None:
+        """Have a place for files; while bodies still come, one of them may stop and give way.
 
         Raises:
-            Busy: too many others have one.
+            Busy: too many others have one, and none gave way within a second.
         """
+        for _ in range(TRIES):
+            with suppress(Busy):
+                self._take()
+                return
+            if not self.places.are_coming:
+                break
+            await asyncio.sleep(GIVES_WAY_S)
+        self._take()
+
+    def _take(self) -> None:
         if not self.is_open:
             assert self.arrival is not None
             self.places.take(self, self.arrival)
@@ -85,7 +99,7 @@ class Spool:
         Raises:
             Busy: too many others have files.
         """
-        self.open()
+        self._take()
         if self.folder is None:
             self.folder = Scratch(Path(tempfile.gettempdir()), SPOOL)
         suffix = Path(filename).suffix.lower()
@@ -196,7 +210,7 @@ async def read_multipart(
         request, settings, limits.max_upload, "limits.max_upload). Send a shorter recording."
     )
     try:
-        spool.open()
+        await spool.open()
     except Busy:
         async for _ in pieces:
             pass

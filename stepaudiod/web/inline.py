@@ -191,7 +191,7 @@ class JsonBody:
     async def _set_aside(self) -> None:
         """Put all but the end of the text on the disk: many unfinished bodies would fill the memory."""
         try:
-            self._spool.open()
+            await self._spool.open()
         except Busy as error:
             self._error = error
             return

@@ -165,7 +165,7 @@ class Sources:
         """Decode what is written in a way in which it isn't noticed while the body comes."""
         for field in FIELDS:
             if text := getattr(self._options, field):
-                self._spool.open()
+                await self._spool.open()
                 await asyncio.to_thread(decode_text, text, self._spool, ABOVE + field)
 
     def given(self) -> list[str]:

@@ -100,6 +100,11 @@ class Places:
             self._taken.pop(slowest).give_way()
         self._taken[owner] = arrival
 
+    @property
+    def are_coming(self) -> bool:
+        """Whether any of the bodies that have a place is still being waited for."""
+        return any(each.pace.is_running for each in self._taken.values())
+
     def give_back(self, owner: object) -> None:
         """Leave it to the next; nothing where it has been taken away."""
         self._taken.pop(owner, None)

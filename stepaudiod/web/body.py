@@ -27,6 +27,8 @@ from stepaudiod.errors import Busy, InvalidRequest, TooLarge
 from stepaudiod.scratch import Scratch, sweep
 from stepaudiod.web.places import GIVES_WAY_S, Arrival, Places
 
+TRIES = 10
+"""How often a place is asked for, each `GIVES_WAY_S` after the last time."""
 DISCARD = 64
 """This many times the limit is read and dropped, so that a client which still sends hears the refusal."""
 DISCARD_BYTES = 1 << 28
@@ -56,10 +58,6 @@ class Upload:
     path: Path
     filename: str
     size_bytes: int
-
-
-TRIES = 10
-"""How often a place is asked for, each `GIVES_WAY_S` after the last time."""
 
 
 @dataclass(slots=True, eq=False)

@@ -4,8 +4,6 @@ Later wins: defaults < `stepaudiod.toml` < `conf.d/*.toml` beside it, by name < 
 Every mistake is reported with the file (or variable, or option) it stands in and the path of its key.
 """
 
-from __future__ import annotations
-
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -31,7 +29,8 @@ Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-
 class Section(BaseModel):
     """A table of the file: a key nobody knows is a mistake, not a wish."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # validators of single tables are built at their first use: Settings has its own of all of them
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Listen(Section):
@@ -192,13 +191,13 @@ class Settings(BaseModel):
     allow_url_fetch: bool = Field(
         False, description="whether recordings may be given as URLs, which the daemon then fetches"
     )
-    listen: Listen = Listen()
-    limits: Limits = Limits()
-    timeouts: Timeouts = Timeouts()
-    access: Access = Access()
-    page: PageSettings = PageSettings()
-    marking: Marking = Marking()
-    step_audio: StepAudio = StepAudio()
+    listen: Listen = Listen.model_construct()
+    limits: Limits = Limits.model_construct()
+    timeouts: Timeouts = Timeouts.model_construct()
+    access: Access = Access.model_construct()
+    page: PageSettings = PageSettings.model_construct()
+    marking: Marking = Marking.model_construct()
+    step_audio: StepAudio = StepAudio.model_construct()
 
     @property
     def idle_timeout_s(self) -> float | None:

@@ -1,7 +1,5 @@
 """The requests of the API, field by field: one definition serves validation and the document."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal

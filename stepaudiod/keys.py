@@ -10,8 +10,8 @@ import hashlib
 import hmac
 import re
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from stepaudiod.errors import ConfigError
 
@@ -21,8 +21,7 @@ LINE = re.compile(rf"(?P<name>{NAME.pattern}):(?P<digest>[0-9a-f]{{64}})")
 HOW_TO = "stepaudioctl keys add NAME"
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
+class Keys(NamedTuple):
     """The keys that are good.
 
     Attributes:

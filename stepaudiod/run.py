@@ -7,9 +7,8 @@ import time
 from dataclasses import dataclass, field
 
 from stepaudiod.counters import Counters
-from stepaudiod.speech import EngineDescription, Facts
+from stepaudiod.speech import Audio, EngineDescription, Facts, Result
 from stepaudiod.turns import Turn
-from stepaudiod.worker.process import Audio, Result
 
 log = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from stepaudiod.engines.catalog import Catalog, Choice
 from stepaudiod.errors import Busy, EngineUnavailable, StepaudiodError, Stopping, TookTooLong, WorkerLost
 from stepaudiod.idle import IdleClock
 from stepaudiod.run import Run
-from stepaudiod.speech import EngineDescription, Work, kind_of
+from stepaudiod.speech import EngineDescription, Result, Work, kind_of
 from stepaudiod.turns import Turn, Turns
-from stepaudiod.worker.process import Reply, Result, WorkerProcess
+from stepaudiod.worker.process import Reply, WorkerProcess
 from stepaudiod.worker.protocol import WINDOW_BYTES
 
 log = logging.getLogger(__name__)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
+class Recording(NamedTuple):
     """A recording that a client sent, spooled to a file; the worker decodes it.
 
     Attributes:
@@ -23,8 +22,7 @@ class Recording:
     transcript_param: str = "transcript"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What an edit does; which values go together is the model's business.
 
     Attributes:
@@ -42,8 +40,7 @@ class Change:
     iterations: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class SpeechRequest:
+class SpeechRequest(NamedTuple):
     """Text to be spoken.
 
     Attributes:
@@ -67,8 +64,7 @@ class SpeechRequest:
     is_marked: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class EditRequest:
+class EditRequest(NamedTuple):
     """A recording to be changed.
 
     Attributes:
@@ -84,8 +80,7 @@ class EditRequest:
     is_marked: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class TranscriptionRequest:
+class TranscriptionRequest(NamedTuple):
     """A recording to be written down.
 
     Attributes:
@@ -122,19 +117,18 @@ def kind_of(work: Work) -> str:
 
 def to_json(work: Work) -> dict[str, Any]:
     """The form in which work crosses the process border."""
-    return {"kind": kind_of(work), **asdict(work)}
+    return {"kind": kind_of(work), **work._asdict()}
 
 
 def from_json(table: dict[str, Any]) -> Work:
     """The work that `to_json` wrote."""
     fields = {
-        name: _PARTS[name](**value) if name in _PARTS and value else value for name, value in table.items()
+        name: _PARTS[name](*value) if name in _PARTS and value else value for name, value in table.items()
     }
     return _FORMS[fields.pop("kind")](**fields)
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(NamedTuple):
     """A word and when it is said, in seconds from the recording's beginning."""
 
     text: str
@@ -142,8 +136,7 @@ class Word:
     end_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A stretch of a transcript.
 
     Attributes:
@@ -165,8 +158,7 @@ class Segment:
     no_speech_probability: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What an engine tells of its work beside the result: the seed it drew, the language it heard.
 
     What is known before the first sound is said before it.
@@ -175,8 +167,18 @@ class Facts:
     values: dict[str, str | int | float]
 
 
-@dataclass(frozen=True, slots=True)
-class Voice:
+class Audio(NamedTuple):
+    """A piece of a response: encoded bytes, and the seconds of sound in them."""
+
+    data: bytes
+    duration_s: float
+
+
+Result = Audio | Segment | Facts
+"""What comes back for a request, piece by piece."""
+
+
+class Voice(NamedTuple):
     """Somebody who can speak.
 
     Attributes:
@@ -198,8 +200,7 @@ class Voice:
     transcript: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """What an engine can do; the front refuses the rest before any work begins.
 
     Attributes:

@@ -13,8 +13,7 @@ import os
 import socket
 import stat
 import time
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import sdnotify
 
@@ -30,8 +29,7 @@ Reach = Literal["unix", "loopback", "network"]
 """From where a socket can be reached: its file, this machine, anywhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(NamedTuple):
     """A listening socket and what it serves."""
 
     role: Role

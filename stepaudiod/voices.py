@@ -21,8 +21,8 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from stepaudiod.errors import InvalidRequest, NotFound
 from stepaudiod.scratch import LEAVING, UNFINISHED, Scratch
@@ -35,8 +35,7 @@ REFERENCE = "reference"
 """The recording's file name, before its suffix."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredVoice:
+class StoredVoice(NamedTuple):
     """A voice of the library.
 
     Attributes:
@@ -216,7 +215,7 @@ class VoiceLibrary:
         try:
             shutil.copyfile(recording, unfinished / f"{REFERENCE}{recording.suffix or '.wav'}")
             (unfinished / METADATA).write_text(
-                json.dumps(asdict(voice), ensure_ascii=False, indent=1), encoding="utf-8"
+                json.dumps(voice._asdict(), ensure_ascii=False, indent=1), encoding="utf-8"
             )
             for kept in unfinished.iterdir():
                 with kept.open("rb") as file:

@@ -11,8 +11,8 @@ import pytest
 from stepaudiod.counters import Counters
 from stepaudiod.engines.catalog import HIBARI
 from stepaudiod.errors import EngineError, WorkerLost
-from stepaudiod.speech import EngineDescription, SpeechRequest
-from stepaudiod.worker.process import Audio, Reply, WorkerOptions, WorkerProcess
+from stepaudiod.speech import Audio, EngineDescription, SpeechRequest
+from stepaudiod.worker.process import Reply, WorkerOptions, WorkerProcess
 from tests.activation import DEADLINE_S
 
 

@@ -16,8 +16,8 @@ from stepaudiod.engines.catalog import HIBARI, Catalog
 from stepaudiod.errors import WorkerLost
 from stepaudiod.idle import IdleClock
 from stepaudiod.service import Service
-from stepaudiod.speech import SpeechRequest
-from stepaudiod.worker.process import Audio, WorkerOptions, WorkerProcess
+from stepaudiod.speech import Audio, SpeechRequest
+from stepaudiod.worker.process import WorkerOptions, WorkerProcess
 from tests.activation import DEADLINE_S
 
 POISON = replace(HIBARI, name="poison", factory="tests.poison:Poison")

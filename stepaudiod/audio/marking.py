@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from stepaudiod import __version__
 from stepaudiod.speech import EditRequest, Work
@@ -29,8 +29,7 @@ SOURCE_TYPES = {GENERATED: "trainedAlgorithmicMedia", EDITED: "compositeWithTrai
 VALUE = re.compile(rf"({GENERATED}|{EDITED}); model=([A-Za-z0-9._-]+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """What is said of a sound.
 
     Attributes:

@@ -5,9 +5,8 @@ The front reads this: nothing here imports an engine. `importlib.util.find_spec`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from stepaudiod.errors import EngineUnavailable, NotFound
 from stepaudiod.speech import Capabilities, EngineDescription, Voice
@@ -112,8 +111,7 @@ BEST_FIRST = (KOKORO, HIBARI, STUDIO, WHISPER_TINY)
 """What the packages ship."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lack:
+class Lack(NamedTuple):
     """What an engine hasn't that it needs.
 
     Attributes:
@@ -135,8 +133,7 @@ class Lack:
         return self.detail
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """The engine that does what a request needs, and why it was taken.
 
     Attributes:

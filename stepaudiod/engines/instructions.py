@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from stepaudiod.model.edits import EMOTIONS, STYLES
 from stepaudiod.model.tags import LANGUAGES
@@ -58,8 +58,7 @@ _LANGUAGE_WORDS = {
 _DIALECT_ONLY = ("Sichuanese", "Cantonese")
 
 
-@dataclass(frozen=True, slots=True)
-class Followed:
+class Followed(NamedTuple):
     """What could be followed.
 
     Attributes:

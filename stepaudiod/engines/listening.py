@@ -9,7 +9,6 @@ What nobody speaks in is never given to the recogniser, which would make words u
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -167,5 +166,5 @@ def _place(segment: Segment, by_s: float, spoken: tuple[int, int], length_s: flo
     for word in segment.words:
         word_start = min(max(word.start_s + by_s, reached), end)
         reached = min(max(word.end_s + by_s, word_start), end)
-        words.append(replace(word, start_s=round(word_start, 3), end_s=round(reached, 3)))
-    return replace(segment, start_s=round(start, 3), end_s=round(end, 3), words=tuple(words))
+        words.append(word._replace(start_s=round(word_start, 3), end_s=round(reached, 3)))
+    return segment._replace(start_s=round(start, 3), end_s=round(end, 3), words=tuple(words))

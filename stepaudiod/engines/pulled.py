@@ -7,8 +7,9 @@ that a model that has just been pulled, or a voice that another daemon made, is 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from stepaudiod.config import StepAudio
 from stepaudiod.engines.catalog import is_installed, share_openai_voices
@@ -28,8 +29,7 @@ OLD_VARIANTS = {"base": "base", "bnb": "int8", "awq": "int4"}
 """What the interface before this one called them."""
 
 
-@dataclass(frozen=True)
-class PulledEngines:
+class PulledEngines(NamedTuple):
     """What the data folder holds.
 
     Args:
@@ -46,7 +46,7 @@ class PulledEngines:
 
     def seen_by(self, caller: str) -> PulledEngines:
         """The same with the voices that a caller sees."""
-        return self if self.voices_for is None else replace(self, voices_for=caller)
+        return self if self.voices_for is None else self._replace(voices_for=caller)
 
     def stamp(self) -> object:
         """What stands in each folder: a file that is still being copied grows. Opens no file."""

@@ -12,7 +12,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -334,7 +334,7 @@ def _device(setting: str) -> str:
 
 def _edit(change: Change | None) -> Edit | None:
     """The model's own form of a change, checked."""
-    return None if change is None else Edit(*asdict(change).values())
+    return None if change is None else Edit(*change)
 
 
 def _results(synthesis: Synthesis, facts: dict[str, Any]) -> Iterator[Waveform | Facts]:

@@ -14,8 +14,8 @@ import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from stepaudiod.errors import ModelFileError
 from stepaudiod.model.files import mend, read_config, safetensors_header, unreadable
@@ -27,8 +27,7 @@ KEY_BYTES = 1 << 20
 """How much of a file's beginning and end goes into a key."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """The two folders of one published model.
 
     Args:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 SAMPLE = 20_000
 """How many characters are looked at to tell a text's main language, and what its signs stand for."""
@@ -35,8 +35,7 @@ _LONE_GREEK = rf"(?<![{GREEK}])[\u0391-\u03a9\u03b1-\u03c9](?![{GREEK}])"
 _STRONG = rf"(?P<zh>[{HAN}]+)|(?P<en>[{LATIN}]+)"
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """A stretch of text in one language."""
 
     language: str

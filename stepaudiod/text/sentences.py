@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from enum import Enum
+from typing import NamedTuple
 
 from stepaudiod.text.speakable import is_speakable
 
@@ -40,8 +40,7 @@ class Break(Enum):
     PARAGRAPH = "paragraph"
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A stretch of text to be spoken in one go, and what follows it."""
 
     text: str
@@ -222,7 +221,7 @@ def _cut(sentence: Piece, first_limit: int, limit: int) -> Iterator[Piece]:
         window = _window(text, start, allowed)
         if start + window >= len(text):
             if is_speakable(text[start:]):
-                yield replace(sentence, text=text[start:].strip())
+                yield sentence._replace(text=text[start:].strip())
             return
         cut, after = _best_cut(text, start, start + window)
         if is_speakable(text[start:cut]):

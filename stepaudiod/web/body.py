@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, get_origin
+from typing import NamedTuple, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
@@ -45,8 +45,7 @@ SPOOLED = re.compile(r"\d+\.[a-z0-9]{1,5}")
 Form = TypeVar("Form", bound=BaseModel)
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(NamedTuple):
     """A file of a form.
 
     Attributes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 from starlette.requests import Request
 
@@ -16,12 +15,18 @@ from stepaudiod.engines.voices import told_language
 from stepaudiod.errors import InvalidRequest, Unsupported
 from stepaudiod.model.tags import warning
 from stepaudiod.service import Service
-from stepaudiod.speech import EditRequest, EngineDescription, SpeechRequest, TranscriptionRequest, Work
+from stepaudiod.speech import (
+    EditRequest,
+    EngineDescription,
+    Result,
+    SpeechRequest,
+    TranscriptionRequest,
+    Work,
+)
 from stepaudiod.text.languages import language_code
 from stepaudiod.text.scripts import main_language
 from stepaudiod.web.model_names import meaning, without_organisation
 from stepaudiod.web.schemas import SpeechForm
-from stepaudiod.worker.process import Result
 
 
 def find_engine(service: Service, model: str, need: str = "speak", caller: str = "") -> EngineDescription:
@@ -99,7 +104,7 @@ def work_for(
     service: Service = request.app.state.service
     state = request.scope["state"]
     if not isinstance(work, TranscriptionRequest):
-        work = replace(work, is_marked=_is_marked(request))
+        work = work._replace(is_marked=_is_marked(request))
     return service.run(engine, work, format, state["request_id"], state["caller"], state["share"])
 
 

@@ -12,7 +12,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import quote
 
 from pydantic import BaseModel
@@ -128,8 +128,7 @@ async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> 
     return speech_response(pieces, form, headers)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What is to be done.
 
     Attributes:

@@ -11,7 +11,7 @@ Case and the organisation before a slash do not matter. Knows names only, not wh
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 OPENAI_SPEECH = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 OPENAI_TRANSCRIPTION = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe")
@@ -26,8 +26,7 @@ _WHISPER = r"(?:faster-)?whisper(?P<size>[-_].*)?"
 _DISTILLED = r"(?:faster-)?distil-(?:whisper|small|medium|large).*"
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
+class Meaning(NamedTuple):
     """What a customary name stands for.
 
     Attributes:

@@ -18,10 +18,9 @@ from starlette.types import Receive, Scope, Send
 
 from stepaudiod.audio.formats import MEDIA_TYPES
 from stepaudiod.errors import StepaudiodError
-from stepaudiod.speech import Facts, Segment
+from stepaudiod.speech import Audio, Facts, Result, Segment
 from stepaudiod.web.errors import error_body
 from stepaudiod.web.schemas import SpeechForm
-from stepaudiod.worker.process import Audio, Result
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,13 +13,12 @@ from starlette.responses import Response
 from stepaudiod.config import Settings
 from stepaudiod.errors import InvalidRequest
 from stepaudiod.service import Service
-from stepaudiod.speech import Facts, Recording, Segment, TranscriptionRequest
+from stepaudiod.speech import Facts, Recording, Result, Segment, TranscriptionRequest
 from stepaudiod.web.body import read_multipart, required
 from stepaudiod.web.engines import engine_for, work_for
 from stepaudiod.web.ignored import ignored
 from stepaudiod.web.schemas import TranscriptionForm
 from stepaudiod.web.stream import CollectedResponse, EventResponse, event
-from stepaudiod.worker.process import Result
 
 UNSPACED = ("zh", "ja", "th", "yue", "my", "lo", "km")
 """Languages that put no space between two segments."""
@@ -50,8 +48,7 @@ async def transcriptions(request: Request) -> Response:
     )
 
 
-@dataclass(frozen=True)
-class Transcript:
+class Transcript(NamedTuple):
     """Everything that was heard."""
 
     segments: list[Segment]

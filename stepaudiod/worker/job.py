@@ -9,7 +9,6 @@ import json
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -152,7 +151,7 @@ class Job:
         if isinstance(item, Facts):
             return [({"op": "facts", "id": self.id, "values": item.values}, b"")], False
         if isinstance(item, Segment):
-            return [({"op": "segment", "id": self.id, "segment": asdict(item)}, b"")], False
+            return [({"op": "segment", "id": self.id, "segment": item._asdict()}, b"")], False
         if not item.size:  # the engine works and has no sound yet
             return [], False
         assert self._encoder is not None
@@ -195,7 +194,7 @@ def _serial(work: SpeechRequest | EditRequest) -> int | None:
     if work.seed is None:
         return None
     if isinstance(work, EditRequest):
-        work = replace(work, recording=replace(work.recording, path=""))
+        work = work._replace(recording=work.recording._replace(path=""))
     elif work.reference is not None:
-        work = replace(work, reference=replace(work.reference, path=""))
+        work = work._replace(reference=work.reference._replace(path=""))
     return zlib.crc32(json.dumps(to_json(work), sort_keys=True).encode()) >> 1

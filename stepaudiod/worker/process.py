@@ -9,14 +9,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stepaudiod import errors
 from stepaudiod.counters import Counters
 from stepaudiod.errors import EngineError, InvalidRequest, StepaudiodError, WorkerLost
-from stepaudiod.speech import EngineDescription, Facts, Segment, Word, Work, to_json
+from stepaudiod.speech import Audio, EngineDescription, Facts, Result, Segment, Word, Work, to_json
 from stepaudiod.worker.protocol import WINDOW_BYTES, Header, pack, read_frame
 
 log = logging.getLogger(__name__)
@@ -24,8 +23,7 @@ log = logging.getLogger(__name__)
 BEATS_PER_TIMEOUT = 4
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
+class WorkerOptions(NamedTuple):
     """How to start a worker and how long to believe in it.
 
     Attributes:
@@ -45,16 +43,7 @@ class WorkerOptions:
     load_timeout_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Audio:
-    """A piece of a response: encoded bytes, and the seconds of sound in them."""
-
-    data: bytes
-    duration_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Loading:
+class Loading(NamedTuple):
     """How far an engine is on its way into memory."""
 
     engine: str
@@ -63,10 +52,6 @@ class Loading:
 
     def __str__(self) -> str:
         return f"loading {self.engine}: {self.stage} {self.fraction:.0%}"
-
-
-Result = Audio | Segment | Facts
-"""What comes back for a request, piece by piece."""
 
 
 class Reply:
@@ -97,6 +82,11 @@ class Reply:
     def unread_bytes(self) -> int:
         """Audio that has come and that the client has not taken."""
         return self._ahead_bytes - self._taken_bytes
+
+    @property
+    def is_half_read(self) -> bool:
+        """Whether at most half a window of its audio waits for the client."""
+        return self.unread_bytes <= WINDOW_BYTES // 2
 
     def put(self, item: Result | StepaudiodError | None) -> None:
         """The worker's side: a piece, an error, or None at the end."""
@@ -381,7 +371,7 @@ def _order(engine: EngineDescription) -> Header:
 
 def _segment(table: dict[str, Any]) -> Segment:
     """A segment that crossed the border."""
-    return Segment(**table | {"words": tuple(Word(**word) for word in table["words"])})
+    return Segment(**table | {"words": tuple(Word(*word) for word in table["words"])})
 
 
 def _rebuild(header: Header) -> StepaudiodError:

@@ -11,7 +11,6 @@ import sys
 import wave
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +141,10 @@ def test_a_recording_with_the_request_is_cloned_and_no_trace_of_it_stays(
 def test_a_clone_may_have_a_feeling(loaded: StepAudioEngine, clip: Clip) -> None:
     request = SpeechRequest("Hello there.", "", seed=1, reference=Recording("unused.wav", "a hum"))
     plain, _ = sound(loaded.clone(request, clip))
-    happy, _ = sound(loaded.clone(replace(request, change=Change("emotion", "happy")), clip))
+    happy, _ = sound(loaded.clone(request._replace(change=Change("emotion", "happy")), clip))
     assert not np.array_equal(plain, happy)
     with pytest.raises(InvalidRequest, match="can't be combined"):
-        next(loaded.clone(replace(request, change=Change("denoise")), clip))
+        next(loaded.clone(request._replace(change=Change("denoise")), clip))
 
 
 def test_iterations_go_on_from_the_last_result(loaded: StepAudioEngine, clip: Clip) -> None:
@@ -163,7 +162,7 @@ def test_iterations_go_on_from_the_last_result(loaded: StepAudioEngine, clip: Cl
 
 def test_speed_changes_the_length(loaded: StepAudioEngine) -> None:
     request = SpeechRequest("Hello there.", "hum", seed=1)
-    plain, fast = (sound(loaded.speak(replace(request, speed=speed)))[0] for speed in (1.0, 1.6))
+    plain, fast = (sound(loaded.speak(request._replace(speed=speed)))[0] for speed in (1.0, 1.6))
     assert len(fast) == round(len(plain) / 1.6)
 
 

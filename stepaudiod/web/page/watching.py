@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request
@@ -107,7 +106,7 @@ def _status(service: Service, idle: IdleClock) -> dict[str, Any]:
     except EngineUnavailable:
         parts: dict[str, Any] = {"engine": None, "setting": "", "passed_over": []}
     else:
-        lacks = [asdict(lack) for lack in choice.passed_over]
+        lacks = [lack._asdict() for lack in choice.passed_over]
         parts = {"engine": choice.engine.name, "setting": choice.setting, "passed_over": lacks}
     return models.describe_status(service, idle) | {"choice": parts}
 

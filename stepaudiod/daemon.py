@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp
 
@@ -30,7 +30,9 @@ from stepaudiod.web.app import build_app
 from stepaudiod.web.body import sweep_spools
 from stepaudiod.web.errors import refuse_everything
 from stepaudiod.web.page.routes import Page
-from stepaudiod.worker.process import WorkerOptions, WorkerProcess
+
+if TYPE_CHECKING:
+    from stepaudiod.worker.process import WorkerProcess
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +148,8 @@ class Daemon:
 
     async def _spawn(self, counters: Counters) -> WorkerProcess:
         """A worker of the present configuration."""
+        from stepaudiod.worker.process import WorkerOptions, WorkerProcess  # a health check needs no worker
+
         settings = self.settings
         return await WorkerProcess.spawn(
             WorkerOptions(

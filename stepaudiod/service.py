@@ -18,6 +18,7 @@ import logging
 import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from stepaudiod.changes import Changes
 from stepaudiod.config import Limits, Timeouts
@@ -28,12 +29,13 @@ from stepaudiod.idle import IdleClock
 from stepaudiod.run import Run
 from stepaudiod.speech import EngineDescription, Result, Work, kind_of
 from stepaudiod.turns import Turn, Turns
-from stepaudiod.worker.process import Reply, WorkerProcess
-from stepaudiod.worker.protocol import WINDOW_BYTES
+
+if TYPE_CHECKING:
+    from stepaudiod.worker.process import Reply, WorkerProcess  # imported with the first worker
 
 log = logging.getLogger(__name__)
 
-Spawn = Callable[[Counters], Awaitable[WorkerProcess]]
+Spawn = Callable[[Counters], "Awaitable[WorkerProcess]"]
 
 
 class Service:
@@ -252,7 +254,7 @@ class Service:
                 turns.drop(turn)
         if turns.is_held(turn) or turns.is_waited_for(turn):
             return
-        if reply.unread_bytes <= WINDOW_BYTES // 2:
+        if reply.is_half_read:
             self._paused.pop(turn, None)
             turns.ask(turn, functools.partial(self._settle, run, reply))
         elif turn not in self._paused:

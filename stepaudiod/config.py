@@ -29,7 +29,7 @@ Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-
 class Section(BaseModel):
     """A table of the file: a key nobody knows is a mistake, not a wish."""
 
-    # validators of single tables are built at their first use: Settings has its own of all of them
+    # Settings validates all tables; the validator of one alone is built at its first use, defer_build
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 

@@ -117,13 +117,16 @@ def kind_of(work: Work) -> str:
 
 def to_json(work: Work) -> dict[str, Any]:
     """The form in which work crosses the process border."""
-    return {"kind": kind_of(work), **work._asdict()}
+    fields = {
+        name: value._asdict() if name in _PARTS and value else value for name, value in work._asdict().items()
+    }
+    return {"kind": kind_of(work), **fields}
 
 
 def from_json(table: dict[str, Any]) -> Work:
     """The work that `to_json` wrote."""
     fields = {
-        name: _PARTS[name](*value) if name in _PARTS and value else value for name, value in table.items()
+        name: _PARTS[name](**value) if name in _PARTS and value else value for name, value in table.items()
     }
     return _FORMS[fields.pop("kind")](**fields)
 

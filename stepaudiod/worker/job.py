@@ -151,7 +151,9 @@ class Job:
         if isinstance(item, Facts):
             return [({"op": "facts", "id": self.id, "values": item.values}, b"")], False
         if isinstance(item, Segment):
-            return [({"op": "segment", "id": self.id, "segment": item._asdict()}, b"")], False
+            words = [word._asdict() for word in item.words]
+            segment = item._asdict() | {"words": words}
+            return [({"op": "segment", "id": self.id, "segment": segment}, b"")], False
         if not item.size:  # the engine works and has no sound yet
             return [], False
         assert self._encoder is not None

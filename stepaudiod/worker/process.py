@@ -371,7 +371,7 @@ def _order(engine: EngineDescription) -> Header:
 
 def _segment(table: dict[str, Any]) -> Segment:
     """A segment that crossed the border."""
-    return Segment(**table | {"words": tuple(Word(*word) for word in table["words"])})
+    return Segment(**table | {"words": tuple(Word(**word) for word in table["words"])})
 
 
 def _rebuild(header: Header) -> StepaudiodError:

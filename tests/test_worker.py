@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from stepaudiod.speech import Change, EditRequest, Recording, from_json, to_json
 from tests.activation import DEADLINE_S, DaemonProcess, pids_of_group
 from tests.conftest import StartDaemon
 
@@ -265,3 +266,11 @@ def test_a_slow_reader_is_not_taken_for_a_worker_that_hangs(start_daemon: StartD
         os.close(worker)
         assert not ended
         assert next(chunks)
+
+
+def test_the_parts_of_a_request_cross_the_border_by_name() -> None:
+    """During an upgrade a front may start a worker whose fields stand in another order."""
+    work = EditRequest(Recording("a.wav"), Change("speed", "faster", iterations=2), seed=1)
+    table = json.loads(json.dumps(to_json(work), sort_keys=True))
+    assert (table["recording"]["path"], table["change"]["info"]) == ("a.wav", "faster")
+    assert from_json(table) == work

@@ -186,10 +186,12 @@ class Browser:
         entries: list[dict[str, Any]] = self.driver.get_log(name)  # type: ignore[no-untyped-call]
         return entries
 
-    def console(self) -> list[str]:
-        """Mistakes that the page has made; a stream that ends with the daemon is none."""
+    def console(self, *expected: str) -> list[str]:
+        """Errors that the page has logged, but those of the expected paths; a stream that ends with the
+        daemon is none."""
         severe = [entry["message"] for entry in self._log("browser") if entry["level"] == "SEVERE"]
-        return [message for message in severe if "/page/watch - Failed" not in message]
+        ignored = [f"{path} - Failed" for path in ("/page/watch", *expected)]
+        return [message for message in severe if not any(each in message for each in ignored)]
 
     def addresses(self) -> list[str]:
         """Every address that the page has tried to reach, so far."""

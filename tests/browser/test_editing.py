@@ -17,6 +17,8 @@ from tests.browser.conftest import StartBrowser
 
 EDIT_S = 120.0
 """Random weights don't know when to end."""
+HUM_IS_REFUSED = "/v1/audio/transcriptions"
+"""A hum has no words: whether its transcription is refused depends on the processor."""
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_a_recording_is_changed_in_steps_that_can_be_walked_back(browser: Browse
     assert browser.text("#edit_before h3") == "Happy: glad and bright"
     browser.click("#edit_back")
     assert browser.text("#edit_before h3") == "humming.wav"
-    assert browser.console() == []
+    assert browser.console(HUM_IS_REFUSED) == []
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_other_words_are_said_in_the_voice_of_a_recording(
     assert changed(browser, 1) == title
     browser.press("Go on with this", "#edit_card")
     assert browser.wait(lambda: browser.at("#edit_transcript textarea").get_attribute("value") == "Mm.")
-    assert browser.console() == []
+    assert browser.console(HUM_IS_REFUSED) == []
 
 
 def test_a_sound_is_put_where_the_cursor_is(browser: Browser, humming: Path) -> None:

@@ -36,10 +36,14 @@ const PLACES = { speak: "speak_result", edit: "edit_result", voices: "voice_resu
 async function drawTabs() {
   for (const [tab, last] of Object.entries(PLACES)) {
     openTab(tab);
-    while (!place(last)) await new Promise(requestAnimationFrame);
+    while (!place(last)) await nextFrame();
   }
   openTab("speak");
+  while (!isShown(PLACES.speak)) await nextFrame();
 }
+
+const nextFrame = () => new Promise(requestAnimationFrame);
+const isShown = (name) => place(name).offsetParent !== null;
 
 function openTab(name) {
   set({ tabs: { selected: name } });

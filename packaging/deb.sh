@@ -15,7 +15,7 @@ fi
 WHEELS=$PWD/build/wheels
 export WHEELS
 output=build/deb
-work=$output/work
+tree=$output/tree
 mkdir -p "$WHEELS" "$output"
 
 runtimes=${RUNTIMES:-lite}
@@ -44,11 +44,11 @@ for list in $runtimes voices; do
 done
 
 # A copy: the build writes into its folder, and packaging/debian has links to the units.
-rm -rf "$work"
-mkdir -p "$work/source"
-cp -a stepaudiod packaging LICENSE NOTICE README.md "$work/source"
-find "$work/source" -name __pycache__ -prune -exec rm -rf {} +
-cp -aL packaging/debian "$work/source/debian"
+rm -rf "$tree"
+mkdir -p "$tree/source"
+cp -a stepaudiod packaging LICENSE NOTICE README.md "$tree/source"
+find "$tree/source" -name __pycache__ -prune -exec rm -rf {} +
+cp -aL packaging/debian "$tree/source/debian"
 
 # The heavy packages are built when their recipe has changed; a runtime that nobody asked for now is left as it is.
 recipe() { # PACKAGE LIST
@@ -74,10 +74,10 @@ done
 export DH_OPTIONS="$left_out"
 rm -f "$output"/stepaudiod_*.deb
 
-(cd "$work/source" && dpkg-buildpackage --build=binary --no-sign > ../build.log 2>&1) || {
-  tail -n 60 "$work/build.log" >&2
+(cd "$tree/source" && dpkg-buildpackage --build=binary --no-sign > ../build.log 2>&1) || {
+  tail -n 60 "$tree/build.log" >&2
   exit 1
 }
-mv "$work"/*.deb "$output"
+mv "$tree"/*.deb "$output"
 [ -z "$built" ] || touch $built
 ls -l "$output"/*.deb

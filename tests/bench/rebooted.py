@@ -25,10 +25,10 @@ PACKAGES = ("stepaudiod", "stepaudiod-runtime-lite", "stepaudiod-voices")
 
 def install(root: Path, pool: Path) -> None:
     """Install every package of the pool into a Debian that isn't running."""
-    target = root / "var/tmp/pool"
+    target = root / "mnt/packages"
     shutil.copytree(pool, target)
     enter = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", f"--root={root}", "--wd=/"]
-    debs = [f"/var/tmp/pool/{deb.name}" for deb in target.glob("*.deb")]
+    debs = [f"/{deb.relative_to(root)}" for deb in target.glob("*.deb")]
     environ = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "DEBIAN_FRONTEND": "noninteractive",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import wave
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -47,8 +48,9 @@ def client(awake: DaemonProcess) -> httpx.Client:
 
 
 @pytest.fixture
-def official(awake: DaemonProcess) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{awake.url}/v1", api_key="unused", max_retries=0)
+def official(awake: DaemonProcess) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{awake.url}/v1", api_key="unused", max_retries=0) as client:
+        yield client
 
 
 def transcribe(client: httpx.Client, data: dict[str, Any] | None = None, **files: Any) -> httpx.Response:

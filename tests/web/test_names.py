@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import httpx
 import openai
 import pytest
@@ -55,8 +57,9 @@ def client(awake: DaemonProcess) -> httpx.Client:
 
 
 @pytest.fixture
-def official(awake: DaemonProcess) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{awake.url}/v1", api_key="unused", max_retries=0)
+def official(awake: DaemonProcess) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{awake.url}/v1", api_key="unused", max_retries=0) as client:
+        yield client
 
 
 @pytest.mark.parametrize("name", SPEECH_NAMES)

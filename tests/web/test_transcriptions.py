@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import httpx
 import openai
@@ -28,8 +29,9 @@ def spoken(awake: DaemonProcess) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def client(awake: DaemonProcess) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{awake.url}/v1", api_key="unused")
+def client(awake: DaemonProcess) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{awake.url}/v1", api_key="unused") as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

@@ -2,4 +2,4 @@
 # What decides the contents of the runtimes and the voices, as one short digest: see packaging/lock.sh.
 set -eu
 cd "$(dirname "$0")/.."
-cat packaging/lock/*.txt packaging/debian/venv.sh stepaudiod/engines/voices_kokoro/*.bin | sha256sum | cut -c1-16
+cat packaging/lock/*.txt packaging/debian/venv.sh stepaudiod/engines/kokoro/voices/*.bin | sha256sum | cut -c1-16

@@ -17,7 +17,7 @@ from typing import Any
 
 from stepaudiod.config import Limits
 from stepaudiod.connection import Connection
-from stepaudiod.log_limit import LogLimit
+from stepaudiod.log_rate_limit import LogRateLimit
 from stepaudiod.systemd import BACKLOG, Listener
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Acceptor:
         self._copies: list[tuple[Listener, socket.socket]] = []
         self._handing_over: set[asyncio.Task[Any]] = set()
         self._retry: asyncio.TimerHandle | None = None
-        self._full = LogLimit(log, 1)
+        self._full = LogRateLimit(log, 1)
 
     def start(self) -> None:
         """Accept from here on."""

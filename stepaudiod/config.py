@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from stepaudiod.byte_sizes import MemorySize, memory_bytes
 from stepaudiod.errors import ConfigError
-from stepaudiod.sizes import MemorySize, memory_bytes
 
 DEFAULT_PATH = Path("/etc/stepaudiod/stepaudiod.toml")
 ENV_PREFIX = "STEPAUDIOD_"

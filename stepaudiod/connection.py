@@ -23,9 +23,9 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
 
 from stepaudiod.config import Timeouts
-from stepaudiod.log_limit import LogLimit
-from stepaudiod.pace import Pace
+from stepaudiod.log_rate_limit import LogRateLimit
 from stepaudiod.systemd import Reach
+from stepaudiod.transfer_rate import TransferRate
 from stepaudiod.web.errors import error_body
 
 SEND_BUFFER_BYTES = 256 * 1024
@@ -93,7 +93,7 @@ class Connection(H11Protocol):
         server_state: ServerState,
         reach: Reach,
         min_rate: float,
-        malformed: LogLimit,
+        malformed: LogRateLimit,
     ) -> None:
         super().__init__(config, server_state, {"reach": reach})
         self.timeout_keep_alive = timeouts.keep_alive  # type: ignore[assignment]
@@ -103,8 +103,8 @@ class Connection(H11Protocol):
         self._is_refused = False
         self._malformed = malformed
         self._min_rate = min_rate
-        self._sending = Pace(min_rate, self.loop.time)
-        self._reading = Pace(min_rate, self.loop.time)
+        self._sending = TransferRate(min_rate, self.loop.time)
+        self._reading = TransferRate(min_rate, self.loop.time)
         self._unread_before = 0
         self._begun = 0.0
         self.last_active = 0.0
@@ -248,7 +248,7 @@ class Connection(H11Protocol):
     def _expect_headers(self) -> None:
         """Start the deadline."""
         self._begun = self.last_active = self.loop.time()
-        self._sending = Pace(self._min_rate, self.loop.time)
+        self._sending = TransferRate(self._min_rate, self.loop.time)
         self._sending.start()
         self._header_deadline = self.loop.call_later(self._timeouts.header, self._headers_are_late)
 

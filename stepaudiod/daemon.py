@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp
 
-from stepaudiod import __version__, keys
+from stepaudiod import __version__
+from stepaudiod import api_keys as keys
 from stepaudiod.config import Settings, load, parse_assignments
 from stepaudiod.core_dumps import limit_core_dumps
 from stepaudiod.counters import Counters
-from stepaudiod.engines.catalog import Catalog
+from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.engines.installed import catalog_of
+from stepaudiod.engines.registry import Catalog
 from stepaudiod.errors import ConfigError, EngineUnavailable
 from stepaudiod.idle import IdleClock
-from stepaudiod.scratch import sweep
 from stepaudiod.server import Server
-from stepaudiod.service import Service
 from stepaudiod.systemd import Listener, Notifier, Role, activated, activated_listeners, bind, start_logging
+from stepaudiod.temp_dirs import sweep
 from stepaudiod.web.app import build_app
 from stepaudiod.web.body import sweep_spools
 from stepaudiod.web.errors import refuse_everything
@@ -73,7 +74,7 @@ class Daemon:
         """From here on there is only an answer that says why nothing works."""
         self._what, self.broken = what, reason
         self.settings = Settings(idle_timeout=BROKEN_IDLE_S)
-        self.keys = keys.Keys({})
+        self.keys = keys.ApiKeys({})
 
     def _break_unexpectedly(self, error: Exception) -> None:
         """A daemon that ended here would be started again and again, and its clients would wait for ever."""
@@ -105,7 +106,7 @@ class Daemon:
         )
         await server.serve()
 
-    def _build(self, listeners: list[Listener]) -> tuple[IdleClock, Service, dict[Role, ASGIApp]]:
+    def _build(self, listeners: list[Listener]) -> tuple[IdleClock, Dispatcher, dict[Role, ASGIApp]]:
         """What answers requests, and what it needs."""
         self._sweep()
         idle, service = self._build_service(catalog_of(self.settings))
@@ -115,11 +116,13 @@ class Daemon:
         self._announce_access(listeners)
         return idle, service, apps
 
-    def _build_service(self, catalog: Catalog) -> tuple[IdleClock, Service]:
+    def _build_service(self, catalog: Catalog) -> tuple[IdleClock, Dispatcher]:
         """The idle clock and the queue."""
         settings = self.settings
         idle = IdleClock(settings.idle_timeout_s, time.monotonic)
-        return idle, Service(settings.limits, settings.timeouts, catalog, settings.engine, idle, self._spawn)
+        return idle, Dispatcher(
+            settings.limits, settings.timeouts, catalog, settings.engine, idle, self._spawn
+        )
 
     def _sweep(self) -> None:
         """Remove what a daemon that was killed has left: it may be a user's voice."""
@@ -127,7 +130,7 @@ class Daemon:
         for folder in (self.settings.data_path / "voices", self.settings.cache_path / "page"):
             sweep(folder)
 
-    def _build_app(self, role: Role, service: Service, idle: IdleClock, page: Page) -> ASGIApp:
+    def _build_app(self, role: Role, service: Dispatcher, idle: IdleClock, page: Page) -> ASGIApp:
         """The application of a role; it sees the settings and keys of the last reload."""
         return build_app(role, lambda: self.settings, service, idle, lambda: self.keys, page)
 
@@ -163,7 +166,9 @@ class Daemon:
             counters,
         )
 
-    def _reload(self, service: Service, idle: IdleClock, server: Server, listeners: list[Listener]) -> None:
+    def _reload(
+        self, service: Dispatcher, idle: IdleClock, server: Server, listeners: list[Listener]
+    ) -> None:
         """Read the configuration again; a broken one changes nothing and is said in the journal."""
         try:
             settings = load(self._path, self._overrides)
@@ -189,7 +194,7 @@ class Daemon:
         self._announce_access(listeners)
 
 
-def _announce(service: Service) -> None:
+def _announce(service: Dispatcher) -> None:
     """Say which engine serves, and why."""
     try:
         choice = service.choice()

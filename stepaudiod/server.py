@@ -22,12 +22,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from stepaudiod.acceptor import Acceptor
-from stepaudiod.changes import wait_for
+from stepaudiod.broadcast import wait_for
 from stepaudiod.config import Limits, Timeouts
 from stepaudiod.connection import Connection
+from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.idle import IdleClock, Phase
-from stepaudiod.log_limit import LogLimit
-from stepaudiod.service import Service
+from stepaudiod.log_rate_limit import LogRateLimit
 from stepaudiod.systemd import Listener, Notifier, Role
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Server(uvicorn.Server):
         timeouts: Timeouts,
         limits: Limits,
         idle: IdleClock,
-        service: Service,
+        service: Dispatcher,
         notifier: Notifier,
         reload: Callable[[], None],
     ) -> None:
@@ -79,7 +79,7 @@ class Server(uvicorn.Server):
         super().__init__(self._configs["http"])
         self.timeouts = timeouts
         self.limits = limits
-        self._malformed = LogLimit(log, MALFORMED_LINES)
+        self._malformed = LogRateLimit(log, MALFORMED_LINES)
         self._acceptor = Acceptor(
             listeners, self._connect, self.server_state.connections, lambda: self.limits
         )

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from stepaudiod.model.checkpoint import Checkpoint
+from stepaudiod.editx.checkpoint.layout import Checkpoint
 
 
 def write_checkpoint(models: Path) -> Checkpoint:
     """Write it into a folder of models."""
     pytest.importorskip("torch")
-    from tests.model.trees import write_tree
+    from tests.editx.trees import write_tree
 
     return write_tree(models, "micro")

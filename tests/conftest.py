@@ -14,11 +14,11 @@ from tests.activation import Activator, DaemonProcess
 
 HAS_TORCH = find_spec("torch") is not None
 NEEDS_TORCH = (
-    "model",
+    "editx",
     "parity",
     "ctl/test_quantizing.py",
     "ctl/test_warm.py",
-    "engines/test_stepaudio.py",
+    "engines/test_step_audio.py",
     "test_lost_gpu.py",
 )
 """What can't even be imported without torch."""

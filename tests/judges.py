@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stepaudiod.audio.mel import log_mel, mel_filters, mel_power
 from stepaudiod.audio.resample import resample
-from stepaudiod.engines.byte_tokens import Spelling
+from stepaudiod.engines.whisper.bpe import Spelling
 
 Array = NDArray[np.float32]
 

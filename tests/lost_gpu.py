@@ -9,7 +9,7 @@ import torch
 
 from stepaudiod.engines.base import Waveform
 from stepaudiod.engines.hibari import HibariEngine
-from stepaudiod.speech import SpeechRequest
+from stepaudiod.requests import SpeechRequest
 
 
 class OutOfMemory(torch.AcceleratorError):

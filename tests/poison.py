@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from stepaudiod.engines.base import Waveform
 from stepaudiod.engines.hibari import HibariEngine
-from stepaudiod.speech import SpeechRequest
+from stepaudiod.requests import SpeechRequest
 
 
 class Poison(HibariEngine):

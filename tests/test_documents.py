@@ -29,7 +29,7 @@ from pydantic import BaseModel
 
 from stepaudiod.config import Settings, load
 from stepaudiod.ctl.errors import CtlError
-from stepaudiod.engines.catalog import BEST_FIRST
+from stepaudiod.engines.registry import BEST_FIRST
 from stepaudiod.errors import StepaudiodError
 from stepaudiod.web.errors import STATUSES
 from tests.activation import DEADLINE_S, DaemonProcess

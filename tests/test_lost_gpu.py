@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from stepaudiod.counters import Counters
-from stepaudiod.engines.catalog import HIBARI
+from stepaudiod.engines.registry import HIBARI
 from stepaudiod.errors import EngineError, WorkerLost
-from stepaudiod.speech import Audio, EngineDescription, SpeechRequest
+from stepaudiod.requests import Audio, EngineDescription, SpeechRequest
 from stepaudiod.worker.process import Reply, WorkerOptions, WorkerProcess
 from tests.activation import DEADLINE_S
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stepaudiod.scratch import LEAVING, UNFINISHED, Scratch, sweep
+from stepaudiod.temp_dirs import LEAVING, UNFINISHED, TempDir, sweep
 from stepaudiod.web.body import SPOOL
 from tests.activation import DEADLINE_S, DaemonProcess
 from tests.conftest import StartDaemon
@@ -86,7 +86,7 @@ def test_half_made_and_half_deleted_voices_go_and_those_in_use_stay(
     for folder in (voices / f"{UNFINISHED}abc", voices / f"{LEAVING}def" / "mei", pages / f"{UNFINISHED}ghi"):
         folder.mkdir(parents=True)
         (folder / "reference.wav").touch()
-    with Scratch(voices, UNFINISHED) as in_use:
+    with TempDir(voices, UNFINISHED) as in_use:
         start_daemon({"data_dir": tmp_path / "data", "cache_dir": tmp_path / "cache"})
         assert (list(voices.iterdir()), list(pages.iterdir())) == ([in_use], [])
 

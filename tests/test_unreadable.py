@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stepaudiod.model.checkpoint import Checkpoint
+from stepaudiod.editx.checkpoint.layout import Checkpoint
 from tests.activation import DaemonProcess
 from tests.checkpoints import write_checkpoint
 from tests.web.conftest import wav

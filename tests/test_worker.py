@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from stepaudiod.speech import Change, EditRequest, Recording, from_json, to_json
+from stepaudiod.requests import Change, EditRequest, Recording, from_json, to_json
 from tests.activation import DEADLINE_S, DaemonProcess, pids_of_group
 from tests.conftest import StartDaemon
 

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stepaudiod.audio.ai_marking import Mark
 from stepaudiod.audio.formats import MEDIA_TYPES
-from stepaudiod.audio.marking import Mark
 from stepaudiod.audio.resample import Resampler
 from stepaudiod.errors import InvalidRequest
 

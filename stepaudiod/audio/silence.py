@@ -11,9 +11,9 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from stepaudiod.audio import voice_activity
+from stepaudiod.audio import vad as voice_activity
 from stepaudiod.audio.resample import Resampler
-from stepaudiod.audio.voice_activity import Gate, SpeechDetector
+from stepaudiod.audio.vad import Gate, SpeechDetector
 
 Waveform = NDArray[np.float32]
 

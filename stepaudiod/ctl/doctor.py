@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepaudiod import __version__
-from stepaudiod.ctl.errors import CtlError, Unwell
+from stepaudiod.ctl.connect import connect
+from stepaudiod.ctl.errors import CtlError, ProblemsFound
 from stepaudiod.ctl.options import word
 from stepaudiod.ctl.terminal import plain
 
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
     terminal.result(value, _report(findings))
     if wrong := counts["problem"]:
         what = "1 thing is" if wrong == 1 else f"{wrong} things are"
-        raise Unwell(f"{what} wrong, marked WRONG in the report; an arrow says what to do.")
+        raise ProblemsFound(f"{what} wrong, marked WRONG in the report; an arrow says what to do.")
 
 
 def examine(
@@ -112,7 +113,7 @@ def _about_engines(settings: Settings, units: Units, account: Account | None) ->
     """Folders, model files, the engine that serves, the GPU that it would use."""
     from stepaudiod.ctl.checks import disk, engines, gpu, memory
     from stepaudiod.ctl.checks.finding import problem, unknown
-    from stepaudiod.engines.pulled import STEP_AUDIO
+    from stepaudiod.engines.local_models import STEP_AUDIO
 
     models = engines.Models(
         settings, _folder(settings.data_dir, settings.data_path, engines.SYSTEM_DATA, units)
@@ -153,7 +154,7 @@ def _ask(options: Options, terminal: Terminal) -> Finding:
     from stepaudiod.ctl.checks.finding import ok, unknown
 
     try:
-        with options.connect(terminal) as client:
+        with connect(options, terminal) as client:
             daemon = client.get("/api/v1/models/status").get("daemon", {})
     except CtlError as error:
         return unknown("daemon", f"it is awake, and doesn't answer here: {error}")

@@ -11,7 +11,7 @@ CtlError
 ├── NoRoom             4   the disk hasn't the room for a model
 ├── PlayerMissing      5   nothing here can play it
 ├── ClientMissing      5   the package that talks to a model hub isn't installed
-├── Unwell             6   `doctor` found something wrong
+├── ProblemsFound          6   `doctor` found something wrong
 └── NotMarked          7   `inspect` found no mark in the file
 Terminated           128+n signal n told us to stop; Ctrl-C is 130
 """
@@ -88,7 +88,7 @@ class IncompleteModel(CtlError):
     code = "model_incomplete"
 
 
-class NoRoom(CtlError):
+class InsufficientSpace(CtlError):
     """The disk hasn't the room for a model."""
 
     exit_code = 4
@@ -109,7 +109,7 @@ class ClientMissing(CtlError):
     code = "client_missing"
 
 
-class Unwell(CtlError):
+class ProblemsFound(CtlError):
     """`doctor` found something wrong, and has said what."""
 
     exit_code = 6

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepaudiod.audio.marking import EDITED, IPTC, find_mark
+from stepaudiod.audio.ai_marking import EDITED, IPTC, find_mark
 from stepaudiod.ctl.errors import NotMarked, WrongUsage
 
 if TYPE_CHECKING:

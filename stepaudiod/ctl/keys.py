@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepaudiod import keys
+from stepaudiod import api_keys as keys
 from stepaudiod.ctl.errors import WrongUsage
 from stepaudiod.ctl.options import global_options, word
 from stepaudiod.ctl.owner import roots_own_folder

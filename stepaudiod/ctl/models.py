@@ -148,9 +148,9 @@ def _models_folder(arguments: argparse.Namespace, terminal: Terminal) -> Path:
 def _pull(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
     """Fetch one model."""
     from stepaudiod.ctl.hub.catalog import find
+    from stepaudiod.ctl.hub.clients import open_source
+    from stepaudiod.ctl.hub.download import Pull
     from stepaudiod.ctl.hub.progress import Progress, size
-    from stepaudiod.ctl.hub.pulling import Pull
-    from stepaudiod.ctl.hub.sources import open_source
 
     model = find(arguments.model)
     if arguments.endpoint and not arguments.endpoint.startswith(("http://", "https://")):
@@ -295,10 +295,10 @@ def _remove(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> No
 
 def _quantize(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
     """Write the language model in fewer bits."""
+    from stepaudiod.ctl.hub.download import check_rights
     from stepaudiod.ctl.hub.progress import size
-    from stepaudiod.ctl.hub.pulling import check_rights
+    from stepaudiod.editx.checkpoint.layout import Checkpoint
     from stepaudiod.errors import ModelFileError
-    from stepaudiod.model.checkpoint import Checkpoint
 
     try:
         from stepaudiod.ctl.quantizing import quantize_checkpoint

@@ -6,14 +6,9 @@ import argparse
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from stepaudiod.ctl.errors import WrongUsage
-
-if TYPE_CHECKING:
-    from stepaudiod.ctl.client import Client
-    from stepaudiod.ctl.terminal import Terminal
 
 DEFAULT_SOCKET = "/run/stepaudiod.sock"
 NO_URL = "{!r} isn't the URL of a server. Write it as http://127.0.0.1:7860."
@@ -70,12 +65,6 @@ class Options:
     def where(self) -> str:
         """The address, for messages."""
         return self.url or self.socket
-
-    def connect(self, terminal: Terminal) -> Client:
-        """A client of that daemon; only from here on is the HTTP library needed."""
-        from stepaudiod.ctl.client import Client
-
-        return Client(self, terminal)
 
 
 def _checked(url: str) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from stepaudiod.editx.checkpoint.layout import Checkpoint
+from stepaudiod.editx.lm.quantize import Quantization, size_bytes
+from stepaudiod.editx.lm.step1 import Step1ForCausalLM
+from stepaudiod.editx.loading import load_step1, write_quantized
 from stepaudiod.errors import ModelFileError
-from stepaudiod.model.checkpoint import Checkpoint
-from stepaudiod.model.loading import load_step1, write_quantized
-from stepaudiod.model.quantize import Quantization, size_bytes
-from stepaudiod.model.step1 import Step1ForCausalLM
 
 PROMPT_TOKENS = 200
 

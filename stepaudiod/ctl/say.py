@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepaudiod.audio.formats import MEDIA_TYPES
+from stepaudiod.ctl.connect import connect
 from stepaudiod.ctl.errors import WrongUsage
 from stepaudiod.ctl.meter import Meter
 from stepaudiod.ctl.options import number, word
@@ -97,7 +98,7 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
 def _receive(form: dict[str, Any], sink: Sink, meter: Meter, options: Options, terminal: Terminal) -> None:
     """From the request to the last byte that is wanted."""
     with (
-        options.connect(terminal) as client,
+        connect(options, terminal) as client,
         Waiting(options, terminal) as waiting,
         client.speak(form) as audio,
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from stepaudiod.ctl.connect import connect
 from stepaudiod.ctl.sleep import is_asleep
 from stepaudiod.ctl.terminal import plain, table
 
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
     if arguments.no_wake and is_asleep(options):
         terminal.result({"asleep": True}, "asleep: nothing runs until somebody connects")
         return
-    with options.connect(terminal) as client:
+    with connect(options, terminal) as client:
         status = client.get("/api/v1/models/status")
     terminal.result({"asleep": False, **status} if arguments.no_wake else status, _report(status))
 

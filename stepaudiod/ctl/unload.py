@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from stepaudiod.ctl.connect import connect
 from stepaudiod.ctl.options import word
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
     """Unload one model, or all."""
-    with options.connect(terminal) as client:
+    with connect(options, terminal) as client:
         if arguments.model:
             names = [arguments.model]
         else:

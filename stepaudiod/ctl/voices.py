@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from stepaudiod.ctl.connect import connect
 from stepaudiod.ctl.options import word
 from stepaudiod.ctl.terminal import table
 
@@ -25,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
     """List the voices."""
-    with options.connect(terminal) as client:
+    with connect(options, terminal) as client:
         voices = client.get("/v1/voices", **({"model": arguments.model} if arguments.model else {}))
     rows = [
         (

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
+from stepaudiod.ctl.connect import connect
 from stepaudiod.ctl.errors import CtlError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Waiting:
 
     def _watch(self) -> None:
         """Ask and show; an answer that doesn't come is not worth an error here."""
-        with contextlib.suppress(CtlError), self._options.connect(self._terminal) as client:
+        with contextlib.suppress(CtlError), connect(self._options, self._terminal) as client:
             while not self._over.wait(ASK_EVERY_S):
                 text = _doing(client.get("/api/v1/models/status"))
                 with self._showing:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from stepaudiod.ctl.connect import connect
 from stepaudiod.ctl.errors import DaemonRefused
 from stepaudiod.ctl.options import word
 from stepaudiod.ctl.waiting import Waiting
@@ -52,7 +53,7 @@ class Stage:
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
     """Warm one model."""
-    with options.connect(terminal) as client:
+    with connect(options, terminal) as client:
         name = arguments.model or client.get("/api/v1/models/status")["daemon"]["engine"]
         if name is None:
             reason = client.get("/api/v1/models/status")["daemon"]["reason"]
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
         model = client.get(f"/v1/models/{quote(name, safe='')}")
         ask = _asker(model, options, terminal)
     stages = [_together(1, ask, options, terminal, "loaded, and the first request")]
-    with options.connect(terminal) as client:
+    with connect(options, terminal) as client:
         device = str(client.get("/api/v1/models/status").get(name, {}).get("device", "cpu"))
     is_compiled = device.startswith("cuda")
     for count in AT_ONCE if is_compiled else ():
@@ -91,7 +92,7 @@ def _asker(model: dict[str, Any], options: Options, terminal: Terminal) -> Calla
     spoken = b"" if abilities["speak"] else _recording(options, terminal)
 
     def ask(seed: int) -> None:
-        with options.connect(terminal) as client:
+        with connect(options, terminal) as client:
             if spoken:
                 fields = {"model": name, "mode": MODE, "seed": str(seed), "response_format": "wav"}
                 with client.edit(fields, spoken) as audio:
@@ -108,7 +109,7 @@ def _asker(model: dict[str, Any], options: Options, terminal: Terminal) -> Calla
 def _recording(options: Options, terminal: Terminal) -> bytes:
     """Something that was said, as WAV."""
     form = {"model": SPEAKER, "voice": "", "input": TEXTS["en"], "seed": 1, "response_format": "wav"}
-    with options.connect(terminal) as client, client.speak(form) as audio:
+    with connect(options, terminal) as client, client.speak(form) as audio:
         return b"".join(audio)
 
 

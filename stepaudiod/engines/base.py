@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stepaudiod.speech import EditRequest, Facts, Segment, SpeechRequest, TranscriptionRequest
+from stepaudiod.requests import EditRequest, Facts, Segment, SpeechRequest, TranscriptionRequest
 
 Waveform = NDArray[np.float32]
 """Mono samples in -1..1, shape `(samples,)`. An empty one says that the work goes on and has no sound yet."""

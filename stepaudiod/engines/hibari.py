@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from stepaudiod.audio.joints import Joiner
+from stepaudiod.audio.crossfade import Joiner
 from stepaudiod.audio.tempo import change_tempo
 from stepaudiod.engines.base import NO_SOUND, Progress, Waveform
-from stepaudiod.engines.catalog import HIBARI
-from stepaudiod.engines.pauses import PAUSES_S
-from stepaudiod.engines.phonemes import cut_phonemes
-from stepaudiod.engines.tolerant import TolerantG2P
-from stepaudiod.engines.voices import require_speakable, resolve_voice
+from stepaudiod.engines.kokoro.pauses import PAUSES_S
+from stepaudiod.engines.kokoro.phonemes import cut_phonemes
+from stepaudiod.engines.kokoro.tolerant import TolerantG2P
+from stepaudiod.engines.registry import HIBARI
+from stepaudiod.engines.voice_names import require_speakable, resolve_voice
 from stepaudiod.errors import EngineUnavailable, InvalidRequest
-from stepaudiod.speech import SpeechRequest
+from stepaudiod.requests import SpeechRequest
 from stepaudiod.text.normalize import clean, normalize_english
 from stepaudiod.text.sentences import Break, split_sentences
 
@@ -67,7 +67,7 @@ class HibariEngine:
         progress("voice", 0.3)
         with ThreadPoolExecutor(1) as beside:
             voice = beside.submit(Hibari, voice="heart", threads=self._threads)
-            from stepaudiod.engines.english import load_g2p
+            from stepaudiod.engines.kokoro.english import load_g2p
 
             self._g2p = load_g2p()
             self._voice = voice.result()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from stepaudiod.config import Settings
-from stepaudiod.engines.catalog import BEST_FIRST, WHISPER_TINY, Catalog
-from stepaudiod.engines.pulled import PulledEngines
+from stepaudiod.engines.local_models import LocalEngines
+from stepaudiod.engines.registry import BEST_FIRST, WHISPER_TINY, Catalog
 
 
 def catalog_of(settings: Settings, data: Path | None = None) -> Catalog:
@@ -17,5 +17,5 @@ def catalog_of(settings: Settings, data: Path | None = None) -> Catalog:
         data: has `models` and `voices` in it; None is where the settings say.
     """
     voices_for = "" if settings.access.private_voices else None
-    pulled = PulledEngines(data or settings.data_path, settings.step_audio, (WHISPER_TINY,), voices_for)
+    pulled = LocalEngines(data or settings.data_path, settings.step_audio, (WHISPER_TINY,), voices_for)
     return Catalog(BEST_FIRST, pulled)

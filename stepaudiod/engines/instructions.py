@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from stepaudiod.model.edits import EMOTIONS, STYLES
-from stepaudiod.model.tags import LANGUAGES
-from stepaudiod.speech import Change
+from stepaudiod.edits import EMOTIONS, STYLES
+from stepaudiod.requests import Change
+from stepaudiod.tags import LANGUAGES
 
 _SYNONYMS = {
     "happy": "happily cheerful cheerfully joyful glad smiling upbeat 开心 高兴 快乐 愉快",

@@ -9,7 +9,7 @@ import numpy as np
 
 from stepaudiod.engines.base import Clip, Progress
 from stepaudiod.errors import InvalidRequest
-from stepaudiod.speech import Facts, Segment, TranscriptionRequest
+from stepaudiod.requests import Facts, Segment, TranscriptionRequest
 
 SILENT = 1e-3
 SHORTEST_S = 0.4

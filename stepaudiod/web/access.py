@@ -24,11 +24,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stepaudiod import keys as api_keys
+from stepaudiod import api_keys
+from stepaudiod.api_keys import ApiKeys
 from stepaudiod.config import Settings
 from stepaudiod.errors import ConfigError, HostRefused, KeyRefused, OriginRefused, StepaudiodError
-from stepaudiod.keys import Keys
-from stepaudiod.log_limit import LogLimit
+from stepaudiod.log_rate_limit import LogRateLimit
 from stepaudiod.web.errors import on_stepaudiod_error
 
 log = logging.getLogger(__name__)
@@ -54,11 +54,11 @@ class Access:
         keys: the API keys as they are now.
     """
 
-    def __init__(self, app: ASGIApp, settings: Callable[[], Settings], keys: Callable[[], Keys]) -> None:
+    def __init__(self, app: ASGIApp, settings: Callable[[], Settings], keys: Callable[[], ApiKeys]) -> None:
         self._app = app
         self._settings = settings
         self._keys = keys
-        self._refusals = LogLimit(log, REFUSED_LINES)
+        self._refusals = LogRateLimit(log, REFUSED_LINES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -129,7 +129,7 @@ class Access:
             )
 
 
-def _because(keys: Keys, is_network: bool) -> str:
+def _because(keys: ApiKeys, is_network: bool) -> str:
     """What is wrong with the keys; paths and lines are nobody's business in the network."""
     return f" ({keys.problem})" if keys.problem and not is_network else ""
 

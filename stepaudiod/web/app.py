@@ -1,20 +1,17 @@
-"""The application of each kind of socket: routes, the request's id, the form of errors."""
+"""The application of each kind of socket: routes and middleware."""
 
 from __future__ import annotations
 
-import re
-import secrets
 from collections.abc import Callable
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, compile_path
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stepaudiod.api_keys import ApiKeys
 from stepaudiod.config import Settings
+from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.idle import IdleClock
-from stepaudiod.keys import Keys
-from stepaudiod.service import Service
 from stepaudiod.systemd import Role
 from stepaudiod.web import docs, edits, legacy, models, transcriptions, voices
 from stepaudiod.web.access import Access
@@ -24,9 +21,8 @@ from stepaudiod.web.errors import HANDLERS
 from stepaudiod.web.health import healthz, readyz
 from stepaudiod.web.metrics import CountAnswers, metrics
 from stepaudiod.web.page.routes import Page
+from stepaudiod.web.request_id import RequestId
 from stepaudiod.web.speech import speech
-
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class NameRoute(Route):
@@ -79,9 +75,9 @@ def routes(role: Role, page: Page) -> list[BaseRoute]:
 def build_app(
     role: Role,
     settings: Callable[[], Settings],
-    service: Service,
+    service: Dispatcher,
     idle: IdleClock,
-    keys: Callable[[], Keys],
+    keys: Callable[[], ApiKeys],
     page: Page,
 ) -> Starlette:
     """The application that a socket of this role serves.
@@ -107,26 +103,3 @@ def build_app(
     app.state.idle = idle
     app.state.documents = Documents()
     return app
-
-
-class RequestId:
-    """Gives every request a name: the client's `X-Request-Id` where it is sound, and a new one otherwise."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Name the request, and say the name in the response."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = dict(scope["headers"]).get(b"x-request-id", b"")
-        name = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8).encode()
-        scope.setdefault("state", {})["request_id"] = name.decode()
-
-        async def send_named(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", name)]
-            await send(message)
-
-        await self._app(scope, receive, send_named)

@@ -24,8 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stepaudiod.config import Settings
 from stepaudiod.errors import Busy, InvalidRequest, TooLarge
-from stepaudiod.scratch import Scratch, sweep
-from stepaudiod.web.places import GIVES_WAY_S, Arrival, Places
+from stepaudiod.temp_dirs import TempDir, sweep
+from stepaudiod.web.upload_slots import GIVES_WAY_S, Arrival, UploadSlots
 
 TRIES = 10
 """How often a place is asked for, each `GIVES_WAY_S` after the last time."""
@@ -63,9 +63,9 @@ class Upload(NamedTuple):
 class Spool:
     """The files of one request, in a folder of their own."""
 
-    places: Places
+    places: UploadSlots
     arrival: Arrival | None = None
-    folder: Scratch | None = None
+    folder: TempDir | None = None
     uploads: dict[str, Upload] = field(default_factory=dict)
     is_open: bool = False
 
@@ -98,7 +98,7 @@ class Spool:
         """
         self._take()
         if self.folder is None:
-            self.folder = Scratch(Path(tempfile.gettempdir()), SPOOL)
+            self.folder = TempDir(Path(tempfile.gettempdir()), SPOOL)
         suffix = Path(filename).suffix.lower()
         return self.folder.path / f"{len(self.uploads)}{suffix if SUFFIX.fullmatch(suffix) else '.bin'}"
 
@@ -152,7 +152,7 @@ class SpoolUploads:
 
     def __init__(self, app: ASGIApp, settings: Callable[[], Settings]) -> None:
         self._app = app
-        self._places = Places(settings)
+        self._places = UploadSlots(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve with a spool."""

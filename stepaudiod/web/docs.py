@@ -39,8 +39,8 @@ class Documents:
 
 
 def _render(app: Starlette, settings: Settings) -> Rendered:
-    from stepaudiod.web.document.openapi import build, dump
-    from stepaudiod.web.document.page import STYLE, render
+    from stepaudiod.web.openapi.openapi import build, dump
+    from stepaudiod.web.openapi.page import STYLE, render
 
     document = build(app.routes, settings)
     style_hash = hashlib.sha256(STYLE.encode())

@@ -9,15 +9,15 @@ from starlette.responses import JSONResponse, Response
 
 from stepaudiod.audio.formats import MEDIA_TYPES
 from stepaudiod.config import Settings
-from stepaudiod.engines.catalog import can
+from stepaudiod.dispatcher import Dispatcher
+from stepaudiod.edits import OPTIONS, Edit, require_tag
+from stepaudiod.engines.registry import can
 from stepaudiod.errors import EngineUnavailable, InvalidRequest
-from stepaudiod.model.edits import OPTIONS, Edit, require_tag
-from stepaudiod.model.tags import LANGUAGES
-from stepaudiod.service import Service
-from stepaudiod.speech import Change, EditRequest, Recording
+from stepaudiod.requests import Change, EditRequest, Recording
+from stepaudiod.tags import LANGUAGES
 from stepaudiod.web.body import check_length, read_multipart, required
-from stepaudiod.web.engines import engine_for, sound_headers, work_for
-from stepaudiod.web.ignored import ignored
+from stepaudiod.web.ignored_fields import ignored
+from stepaudiod.web.resolve import engine_for, sound_headers, work_for
 from stepaudiod.web.schemas import EditForm
 from stepaudiod.web.stream import StreamedResponse
 
@@ -27,7 +27,7 @@ PARAMS = {"n_edit_iter": "iterations"}
 
 async def edits(request: Request) -> Response:
     """Change a recording."""
-    service: Service = request.app.state.service
+    service: Dispatcher = request.app.state.service
     settings: Settings = request.app.state.settings()
     form, uploads = await read_multipart(request, EditForm, settings, ("file",))
     file = required(uploads, "file")
@@ -62,7 +62,7 @@ def checked(change: Change, params: dict[str, str]) -> Change:
 
 async def tags(request: Request) -> Response:
     """`GET /v1/tags`: every mode, its options, who can do it here, and how to have what nobody can."""
-    service: Service = request.app.state.service
+    service: Dispatcher = request.app.state.service
     installed = service.catalog.installed()
     return JSONResponse(
         {
@@ -74,7 +74,7 @@ async def tags(request: Request) -> Response:
     )
 
 
-def missing(service: Service) -> Iterator[str]:
+def missing(service: Dispatcher) -> Iterator[str]:
     """What nothing here can do."""
     for need in ("speak", "clone", "transcribe", *OPTIONS):
         try:

@@ -7,8 +7,8 @@ import json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.errors import EngineUnavailable
-from stepaudiod.service import Service
 from stepaudiod.web.errors import error_body
 
 NOT_READY = "not_ready"
@@ -24,7 +24,7 @@ async def readyz(request: Request) -> Response:
 
     A broken configuration never comes as far as here: it answers every request with 503 and its reason.
     """
-    service: Service = request.app.state.service
+    service: Dispatcher = request.app.state.service
     reasons: list[str] = []
     engine = None
     if service.is_stopping:

@@ -20,17 +20,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stepaudiod.config import Settings
-from stepaudiod.engines.catalog import can
+from stepaudiod.dispatcher import Dispatcher
+from stepaudiod.edits import EMOTIONS, REMOVE, STYLES
 from stepaudiod.engines.instructions import known_name
-from stepaudiod.engines.pulled import OLD_VARIANTS, STEP_AUDIO
-from stepaudiod.engines.voices import OLD_VOICES, require_speakable, resolve_voice
+from stepaudiod.engines.local_models import OLD_VARIANTS, STEP_AUDIO
+from stepaudiod.engines.registry import can
+from stepaudiod.engines.voice_names import OLD_VOICES, require_speakable, resolve_voice
 from stepaudiod.errors import InvalidRequest
-from stepaudiod.model.edits import EMOTIONS, REMOVE, STYLES
-from stepaudiod.service import Service
-from stepaudiod.speech import Change, EditRequest, EngineDescription, Recording, SpeechRequest, Work
+from stepaudiod.requests import Change, EditRequest, EngineDescription, Recording, SpeechRequest, Work
 from stepaudiod.web.body import Spool, Upload, check, check_length, read_multipart, required
 from stepaudiod.web.edits import checked
-from stepaudiod.web.engines import (
+from stepaudiod.web.fetch import Fetcher
+from stepaudiod.web.ignored_fields import ignored
+from stepaudiod.web.inline import FIELDS, cut, decode_text
+from stepaudiod.web.model_names import Meaning, meaning, without_organisation
+from stepaudiod.web.resolve import (
     caller_of,
     engine_for,
     follow_instructions,
@@ -38,10 +42,6 @@ from stepaudiod.web.engines import (
     sound_headers,
     work_for,
 )
-from stepaudiod.web.fetch import Fetcher
-from stepaudiod.web.ignored import ignored
-from stepaudiod.web.inline import FIELDS, cut, decode_text
-from stepaudiod.web.model_names import Meaning, meaning, without_organisation
 from stepaudiod.web.schemas import OldSpeechForm, StepAudioForm, UploadForm
 from stepaudiod.web.stream import speech_response
 
@@ -108,7 +108,7 @@ async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> 
         body: its JSON.
         unknown: names of fields beside the JSON that nothing here reads.
     """
-    service: Service = request.app.state.service
+    service: Dispatcher = request.app.state.service
     settings: Settings = request.app.state.settings()
     form = check(OldSpeechForm, body)
     options = form.step_audio
@@ -207,7 +207,7 @@ class Sources:
         self._spool.uploads[name] = Upload(path, "", size)
 
 
-async def _clone(service: Service, form: OldSpeechForm, sources: Sources, caller: str) -> Plan:
+async def _clone(service: Dispatcher, form: OldSpeechForm, sources: Sources, caller: str) -> Plan:
     """Speech in the voice of a recording, or of the library; with a feeling where `edit_info` names one."""
     options = form.step_audio
     change = _feeling(options)
@@ -254,7 +254,7 @@ def _feeling(options: StepAudioForm) -> Change | None:
     )
 
 
-async def _edit(service: Service, form: OldSpeechForm, sources: Sources) -> Plan:
+async def _edit(service: Dispatcher, form: OldSpeechForm, sources: Sources) -> Plan:
     """A recording changed; `input` counts only where it is the new text."""
     options = form.step_audio
     mode, info, text, intensity = options.mode, None, None, 1.0
@@ -296,7 +296,7 @@ def _pace(info: str) -> str:
     return "faster" if factor < MUCH_FASTER else "more faster"
 
 
-def _engine(service: Service, form: OldSpeechForm, need: str, caller: str = "") -> EngineDescription:
+def _engine(service: Dispatcher, form: OldSpeechForm, need: str, caller: str = "") -> EngineDescription:
     """Who does it. The old form knew one model: where that isn't here, whoever else can does what it can.
 
     Raises:

@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stepaudiod import __version__
 from stepaudiod.counters import OUTCOMES, Counters, Histogram
-from stepaudiod.service import Service
-from stepaudiod.speech import KINDS
+from stepaudiod.dispatcher import Dispatcher
+from stepaudiod.requests import KINDS
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -43,7 +43,7 @@ class ServiceCollector:
         service: whose counters.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Dispatcher) -> None:
         self._service = service
 
     def collect(self) -> Iterator[Metric]:

@@ -10,20 +10,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from stepaudiod import __version__
-from stepaudiod.engines.catalog import can
-from stepaudiod.engines.pulled import OLD_VARIANTS, QUANTIZATIONS, STEP_AUDIO
+from stepaudiod.dispatcher import Dispatcher
+from stepaudiod.engines.local_models import OLD_VARIANTS, QUANTIZATIONS, STEP_AUDIO
+from stepaudiod.engines.registry import can
 from stepaudiod.errors import EngineUnavailable
 from stepaudiod.idle import IdleClock
-from stepaudiod.service import Service
-from stepaudiod.speech import EngineDescription
-from stepaudiod.web.engines import caller_of, find_engine
+from stepaudiod.requests import EngineDescription
 from stepaudiod.web.model_names import OPENAI_SPEECH, OPENAI_TRANSCRIPTION
+from stepaudiod.web.resolve import caller_of, find_engine
 
 CREATED = 1763856000
 """OpenAI's form wants a time of creation; the project's first day serves for all."""
 
 
-def _describe(engine: EngineDescription, service: Service, caller: str, name: str = "") -> dict[str, Any]:
+def _describe(engine: EngineDescription, service: Dispatcher, caller: str, name: str = "") -> dict[str, Any]:
     """A model in OpenAI's form, and what more there is to know of it; `name` is another name for it."""
     model: dict[str, Any] = {
         "id": name or engine.name,
@@ -53,7 +53,7 @@ def _describe(engine: EngineDescription, service: Service, caller: str, name: st
 
 async def get_model(request: Request) -> Response:
     """`GET /v1/models/{id}`: one of them; a variant too, and what another name stands for."""
-    service: Service = request.app.state.service
+    service: Dispatcher = request.app.state.service
     if not (id := request.path_params["id"].strip("/")):
         return await list_models(request)
     caller = caller_of(request)
@@ -63,7 +63,7 @@ async def get_model(request: Request) -> Response:
 
 def _installed(request: Request) -> list[dict[str, Any]]:
     """What is installed, the best first, then OpenAI's names for what serves."""
-    service: Service = request.app.state.service
+    service: Dispatcher = request.app.state.service
     caller = caller_of(request)
     installed = service.catalog.seen_by(caller).installed()
     models = [_describe(engine, service, caller) for engine in installed]
@@ -87,7 +87,7 @@ async def list_speakers(request: Request) -> Response:
 
 async def list_voices(request: Request) -> Response:
     """`GET /v1/voices`: the voices of the engine that serves, or of `?model=`."""
-    service: Service = request.app.state.service
+    service: Dispatcher = request.app.state.service
     model = request.query_params.get("model")
     caller = caller_of(request)
     engine = find_engine(service, model, caller=caller) if model else service.choice(caller=caller).engine
@@ -117,7 +117,7 @@ async def status(request: Request) -> Response:
     return JSONResponse(describe_status(request.app.state.service, request.app.state.idle))
 
 
-def describe_status(service: Service, idle: IdleClock) -> dict[str, Any]:
+def describe_status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
     """One entry a model, and `daemon`."""
     worker = service.worker
     loading = None if worker is None else worker.loading
@@ -149,13 +149,13 @@ def describe_status(service: Service, idle: IdleClock) -> dict[str, Any]:
     }
 
 
-def _names(service: Service) -> list[str]:
+def _names(service: Dispatcher) -> list[str]:
     """The installed models, and a loaded variant that isn't among them."""
     loaded = [] if service.worker is None else service.worker.loaded
     return list(dict.fromkeys([*(e.name for e in service.catalog.installed()), *loaded]))
 
 
-def _old_statuses(service: Service, idle: IdleClock) -> dict[str, dict[str, Any]]:
+def _old_statuses(service: Dispatcher, idle: IdleClock) -> dict[str, dict[str, Any]]:
     """What the old containers called variants; `model` is each one's name here."""
     engines = service.catalog.engines
     named = {old: _variants(old, engines) for old in OLD_VARIANTS}
@@ -170,7 +170,7 @@ def _variants(old: str, engines: tuple[EngineDescription, ...]) -> list[str]:
     return [f"{STEP_AUDIO}-{ending}", *([STEP_AUDIO] if is_plain else [])]
 
 
-def _model_status(names: list[str], service: Service, idle: IdleClock) -> dict[str, Any]:
+def _model_status(names: list[str], service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
     """One model, in the form the old containers had, and what it tells of itself where it is loaded."""
     worker = service.worker
     loaded = {} if worker is None else worker.loaded
@@ -190,7 +190,7 @@ def _model_status(names: list[str], service: Service, idle: IdleClock) -> dict[s
 
 async def unload(request: Request) -> Response:
     """`POST /api/v1/models/{name}/unload`: end the worker; nothing of the model stays in memory."""
-    service: Service = request.app.state.service
+    service: Dispatcher = request.app.state.service
     name = request.path_params["name"]
     loaded = service.worker.loaded if service.worker is not None else {}
     if name in OLD_VARIANTS:

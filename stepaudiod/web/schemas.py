@@ -15,9 +15,9 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
-from stepaudiod.engines.pulled import STEP_AUDIO
-from stepaudiod.model.edits import MAX_INTENSITY, MAX_ITERATIONS, MIN_INTENSITY
-from stepaudiod.model.tags import LANGUAGES
+from stepaudiod.edits import MAX_INTENSITY, MAX_ITERATIONS, MIN_INTENSITY
+from stepaudiod.engines.local_models import STEP_AUDIO
+from stepaudiod.tags import LANGUAGES
 from stepaudiod.text.languages import language_code
 
 AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]

@@ -6,12 +6,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stepaudiod.config import Settings
-from stepaudiod.engines.voices import require_speakable, resolve_voice
-from stepaudiod.service import Service
-from stepaudiod.speech import SpeechRequest
+from stepaudiod.dispatcher import Dispatcher
+from stepaudiod.engines.voice_names import require_speakable, resolve_voice
+from stepaudiod.requests import SpeechRequest
 from stepaudiod.web import legacy
 from stepaudiod.web.body import check, check_length
-from stepaudiod.web.engines import (
+from stepaudiod.web.ignored_fields import ignored
+from stepaudiod.web.inline import read_json
+from stepaudiod.web.resolve import (
     caller_of,
     engine_for,
     follow_instructions,
@@ -19,15 +21,13 @@ from stepaudiod.web.engines import (
     sound_headers,
     work_for,
 )
-from stepaudiod.web.ignored import ignored
-from stepaudiod.web.inline import read_json
 from stepaudiod.web.schemas import SpeechForm
 from stepaudiod.web.stream import speech_response
 
 
 async def speech(request: Request) -> Response:
     """Speak, in OpenAI's form; a request in the old containers' form is handed over."""
-    service: Service = request.app.state.service
+    service: Dispatcher = request.app.state.service
     settings: Settings = request.app.state.settings()
     body = await read_json(request, settings)
     if legacy.is_old(body):

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from stepaudiod.audio.formats import MEDIA_TYPES
 from stepaudiod.errors import StepaudiodError
-from stepaudiod.speech import Audio, Facts, Result, Segment
+from stepaudiod.requests import Audio, Facts, Result, Segment
 from stepaudiod.web.errors import error_body
 from stepaudiod.web.schemas import SpeechForm
 

@@ -11,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stepaudiod.config import Settings
+from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.errors import InvalidRequest
-from stepaudiod.service import Service
-from stepaudiod.speech import Facts, Recording, Result, Segment, TranscriptionRequest
+from stepaudiod.requests import Facts, Recording, Result, Segment, TranscriptionRequest
 from stepaudiod.web.body import read_multipart, required
-from stepaudiod.web.engines import engine_for, work_for
-from stepaudiod.web.ignored import ignored
+from stepaudiod.web.ignored_fields import ignored
+from stepaudiod.web.resolve import engine_for, work_for
 from stepaudiod.web.schemas import TranscriptionForm
 from stepaudiod.web.stream import CollectedResponse, EventResponse, event
 
@@ -27,7 +27,7 @@ JSON, PLAIN = "application/json", "text/plain; charset=utf-8"
 
 async def transcriptions(request: Request) -> Response:
     """Write a recording down."""
-    service: Service = request.app.state.service
+    service: Dispatcher = request.app.state.service
     settings: Settings = request.app.state.settings()
     form, uploads = await read_multipart(request, TranscriptionForm, settings, ("file",))
     file = required(uploads, "file")

@@ -13,15 +13,15 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from stepaudiod.config import Settings
-from stepaudiod.engines.catalog import PROBE
-from stepaudiod.engines.certainty import is_guess
+from stepaudiod.dispatcher import Dispatcher
+from stepaudiod.engines.registry import PROBE
+from stepaudiod.engines.whisper.certainty import is_guess
 from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound, Unsupported
-from stepaudiod.service import Service
-from stepaudiod.speech import Recording, Segment, TranscriptionRequest, Voice
-from stepaudiod.voices import StoredVoice, VoiceLibrary
+from stepaudiod.requests import Recording, Segment, TranscriptionRequest, Voice
+from stepaudiod.voice_library import StoredVoice, VoiceLibrary
 from stepaudiod.web.body import read_multipart, required
-from stepaudiod.web.engines import caller_of, find_engine, work_for
-from stepaudiod.web.ignored import ignored
+from stepaudiod.web.ignored_fields import ignored
+from stepaudiod.web.resolve import caller_of, find_engine, work_for
 from stepaudiod.web.schemas import VoiceForm
 from stepaudiod.web.stream import while_connected
 
@@ -95,7 +95,7 @@ async def _listen(request: Request, recording: Recording) -> str:
     Raises:
         InvalidRequest: it is no recording of a voice, or what it says must be told.
     """
-    service: Service = request.app.state.service
+    service: Dispatcher = request.app.state.service
     engine = PROBE
     if not recording.transcript.strip():
         try:
@@ -132,7 +132,7 @@ async def list_voices(request: Request) -> Response:
     `voices` has those of them that `tts-1` can speak with now, in the form in which Kokoro-FastAPI's clients
     look for them. With `?model=` both lists have the voices of that model alone.
     """
-    service: Service = request.app.state.service
+    service: Dispatcher = request.app.state.service
     caller = caller_of(request)
     model = request.query_params.get("model")
     made = [_describe(voice) for voice in _library(request).list()]
@@ -153,7 +153,7 @@ async def list_voices(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": data, "has_more": False, "voices": names})
 
 
-def _serving(service: Service, caller: str) -> tuple[Voice, ...]:
+def _serving(service: Dispatcher, caller: str) -> tuple[Voice, ...]:
     """The voices of the engine that speaks; none where nothing can."""
     try:
         return service.choice(caller=caller).engine.voices
@@ -208,7 +208,7 @@ async def delete(request: Request) -> Response:
     """`DELETE /v1/audio/voices/{id}`: the voice and everything that was made of it."""
     id = request.path_params["id"]
     library = _library(request)
-    service: Service = request.app.state.service
+    service: Dispatcher = request.app.state.service
     if any(voice.id == id for engine in service.catalog.engines for voice in engine.voices):
         try:
             library.get(id)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from stepaudiod.audio.marking import Mark
-from stepaudiod.speech import (
+from stepaudiod.audio.ai_marking import Mark
+from stepaudiod.requests import (
     EditRequest,
     Facts,
     Recording,

@@ -38,7 +38,7 @@ DECODED_AT_ONCE = 2
 """Recordings that are decoded at a time."""
 HARMLESS_CUDA_ERRORS = (2, 100, 101)
 """Out of memory, no device, no such device: these of cudaError_t leave a context as it was."""
-NOBODY = 0
+UNUSED_FD = 0
 """The id of no request."""
 HELD = ""
 """The key of no engine."""
@@ -163,7 +163,7 @@ class Worker:
             self._engines.get(order)
         except Exception as error:
             log.warning("%s could not be loaded beforehand: %s", order.name, error)
-            self._send({"op": "failed", "id": NOBODY, **_describe(error)})
+            self._send({"op": "failed", "id": UNUSED_FD, **_describe(error)})
             _die_of(error)
 
     def _step(self, job: Job) -> None:

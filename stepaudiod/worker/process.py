@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from stepaudiod import errors
 from stepaudiod.counters import Counters
 from stepaudiod.errors import EngineError, InvalidRequest, StepaudiodError, WorkerLost
-from stepaudiod.speech import Audio, EngineDescription, Facts, Result, Segment, Word, Work, to_json
+from stepaudiod.requests import Audio, EngineDescription, Facts, Result, Segment, Word, Work, to_json
 from stepaudiod.worker.protocol import WINDOW_BYTES, Header, pack, read_frame
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stepaudiod.voices import VoiceLibrary
+from stepaudiod.voice_library import VoiceLibrary
 from tests.activation import DEADLINE_S, DaemonProcess
 from tests.attack.conftest import Tally
 from tests.conftest import StartDaemon

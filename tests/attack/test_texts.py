@@ -9,11 +9,11 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from stepaudiod.engines.catalog import HIBARI, KOKORO, Catalog
-from stepaudiod.engines.english import load_g2p
 from stepaudiod.engines.hibari import HibariEngine
-from stepaudiod.engines.kokoro import KokoroEngine
-from stepaudiod.engines.voices import require_speakable
+from stepaudiod.engines.kokoro.engine import KokoroEngine
+from stepaudiod.engines.kokoro.english import load_g2p
+from stepaudiod.engines.registry import HIBARI, KOKORO, Catalog
+from stepaudiod.engines.voice_names import require_speakable
 from stepaudiod.errors import StepaudiodError, Unsupported
 from stepaudiod.text.scripts import has_letters, main_language
 from stepaudiod.text.sentences import split_sentences

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stepaudiod.voices import VoiceLibrary
+from stepaudiod.voice_library import VoiceLibrary
 from tests.bench.measure import first_byte_of_body, machine, request, seconds_of, sleeping_daemon, spread
 
 VOICE = "bench"
@@ -41,11 +41,11 @@ marks = [("interpreter's own imports", began)]
 def mark(name): marks.append((name, time.perf_counter()))
 import stepaudiod.worker.main; mark("imports: the worker")
 import torch; mark("imports: torch")
-import stepaudiod.engines.stepaudio as stepaudio; mark("imports: the engine")
+import stepaudiod.engines.step_audio.engine as stepaudio; mark("imports: the engine")
 from pathlib import Path
 from stepaudiod.config import StepAudio
-from stepaudiod.engines.pulled import PulledEngines
-from stepaudiod.speech import Facts, SpeechRequest
+from stepaudiod.engines.local_models import PulledEngines
+from stepaudiod.requests import Facts, SpeechRequest
 asked = json.loads(sys.argv[1])
 engines = PulledEngines(Path(asked["data"]), StepAudio(**asked["settings"]))
 (description, *_) = engines.describe()

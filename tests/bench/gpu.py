@@ -14,15 +14,14 @@ from pathlib import Path
 
 import torch
 
-from stepaudiod.model.checkpoint import Checkpoint
-from stepaudiod.model.codes import AUDIO_CODES
-from stepaudiod.model.generation import Batch
-from stepaudiod.model.loading import load_step1, write_quantized
-from stepaudiod.model.quantize import Quantization
-from stepaudiod.model.running import RunningBatch
-from stepaudiod.model.sampling import Sampler, SamplingOptions
-from stepaudiod.model.step1 import Step1ForCausalLM
-from stepaudiod.model.tokenizer import AUDIO_BASE, END_OF_TURN
+from stepaudiod.editx.checkpoint.layout import Checkpoint
+from stepaudiod.editx.codes import AUDIO_BASE, AUDIO_CODES, END_OF_TURN
+from stepaudiod.editx.lm.cuda_scheduler import CudaBatch
+from stepaudiod.editx.lm.quantize import Quantization
+from stepaudiod.editx.lm.sampling import Sampler, SamplingOptions
+from stepaudiod.editx.lm.scheduler import Batch
+from stepaudiod.editx.lm.step1 import Step1ForCausalLM
+from stepaudiod.editx.loading import load_step1, write_quantized
 from tests.bench.gpu_requests import CUDA, requests
 from tests.bench.table import Table, timed
 from tests.bench.theirs import TheirDecoder
@@ -76,7 +75,7 @@ def _rates(table: Table, model: Step1ForCausalLM, name: str, wanted: str) -> Non
         took = timed(lambda: TheirDecoder(model).decode(prompt, 20), 1, 0)
         table.add("the reference's way, bf16, prompt and 20 tokens", f"{20 / took:.0f} tokens/s")
     steps = tokens_a_second(Batch(model, 1, 1024), prompt, 1, 40)
-    batch = RunningBatch(model, 16, 1024, 16384)
+    batch = CudaBatch(model, 16, 1024, 16384)
     start = time.perf_counter()
     tokens_a_second(batch, prompt, 1, 20)
     first = time.perf_counter() - start
@@ -96,7 +95,7 @@ def _rates(table: Table, model: Step1ForCausalLM, name: str, wanted: str) -> Non
 
 def _same_ids(table: Table, model: Step1ForCausalLM, prompt: list[int], name: str) -> None:
     """Greedy ids against single steps fed with the same ids, and beside others against alone."""
-    ids = _ids(RunningBatch(model, 1, 1024, 2048), prompt, GREEDY, 0)
+    ids = _ids(CudaBatch(model, 1, 1024, 2048), prompt, GREEDY, 0)
     cache = model.new_cache(1, 1024)
     hidden = model.prefill(prompt, cache)[-1]
     apart, margins = 0, [0.0]
@@ -114,8 +113,8 @@ def _same_ids(table: Table, model: Step1ForCausalLM, prompt: list[int], name: st
     table.add(
         f"greedy ids other than single steps choose, {name}", f"{apart} of {len(ids)}{worst}", "near ties"
     )
-    batch = RunningBatch(model, 16, 1024, 16384)
-    alone = [_ids(RunningBatch(model, 1, 1024, 2048), prompt, SamplingOptions(), seed) for seed in range(3)]
+    batch = CudaBatch(model, 16, 1024, 16384)
+    alone = [_ids(CudaBatch(model, 1, 1024, 2048), prompt, SamplingOptions(), seed) for seed in range(3)]
     open_ = [batch.join(prompt_of(100 + 20 * i), SamplingOptions(), 50 + i, 60) for i in range(9)]
     beside = [_ids(batch, prompt, SamplingOptions(), seed) for seed in range(3)]
     for sequence in open_:
@@ -142,7 +141,7 @@ def accuracy(table: Table) -> None:
     prompt, checkpoint = prompt_of(400), Checkpoint(table.models)
     model = load_step1(checkpoint, CUDA, torch.float32)
     right = model.audio_logits(model.prefill(prompt, model.new_cache(1, 400), block=400)[-1])
-    exact = _ids(RunningBatch(model, 1, 1024, 2048), prompt, GREEDY, 0)[:60]
+    exact = _ids(CudaBatch(model, 1, 1024, 2048), prompt, GREEDY, 0)[:60]
     steps = _ids(Batch(model, 1, 1024), prompt, GREEDY, 0)[:60]
     table.add(
         "greedy ids in float32, rounds and single steps",

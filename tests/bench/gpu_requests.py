@@ -15,20 +15,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stepaudiod.model import step_graphs
-from stepaudiod.model.campplus import load_speaker_encoder
-from stepaudiod.model.checkpoint import Checkpoint
-from stepaudiod.model.codes import to_columns
-from stepaudiod.model.encoding import Encoder
-from stepaudiod.model.flow import make_noise
-from stepaudiod.model.linguistic import load_linguistic
-from stepaudiod.model.memory_plan import MemoryNeeds, MemoryPlan
-from stepaudiod.model.pipeline import Edit, Pipeline, PipelineOptions, Reference, Synthesis
-from stepaudiod.model.quantize import Quantization
-from stepaudiod.model.segments import Stretch
-from stepaudiod.model.semantic import load_semantic
-from stepaudiod.model.speaking import faster_products
-from stepaudiod.model.vocoder import make_source_noise
+from stepaudiod.editx.checkpoint.layout import Checkpoint
+from stepaudiod.editx.codes import to_columns
+from stepaudiod.editx.decoder import step_graphs
+from stepaudiod.editx.decoder.flow import make_noise
+from stepaudiod.editx.decoder.vocoder import make_source_noise
+from stepaudiod.editx.lm.quantize import Quantization
+from stepaudiod.editx.memory_plan import MemoryNeeds, MemoryPlan
+from stepaudiod.editx.pipeline import Edit, Pipeline, PipelineOptions, Reference, Synthesis
+from stepaudiod.editx.reference import ReferenceEncoder
+from stepaudiod.editx.segments import TimeRange
+from stepaudiod.editx.synthesis import faster_products
+from stepaudiod.editx.tokenizers.linguistic import load_linguistic
+from stepaudiod.editx.tokenizers.semantic import load_semantic
+from stepaudiod.editx.tokenizers.speaker import load_speaker_encoder
 from tests.bench.model import Bench
 from tests.bench.table import Table, gpu_memory, own_memory, timed
 
@@ -146,12 +146,12 @@ def _encode(table: Table, pipeline: Pipeline, waveform: Tensor) -> None:
     took = timed(lambda: pipeline.encode_reference(waveform, 24000, SAID))
     table.add("a reference of 6 s, encoded", f"**{took * 1e3:.0f} ms**", "60 ms")
     tree, cpu = Checkpoint(table.models), torch.device("cpu")
-    encoder = Encoder(
+    encoder = ReferenceEncoder(
         load_linguistic(tree.linguistic, tree.centroids, cpu),
         load_semantic(tree.semantic, cpu),
         load_speaker_encoder(tree.speaker_encoder, cpu),
     )
-    whole = Stretch(0.0, waveform.shape[0] / 24000)
+    whole = TimeRange(0.0, waveform.shape[0] / 24000)
     right = encoder.encode(waveform.cpu(), 24000, whole, "").ids
     made = pipeline.encode_reference(waveform, 24000).ids
     apart = sum(a != b for a, b in zip(made, right, strict=True))

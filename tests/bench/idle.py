@@ -18,7 +18,7 @@ import httpx
 
 from tests.activation import DaemonProcess
 from tests.bench.measure import machine
-from tests.model.trees import write_tree
+from tests.editx.trees import write_tree
 
 PUBLISHED_TENSORS = 500
 TABS = (0, 1, 10)

@@ -16,19 +16,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stepaudiod.model import features
-from stepaudiod.model.campplus import load_speaker_encoder
-from stepaudiod.model.checkpoint import Checkpoint
-from stepaudiod.model.codes import to_columns
-from stepaudiod.model.flow import Acoustics, load_flow, make_noise
-from stepaudiod.model.linguistic import load_linguistic
-from stepaudiod.model.loading import LoadProgress, load_step1
-from stepaudiod.model.pipeline import Edit, Pipeline, PipelineOptions
-from stepaudiod.model.quantize import Quantization, size_bytes
-from stepaudiod.model.resample import resample
-from stepaudiod.model.sampling import SamplingOptions
-from stepaudiod.model.semantic import load_semantic
-from stepaudiod.model.vocoder import load_vocoder, make_source_noise
+from stepaudiod.editx.checkpoint.layout import Checkpoint
+from stepaudiod.editx.codes import to_columns
+from stepaudiod.editx.decoder.flow import Acoustics, load_flow, make_noise
+from stepaudiod.editx.decoder.vocoder import load_vocoder, make_source_noise
+from stepaudiod.editx.lm.quantize import Quantization, size_bytes
+from stepaudiod.editx.lm.sampling import SamplingOptions
+from stepaudiod.editx.loading import LoadProgress, load_step1
+from stepaudiod.editx.pipeline import Edit, Pipeline, PipelineOptions
+from stepaudiod.editx.tokenizers import features
+from stepaudiod.editx.tokenizers.linguistic import load_linguistic
+from stepaudiod.editx.tokenizers.resample import resample
+from stepaudiod.editx.tokenizers.semantic import load_semantic
+from stepaudiod.editx.tokenizers.speaker import load_speaker_encoder
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

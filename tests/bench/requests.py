@@ -16,7 +16,7 @@ import httpx
 
 from stepaudiod.audio.encode import make_encoder
 from stepaudiod.engines.hibari import HibariEngine
-from stepaudiod.speech import SpeechRequest
+from stepaudiod.requests import SpeechRequest
 from tests.activation import DaemonProcess
 from tests.bench.measure import SAY, machine, resident_mb, spread
 

@@ -1,4 +1,4 @@
-"""Fit `engines/spoken_english.bin`: is it English, from Whisper tiny.en's encoder.
+"""Fit `engines/whisper/spoken_english.bin`: is it English, from Whisper tiny.en's encoder.
 
     python -m tests.bench.spoken_english         how well it does on sentences that it wasn't fitted on
     python -m tests.bench.spoken_english write   fit on all of them, and write the file
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from stepaudiod.audio.resample import resample
 from stepaudiod.engines.hibari import HibariEngine
-from stepaudiod.engines.kokoro import STYLES, KokoroEngine
-from stepaudiod.engines.kokoro_signs import SIGNS
-from stepaudiod.engines.spoken_english import WEIGHTS, pooled
-from stepaudiod.engines.whisper_tiny import WhisperTinyEngine
-from stepaudiod.speech import SpeechRequest
+from stepaudiod.engines.kokoro.engine import STYLES, KokoroEngine
+from stepaudiod.engines.kokoro.vocab import SIGNS
+from stepaudiod.engines.whisper.ctranslate2 import WhisperTinyEngine
+from stepaudiod.engines.whisper.spoken_english import WEIGHTS, pooled
+from stepaudiod.requests import SpeechRequest
 from tests.bench.measure import machine
 
 Array = NDArray[np.float32]

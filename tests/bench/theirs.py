@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stepaudiod.model.step1 import DecoderLayer, Step1ForCausalLM, alibi_slopes
+from stepaudiod.editx.lm.step1 import DecoderLayer, Step1ForCausalLM, alibi_slopes
 
 
 class TheirDecoder:

@@ -32,7 +32,7 @@ from pathlib import Path
 engine = stepaudiod.engines.hibari.HibariEngine(cache_dir=Path("/nowhere"), threads=2)
 engine.load(lambda stage, fraction: None); t.append(time.perf_counter())
 from stepaudiod.audio.encode import make_encoder
-from stepaudiod.speech import SpeechRequest
+from stepaudiod.requests import SpeechRequest
 encoder = make_encoder("mp3", engine.sample_rate); t.append(time.perf_counter())
 encoder.encode(next(iter(engine.speak(SpeechRequest(%r, "heart"))))); t.append(time.perf_counter())
 print(*(b - a for a, b in zip(t, t[1:])))

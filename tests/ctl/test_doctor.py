@@ -20,7 +20,7 @@ from stepaudiod.ctl.checks.engines import Models, engine_finding
 from stepaudiod.ctl.checks.finding import Finding
 from stepaudiod.ctl.checks.gpu import GIB, Card, Gpus, visible
 from stepaudiod.ctl.checks.permissions import Account
-from stepaudiod.model.checkpoint import MODEL_FOLDER
+from stepaudiod.editx.checkpoint.layout import MODEL_FOLDER
 from tests.ctl.conftest import Ctl, HandStarted, add_program
 
 UNITS = """\

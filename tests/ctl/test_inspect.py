@@ -11,8 +11,8 @@ import av
 import numpy as np
 import pytest
 
+from stepaudiod.audio.ai_marking import EDITED, GENERATED, IPTC, Mark
 from stepaudiod.audio.encode import make_encoder
-from stepaudiod.audio.marking import EDITED, GENERATED, IPTC, Mark
 from stepaudiod.ctl.errors import WrongUsage
 from stepaudiod.ctl.inspect import inspect
 from tests.ctl.conftest import Ctl

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stepaudiod import keys
+from stepaudiod import api_keys as keys
 from stepaudiod.ctl.main import main
 
 
@@ -47,7 +47,7 @@ def test_keys_are_added_to_what_is_there(tmp_path: Path, capfd: pytest.CaptureFi
 def test_a_line_can_be_printed_for_another_machine(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "add", "laptop", "--print-line"]) == 0
     key, line = capfd.readouterr().out.split()
-    assert keys.Keys(keys.parse(line, "here")).name_of(key.encode()) == "laptop"
+    assert keys.ApiKeys(keys.parse(line, "here")).name_of(key.encode()) == "laptop"
 
 
 def test_two_keys_never_have_one_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from stepaudiod.config import StepAudio
-from stepaudiod.engines.pulled import PulledEngines
-from stepaudiod.engines.stepaudio import StepAudioEngine
-from stepaudiod.speech import SpeechRequest
-from stepaudiod.voices import VoiceLibrary
+from stepaudiod.engines.local_models import LocalEngines
+from stepaudiod.engines.step_audio.engine import StepAudioEngine
+from stepaudiod.requests import SpeechRequest
+from stepaudiod.voice_library import VoiceLibrary
 from tests.ctl.conftest import Ctl
-from tests.model.trees import write_tree
+from tests.editx.trees import write_tree
 from tests.web.conftest import hum, wav
 
 
@@ -36,7 +36,7 @@ def say(data: Path, quantization: str) -> np.ndarray:
     settings = StepAudio.model_validate(
         {"device": "cpu", "quantization": quantization, "check_output": False}
     )
-    (description,) = PulledEngines(data, settings).describe()
+    (description,) = LocalEngines(data, settings).describe()
     engine = StepAudioEngine(cache_dir=data, threads=1, **description.options)
     engine.load(lambda stage, fraction: None)
     said = engine.speak(SpeechRequest("Hello.", "hum", seed=1))

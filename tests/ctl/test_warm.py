@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from stepaudiod.ctl import warm
+from stepaudiod.ctl.connect import connect
 from stepaudiod.ctl.options import Options
 from stepaudiod.ctl.terminal import Terminal
-from stepaudiod.engines.kokoro_weights import FILE_NAME
+from stepaudiod.engines.kokoro.weights import FILE_NAME
 from tests.ctl.conftest import Ctl, HandStarted, StartByHand
-from tests.model.trees import write_tree
+from tests.editx.trees import write_tree
 
 
 def control(daemon: HandStarted, programs: Path) -> Ctl:
@@ -79,7 +80,7 @@ def test_requests_at_once_are_all_served(shared_daemon: HandStarted, shared_ctl:
     """What a GPU's kernels for several sequences need; the command asks for it where there is one."""
     options = Options(shared_daemon.socket, None, None, 60.0, as_json=False, is_quiet=True)
     terminal = Terminal(as_json=False, is_quiet=True)
-    with options.connect(terminal) as client:
+    with connect(options, terminal) as client:
         ask = warm._asker(client.get("/v1/models/hibari"), options, terminal)
     before = served(shared_ctl)
     stages = [warm._together(count, ask, options, terminal, f"{count} at once") for count in warm.AT_ONCE]

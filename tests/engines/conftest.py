@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stepaudiod.engines.catalog import KOKORO, Catalog
 from stepaudiod.engines.hibari import HibariEngine
-from stepaudiod.engines.kokoro import KokoroEngine
-from stepaudiod.speech import SpeechRequest
+from stepaudiod.engines.kokoro.engine import KokoroEngine
+from stepaudiod.engines.registry import KOKORO, Catalog
+from stepaudiod.requests import SpeechRequest
 
 Say = Callable[..., np.ndarray]
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from stepaudiod.engines.english import load_g2p, read_table
-from stepaudiod.engines.sorted_json import SortedJson
+from stepaudiod.engines.kokoro.english import load_g2p, read_table
+from stepaudiod.engines.kokoro.sorted_json import SortedJson
 from tests import judges
 
 

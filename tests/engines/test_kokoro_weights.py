@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from stepaudiod.engines.catalog import KOKORO, Catalog
-from stepaudiod.engines.kokoro import KokoroEngine
-from stepaudiod.engines.kokoro_weights import FILE_NAME, SIZE_BYTES, is_intact, joined_weights
+from stepaudiod.engines.kokoro.engine import KokoroEngine
+from stepaudiod.engines.kokoro.weights import FILE_NAME, SIZE_BYTES, is_intact, joined_weights
+from stepaudiod.engines.registry import KOKORO, Catalog
 from stepaudiod.errors import EngineUnavailable
 
 pytestmark = pytest.mark.skipif(KOKORO not in Catalog().installed(), reason="kokoro is not installed")
@@ -28,7 +28,7 @@ def test_the_weights_are_joined_once(tmp_path: Path) -> None:
 
 def test_several_processes_may_join_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from stepaudiod.engines.kokoro_weights import *\n"
+        "import sys, pathlib; from stepaudiod.engines.kokoro.weights import *\n"
         "sys.exit(not is_intact(joined_weights(pathlib.Path(sys.argv[1]))))"
     )
     children = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(3)]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from stepaudiod.engines.hibari import HibariEngine
-from stepaudiod.engines.kokoro import KokoroEngine
-from stepaudiod.engines.tolerant import Convert, TolerantG2P
-from stepaudiod.speech import SpeechRequest
+from stepaudiod.engines.kokoro.engine import KokoroEngine
+from stepaudiod.engines.kokoro.tolerant import Convert, TolerantG2P
+from stepaudiod.requests import SpeechRequest
 from stepaudiod.text.scripts import main_language
 from stepaudiod.text.sentences import split_sentences
 from tests.odd_texts import odd_texts

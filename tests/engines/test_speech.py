@@ -11,9 +11,9 @@ import pytest
 
 from stepaudiod.audio.decode import decode
 from stepaudiod.engines.hibari import HibariEngine
-from stepaudiod.engines.kokoro import KokoroEngine
+from stepaudiod.engines.kokoro.engine import KokoroEngine
 from stepaudiod.errors import InvalidRequest, Unsupported
-from stepaudiod.speech import SpeechRequest
+from stepaudiod.requests import SpeechRequest
 from tests import judges
 from tests.engines.conftest import Say
 

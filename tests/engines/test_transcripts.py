@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from stepaudiod.engines.base import Clip
-from stepaudiod.engines.catalog import WHISPER_TINY
-from stepaudiod.engines.certainty import is_guess
-from stepaudiod.engines.kokoro import KokoroEngine
-from stepaudiod.engines.transcripts import TRANSCRIPT, Listener
+from stepaudiod.engines.kokoro.engine import KokoroEngine
+from stepaudiod.engines.registry import WHISPER_TINY
+from stepaudiod.engines.whisper.certainty import is_guess
+from stepaudiod.engines.whisper.transcripts import TRANSCRIPT, Listener
 from stepaudiod.errors import InvalidRequest
-from stepaudiod.speech import Segment
+from stepaudiod.requests import Segment
 from stepaudiod.worker.job import EngineOrder
 from tests.engines.conftest import Say
 
@@ -30,7 +30,7 @@ def weights(tmp_path: Path) -> Path:
 def order_of(weights: Path, **options: Any) -> dict[str, Any]:
     return {
         "name": "whisper-tiny",
-        "factory": "stepaudiod.engines.whisper:WhisperEngine",
+        "factory": "stepaudiod.engines.whisper.transformers:WhisperEngine",
         "options": options,
         "files": [str(weights)],
         "languages": ["en", "zh"],

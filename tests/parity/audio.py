@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stepaudiod.model import features
-from stepaudiod.model.codes import code_ids, interleave, to_columns
-from stepaudiod.model.edits import OPTIONS, instruction
-from stepaudiod.model.linguistic import CONTEXT_ROWS, LinguisticTrace
-from stepaudiod.model.prompts import PromptForm, PromptWriter, december_speaker
-from stepaudiod.model.resample import resample
-from stepaudiod.model.tokenizer import AUDIO_BASE
+from stepaudiod.edits import OPTIONS, instruction
+from stepaudiod.editx.codes import AUDIO_BASE, code_ids, interleave, to_columns
+from stepaudiod.editx.lm.prompts import PromptForm, PromptWriter, december_speaker
+from stepaudiod.editx.tokenizers import features
+from stepaudiod.editx.tokenizers.linguistic import CONTEXT_ROWS, LinguisticTrace
+from stepaudiod.editx.tokenizers.resample import resample
 from tests.parity.golden import Arrays, Golden, Networks
 
 NEAR = 1e-3

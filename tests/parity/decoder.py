@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepaudiod.model.audio_stream import AudioStream, ChunkDecoder
-from stepaudiod.model.codes import id_codes, to_columns
-from stepaudiod.model.flow import Acoustics, FlowTrace
-from stepaudiod.model.prompts import PromptForm
-from stepaudiod.model.source import HOP, PhaseArithmetic
-from stepaudiod.model.streaming import StreamStyle
-from stepaudiod.model.tokenizer import AUDIO_BASE
-from stepaudiod.model.vocoder import VocoderTrace
+from stepaudiod.editx.codes import AUDIO_BASE, id_codes, to_columns
+from stepaudiod.editx.decoder.audio_stream import AudioStream, ChunkDecoder
+from stepaudiod.editx.decoder.flow import Acoustics, FlowTrace
+from stepaudiod.editx.decoder.source import HOP, PhaseArithmetic
+from stepaudiod.editx.decoder.streaming import StreamStyle
+from stepaudiod.editx.decoder.vocoder import VocoderTrace
+from stepaudiod.editx.lm.prompts import PromptForm
 from tests.parity.audio import clone_prompt, to_array
 from tests.parity.golden import Arrays, Golden, Networks
 from tests.parity.language import Primed, greedy

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepaudiod.model.campplus import SpeakerEncoder, load_speaker_encoder
-from stepaudiod.model.checkpoint import Checkpoint
-from stepaudiod.model.flow import NOISE_FRAMES, Flow, load_flow, make_noise
-from stepaudiod.model.linguistic import LinguisticTokenizer, load_linguistic
-from stepaudiod.model.semantic import SemanticTokenizer, load_semantic
-from stepaudiod.model.step1 import Step1Config, Step1ForCausalLM
-from stepaudiod.model.tokenizer import TextTokenizer
-from stepaudiod.model.vocoder import Vocoder, load_vocoder
-from stepaudiod.model.weights import SafetensorsFolder, install
+from stepaudiod.editx.checkpoint.layout import Checkpoint
+from stepaudiod.editx.checkpoint.weights import SafetensorsFolder, install
+from stepaudiod.editx.decoder.flow import NOISE_FRAMES, Flow, load_flow, make_noise
+from stepaudiod.editx.decoder.vocoder import Vocoder, load_vocoder
+from stepaudiod.editx.lm.step1 import Step1Config, Step1ForCausalLM
+from stepaudiod.editx.lm.text_tokenizer import TextTokenizer
+from stepaudiod.editx.tokenizers.linguistic import LinguisticTokenizer, load_linguistic
+from stepaudiod.editx.tokenizers.semantic import SemanticTokenizer, load_semantic
+from stepaudiod.editx.tokenizers.speaker import SpeakerEncoder, load_speaker_encoder
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepaudiod.model.codes import AUDIO_CODES
-from stepaudiod.model.sampling import SamplingOptions, mask_repetition, probabilities
-from stepaudiod.model.step1 import KVCache, Step1ForCausalLM
-from stepaudiod.model.tokenizer import AUDIO_BASE, END_OF_TURN
+from stepaudiod.editx.codes import AUDIO_BASE, AUDIO_CODES, END_OF_TURN
+from stepaudiod.editx.lm.sampling import SamplingOptions, mask_repetition, probabilities
+from stepaudiod.editx.lm.step1 import KVCache, Step1ForCausalLM
 from tests.parity.audio import to_array
 from tests.parity.golden import Arrays, Golden, Networks
 

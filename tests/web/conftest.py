@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from stepaudiod.voices import VoiceLibrary
+from stepaudiod.voice_library import VoiceLibrary
 from tests.activation import DaemonProcess
 from tests.checkpoints import write_checkpoint
 from tests.conftest import StartDaemon

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from stepaudiod.model.edits import OPTIONS
+from stepaudiod.edits import OPTIONS
 from tests.activation import DaemonProcess
 from tests.web.conftest import hum, samples, wav
 

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from stepaudiod.text.languages import language_code
-from stepaudiod.web.ignored import MAX_NAME, MAX_NAMES, ignored
+from stepaudiod.web.ignored_fields import MAX_NAME, MAX_NAMES, ignored
 from tests.activation import DaemonProcess
 from tests.conftest import StartDaemon
 from tests.web.conftest import hum, wav

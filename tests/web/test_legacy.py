@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from stepaudiod.voices import VoiceLibrary
+from stepaudiod.voice_library import VoiceLibrary
 from stepaudiod.web.legacy import is_old
 from tests.activation import DaemonProcess
 from tests.conftest import StartDaemon

@@ -11,11 +11,11 @@ from pathlib import Path
 from stepaudiod.config import DEFAULT_PATH, Settings, load
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
 from stepaudiod.ctl.checks.permissions import DAEMON, Account
-from stepaudiod.engines.catalog import Catalog
+from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.engines.installed import catalog_of
-from stepaudiod.engines.pulled import STEP_AUDIO
+from stepaudiod.engines.local_models import STEP_AUDIO
+from stepaudiod.engines.registry import Catalog
 from stepaudiod.errors import ConfigError, EngineUnavailable
-from stepaudiod.model.checkpoint import Checkpoint
 
 SYSTEM_DATA = Path("/var/lib/stepaudiod")
 SYSTEM_CACHE = Path("/var/cache/stepaudiod")

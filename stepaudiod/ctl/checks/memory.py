@@ -68,9 +68,9 @@ def main() -> None:
 def _plan(models: Path, settings: StepAudio) -> Need:
     import torch
 
-    from stepaudiod.model.checkpoint import Checkpoint
-    from stepaudiod.model.memory_plan import MemoryNeeds
-    from stepaudiod.model.quantize import Quantization
+    from stepaudiod.editx.checkpoint.layout import Checkpoint
+    from stepaudiod.editx.lm.quantize import Quantization
+    from stepaudiod.editx.memory_plan import MemoryNeeds
 
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[settings.dtype]
     needs = MemoryNeeds.of(Checkpoint(models), dtype, Quantization.named(settings.quantization))

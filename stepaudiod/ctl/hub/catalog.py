@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from stepaudiod.ctl.errors import WrongUsage
-from stepaudiod.model.checkpoint import DECODER_FOLDER, LINGUISTIC_FOLDER, MODEL_FOLDER, TOKENIZER_FOLDER
+from stepaudiod.editx.checkpoint.layout import (
+    DECODER_FOLDER,
+    LINGUISTIC_FOLDER,
+    MODEL_FOLDER,
+    TOKENIZER_FOLDER,
+)
 
 LICENCES = ("LICENSE*", "NOTICE*")
 

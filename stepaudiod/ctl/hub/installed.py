@@ -11,12 +11,12 @@ from pathlib import Path
 from stepaudiod.ctl.errors import IncompleteModel
 from stepaudiod.ctl.hub import digests, manifest
 from stepaudiod.ctl.hub.catalog import MODELS, PULLING, STEP_AUDIO, PublishedModel, Repository
+from stepaudiod.ctl.hub.download import discard, locked
 from stepaudiod.ctl.hub.manifest import Manifest
 from stepaudiod.ctl.hub.progress import Progress
-from stepaudiod.ctl.hub.pulling import discard, locked
+from stepaudiod.editx.checkpoint.headers import mend, safetensors_header
+from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.errors import ModelFileError
-from stepaudiod.model.checkpoint import Checkpoint
-from stepaudiod.model.files import mend, safetensors_header
 
 
 @dataclass(frozen=True, slots=True)

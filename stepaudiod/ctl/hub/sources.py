@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-from stepaudiod.ctl.errors import ClientMissing, HubRefused, Unreachable
+from stepaudiod.ctl.errors import HubRefused, Unreachable
 from stepaudiod.ctl.hub.digests import Digest
 
 NAMES = ("huggingface", "modelscope")
-CLIENTS = {"huggingface": "huggingface_hub", "modelscope": "modelscope_hub"}
 TOKENS = {"huggingface": "HF_TOKEN", "modelscope": "MODELSCOPE_API_TOKEN"}
 MIRRORS = {"huggingface": "HF_ENDPOINT", "modelscope": "MODELSCOPE_ENDPOINT"}
 
@@ -63,29 +61,6 @@ class Source(Protocol):
         self, repository: str, revision: str, file: RemoteFile, scratch: Path, received: Received
     ) -> Path:
         """Fetch one file into the scratch folder, from where an earlier pull stopped; returns where it is."""
-
-
-def open_source(name: str, endpoint: str | None) -> Source:
-    """A hub by its name, and another server that speaks for it.
-
-    Raises:
-        ClientMissing: its client isn't installed.
-    """
-    if find_spec(CLIENTS[name]) is None:
-        package = CLIENTS[name].replace("_", "-")
-        raise ClientMissing(
-            f"To pull from {name}, its client {package} has to be installed where stepaudioctl runs: "
-            "pip install 'stepaudiod[hub]'. The Debian runtimes with torch bring it. Or copy the files by "
-            "hand, as the README says under Models."
-        )
-    # only now: a client takes longer to import than every other command to run
-    if name == "modelscope":
-        from stepaudiod.ctl.hub.modelscope import ModelScope
-
-        return ModelScope(endpoint)
-    from stepaudiod.ctl.hub.huggingface import HuggingFace
-
-    return HuggingFace(endpoint)
 
 
 def unreachable(source: Source, error: BaseException) -> Unreachable:

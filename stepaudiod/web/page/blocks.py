@@ -10,8 +10,8 @@ from typing import Any
 
 import gradio as gr
 
-from stepaudiod.model.edits import MAX_INTENSITY, MAX_ITERATIONS, MIN_INTENSITY, OPTIONS, REMOVE
-from stepaudiod.model.tags import LANGUAGES
+from stepaudiod.edits import MAX_INTENSITY, MAX_ITERATIONS, MIN_INTENSITY, OPTIONS, REMOVE
+from stepaudiod.tags import LANGUAGES
 
 Words = dict[str, Any]
 

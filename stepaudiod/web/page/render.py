@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from stepaudiod.web.page import lean
+from stepaudiod.web.page import gradio_import as lean
 
 gc.disable()  # a process that lives for seconds collects nothing
 lean.install()

@@ -13,8 +13,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from stepaudiod.config import Settings
+from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.idle import IdleClock
-from stepaudiod.service import Service
 from stepaudiod.web import edits
 from stepaudiod.web.page.snapshot import Snapshot, gradio_folder
 from stepaudiod.web.page.watching import Feed
@@ -89,7 +89,7 @@ class Page:
 
     async def index(self, request: Request) -> Response:
         """`GET /`: the page; while it is being made, one that says so and gives way to it."""
-        service: Service = request.app.state.service
+        service: Dispatcher = request.app.state.service
         chosen = request.query_params.get("lang")
         if self._gradio is None:
             self._preload(service)
@@ -101,7 +101,7 @@ class Page:
         self._snapshot.prepare(then=lambda: self._preload(service))
         return _html((HERE / "waking.html").read_bytes(), chosen)
 
-    def _preload(self, service: Service) -> None:
+    def _preload(self, service: Dispatcher) -> None:
         """Have the model loaded while somebody reads the page."""
         if self._settings().preload == "page":
             self._preloading = asyncio.create_task(service.preload())
@@ -116,7 +116,7 @@ class Page:
         `missing` has what nothing here can do, and the engines that could, each with how to have it: the page
         says it in its own language.
         """
-        service: Service = request.app.state.service
+        service: Dispatcher = request.app.state.service
         return JSONResponse(
             {
                 "ready": self._snapshot.is_ready,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from stepaudiod import __version__
 from stepaudiod.idle import IdleClock
-from stepaudiod.scratch import UNFINISHED, Scratch
+from stepaudiod.temp_dirs import UNFINISHED, TempDir
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Snapshot:
     async def _render(self) -> None:
         parent = self.folder.parent
         parent.mkdir(parents=True, exist_ok=True)
-        scratch = Scratch(parent, UNFINISHED)
+        scratch = TempDir(parent, UNFINISHED)
         unfinished = scratch.path
         command = [sys.executable, "-P", "-m", "stepaudiod.web.page.render", str(unfinished)]
         # gradio would write below the home folder, and would tell its makers that it was started

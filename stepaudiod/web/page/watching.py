@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from stepaudiod.changes import Changes, wait_for
+from stepaudiod.broadcast import Broadcast, wait_for
+from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.errors import EngineUnavailable
 from stepaudiod.idle import IdleClock
-from stepaudiod.service import Service
 from stepaudiod.web import models
 from stepaudiod.web.stream import UNBUFFERED
 
@@ -34,7 +34,7 @@ class Feed:
 
     def __init__(self) -> None:
         self._latest = b""
-        self._events_made = Changes()
+        self._events_made = Broadcast()
         self._tabs = 0
         self._writing: asyncio.Task[None] | None = None
 
@@ -42,7 +42,7 @@ class Feed:
         """`GET /page/watch`."""
         return Watching(self._events(request.app.state.service, request.app.state.idle))
 
-    async def _events(self, service: Service, idle: IdleClock) -> AsyncIterator[bytes]:
+    async def _events(self, service: Dispatcher, idle: IdleClock) -> AsyncIterator[bytes]:
         """The status as it is, then each change of it."""
         self._tabs += 1
         if self._writing is None:
@@ -61,7 +61,7 @@ class Feed:
                 writing.cancel()
                 self._writing = None
 
-    async def _write(self, service: Service, idle: IdleClock) -> None:
+    async def _write(self, service: Dispatcher, idle: IdleClock) -> None:
         """Write an event whenever something in the status but the seconds has changed."""
         before = _without_clock(_status(service, idle))
         try:
@@ -99,7 +99,7 @@ def _event(status: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(status, ensure_ascii=False).encode() + b"\n\n"
 
 
-def _status(service: Service, idle: IdleClock) -> dict[str, Any]:
+def _status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
     """The status, and which engine and why in parts: the page says it in its own language."""
     try:
         choice = service.choice()

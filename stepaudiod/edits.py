@@ -1,0 +1,196 @@
+"""What the model can be asked for, in the words it was trained on. Knows no audio.
+
+A wrong name or combination is refused here, before any work, with the right ones listed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stepaudiod.errors import InvalidRequest
+from stepaudiod.tags import LANGUAGES, TAGS, has_tag, listed, spelled
+
+REMOVE = "remove"
+EMOTIONS = (
+    "happy", "angry", "sad", "humour", "confusion", "disgusted", "empathy", "embarrass", "fear", "surprised",
+    "excited", "depressed", "coldness", "admiration",
+)  # fmt: skip
+STYLES = (
+    "serious", "arrogant", "child", "older", "girl", "pure", "sister", "sweet", "ethereal", "whisper",
+    "gentle", "recite", "generous", "act_coy", "warm", "shy", "comfort", "authority", "chat", "radio",
+    "soulful", "story", "vivid", "program", "news", "advertising", "roar", "murmur", "shout",
+    "deeply", "loudly", "exaggerated",
+)  # fmt: skip
+SPEEDS = ("faster", "slower", "more faster", "more slower")
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "emotion": (*EMOTIONS, REMOVE),
+    "style": (*STYLES, REMOVE),
+    "speed": SPEEDS,
+    "denoise": (),
+    "vad": (),
+    "paralinguistic": TAGS,
+}
+"""Every edit and what it can be told."""
+MAX_ITERATIONS = 4
+
+INTENSITY_WORDS = ((0.5, "slightly"), (0.85, "somewhat"), (1.15, ""), (1.75, "noticeably"), (2.5, "much"))
+STRONGEST_WORD = "dramatically"
+MIN_INTENSITY, MAX_INTENSITY = 0.1, 3.0
+
+_DENOISE = (
+    "Remove any noise from the given audio while preserving the voice content clearly. Ensure that the"
+    " speech quality remains intact with minimal distortion, and eliminate all noise from the audio."
+)
+_VAD = (
+    "Remove any silent portions from the given audio while preserving the voice content clearly. Ensure"
+    " that the speech quality remains intact with minimal distortion, and eliminate all silence from the"
+    " audio."
+)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit of a recording, checked.
+
+    Args:
+        kind: one of `OPTIONS`.
+        info: which emotion, style or speed; None for the others.
+        text: for `paralinguistic`, the new text, as a rule with tags.
+        intensity: 0.1 to 3, for an emotion or a style; 1 says nothing about it.
+        iterations: how often the edit is applied, each time to the last result.
+
+    Raises:
+        InvalidRequest: the parts don't go together; names the field and lists what is right.
+    """
+
+    kind: str
+    info: str | None = None
+    text: str | None = None
+    intensity: float = 1.0
+    iterations: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in OPTIONS:
+            raise InvalidRequest(f"there is no edit {self.kind!r}; there are {_listed(OPTIONS)}", "mode")
+        if not 1 <= self.iterations <= MAX_ITERATIONS:
+            raise InvalidRequest(
+                f"iterations must be 1 to {MAX_ITERATIONS}, found {self.iterations}", "n_edit_iter"
+            )
+        if not MIN_INTENSITY <= self.intensity <= MAX_INTENSITY:
+            raise InvalidRequest(
+                f"intensity must be {MIN_INTENSITY} to {MAX_INTENSITY:g}, found {self.intensity:g}",
+                "intensity",
+            )
+        self._check_info()
+        self._check_text()
+
+    def _check_info(self) -> None:
+        options = OPTIONS[self.kind] if self.kind != "paralinguistic" else ()
+        if options and self.info not in options:
+            found = "nothing" if not self.info else repr(self.info)
+            raise InvalidRequest(f"{self.kind} must be one of {_listed(options)}; found {found}", "edit_info")
+        if not options and self.info:
+            raise InvalidRequest(
+                f"{self.kind} takes no edit_info, found {self.info!r}; emotion, style and speed do",
+                "edit_info",
+            )
+        if self.intensity != 1.0 and (self.kind not in ("emotion", "style") or self.info == REMOVE):
+            what = self.kind if self.info != REMOVE else f"{self.kind} remove"
+            raise InvalidRequest(
+                f"{what} has no intensity; every emotion and style but {REMOVE} has one", "intensity"
+            )
+
+    def _check_text(self) -> None:
+        if self.kind != "paralinguistic":
+            return
+        if not self.text or not self.text.strip():
+            raise InvalidRequest(
+                f"paralinguistic needs the new text, with tags where the sounds go: {listed()}", "text"
+            )
+
+    @property
+    def needs_transcript(self) -> bool:
+        """Whether the edit's instruction quotes what the recording says."""
+        return self.kind not in ("denoise", "vad")
+
+    def instruction(self, transcript: str) -> str:
+        """Say it as the model was trained to hear it; see `instruction`."""
+        text = None if self.text is None else spelled(self.text)
+        return instruction(self.kind, self.info, text, transcript, self.intensity)
+
+
+def require_tag(text: str) -> None:
+    """Refuse a new text for `paralinguistic` that says nowhere which sound to add; the model takes one.
+
+    A tag that isn't known is no error: it is passed on as text, see `tags.warning`.
+
+    Raises:
+        InvalidRequest: it holds no tag; lists them.
+    """
+    if not has_tag(text):
+        raise InvalidRequest(
+            f"the new text holds no tag; put one or more where the sounds go: {listed()}", "text"
+        )
+
+
+def instruction(
+    kind: str, info: str | None, text: str | None, transcript: str, intensity: float = 1.0
+) -> str:
+    """Word an edit, unchecked, ending with a line break.
+
+    Args:
+        kind: one of `OPTIONS`.
+        info: which emotion, style or speed.
+        text: the new text of `paralinguistic`.
+        transcript: what the recording says; unused by `denoise` and `vad`.
+        intensity: 0.1 to 3.
+
+    Source: `_build_audio_edit_instruction` of the reference.
+    """
+    said = transcript.strip()
+    if kind == "denoise":
+        return _DENOISE + "\n"
+    if kind == "vad":
+        return _VAD + "\n"
+    if kind == "paralinguistic":
+        return (
+            f"Add some non-verbal sounds to make the audio more natural, the new text is : {text}\n"
+            f"  The text corresponding to the audio is: {said}\n"
+        )
+    if info == REMOVE:
+        what = "any speaking styles" if kind == "style" else "any emotion"
+        return f"Remove {what} in the following audio and the reference text is: {said}\n"
+    word = intensity_word(intensity)
+    more = f"{word} more" if word else "more"
+    suffix = " style" if kind == "style" else ""
+    return f"Make the following audio {more} {info}{suffix}. The text corresponding to the audio is: {said}\n"
+
+
+def intensity_word(intensity: float) -> str:
+    """Put a strength from 0.1 to 3 into a word, none around 1: "slightly" … "dramatically"."""
+    return next((word for limit, word in INTENSITY_WORDS if intensity < limit), STRONGEST_WORD)
+
+
+def with_language(text: str, language: str | None) -> str:
+    """Put a language's tag in front of a text, unless it stands there already.
+
+    Args:
+        text: what to say; pinyin with tone digits (`guo4`) may stand for characters.
+        language: a name from `LANGUAGES`; `Mandarin`, `English`, `auto` and None add nothing. Case doesn't
+            matter.
+
+    Raises:
+        InvalidRequest: the model doesn't know the language.
+    """
+    if language is None or language.lower() in ("", "auto", "mandarin", "english", "chinese", "zh", "en"):
+        return text
+    name = next((name for name in LANGUAGES if name.lower() == language.lower()), None)
+    if name is None:
+        known = _listed(("auto", "Mandarin", "English", *LANGUAGES))
+        raise InvalidRequest(f"there is no language {language!r}; there are {known}", "language")
+    return text if text.lstrip().startswith(f"[{name}]") else f"[{name}]{text}"
+
+
+def _listed(names: tuple[str, ...] | dict[str, tuple[str, ...]]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,1 @@
+"""The files of a Step-Audio-EditX checkpoint and their tensors."""

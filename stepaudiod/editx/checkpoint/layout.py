@@ -1,0 +1,202 @@
+"""Where the published files lie, and whether they are whole. Loads no network and imports no torch.
+
+models/
+  Step-Audio-EditX/       the language model, its vocabulary, and in CosyVoice-300M-25Hz/ the decoders
+  Step-Audio-Tokenizer/   both audio tokenisers
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from stepaudiod.editx.checkpoint.headers import mend, read_config, safetensors_header, unreadable
+from stepaudiod.errors import ModelFileError
+
+MODEL_FOLDER, TOKENIZER_FOLDER = "Step-Audio-EditX", "Step-Audio-Tokenizer"
+DECODER_FOLDER = "CosyVoice-300M-25Hz"
+LINGUISTIC_FOLDER = "dengcunqin/speech_paraformer-large_asr_nat-zh-cantonese-en-16k-vocab8501-online"
+KEY_BYTES = 1 << 20
+"""How much of a file's beginning and end goes into a key."""
+
+
+class Checkpoint(NamedTuple):
+    """The two folders of one published model.
+
+    Args:
+        root: the folder that holds both.
+    """
+
+    root: Path
+
+    @property
+    def model(self) -> Path:
+        """The language model's folder."""
+        return self.root / MODEL_FOLDER
+
+    @property
+    def config(self) -> Path:
+        """The language model's dimensions."""
+        return self.model / "config.json"
+
+    @property
+    def vocabulary(self) -> Path:
+        """The text vocabulary."""
+        return self.model / "tokenizer.model"
+
+    @property
+    def flow(self) -> Path:
+        """The flow decoder."""
+        return self.model / DECODER_FOLDER / "flow.pt"
+
+    @property
+    def vocoder(self) -> Path:
+        """The vocoder."""
+        return self.model / DECODER_FOLDER / "hift.pt"
+
+    @property
+    def speaker_encoder(self) -> Path:
+        """The speaker encoder."""
+        return self.model / DECODER_FOLDER / "campplus.onnx"
+
+    @property
+    def linguistic(self) -> Path:
+        """The folder of the linguistic tokeniser's encoder."""
+        return self.root / TOKENIZER_FOLDER / LINGUISTIC_FOLDER
+
+    @property
+    def centroids(self) -> Path:
+        """The linguistic tokeniser's centroids."""
+        return self.root / TOKENIZER_FOLDER / "linguistic_tokenizer.npy"
+
+    @property
+    def semantic(self) -> Path:
+        """The semantic tokeniser."""
+        return self.root / TOKENIZER_FOLDER / "speech_tokenizer_v1.onnx"
+
+    @property
+    def quantized(self) -> Path:
+        """Where the language model may lie in fewer bits, made from the published one."""
+        return self.root / f"{MODEL_FOLDER}-quantized"
+
+    def shards(self) -> list[Path]:
+        """The language model's weight files.
+
+        Raises:
+            ModelFileError: there are none, or they may not be looked at.
+        """
+        try:
+            os.scandir(self.model).close()
+        except FileNotFoundError:
+            raise ModelFileError(
+                f"{self.model} isn't there; run `stepaudioctl models pull step-audio-editx`"
+            ) from None
+        except OSError as error:
+            raise unreadable(self.model, error) from None
+        index = self.model / "model.safetensors.index.json"
+        if os.path.lexists(index):
+            return sorted(self.model / name for name in _shards_of(index))
+        found = sorted(self.model.glob("*.safetensors"))
+        if not found:
+            raise ModelFileError(f"{self.model} holds no .safetensors file; {mend()}")
+        return found
+
+    def files(self) -> list[Path]:
+        """Every file that loading reads."""
+        return [
+            self.config,
+            self.vocabulary,
+            *self.shards(),
+            self.flow,
+            self.vocoder,
+            self.speaker_encoder,
+            self.linguistic / "model.pt",
+            self.linguistic / "am.mvn",
+            self.centroids,
+            self.semantic,
+        ]
+
+    def size_bytes(self) -> int:
+        """How much loading reads."""
+        return sum(path.stat().st_size for path in self.files())
+
+    def prefetch(self) -> None:
+        """Ask the kernel to read every file; returns at once, so that imports can go on meanwhile."""
+        for path in self.files():
+            with suppress(OSError), path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+    def encoder_key(self) -> str:
+        """Name what encodes recordings: references encoded under another key have to be encoded again."""
+        digest = hashlib.sha256()
+        for path in (self.linguistic / "model.pt", self.centroids, self.semantic, self.speaker_encoder):
+            try:
+                with path.open("rb") as file:
+                    size = path.stat().st_size
+                    digest.update(f"{path.name}:{size}:".encode() + file.read(KEY_BYTES))
+                    file.seek(max(0, size - KEY_BYTES))
+                    digest.update(file.read(KEY_BYTES))
+            except FileNotFoundError:
+                raise ModelFileError(f"{path} is missing; {mend()}") from None
+        return digest.hexdigest()[:32]
+
+    def problems(self) -> Iterator[ModelFileError]:
+        """Look at every file, quickly: that it is there and as long as its own header says."""
+        try:
+            files = self.files()
+        except ModelFileError as error:
+            yield error
+            return
+        except OSError as error:
+            yield unreadable(self.model, error)
+            return
+        for path in files:
+            try:
+                _check(path)
+            except ModelFileError as error:
+                yield error
+            except OSError as error:
+                yield unreadable(path, error)
+
+    def verify(self) -> None:
+        """Look at every file, and stop at the first that isn't whole.
+
+        Raises:
+            ModelFileError: names the file, what was expected and found, and the command that mends it.
+        """
+        for problem in self.problems():
+            raise problem
+
+
+def _shards_of(index: Path) -> set[str]:
+    """The files that an index names."""
+    names = read_config(index).get("weight_map", {})
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ModelFileError(f"{index}: expected a weight_map of file names; {mend()}")
+    return set(names.values())
+
+
+def _check(path: Path) -> None:
+    found = path.stat() if os.path.lexists(path) else None  # a folder that may not be searched is an error
+    if found is None or not stat.S_ISREG(found.st_mode):
+        raise ModelFileError(f"{path} is missing; {mend()}")
+    if found.st_size == 0:
+        raise ModelFileError(f"{path} is empty; {mend()}")
+    if not os.access(path, os.R_OK):
+        raise unreadable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    if path.suffix == ".safetensors":
+        safetensors_header(path)
+    elif path.suffix == ".json":
+        read_config(path)
+    elif path.suffix == ".pt" and not zipfile.is_zipfile(path):
+        # a torch file's directory stands at its end, so a cut one has none
+        raise ModelFileError(
+            f"{path}: expected a zip archive, found {found.st_size} bytes without its end; {mend()}"
+        )

@@ -1,0 +1,159 @@
+"""Weights out of an ONNX graph, addressed by node name and input position. Runs no graph.
+
+The published graphs fold and renumber their constants (`onnx::MatMul_1672`), but their node names keep the
+module path (`/blocks.0/attn/query/MatMul`). So a weight is asked for as "input 1 of that node".
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stepaudiod.editx.checkpoint import protobuf as wire
+from stepaudiod.editx.checkpoint.headers import mend
+from stepaudiod.errors import ModelFileError
+
+DTYPES = {
+    1: torch.float32,
+    6: torch.int32,
+    7: torch.int64,
+    9: torch.bool,
+    10: torch.float16,
+    11: torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation of the graph."""
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    value: memoryview | None = field(default=None, repr=False)
+
+
+class OnnxGraph:
+    """The nodes and constants of one ONNX file, memory-mapped.
+
+    Args:
+        path: the `.onnx` file.
+
+    Raises:
+        ModelFileError: the file is missing, cut short, or no ONNX graph.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.nodes: dict[str, Node] = {}
+        self._constants: dict[str, memoryview] = {}
+        try:
+            with path.open("rb") as file:
+                # a private copy-on-write map: torch wants writable memory, and nothing is written
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self._read(memoryview(mapped))
+        except FileNotFoundError:
+            raise ModelFileError(f"{path} is missing; {mend()}") from None
+        except (OSError, ValueError) as error:
+            raise ModelFileError(f"{path} is no readable ONNX graph: {error}; {mend()}") from error
+        if not self.nodes:
+            raise ModelFileError(f"{path} holds no ONNX nodes; {mend()}")
+
+    def _read(self, buffer: memoryview) -> None:
+        for graph in _messages(buffer, 7):
+            for number, _, value in wire.fields(graph):
+                if number == 1:
+                    node = _node(wire.view(value))
+                    self.nodes[node.name] = node
+                    if node.kind == "Constant" and node.value is not None:
+                        self._constants[node.outputs[0]] = node.value
+                elif number == 5:
+                    self._constants[_tensor_name(wire.view(value))] = wire.view(value)
+        for node in self.nodes.values():
+            if node.kind == "Identity" and node.inputs[0] in self._constants:
+                self._constants[node.outputs[0]] = self._constants[node.inputs[0]]
+
+    def has(self, node: str, position: int = 0) -> bool:
+        """Tell whether `node` exists and has a constant at input `position` (0: whether it exists)."""
+        found = self.nodes.get(node)
+        return found is not None and (
+            position == 0 or (position < len(found.inputs) and found.inputs[position] in self._constants)
+        )
+
+    def operand(self, node: str, position: int) -> Tensor:
+        """Give the constant at input `position` of `node`, without copying it where its bytes are aligned."""
+        if not self.has(node, position):
+            raise ModelFileError(f"{self.path} has no weight at input {position} of node {node}; {mend()}")
+        return self._tensor(self.nodes[node].inputs[position])
+
+    def constant(self, name: str) -> Tensor:
+        """Give the constant called `name`."""
+        if name not in self._constants:
+            raise ModelFileError(f"{self.path} has no tensor {name}; {mend()}")
+        return self._tensor(name)
+
+    def _tensor(self, name: str) -> Tensor:
+        try:
+            return _tensor(self._constants[name])
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise ModelFileError(f"{self.path}: tensor {name} can't be read: {error}; {mend()}") from error
+
+
+def _messages(buffer: memoryview, wanted: int) -> Iterator[memoryview]:
+    for number, kind, value in wire.fields(buffer):
+        if number == wanted and kind == wire.BYTES:
+            yield wire.view(value)
+
+
+def _node(buffer: memoryview) -> Node:
+    inputs, outputs, name, kind, constant = [], [], "", "", None
+    for number, _, value in wire.fields(buffer):
+        if number == 1:
+            inputs.append(wire.text(value))
+        elif number == 2:
+            outputs.append(wire.text(value))
+        elif number == 3:
+            name = wire.text(value)
+        elif number == 4:
+            kind = wire.text(value)
+        elif number == 5 and kind == "Constant":
+            constant = next(_messages(wire.view(value), 5), None)
+    return Node(
+        name or f"{kind}:{outputs[0] if outputs else ''}", kind, tuple(inputs), tuple(outputs), constant
+    )
+
+
+def _tensor_name(buffer: memoryview) -> str:
+    return next((wire.text(value) for number, _, value in wire.fields(buffer) if number == 8), "")
+
+
+def _tensor(buffer: memoryview) -> Tensor:
+    dims: list[int] = []
+    dtype, raw, packed = 0, None, None
+    for number, kind, value in wire.fields(buffer):
+        if number == 1:
+            dims += wire.varints(value)
+        elif number == 2 and isinstance(value, int):
+            dtype = value
+        elif number == 9:
+            raw = wire.view(value)
+        elif number in (4, 7) and kind == wire.BYTES:
+            packed = wire.view(value)
+        elif number == 13:
+            raise ValueError("its data lies in another file")
+    if dtype not in DTYPES:
+        raise ValueError(f"element type {dtype}")
+    if raw is None and packed is not None and dtype == 1:
+        raw = packed  # packed floats have the layout of raw data
+    if raw is None:
+        raise ValueError("it carries no data")
+    flat = torch.frombuffer(raw, dtype=torch.uint8)
+    if flat.data_ptr() % 8:
+        flat = flat.clone()
+    return flat.view(DTYPES[dtype]).reshape(dims)

@@ -1,0 +1,168 @@
+"""Reading weights from files and putting them into modules, every misfit named. Knows no network's inside.
+
+Files stay memory-mapped until a tensor is needed on its device, so loading to a GPU costs page cache, not
+memory. Nothing in a model folder is ever executed: `.pt` files are read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from stepaudiod.editx.checkpoint.headers import mend, read_config, safetensors_header
+from stepaudiod.errors import ModelFileError
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes each time some have been read."""
+
+
+def read_torch_file(path: Path) -> dict[str, Tensor]:
+    """Memory-map a `.pt` file that holds a flat dictionary of tensors.
+
+    Raises:
+        ModelFileError: it is missing, cut short, or holds anything else.
+    """
+    try:
+        state: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} is missing; {mend()}") from None
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        size = path.stat().st_size if path.exists() else 0
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelFileError(
+            f"{path} ({size} bytes) is no readable weights file: {reason}; {mend()}"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelFileError(
+            f"{path}: expected a dictionary of tensors, found {type(state).__name__}; {mend()}"
+        )
+    return state
+
+
+class SafetensorsFolder(Mapping[str, Tensor]):
+    """The tensors of a folder of safetensors files, read one at a time.
+
+    Args:
+        folder: has `model.safetensors.index.json`, or a single `.safetensors` file.
+
+    Raises:
+        ModelFileError: a file is missing, or its size isn't what its header says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        index = folder / "model.safetensors.index.json"
+        if index.exists():
+            self._file_of = dict(read_config(index)["weight_map"])
+        else:
+            self._file_of = {}
+            for path in sorted(folder.glob("*.safetensors")):
+                self._file_of |= dict.fromkeys(safetensors_header(path), path.name)
+        self.files = sorted(set(self._file_of.values()))
+        if not self.files:
+            raise ModelFileError(f"{folder} holds no .safetensors file; {mend()}")
+        self._open: dict[str, Any] = {}
+        for name in self.files:
+            safetensors_header(folder / name)
+            self._open[name] = safe_open(folder / name, framework="pt", device="cpu")
+
+    def __getitem__(self, name: str) -> Tensor:
+        file = self._file_of[name]
+        try:
+            tensor: Tensor = self._open[file].get_tensor(name)
+        except SafetensorError as error:
+            raise ModelFileError(f"{self.folder / file}: tensor {name}: {error}; {mend()}") from error
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
+
+    def __len__(self) -> int:
+        return len(self._file_of)
+
+
+def install(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    source: Path,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+    on_host: Collection[str] = (),
+) -> None:
+    """Put `state` into a module that was built on the meta device, one tensor at a time.
+
+    Args:
+        module: its parameters and persistent buffers name what is wanted; nothing else in `state` is read.
+        state: name to tensor.
+        source: the file that an error names.
+        device: where the tensors go.
+        dtype: floating point tensors are converted to it; None keeps the file's.
+        progress: told of each tensor's size in the file.
+        on_host: names of tensors that stay where they are, as they are.
+
+    Raises:
+        ModelFileError: a tensor is missing or has another shape; up to three are named.
+    """
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in state]
+    if missing:
+        raise ModelFileError(f"{source}: {len(missing)} tensors are missing: {_some(missing)}; {mend()}")
+    taken: dict[str, Tensor] = {}
+    wrong = []
+    for name, slot in wanted.items():
+        tensor = state[name]
+        if tensor.shape != slot.shape:
+            wrong.append(f"{name}: expected {tuple(slot.shape)}, found {tuple(tensor.shape)}")
+            continue
+        if progress is not None:
+            progress(tensor.numel() * tensor.element_size())
+        if name not in on_host:
+            tensor = tensor.to(device, dtype if tensor.is_floating_point() else None)
+        taken[name] = tensor
+    if wrong:
+        raise ModelFileError(f"{source}: {len(wrong)} tensors have another shape: {_some(wrong)}; {mend()}")
+    module.load_state_dict(taken, strict=True, assign=True)
+    module.eval().requires_grad_(False)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def embedding(rows: int, size: int) -> nn.Embedding:
+    """Make a table without values; on the meta device, drawing some would import all of torch's compiler."""
+    return nn.Embedding(rows, size, _weight=torch.empty(rows, size))
+
+
+def count(state: Mapping[str, Tensor], pattern: str, source: Path) -> int:
+    """Count consecutive layers: the number of i from 0 for which `pattern.format(i)` is in `state`.
+
+    Raises:
+        ModelFileError: not even the first is there.
+    """
+    found = 0
+    while pattern.format(found) in state:
+        found += 1
+    if found == 0:
+        raise ModelFileError(f"{source}: tensor {pattern.format(0)} is missing; {mend()}")
+    return found
+
+
+def shape_of(state: Mapping[str, Tensor], name: str, source: Path) -> tuple[int, ...]:
+    """Give a tensor's shape, from which a network takes its dimensions.
+
+    Raises:
+        ModelFileError: the tensor isn't there.
+    """
+    if name not in state:
+        raise ModelFileError(f"{source}: tensor {name} is missing; {mend()}")
+    return tuple(state[name].shape)

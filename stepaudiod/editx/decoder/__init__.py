@@ -1,0 +1,1 @@
+"""From audio tokens to a waveform: flow matching and a vocoder."""

@@ -1,0 +1,1 @@
+"""The language model: weights, decode steps, KV cache and scheduling."""

@@ -1,0 +1,276 @@
+"""The language model in fewer bits: int8 or int4 weights, computed in the model's own precision.
+
+    int8   one scale an output row                     half of bfloat16
+    int4   a scale and a zero each 64 inputs, two to a byte   a good quarter of it
+
+Only the layers' matrices change; embedding, output layer and norms stay. A quantized model can be written to
+a folder and loaded from it, so that the full one need not be read again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from enum import Enum
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from stepaudiod.editx.checkpoint.headers import mend, safetensors_header
+from stepaudiod.editx.lm.linear import product
+from stepaudiod.errors import InvalidRequest, ModelFileError
+
+GROUP_SIZE = 64
+FEW_ROWS = 16
+"""Up to here a kernel that reads int8 as it is beats unpacking the whole matrix first."""
+ALIGNMENT = 64
+FILE_NAME = "quantized-{}.safetensors"
+LAYOUT = "halves"
+"""How int4 weights lie in their bytes; a file with another is of no use."""
+
+
+class Quantization(Enum):
+    """How many bits a weight has."""
+
+    INT8 = "int8"
+    INT4 = "int4"
+
+    @classmethod
+    def named(cls, name: str | None) -> Quantization | None:
+        """Find one by its name, or by the variant names of older interfaces: base, bnb, awq.
+
+        Raises:
+            InvalidRequest: there is none of that name.
+        """
+        known = {
+            "base": None,
+            "none": None,
+            "int8": cls.INT8,
+            "bnb": cls.INT8,
+            "int4": cls.INT4,
+            "awq": cls.INT4,
+        }
+        if name is None:
+            return None
+        if name.lower() not in known:
+            raise InvalidRequest(
+                f"there is no quantization {name!r}; there are {', '.join(known)}", "model_variant"
+            )
+        return known[name.lower()]
+
+
+class Int8Linear(nn.Module):
+    """A linear layer without bias, int8 weights, one scale a row."""
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.empty(outputs, inputs, dtype=torch.int8))
+        self.register_buffer("scale", torch.empty(outputs))
+
+    @classmethod
+    def of(cls, weight: Tensor, dtype: torch.dtype) -> Int8Linear:
+        """Quantize `(outputs, inputs)`."""
+        with torch.device("meta"):
+            layer = cls(weight.shape[1], weight.shape[0])
+        scale = weight.float().abs().amax(dim=1).clamp_min(1e-8) / 127
+        layer.weight = (weight.float() / scale[:, None]).round_().to(torch.int8)
+        layer.scale = scale.to(dtype)
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run over `(..., inputs)`."""
+        flat = x.reshape(-1, x.shape[-1])  # (n, inputs)
+        if x.device.type == "cpu" and x.dtype is torch.bfloat16 and flat.shape[0] <= FEW_ROWS:
+            self._align()
+            return torch._weight_int8pack_mm(flat, self.weight, self.scale).view(*x.shape[:-1], -1)
+        return product(x, self.weight) * self.scale
+
+    def _align(self) -> None:
+        """Move what a mapped file put at an odd address: the kernel's wide loads end the process there."""
+        if self.weight.data_ptr() % ALIGNMENT:
+            self.weight = self.weight.clone()
+        if self.scale.data_ptr() % ALIGNMENT:
+            self.scale = self.scale.clone()
+
+
+class Int4Linear(nn.Module):
+    """A linear layer without bias, two int4 weights to a byte, a scale and a zero each 64 inputs.
+
+    A byte holds one weight of the first half of a row and, above it, its fellow of the second half: so a
+    kernel that takes bytes in order takes both halves in order.
+    """
+
+    packed: Tensor
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self._kernel: tuple[Tensor, Tensor] | None = None
+        groups = inputs // GROUP_SIZE
+        self.register_buffer("packed", torch.empty(outputs, inputs // 2, dtype=torch.uint8))
+        self.register_buffer("scale", torch.empty(outputs, groups))
+        self.register_buffer("zero", torch.empty(outputs, groups))
+
+    @classmethod
+    def of(cls, weight: Tensor, dtype: torch.dtype) -> Int4Linear:
+        """Quantize `(outputs, inputs)`; inputs must be a multiple of 64."""
+        outputs, inputs = weight.shape
+        with torch.device("meta"):
+            layer = cls(inputs, outputs)
+        groups = weight.float().view(outputs, -1, GROUP_SIZE)
+        low, high = groups.amin(-1), groups.amax(-1)
+        scale = ((high - low) / 15).clamp_min(1e-8).to(dtype)
+        low = low.to(dtype)
+        levels = ((groups - low.float()[..., None]) / scale.float()[..., None]).round_().clamp_(0, 15)
+        halves = levels.to(torch.uint8).view(outputs, 2, -1)
+        layer.packed = halves[:, 0] | halves[:, 1] << 4
+        layer.scale, layer.zero = scale, low
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run over `(..., inputs)`."""
+        if x.device.type == "cpu" and x.dtype is torch.bfloat16:
+            return self._forward_packed(x)
+        return F.linear(x, self.dequantized(x.dtype))
+
+    def _forward_packed(self, x: Tensor) -> Tensor:
+        """Run with the kernel that reads int4 as it is; the first call lays the weights out for it."""
+        if self._kernel is None:
+            levels = self._levels().flatten(1).to(torch.int32)  # (outputs, inputs)
+            # the kernel counts levels from 8
+            centres = torch.stack((self.scale.float(), self.zero.float() + 8 * self.scale.float()), dim=-1)
+            laid_out = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 2)
+            self._kernel = laid_out, centres.transpose(0, 1).contiguous().to(torch.bfloat16)
+            self.packed = self.packed[:0]
+        flat = x.reshape(-1, x.shape[-1])  # (n, inputs)
+        made: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            flat, self._kernel[0], GROUP_SIZE, self._kernel[1]
+        )
+        return made.view(*x.shape[:-1], -1)
+
+    def _levels(self) -> Tensor:
+        """(outputs, groups, 64): the levels 0 to 15."""
+        halves = torch.cat((self.packed & 15, self.packed >> 4), dim=-1)  # (outputs, inputs)
+        return halves.view(self.packed.shape[0], -1, GROUP_SIZE)
+
+    def dequantized(self, dtype: torch.dtype) -> Tensor:
+        """Give the weights `(outputs, inputs)` back, rounded."""
+        levels = self._levels().to(dtype)
+        return torch.addcmul(self.zero[..., None].to(dtype), levels, self.scale[..., None].to(dtype)).flatten(
+            1
+        )
+
+
+LAYERS: dict[Quantization, type[Int8Linear] | type[Int4Linear]] = {
+    Quantization.INT8: Int8Linear,
+    Quantization.INT4: Int4Linear,
+}
+
+
+def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, nn.Module]]:
+    """Every matrix of the decoder layers: its parent, its name there, its full name, itself."""
+    for path, parent in list(model.named_modules()):
+        for name, child in list(parent.named_children()):
+            full = f"{path}.{name}"
+            if isinstance(child, nn.Linear) and ".layers." in f".{full}":
+                yield parent, name, full, child
+
+
+def quantize(
+    model: nn.Module,
+    kind: Quantization,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_host: Collection[str] = (),
+) -> None:
+    """Replace a language model's matrices and bring it to a device, one tensor at a time.
+
+    The model may still be memory-mapped: then the device never holds more than the quantized model and one
+    matrix.
+
+    Args:
+        model: loaded; changed in place.
+        kind: how many bits.
+        device: where it will run.
+        dtype: what it will compute in.
+        on_host: names of tensors that stay where they are.
+    """
+    for parent, name, _, linear in _linears(model):
+        weight = linear.weight
+        assert isinstance(weight, Tensor)
+        setattr(parent, name, LAYERS[kind].of(weight.data.to(device), dtype))
+    for name, parameter in model.named_parameters():
+        if name not in on_host:
+            parameter.data = parameter.data.to(device, dtype)
+
+
+def prepare(model: nn.Module, kind: Quantization) -> None:
+    """Replace a model's matrices on the meta device, to be filled from a saved file."""
+    for parent, name, _, linear in _linears(model):
+        weight = linear.weight
+        assert isinstance(weight, Tensor)
+        with torch.device("meta"):
+            setattr(parent, name, LAYERS[kind](weight.shape[1], weight.shape[0]))
+
+
+def save(model: nn.Module, kind: Quantization, folder: Path) -> Path:
+    """Write a quantized model's tensors.
+
+    Args:
+        model: quantized.
+        kind: how.
+        folder: where; made if need be.
+
+    Returns:
+        The file.
+
+    Raises:
+        InvalidRequest: the model has run in int4 on the CPU, and its weights lie in a kernel's own order.
+    """
+    if any(isinstance(layer, Int4Linear) and layer.packed.numel() == 0 for layer in model.modules()):
+        raise InvalidRequest(
+            "a model in int4 must be saved before it runs on the CPU; load it again", "model"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE_NAME.format(kind.value)
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    partial = path.with_suffix(".part")
+    save_file(state, partial, _metadata(kind))
+    partial.replace(path)
+    return path
+
+
+def _metadata(kind: Quantization) -> dict[str, str]:
+    """What a file says of itself."""
+    return {"quantization": kind.value, "group_size": json.dumps(GROUP_SIZE), "layout": LAYOUT}
+
+
+def read_saved(path: Path, kind: Quantization) -> dict[str, Tensor]:
+    """Memory-map what `save` wrote.
+
+    Raises:
+        ModelFileError: the file is missing, cut short, or of another kind.
+    """
+    safetensors_header(path)
+    with safe_open(path, framework="pt", device="cpu") as file:
+        found, wanted = file.metadata() or {}, _metadata(kind)
+        if found.get("quantization") != kind.value:
+            raise ModelFileError(
+                f"{path}: expected weights in {kind.value}, found {found.get('quantization')}; {mend()}"
+            )
+        if found != wanted:
+            raise ModelFileError(f"{path}: expected {wanted}, found {found}; delete it, and it is made again")
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it isn't a dictionary)
+
+
+def size_bytes(model: nn.Module) -> int:
+    """Memory a model's tensors take."""
+    return sum(t.numel() * t.element_size() for t in model.state_dict().values())

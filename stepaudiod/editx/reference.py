@@ -1,0 +1,159 @@
+"""A recording encoded for the model: codes, a mel spectrogram and a speaker embedding. Knows no prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stepaudiod.editx.codes import SECONDS_PER_GROUP, code_ids, interleave, to_columns
+from stepaudiod.editx.decoder.flow import Acoustics
+from stepaudiod.editx.segments import TimeRange, cut_silence
+from stepaudiod.editx.tokenizers import features
+from stepaudiod.editx.tokenizers.linguistic import LinguisticTokenizer
+from stepaudiod.editx.tokenizers.resample import resample
+from stepaudiod.editx.tokenizers.semantic import SemanticTokenizer
+from stepaudiod.editx.tokenizers.speaker import SpeakerEncoder
+from stepaudiod.errors import InvalidRequest
+
+SHORTEST_SECONDS = 0.4
+SILENT_PEAK = 1e-4
+
+Waveform = NDArray[np.floating[Any]] | Tensor
+"""`(samples,)` or `(channels, samples)`, -1..1."""
+VERSION = 1
+"""Changes when the tensors' meaning does; a cache of another version is of no use."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A recording, encoded.
+
+    Args:
+        codes: `(n,)` int64, interleaved.
+        mel: `(frames, 80)` at 50 Hz.
+        embedding: `(192,)`.
+        time_range: which part of the recording it is.
+        transcript: what that part says, where known.
+    """
+
+    codes: Tensor
+    mel: Tensor
+    embedding: Tensor
+    time_range: TimeRange
+    transcript: str = ""
+
+    @property
+    def ids(self) -> list[int]:
+        """The codes as the language model's ids."""
+        return code_ids(self.codes)
+
+    @property
+    def seconds(self) -> float:
+        """How long the encoded sound is."""
+        return self.codes.shape[0] // 5 * SECONDS_PER_GROUP
+
+    @property
+    def acoustics(self) -> Acoustics:
+        """What the decoder needs of it."""
+        return Acoustics(to_columns(self.codes), self.mel, self.embedding)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Give everything as tensors on the CPU, for any file format that holds tensors."""
+        return {
+            "version": torch.tensor(VERSION),
+            "codes": self.codes.cpu(),
+            "mel": self.mel.cpu().contiguous(),
+            "embedding": self.embedding.cpu(),
+            "stretch": torch.tensor([self.time_range.start, self.time_range.end], dtype=torch.float64),
+            "transcript": torch.tensor(list(self.transcript.encode(errors="replace")), dtype=torch.uint8),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Reference:
+        """Take up what `to_tensors` gave.
+
+        Raises:
+            InvalidRequest: it is of another version; encode the recording again.
+        """
+        version = int(tensors["version"]) if "version" in tensors else None
+        if version != VERSION:
+            raise InvalidRequest(
+                f"an encoded reference must be of version {VERSION}, found {version}; encode it again"
+            )
+        start, end = tensors["stretch"].tolist()
+        transcript = bytes(tensors["transcript"].tolist()).decode("utf-8")
+        return cls(tensors["codes"], tensors["mel"], tensors["embedding"], TimeRange(start, end), transcript)
+
+
+class ReferenceEncoder:
+    """Encodes recordings of up to 30 s.
+
+    Args:
+        linguistic: tokeniser.
+        semantic: tokeniser.
+        speaker: encoder.
+        is_silence_cut: cut the silence around a voice before any stage; the reference doesn't.
+    """
+
+    def __init__(
+        self,
+        linguistic: LinguisticTokenizer,
+        semantic: SemanticTokenizer,
+        speaker: SpeakerEncoder,
+        is_silence_cut: bool = True,
+    ) -> None:
+        self._linguistic = linguistic
+        self._semantic = semantic
+        self._speaker = speaker
+        self._is_silence_cut = is_silence_cut
+        self._device = linguistic.shift.device
+
+    def to_mono(self, waveform: Waveform) -> Tensor:
+        """Bring a recording to `(samples,)` float32 on the device.
+
+        Raises:
+            InvalidRequest: it holds nothing, or what are no numbers.
+        """
+        tensor = torch.as_tensor(waveform).to(self._device, torch.float32)
+        if tensor.numel() == 0 or not bool(torch.isfinite(tensor).all()):
+            raise InvalidRequest("the recording holds no samples, or some that are no numbers", "audio")
+        return features.to_mono(tensor)
+
+    @torch.inference_mode()
+    def encode(self, waveform: Tensor, sample_rate: int, time_range: TimeRange, transcript: str) -> Reference:
+        """Encode `(samples,)`.
+
+        Args:
+            waveform: mono, at any rate.
+            sample_rate: Hz.
+            time_range: which part of a recording it is.
+            transcript: what it says.
+
+        Raises:
+            InvalidRequest: it is silent or too short.
+        """
+        if waveform.numel() == 0 or float(waveform.abs().max()) < SILENT_PEAK:
+            raise InvalidRequest("the recording is silent", "audio")
+        waveform = features.limit_peak(waveform)
+        if self._is_silence_cut:
+            waveform = cut_silence(waveform, sample_rate)
+        seconds = waveform.shape[-1] / sample_rate
+        if seconds < SHORTEST_SECONDS:
+            raise InvalidRequest(
+                f"the recording holds {seconds:.2f} s of sound; expected {SHORTEST_SECONDS} s or more",
+                "audio",
+            )
+        exact = resample(waveform, sample_rate, features.CODE_RATE, torch.float64)
+        trimmed = features.trim_for_codes(exact)
+        # codes are near ties: rounding convolutions to TF32 on a GPU would move some
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            codes = interleave(self._linguistic(trimmed), self._semantic(trimmed))
+        mel = features.prompt_mel(resample(waveform, sample_rate, features.MEL_RATE))
+        embedding = self._speaker.embed(resample(waveform, sample_rate, features.CODE_RATE))
+        return Reference(codes, mel, embedding, time_range, transcript)

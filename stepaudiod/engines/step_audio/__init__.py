@@ -1,0 +1,1 @@
+"""Step-Audio-EditX as an engine."""

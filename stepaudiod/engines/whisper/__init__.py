@@ -1,0 +1,1 @@
+"""Whisper, by ctranslate2 and by transformers."""

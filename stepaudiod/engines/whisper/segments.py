@@ -1,0 +1,145 @@
+"""What Whisper's tokens mean: segments between timestamps, words with times, text that goes in circles."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from stepaudiod.engines.whisper.bpe import Spelling
+from stepaudiod.engines.whisper.certainty import LEAST_LOG_PROBABILITY
+from stepaudiod.requests import Segment, Word
+
+TIMESTAMP_S = 0.02
+"""What one timestamp is later than the one before."""
+
+MOST_COMPRESSIBLE = 2.4
+"""Text that compresses better than this repeats itself. Source: Whisper (arXiv 2212.04356), section 4.5."""
+
+NO_SPEECH = 0.6
+"""A guess in a window more likely without speech than this was made up."""
+
+
+class Attempt(NamedTuple):
+    """How a window is decoded.
+
+    Attributes:
+        temperature: 0 takes the likeliest tokens.
+        no_repeat: no run of so many tokens comes twice; 0 lets it.
+    """
+
+    temperature: float
+    no_repeat: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """What a window was decoded to.
+
+    Attributes:
+        ids: its tokens, timestamps among them.
+        average_logprob: mean logarithm of their probabilities.
+        no_speech_probability: that nobody speaks in the window, as the model sees it.
+    """
+
+    ids: tuple[int, ...]
+    average_logprob: float
+    no_speech_probability: float
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether the model is unsure of what it says."""
+        return self.average_logprob < LEAST_LOG_PROBABILITY
+
+    @property
+    def is_made_up(self) -> bool:
+        """Whether it is unsure because nobody speaks."""
+        return self.is_guess and self.no_speech_probability > NO_SPEECH
+
+    def segment(self, text: str, span: TimestampSpan, words: tuple[Word, ...]) -> Segment:
+        """One of its stretches, written down."""
+        return Segment(
+            text=text,
+            start_s=span.start_s,
+            end_s=span.end_s,
+            words=words,
+            tokens=span.ids,
+            average_logprob=self.average_logprob,
+            no_speech_probability=self.no_speech_probability,
+        )
+
+
+def attempts(temperature: float) -> list[Attempt]:
+    """What is tried in turn until a text neither repeats itself nor is a guess; the last can't repeat."""
+    later = (Attempt(0.4, 0), Attempt(0.8, 5))
+    return [Attempt(temperature, 0), *(attempt for attempt in later if attempt.temperature > temperature)]
+
+
+@dataclass(frozen=True, slots=True)
+class TimestampSpan:
+    """The tokens between two timestamps.
+
+    Attributes:
+        start_s: seconds from the window's beginning.
+        end_s: likewise.
+        first: the index of its first token of text among all of the window's tokens.
+        ids: its tokens of text.
+    """
+
+    start_s: float
+    end_s: float
+    first: int
+    ids: tuple[int, ...]
+
+
+def timestamp_spans(
+    ids: Sequence[int], end_of_text: int, first_timestamp: int, length_s: float
+) -> Iterator[TimestampSpan]:
+    """Cut a window's tokens at its timestamps.
+
+    Args:
+        ids: all the tokens that were generated.
+        end_of_text: the first special token; what is below is text.
+        first_timestamp: the token that says 0 s.
+        length_s: the window's, where a last stretch without a timestamp ends.
+    """
+    start_s, first = 0.0, 0
+    text: list[int] = []
+    for index, token in enumerate(ids):
+        if token >= first_timestamp:
+            time_s = min((token - first_timestamp) * TIMESTAMP_S, length_s)
+            if text:
+                yield TimestampSpan(start_s, max(start_s, time_s), first, tuple(text))
+                text = []
+            start_s = time_s
+        elif token < end_of_text:
+            first = first if text else index
+            text.append(token)
+    if text:
+        yield TimestampSpan(start_s, length_s, first, tuple(text))
+
+
+def is_repetitive(text: str) -> bool:
+    """Whether a text says the same over and over."""
+    data = text.encode("utf-8", "replace")
+    return len(data) > MOST_COMPRESSIBLE * len(zlib.compress(data))
+
+
+def timed_words(
+    tokens: Sequence[str], edges_s: Sequence[float], spelling: Spelling, language: str
+) -> tuple[Word, ...]:
+    """Words with times.
+
+    Args:
+        tokens: of a segment.
+        edges_s: where each token begins, and where the last one ends: one more than there are tokens.
+        spelling: reads tokens.
+        language: decides what a word is.
+    """
+    words, at = [], 0
+    for text, count in spelling.words(tokens, language):
+        if text:
+            words.append(Word(text, float(edges_s[at]), float(edges_s[at + count])))
+        at += count
+    return tuple(words)

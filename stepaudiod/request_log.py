@@ -1,0 +1,81 @@
+"""One request on its way through the service: what the journal and the counters say of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+from stepaudiod.counters import Counters
+from stepaudiod.fair_queue import Turn
+from stepaudiod.requests import Audio, EngineDescription, Facts, Result
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class RequestLog:
+    """A request, from its arrival to its end.
+
+    Attributes:
+        engine: the engine that does it.
+        kind: of the work, see `speech.kind_of`.
+        request_id: for the journal.
+        caller: the name of its API key; "" where it needed none.
+        turn: its place among those that are worked on.
+        started: when it came, on the monotonic clock.
+        outcome: `served`, `failed`, `refused` or `cancelled`.
+        audio_s: seconds of sound that have come.
+        first_audio_s: seconds from its arrival to its first sound; None before that.
+        has_begun: whether any sound or text of it has come.
+        is_worked_off: whether the worker is done with it.
+    """
+
+    engine: EngineDescription
+    kind: str
+    request_id: str
+    caller: str
+    turn: Turn
+    started: float = field(default_factory=time.monotonic)
+    outcome: str = "cancelled"
+    audio_s: float = 0.0
+    first_audio_s: float | None = None
+    has_begun: bool = False
+    is_worked_off: bool = False
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds since it came."""
+        return time.monotonic() - self.started
+
+    def take(self, piece: Result) -> None:
+        """Note a piece that came."""
+        self.has_begun = self.has_begun or not isinstance(piece, Facts)
+        if isinstance(piece, Audio):
+            self.audio_s += piece.duration_s
+            if self.first_audio_s is None:
+                self.first_audio_s = self.duration_s
+
+    def record(self, counters: Counters) -> None:
+        """Count it, and write one line with fields for the journal; never the text itself."""
+        counters.requests[self.kind, self.outcome] += 1
+        counters.duration[self.kind].observe(self.duration_s)
+        counters.audio_s[self.engine.name] += self.audio_s
+        if self.first_audio_s is not None:
+            counters.first_audio[self.engine.name].observe(self.first_audio_s)
+        fields = {
+            "REQUEST_ID": self.request_id,
+            "ENGINE": self.engine.name,
+            "DURATION_MS": round(self.duration_s * 1000),
+            "CALLER": self.caller or "-",
+        }
+        log.info(
+            "%s %s: %.1f s of speech in %.2f s [%s]%s",
+            self.engine.name,
+            self.outcome,
+            self.audio_s,
+            self.duration_s,
+            self.request_id,
+            f" for {self.caller}" if self.caller else "",
+            extra=fields,
+        )

@@ -1,0 +1,333 @@
+"""Step-Audio-EditX behind the whole daemon, on random weights: voices of the library, codes kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import wave
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from stepaudiod.audio.decode import decode
+from stepaudiod.config import StepAudio
+from stepaudiod.editx.pipeline import PipelineOptions
+from stepaudiod.engines.base import Clip, Waveform
+from stepaudiod.engines.hibari import HibariEngine
+from stepaudiod.engines.local_models import LocalEngines
+from stepaudiod.engines.registry import BEST_FIRST, WHISPER_TINY, Catalog
+from stepaudiod.engines.step_audio.engine import StepAudioEngine
+from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound
+from stepaudiod.requests import Change, EditRequest, Facts, Recording, SpeechRequest
+from stepaudiod.voice_library import VoiceLibrary
+from tests.conftest import StartDaemon
+from tests.editx.trees import write_tree
+
+STEP_AUDIO: dict[str, object] = {
+    "engine": "step-audio-editx",
+    "step_audio.dtype": "fp32",
+    "step_audio.check_output": "false",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the smallest checkpoint and one voice."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "models").mkdir()
+    write_tree(folder / "models", "micro")
+    VoiceLibrary(folder / "voices").create("Hum", recording(folder / "hum.wav"), "a hum", "mine")
+    return folder
+
+
+def recording(path: Path) -> Path:
+    """Three seconds of something with a pitch."""
+    t = np.arange(72000) / 24000
+    phase = 2 * np.pi * np.cumsum(140 + 30 * np.sin(2 * np.pi * 0.7 * t)) / 24000
+    sound = sum(np.sin(k * phase) / k for k in range(1, 8)) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * t))
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 24000, 0, "NONE", "not compressed"))
+        file.writeframes((8000 * sound / np.abs(sound).max()).astype("<i2").tobytes())
+    return path
+
+
+def settings(**changes: Any) -> StepAudio:
+    """Random weights make no speech: their output is taken as it is."""
+    return StepAudio(**{"device": "cpu", "dtype": "fp32", "check_output": False} | changes)
+
+
+def engine(data: Path) -> StepAudioEngine:
+    (description,) = LocalEngines(data, settings()).describe()
+    assert description.problem == ""
+    loaded = StepAudioEngine(cache_dir=data, threads=1, **description.options)
+    loaded.load(lambda stage, fraction: None)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def loaded(data: Path) -> StepAudioEngine:
+    return engine(data)
+
+
+@pytest.fixture(scope="module")
+def clip(data: Path) -> Clip:
+    return Clip(*decode(recording(data / "clip.wav")))
+
+
+def sound(results: Iterable[Waveform | Facts]) -> tuple[np.ndarray, dict[str, object]]:
+    """All of the sound, and every fact."""
+    parts, facts = [np.zeros(0, np.float32)], dict[str, object]()
+    for result in results:
+        if isinstance(result, Facts):
+            facts |= result.values
+        else:
+            parts.append(result)
+    return np.concatenate(parts), facts
+
+
+def test_a_voice_is_encoded_once_and_kept_beside_its_recording(data: Path, loaded: StepAudioEngine) -> None:
+    request = SpeechRequest("Hello there.", "hum", seed=1)
+    first, facts = sound(loaded.speak(request))
+    kept = list((data / "voices" / "hum").glob("*.safetensors"))
+    assert len(kept) == 1
+    before = kept[0].stat().st_mtime_ns
+    again, _ = sound(engine(data).speak(request))
+    assert np.array_equal(first, again)
+    assert kept[0].stat().st_mtime_ns == before
+    assert facts["seed"] == 1
+    assert int(str(facts["output_tokens"])) > 0
+
+
+SPEAKS = """
+import json, sys
+from pathlib import Path
+from stepaudiod.engines.step_audio.engine import StepAudioEngine
+from stepaudiod.requests import Facts, SpeechRequest
+engine = StepAudioEngine(cache_dir=Path("/nowhere"), threads=1, **json.loads(sys.argv[1]))
+engine.load(lambda stage, fraction: None)
+sound = engine.speak(SpeechRequest("Hello there.", "hum", seed=1))
+assert any(not isinstance(part, Facts) and part.size for part in sound)
+print(json.dumps([name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules]))
+"""
+
+
+def test_no_compiler_is_imported_on_the_way_to_the_first_sound(data: Path) -> None:
+    """PyTorch's takes as long to import as PyTorch itself, and whoever connects would wait for it."""
+    (description,) = LocalEngines(data, settings()).describe()
+    command = [sys.executable, "-c", SPEAKS, json.dumps(description.options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert json.loads(done.stdout) == []
+
+
+def test_a_recording_with_the_request_is_cloned_and_no_trace_of_it_stays(
+    data: Path, loaded: StepAudioEngine, clip: Clip
+) -> None:
+    before = sorted(data.rglob("*"))
+    request = SpeechRequest("Hello there.", "", seed=1, reference=Recording("unused.wav", "a hum"))
+    cloned, _ = sound(loaded.clone(request, clip))
+    assert np.array_equal(cloned, sound(loaded.speak(SpeechRequest("Hello there.", "hum", seed=1)))[0])
+    assert sorted(data.rglob("*")) == before
+
+
+def test_a_clone_may_have_a_feeling(loaded: StepAudioEngine, clip: Clip) -> None:
+    request = SpeechRequest("Hello there.", "", seed=1, reference=Recording("unused.wav", "a hum"))
+    plain, _ = sound(loaded.clone(request, clip))
+    happy, _ = sound(loaded.clone(request._replace(change=Change("emotion", "happy")), clip))
+    assert not np.array_equal(plain, happy)
+    with pytest.raises(InvalidRequest, match="can't be combined"):
+        next(loaded.clone(request._replace(change=Change("denoise")), clip))
+
+
+def test_iterations_go_on_from_the_last_result(loaded: StepAudioEngine, clip: Clip) -> None:
+    once, twice = (
+        sound(
+            loaded.edit(
+                EditRequest(Recording("unused.wav", "a hum"), Change("denoise", iterations=n), 1), clip
+            )
+        )
+        for n in (1, 2)
+    )
+    assert not np.array_equal(once[0], twice[0])
+    assert int(str(twice[1]["input_tokens"])) > int(str(once[1]["input_tokens"]))
+
+
+def test_speed_changes_the_length(loaded: StepAudioEngine) -> None:
+    request = SpeechRequest("Hello there.", "hum", seed=1)
+    plain, fast = (sound(loaded.speak(request._replace(speed=speed)))[0] for speed in (1.0, 1.6))
+    assert len(fast) == round(len(plain) / 1.6)
+
+
+def test_work_without_sound_yet_still_shows_that_it_moves(loaded: StepAudioEngine, clip: Clip) -> None:
+    change = Change("emotion", "happy", iterations=2)
+    results = loaded.edit(EditRequest(Recording("unused.wav", "a hum"), change, 1), clip)
+    assert any(isinstance(result, np.ndarray) and not result.size for result in results)
+
+
+def test_a_gpus_memory_is_divided_before_loading_and_too_little_is_said(data: Path) -> None:
+    def planned(gpu_memory: str) -> PipelineOptions:
+        (description,) = LocalEngines(data, settings(gpu_memory=gpu_memory)).describe()
+        return StepAudioEngine(cache_dir=data, threads=1, **description.options)._planned(80_000_000_000)
+
+    assert planned("900M").decoder_bytes is not None
+    assert planned("900M").positions == planned("auto").positions
+    assert not planned("900M").is_output_checked
+    with pytest.raises(EngineUnavailable, match=r"allows 0\.30 GB, and the model needs 0\.\d\d GB: "):
+        planned("300M")
+
+
+def test_what_it_cannot_do_is_said(data: Path, loaded: StepAudioEngine, clip: Clip) -> None:
+    with pytest.raises(NotFound, match="hum"):
+        next(loaded.speak(SpeechRequest("Hello.", "nobody")))
+    library = VoiceLibrary(data / "voices")
+    library.create("mute", recording(data / "mute.wav"), "", "mine")
+    with pytest.raises(InvalidRequest, match="transcript"):
+        next(loaded.speak(SpeechRequest("Hello.", "mute")))
+    library.delete("mute")
+    with pytest.raises(InvalidRequest, match="transcript"):
+        next(loaded.edit(EditRequest(Recording("unused.wav"), Change("emotion", "happy")), clip))
+    with pytest.raises(InvalidRequest, match="happy"):
+        next(loaded.edit(EditRequest(Recording("unused.wav"), Change("emotion", "glad")), clip))
+
+
+def test_what_a_recording_says_is_written_down_where_nobody_told(data: Path, hibari: HibariEngine) -> None:
+    """The packaged recogniser hears the packaged voice."""
+    said = "The boy was there when the sun rose."
+    spoken = Clip(
+        np.concatenate(list(hibari.speak(SpeechRequest(said, "heart", seed=1)))), hibari.sample_rate
+    )
+    (description,) = LocalEngines(data, settings(), (WHISPER_TINY,)).describe()
+    listening = StepAudioEngine(cache_dir=data, threads=1, **description.options)
+    listening.load(lambda stage, fraction: None)
+    request = SpeechRequest("Hello.", "", seed=1, reference=Recording("unused.wav"))
+    facts = next(listening.clone(request, spoken))
+    assert isinstance(facts, Facts)
+    assert "sun rose" in str(facts.values["transcript"])
+    assert facts.values["transcript_by"] == WHISPER_TINY.name
+
+
+def test_auto_takes_it_for_what_it_can_do_at_the_moment(data: Path, tmp_path: Path) -> None:
+    ready = Catalog(BEST_FIRST, LocalEngines(data, settings()))
+    assert ready.choose("auto").engine.name == "step-audio-editx"
+    assert ready.choose("auto", "emotion").engine.name == "step-audio-editx"
+    os.symlink(data / "models", tmp_path / "models")
+    voiceless = Catalog(BEST_FIRST, LocalEngines(tmp_path, settings()))
+    assert voiceless.choose("auto", "clone").engine.name == "step-audio-editx"
+    choice = voiceless.choose("auto")
+    assert choice.engine.name != "step-audio-editx"
+    assert "no voice yet" in choice.reason
+    VoiceLibrary(tmp_path / "voices").create("Hum", data / "hum.wav", "a hum", "mine")
+    assert voiceless.choose("auto").engine.name == "step-audio-editx"
+
+
+def test_without_weights_it_says_how_to_have_them(tmp_path: Path) -> None:
+    empty = Catalog(BEST_FIRST, LocalEngines(tmp_path, settings()))
+    with pytest.raises(EngineUnavailable, match="models pull"):
+        empty.choose("auto", "emotion")
+    with pytest.raises(EngineUnavailable, match="models pull"):
+        empty.get("step-audio-editx")
+    with pytest.raises(NotFound, match="no model"):
+        empty.get("step-audio-editx-int3")
+
+
+def test_the_daemon_loads_it_and_tells_how_far(start_daemon: StartDaemon, data: Path) -> None:
+    daemon = start_daemon(STEP_AUDIO | {"data_dir": data})
+    with daemon.client() as client:
+        assert [voice["id"] for voice in client.get("/v1/voices").json()] == ["hum"]
+        said = {"model": "tts-1", "voice": "alloy", "input": "Hello.", "response_format": "wav", "seed": 1}
+        answer = client.post("/v1/audio/speech", json=said, timeout=300)
+        assert answer.status_code == 200
+        assert answer.headers["X-StepAudio-Seed"] == "1"
+        loaded = client.get("/api/v1/models/status").json()["step-audio-editx"]
+        assert loaded["loaded"] is True
+        assert loaded["device"] == "cpu"
+    # which of the tiny checkpoint's short stages are caught differs from run to run
+    daemon.notify.wait_for("STATUS=speaking to 1 · loading step-audio-editx: imports")
+    told = re.compile(r"loading step-audio-editx: [a-z ]+, \d\.\d of \d\.\d GB \d+%")
+    assert any(told.search(message) for message in daemon.notify.messages), daemon.notify.messages
+
+
+def test_one_variant_at_a_time_and_nobody_is_cut_off(start_daemon: StartDaemon, data: Path) -> None:
+    daemon = start_daemon(STEP_AUDIO | {"data_dir": data})
+    said = {
+        "voice": "hum",
+        "input": "Hello there, this is a longer one.",
+        "response_format": "wav",
+        "seed": 1,
+    }
+    variants = ["step-audio-editx", "step-audio-editx-int4"] * 3
+    with daemon.client() as client, ThreadPoolExecutor(len(variants)) as pool:
+
+        def ask(model: str) -> httpx.Response:
+            return client.post("/v1/audio/speech", json=said | {"model": model}, timeout=300)
+
+        answers = list(pool.map(ask, variants))
+        assert [answer.status_code for answer in answers] == [200] * len(variants)
+        plain, other = ({answer.content for answer in answers[i::2]} for i in (0, 1))
+        assert len(plain) == len(other) == 1
+        assert plain != other
+        status = client.get("/api/v1/models/status").json()
+        own = {name: model["loaded"] for name, model in status.items() if name.startswith("step-audio")}
+        assert sum(own.values()) == 1
+
+
+def test_a_damaged_cache_of_a_voice_is_made_anew(data: Path, loaded: StepAudioEngine) -> None:
+    request = SpeechRequest("Hello there.", "hum", seed=1)
+    first, _ = sound(loaded.speak(request))
+    (kept,) = (data / "voices" / "hum").glob("*.safetensors")
+    kept.write_bytes(kept.read_bytes()[:100])
+    again, _ = sound(engine(data).speak(request))
+    assert np.array_equal(first, again)
+    assert kept.stat().st_size > 100
+
+
+def test_a_model_that_is_copied_by_hand_is_noticed_when_it_is_whole(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "models", tmp_path / "models")
+    whole = next((tmp_path / "models" / "Step-Audio-Tokenizer").rglob("model.pt"))
+    content = whole.read_bytes()
+    whole.write_bytes(content[:1000])
+    catalog = Catalog(BEST_FIRST, LocalEngines(tmp_path, settings()))
+    with pytest.raises(EngineUnavailable, match=r"model\.pt"):
+        catalog.get("step-audio-editx")
+    whole.write_bytes(content)
+    assert catalog.get("step-audio-editx").name == "step-audio-editx"
+
+
+def test_looking_whether_anything_has_changed_opens_no_file(data: Path) -> None:
+    """The front looks at least once a second: it must not read an index of hundreds of tensors for that."""
+    program = """
+import sys
+from pathlib import Path
+from stepaudiod.config import Settings
+from stepaudiod.engines.installed import catalog_of
+data = Path(sys.argv[1])
+catalog = catalog_of(Settings(data_dir=data))
+before = catalog.engines
+opened = []
+sys.addaudithook(lambda event, given: opened.append(given[0]) if event == "open" else None)
+assert catalog.engines is before
+assert not opened, opened
+(data / "models" / "whisper-tiny").mkdir()
+(data / "models" / "whisper-tiny" / "model.safetensors").touch()
+assert "whisper-tiny" in [engine.name for engine in catalog.engines]
+"""
+    shutil.copytree(data, data.parent / "copied")
+    done = subprocess.run(
+        [sys.executable, "-c", program, data.parent / "copied"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_a_configured_engine_cannot_do_others_do(tmp_path: Path) -> None:
+    empty = Catalog(BEST_FIRST, LocalEngines(tmp_path, settings()))
+    assert empty.choose("step-audio-editx", "transcribe").engine.name == WHISPER_TINY.name
+    with pytest.raises(EngineUnavailable, match="models pull"):
+        empty.choose("step-audio-editx")

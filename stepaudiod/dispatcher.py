@@ -1,12 +1,12 @@
-"""What the front knows of work: who waits, who is being served, which engine serves them. Knows no HTTP.
+"""Runs requests: the wait for a turn, the worker, a second try, the record. Knows no HTTP.
 
-A request waits for its turn (`turns.py`), whichever socket it came by. The worker is spawned for the first of
-them. A request whose client does not read gives its turn back until the client reads on. A request that is
-closed, at any point, gives back its place and stops its work.
+A request waits for its turn (`fair_queue.py`), whichever socket it came by. The worker is spawned for the
+first request. A request whose client does not read gives its turn back until the client reads on. A request
+that is closed, at any point, gives back its turn and stops its work.
 
-A worker that dies takes all its requests along, and one of them may be the cause. Those without any sound yet
-are tried once again, one after the other: each has a worker for itself until its first sound, and all others
-wait that long. Those that have sound already get no more credit meanwhile. So the cause dies alone.
+A worker that dies fails all its requests, and one of them may be the cause. Those without any sound yet are
+tried once more, one after the other: each has a worker of its own until its first sound, and all others wait
+until then. Those that have sound already get no more credit meanwhile. So only the cause fails.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import functools
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
+from stepaudiod.active_request import ActiveRequest
 from stepaudiod.broadcast import Broadcast
 from stepaudiod.config import Limits, Timeouts
 from stepaudiod.counters import Counters
@@ -27,8 +28,7 @@ from stepaudiod.engines.registry import Catalog, Choice
 from stepaudiod.errors import Busy, EngineUnavailable, StepaudiodError, Stopping, TookTooLong, WorkerLost
 from stepaudiod.fair_queue import FairQueue, Turn
 from stepaudiod.idle import IdleClock
-from stepaudiod.request_log import RequestLog
-from stepaudiod.requests import EngineDescription, Result, Work, kind_of
+from stepaudiod.requests import EngineDescription, Result, Work
 
 if TYPE_CHECKING:
     from stepaudiod.worker.process import Reply, WorkerProcess  # imported with the first worker
@@ -76,7 +76,7 @@ class Dispatcher:
         self._paused: dict[Turn, Reply] = {}
         """Requests that gave their turn back because their client does not read, the longest paused first."""
         self._typical_s = 1.0
-        self._retries: deque[RequestLog] = deque()
+        self._retries: deque[ActiveRequest] = deque()
         """Requests that are tried again and have no sound yet; the first of them is at work."""
         self._retried = asyncio.Event()
         self._replies: set[Reply] = set()
@@ -119,111 +119,133 @@ class Dispatcher:
         caller: str = "",
         share: str = "",
     ) -> AsyncIterator[Result]:
-        """Do a request's work, from the wait for a turn to the last piece; close the iterator to stop early.
+        """Yield a request's results as they are made; close the iterator to stop early.
 
         Args:
-            engine: who does it.
-            work: what is asked for.
-            format: of the audio; None where none comes.
+            engine: the engine that does the work.
+            work: what to do.
+            format: of the audio; None for a transcription.
             request_id: for the journal.
-            caller: whose key it came with, for the journal; "" where it needed none.
+            caller: the name of its API key, for the journal; "" where it needed none.
             share: the name under which the caller's share of turns is counted.
 
         Raises:
             Busy: the queue is full.
-            Stopping: the daemon is going away.
-            TookTooLong: it isn't done after `timeouts.request`.
-            StepaudiodError: whatever the engine has to say of the request, before or between pieces.
+            Stopping: the daemon is stopping.
+            TookTooLong: it is not done after `timeouts.request`.
+            StepaudiodError: the engine's error, before or between pieces.
         """
+        deadline = asyncio.get_running_loop().time() + self.timeouts.request
+        request = ActiveRequest(engine, work, format, request_id, caller, Turn(share), deadline)
+        with self._recorded(request):
+            await self._take_turn(request)
+            while (piece := await self._next(request)) is not None:
+                yield piece
+
+    @contextlib.contextmanager
+    def _recorded(self, request: ActiveRequest) -> Iterator[None]:
+        """Count a request as active, and write down how it ended."""
         self._idle.begin()
-        run = RequestLog(engine, kind_of(work), request_id, caller, Turn(share))
         try:
-            async with contextlib.aclosing(self._pieces(run, work, format)) as pieces:  # type: ignore[type-var]
-                deadline = asyncio.get_running_loop().time() + self.timeouts.request
-                while True:
-                    async with asyncio.timeout_at(deadline):
-                        piece = await anext(pieces, None)
-                    if piece is None:
-                        break
-                    yield piece
-            run.outcome = "served"
+            yield
+            request.outcome = "served"
         except TimeoutError:
-            run.outcome = "failed"
+            request.outcome = "failed"
             raise TookTooLong(
                 f"The request wasn't done after {self.timeouts.request:g} s (timeouts.request). Send less."
             ) from None
         except Exception as error:
-            run.outcome = "refused" if isinstance(error, Busy) else "failed"
+            request.outcome = "refused" if isinstance(error, Busy) else "failed"
             raise
         finally:
+            if request.is_started:
+                self._drop_reply(request)
+                self._end_retry(request)
+                self._active -= 1
+                self._end_turn(request)
             self._idle.end()
-            run.record(self.counters)
+            request.record(self.counters)
             self.changes.tell()
 
-    async def _pieces(self, run: RequestLog, work: Work, format: str | None) -> AsyncIterator[Result]:
-        """Wait for a turn, and hand on what the worker makes, or a second one if the first is lost early."""
-        if self._turns.is_full(run.turn.caller):
+    async def _take_turn(self, request: ActiveRequest) -> None:
+        if self._turns.is_full(request.turn.caller):
             raise self._busy()
-        await self._turns.take(run.turn)
+        async with asyncio.timeout_at(request.deadline):
+            await self._turns.take(request.turn)
+        request.is_started = True
         self._active += 1
         self.changes.tell()
-        try:
-            for is_second in (False, True):
-                try:
-                    async with contextlib.aclosing(self._attempt(run, work, format)) as pieces:  # type: ignore[type-var]
-                        async for piece in pieces:
-                            yield piece
-                    return
-                except WorkerLost as error:
-                    if run.has_begun:
-                        raise
-                    if is_second:
-                        raise WorkerLost(
-                            f"The request was tried twice, the second time with no other beside it. {error} "
-                            "If it happens again, the request is the cause: the journal has the details."
-                        ) from error
-                    log.warning("a request is tried once again, alone [%s]: %s", run.request_id, error)
-                    self._retries.append(run)
-        finally:
-            self._end_retry(run)
-            self._active -= 1
-            self._end_turn(run)
 
-    async def _attempt(self, run: RequestLog, work: Work, format: str | None) -> AsyncIterator[Result]:
-        """Hand on what one worker makes."""
+    async def _next(self, request: ActiveRequest) -> Result | None:
+        """Wait for the next piece; a request whose worker dies before the first one is sent again, once."""
+        async with asyncio.timeout_at(request.deadline):
+            while True:
+                if request.reply is None:
+                    await self._send(request)
+                assert request.reply is not None
+                try:
+                    piece = await request.reply.next()
+                except WorkerLost as error:
+                    self._drop_reply(request)
+                    self._prepare_retry(request, error)
+                    continue
+                if piece is not None:
+                    request.note(piece)
+                    if request.has_begun:
+                        self._end_retry(request)
+                elif request.audio_s:
+                    factors = self.counters.real_time_factor[request.engine.name]
+                    factors.observe(request.reply.work_s / request.audio_s)
+                return piece
+
+    async def _send(self, request: ActiveRequest) -> None:
+        """Send a request to the worker, once it may."""
         worker = await self._ready_worker()
-        while not self._may_join(run, worker):
+        while not self._may_join(request, worker):
             await self._retried.wait()
             worker = await self._ready_worker()
-        reply = worker.work(run.engine, work, format, self.limits.recordings())
-        reply.on_change = functools.partial(self._settle, run, reply)
+        reply = worker.work(request.engine, request.work, request.format, self.limits.recordings())
+        reply.on_change = functools.partial(self._settle, request, reply)
+        request.reply = reply
         self._replies.add(reply)
-        try:
-            async for piece in reply:
-                run.take(piece)
-                if run.has_begun:
-                    self._end_retry(run)
-                yield piece
-            if run.audio_s:
-                factors = self.counters.real_time_factor[run.engine.name]
-                factors.observe(reply.work_s / run.audio_s)
-        finally:
-            self._replies.discard(reply)
-            reply.on_change = lambda: None
-            self._paused.pop(run.turn, None)
-            reply.close()
-            self._look_again()
 
-    def _may_join(self, run: RequestLog, worker: WorkerProcess) -> bool:
+    def _drop_reply(self, request: ActiveRequest) -> None:
+        """Stop a request's work in the worker, if there is any."""
+        reply, request.reply = request.reply, None
+        if reply is None:
+            return
+        self._replies.discard(reply)
+        reply.on_change = lambda: None
+        self._paused.pop(request.turn, None)
+        reply.close()
+        self._look_again()
+
+    def _prepare_retry(self, request: ActiveRequest, error: WorkerLost) -> None:
+        """Queue a request for its second try.
+
+        Raises:
+            WorkerLost: it has sent something already, or this was the second try.
+        """
+        if request.has_begun:
+            raise error
+        if request in self._retries:
+            raise WorkerLost(
+                f"The request was tried twice, the second time with no other beside it. {error} "
+                "If it happens again, the request is the cause: the journal has the details."
+            ) from error
+        log.warning("a request is tried once again, alone [%s]: %s", request.request_id, error)
+        self._retries.append(request)
+
+    def _may_join(self, request: ActiveRequest, worker: WorkerProcess) -> bool:
         """Whether a request may go to the worker now: nothing runs beside one that is tried again."""
-        if run in self._retries:
-            return self._retries[0] is run and not worker.is_working
+        if request in self._retries:
+            return self._retries[0] is request and not worker.is_working
         return not self._retries
 
-    def _end_retry(self, run: RequestLog) -> None:
+    def _end_retry(self, request: ActiveRequest) -> None:
         """A request that was tried again has sound, or has ended: the others may go on."""
-        if run in self._retries:
-            self._retries.remove(run)
+        if request in self._retries:
+            self._retries.remove(request)
             self._look_again()
             if not self._retries:
                 for reply in list(self._replies):
@@ -234,13 +256,13 @@ class Dispatcher:
         self._retried.set()
         self._retried = asyncio.Event()
 
-    def _settle(self, run: RequestLog, reply: Reply) -> None:
+    def _settle(self, request: ActiveRequest, reply: Reply) -> None:
         """Keep a request's turn, its credit and its client's reading in step."""
-        turn, turns = run.turn, self._turns
+        turn, turns = request.turn, self._turns
         if reply.is_made:
             self._paused.pop(turn, None)
             if reply.unread_bytes:  # otherwise the request ends at once, or is tried again
-                self._end_turn(run)
+                self._end_turn(request)
             self._look_again()
             return
         if self._retries and turns.is_held(turn):
@@ -256,7 +278,7 @@ class Dispatcher:
             return
         if reply.is_half_read:
             self._paused.pop(turn, None)
-            turns.ask(turn, functools.partial(self._settle, run, reply))
+            turns.ask(turn, functools.partial(self._settle, request, reply))
         elif turn not in self._paused:
             self._paused[turn] = reply
             self._keep_paused_few()
@@ -280,12 +302,12 @@ class Dispatcher:
             f"{self.queued} requests are waiting already. Try again in {retry_after_s} s.", retry_after_s
         )
 
-    def _end_turn(self, run: RequestLog) -> None:
+    def _end_turn(self, request: ActiveRequest) -> None:
         """The worker is done with a request; its turn goes to the next one."""
-        if not run.is_worked_off:
-            run.is_worked_off = True
-            self._typical_s += 0.2 * (run.duration_s - self._typical_s)
-        self._turns.drop(run.turn)
+        if not request.is_worked_off:
+            request.is_worked_off = True
+            self._typical_s += 0.2 * (request.duration_s - self._typical_s)
+        self._turns.drop(request.turn)
 
     async def _ready_worker(self) -> WorkerProcess:
         """The worker, started where there is none."""

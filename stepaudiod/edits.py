@@ -72,10 +72,10 @@ class Edit:
 
     def __post_init__(self) -> None:
         if self.kind not in OPTIONS:
-            raise InvalidRequest(f"there is no edit {self.kind!r}; there are {_listed(OPTIONS)}", "mode")
+            raise InvalidRequest(f"there is no edit {self.kind!r}; there are {_listed(OPTIONS)}", "kind")
         if not 1 <= self.iterations <= MAX_ITERATIONS:
             raise InvalidRequest(
-                f"iterations must be 1 to {MAX_ITERATIONS}, found {self.iterations}", "n_edit_iter"
+                f"iterations must be 1 to {MAX_ITERATIONS}, found {self.iterations}", "iterations"
             )
         if not MIN_INTENSITY <= self.intensity <= MAX_INTENSITY:
             raise InvalidRequest(
@@ -89,11 +89,11 @@ class Edit:
         options = OPTIONS[self.kind] if self.kind != "paralinguistic" else ()
         if options and self.info not in options:
             found = "nothing" if not self.info else repr(self.info)
-            raise InvalidRequest(f"{self.kind} must be one of {_listed(options)}; found {found}", "edit_info")
+            raise InvalidRequest(f"{self.kind} must be one of {_listed(options)}; found {found}", "info")
         if not options and self.info:
             raise InvalidRequest(
                 f"{self.kind} takes no edit_info, found {self.info!r}; emotion, style and speed do",
-                "edit_info",
+                "info",
             )
         if self.intensity != 1.0 and (self.kind not in ("emotion", "style") or self.info == REMOVE):
             what = self.kind if self.info != REMOVE else f"{self.kind} remove"

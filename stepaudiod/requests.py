@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from stepaudiod.edits import Edit
+
 
 class Recording(NamedTuple):
     """A recording that a client sent, spooled to a file; the worker decodes it.
@@ -22,24 +24,6 @@ class Recording(NamedTuple):
     transcript_param: str = "transcript"
 
 
-class Change(NamedTuple):
-    """What an edit does; which values go together is the model's business.
-
-    Attributes:
-        mode: `emotion`, `style`, `speed`, `denoise`, `vad` or `paralinguistic`.
-        info: which emotion, style or speed.
-        text: for `paralinguistic`, the new text with its tags.
-        intensity: 0.1 to 3; 1 says nothing about it.
-        iterations: how often it is applied, each time to the last result.
-    """
-
-    mode: str
-    info: str | None = None
-    text: str | None = None
-    intensity: float = 1.0
-    iterations: int = 1
-
-
 class SpeechRequest(NamedTuple):
     """Text to be spoken.
 
@@ -50,7 +34,7 @@ class SpeechRequest(NamedTuple):
         seed: makes the audio reproducible; None draws one.
         reference: whose voice to clone, instead of a voice with an id.
         language: named to the engine where the text doesn't tell, for instance `Cantonese`.
-        change: an emotion or a style for what is said.
+        edit: an emotion or a style for what is said.
         is_marked: whether the sound says in its metadata that it is synthetic.
     """
 
@@ -60,7 +44,7 @@ class SpeechRequest(NamedTuple):
     seed: int | None = None
     reference: Recording | None = None
     language: str | None = None
-    change: Change | None = None
+    edit: Edit | None = None
     is_marked: bool = True
 
 
@@ -68,14 +52,14 @@ class EditRequest(NamedTuple):
     """A recording to be changed.
 
     Attributes:
-        recording: what to change.
-        change: how.
+        recording: the recording that is edited.
+        edit: what to change.
         seed: makes the result reproducible; None draws one.
         is_marked: whether the sound says in its metadata that it is synthetic.
     """
 
     recording: Recording
-    change: Change
+    edit: Edit
     seed: int | None = None
     is_marked: bool = True
 
@@ -101,34 +85,16 @@ class TranscriptionRequest(NamedTuple):
 Work = SpeechRequest | EditRequest | TranscriptionRequest
 """What an engine can be asked for."""
 
-_FORMS: dict[str, type[SpeechRequest] | type[EditRequest] | type[TranscriptionRequest]] = {
+KINDS: dict[str, type[Work]] = {
     "speech": SpeechRequest,
     "edit": EditRequest,
     "transcription": TranscriptionRequest,
 }
-KINDS = tuple(_FORMS)
-_PARTS = {"recording": Recording, "reference": Recording, "change": Change}
 
 
 def kind_of(work: Work) -> str:
     """`speech`, `edit` or `transcription`."""
-    return next(kind for kind, form in _FORMS.items() if isinstance(work, form))
-
-
-def to_json(work: Work) -> dict[str, Any]:
-    """The form in which work crosses the process border."""
-    fields = {
-        name: value._asdict() if name in _PARTS and value else value for name, value in work._asdict().items()
-    }
-    return {"kind": kind_of(work), **fields}
-
-
-def from_json(table: dict[str, Any]) -> Work:
-    """The work that `to_json` wrote."""
-    fields = {
-        name: _PARTS[name](**value) if name in _PARTS and value else value for name, value in table.items()
-    }
-    return _FORMS[fields.pop("kind")](**fields)
+    return next(kind for kind, form in KINDS.items() if isinstance(work, form))
 
 
 class Word(NamedTuple):

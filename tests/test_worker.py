@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -16,7 +17,18 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from stepaudiod.requests import Change, EditRequest, Recording, from_json, to_json
+from stepaudiod.edits import Edit
+from stepaudiod.requests import Audio, EditRequest, Recording, Segment, Word
+from stepaudiod.worker.protocol import (
+    LENGTHS,
+    EngineOrder,
+    Piece,
+    StartJob,
+    ToFront,
+    pack,
+    read_frame,
+    receive_frame,
+)
 from tests.activation import DEADLINE_S, DaemonProcess, pids_of_group
 from tests.conftest import StartDaemon
 
@@ -268,9 +280,34 @@ def test_a_slow_reader_is_not_taken_for_a_worker_that_hangs(start_daemon: StartD
         assert next(chunks)
 
 
-def test_the_parts_of_a_request_cross_the_border_by_name() -> None:
-    """During an upgrade a front may start a worker whose fields stand in another order."""
-    work = EditRequest(Recording("a.wav"), Change("speed", "faster", iterations=2), seed=1)
-    table = json.loads(json.dumps(to_json(work), sort_keys=True))
-    assert (table["recording"]["path"], table["change"]["info"]) == ("a.wav", "faster")
-    assert from_json(table) == work
+def test_a_request_reaches_the_worker_as_it_was_sent() -> None:
+    work = EditRequest(Recording("a.wav"), Edit("speed", "faster", iterations=2), seed=1)
+    order = StartJob(
+        3, EngineOrder("studio", "module:name", {"paths": ["a"]}, ("b",)), work, "wav", {"max": 1.5}
+    )
+    front, worker = socket.socketpair()
+    with front, worker:
+        front.sendall(pack(order))
+        assert receive_frame(worker) == order
+
+
+def test_fields_cross_the_border_by_name_and_unknown_ones_are_ignored() -> None:
+    """During an upgrade a front may start a worker whose fields have another order, and one more."""
+    segment = Segment("Hello.", 0.5, 1.5, (Word("Hello.", 0.5, 1.5),), (1, 2))
+    assert asyncio.run(sent(pack(Piece(7, segment)))) == Piece(7, segment)
+    header = {
+        "$type": "Piece",
+        "new": 1,
+        "result": {"duration_s": 0.5, "$type": "Audio", "data": None},
+        "id": 7,
+    }
+    encoded = json.dumps(header).encode()
+    frame = LENGTHS.pack(len(encoded), 3) + encoded + b"abc"
+    assert asyncio.run(sent(frame)) == Piece(7, Audio(b"abc", 0.5))
+
+
+async def sent(data: bytes) -> ToFront:
+    """The frame that the front reads."""
+    reader = asyncio.StreamReader()
+    reader.feed_data(data)
+    return await read_frame(reader)

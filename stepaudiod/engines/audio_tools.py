@@ -19,7 +19,6 @@ from stepaudiod.audio.denoise import Denoiser, open_library
 from stepaudiod.audio.resample import Resampler
 from stepaudiod.audio.silence import SilenceRemover
 from stepaudiod.audio.tempo import TempoStream
-from stepaudiod.edits import Edit
 from stepaudiod.engines.base import Clip, Progress, Waveform
 from stepaudiod.errors import EngineUnavailable, InvalidRequest, Unsupported
 from stepaudiod.requests import EditRequest, Facts
@@ -111,8 +110,7 @@ class AudioToolsEngine:
 
     def _stages(self, request: EditRequest) -> tuple[list[Stage], dict[str, str | int | float]]:
         """The edit as often as it is to be applied, and what can be told of it before it begins."""
-        change = request.change
-        edit = Edit(change.mode, change.info, change.text, change.intensity, change.iterations)
+        edit = request.edit
         times = range(edit.iterations)
         match edit.kind:
             case "denoise":
@@ -126,7 +124,7 @@ class AudioToolsEngine:
         raise Unsupported(
             f"The engine studio has no edit {edit.kind!r}; it has denoise, speed and vad. The model "
             "step-audio-editx has it, once its weights are there.",
-            "mode",
+            "kind",
         )
 
 

@@ -10,8 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from stepaudiod.edits import EMOTIONS, STYLES
-from stepaudiod.requests import Change
+from stepaudiod.edits import EMOTIONS, STYLES, Edit
 from stepaudiod.tags import LANGUAGES
 
 _SYNONYMS = {
@@ -62,18 +61,18 @@ class Followed(NamedTuple):
     """What could be followed.
 
     Attributes:
-        change: an emotion or a style.
+        edit: an emotion or a style.
         language: as `SpeechRequest` takes it.
     """
 
-    change: Change | None = None
+    edit: Edit | None = None
     language: str | None = None
 
     @property
     def said(self) -> str:
         """For the response: `style=whisper; language=Cantonese`; "" where nothing was found."""
-        change = [] if self.change is None else [f"{self.change.mode}={self.change.info}"]
-        return "; ".join([*change, *([f"language={self.language}"] if self.language else [])])
+        edit = [] if self.edit is None else [f"{self.edit.kind}={self.edit.info}"]
+        return "; ".join([*edit, *([f"language={self.language}"] if self.language else [])])
 
 
 def follow(instructions: str) -> Followed:
@@ -95,8 +94,8 @@ def follow(instructions: str) -> Followed:
         for name in LANGUAGES
         if name in _DIALECT_ONLY and (at := _find(text, name.lower(), _LANGUAGE_WORDS[name])) is not None
     ]
-    change = Change(*min(found)[1:]) if found else None
-    return Followed(change, min(languages)[1] if languages else None)
+    edit = Edit(*min(found)[1:]) if found else None
+    return Followed(edit, min(languages)[1] if languages else None)
 
 
 def known_name(names: Iterable[str], word: str) -> str:

@@ -12,17 +12,18 @@ from stepaudiod.config import Settings
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.edits import OPTIONS, Edit, require_tag
 from stepaudiod.engines.registry import can
-from stepaudiod.errors import EngineUnavailable, InvalidRequest
-from stepaudiod.requests import Change, EditRequest, Recording
+from stepaudiod.errors import EngineUnavailable
+from stepaudiod.requests import EditRequest, Recording
 from stepaudiod.tags import LANGUAGES
 from stepaudiod.web.body import check_length, read_multipart, required
+from stepaudiod.web.errors import name_params
 from stepaudiod.web.ignored_fields import ignored
 from stepaudiod.web.resolve import engine_for, sound_headers, work_for
 from stepaudiod.web.schemas import EditForm
 from stepaudiod.web.stream import StreamedResponse
 
-PARAMS = {"n_edit_iter": "iterations"}
-"""What the model's own errors call a field, and what it is called here."""
+PARAMS = {"kind": "mode", "info": "edit_info", "recording": "file"}
+"""The form's names of the fields of an edit and of its recording."""
 
 
 async def edits(request: Request) -> Response:
@@ -31,33 +32,17 @@ async def edits(request: Request) -> Response:
     settings: Settings = request.app.state.settings()
     form, uploads = await read_multipart(request, EditForm, settings, ("file",))
     file = required(uploads, "file")
-    change = checked(Change(form.mode, form.edit_info, form.text, form.intensity, form.iterations), PARAMS)
-    if change.mode == "paralinguistic":
-        require_tag(change.text or "")
+    name_params(request, PARAMS)
+    edit = Edit(form.mode, form.edit_info, form.text, form.intensity, form.iterations)
+    if edit.kind == "paralinguistic":
+        require_tag(edit.text or "")
     for param, text in (("text", form.text or ""), ("transcript", form.transcript)):
         check_length(text, settings, param)
     engine = engine_for(service, form.model, form.mode)
-    wanted = EditRequest(Recording(str(file.path), form.transcript), change, form.seed)
+    wanted = EditRequest(Recording(str(file.path), form.transcript), edit, form.seed)
     pieces = work_for(request, engine, wanted, form.response_format)
     headers = sound_headers(request, engine, wanted) | ignored(form.unknown())
     return StreamedResponse(pieces, MEDIA_TYPES[form.response_format], headers)
-
-
-def checked(change: Change, params: dict[str, str]) -> Change:
-    """The change, if its parts go together.
-
-    Args:
-        change: what the client wants.
-        params: what the client calls the fields.
-
-    Raises:
-        InvalidRequest: they don't; names the field and lists what is right.
-    """
-    try:
-        Edit(change.mode, change.info, change.text, change.intensity, change.iterations)
-    except InvalidRequest as error:
-        raise InvalidRequest(error.message, params.get(error.param or "", error.param)) from None
-    return change
 
 
 async def tags(request: Request) -> Response:

@@ -80,6 +80,16 @@ def error_response(
     return Response(error_body(message, status, code, param), status, headers, "application/json")
 
 
+def name_params(request: Request, names: dict[str, str]) -> None:
+    """Let errors about a request name its form's fields.
+
+    Args:
+        request: whose errors.
+        names: the form's name of each field of `requests` and `edits`, where it differs.
+    """
+    request.scope["state"].setdefault("params", {}).update(names)
+
+
 async def on_stepaudiod_error(request: Request, error: Exception) -> Response:
     """One of our own errors."""
     assert isinstance(error, StepaudiodError)
@@ -89,6 +99,7 @@ async def on_stepaudiod_error(request: Request, error: Exception) -> Response:
     if status in UNFINISHED:
         headers["Connection"] = "close"
     param = error.param if isinstance(error, InvalidRequest) else None
+    param = request.scope["state"].get("params", {}).get(param, param)
     return error_response(error.message, status, error.code, param, headers)
 
 

@@ -21,15 +21,15 @@ from starlette.responses import Response
 
 from stepaudiod.config import Settings
 from stepaudiod.dispatcher import Dispatcher
-from stepaudiod.edits import EMOTIONS, REMOVE, STYLES
+from stepaudiod.edits import EMOTIONS, REMOVE, STYLES, Edit
 from stepaudiod.engines.instructions import known_name
 from stepaudiod.engines.local_models import OLD_VARIANTS, STEP_AUDIO
 from stepaudiod.engines.registry import can
 from stepaudiod.engines.voice_names import OLD_VOICES, require_speakable, resolve_voice
 from stepaudiod.errors import InvalidRequest
-from stepaudiod.requests import Change, EditRequest, EngineDescription, Recording, SpeechRequest, Work
+from stepaudiod.requests import EditRequest, EngineDescription, Recording, SpeechRequest, Work
 from stepaudiod.web.body import Spool, Upload, check, check_length, read_multipart, required
-from stepaudiod.web.edits import checked
+from stepaudiod.web.errors import name_params
 from stepaudiod.web.fetch import Fetcher
 from stepaudiod.web.ignored_fields import ignored
 from stepaudiod.web.inline import FIELDS, cut, decode_text
@@ -56,10 +56,14 @@ UPLOAD_PATH = "/v1/audio/speech/upload"
 TRANSCRIPTS = ("prompt_text", "audio_text")
 URLS = ("prompt_audio_url", "input_audio_url")
 FEELING = {ABOVE + "edit_info", ABOVE + "intensity", ABOVE + "n_edit_iter"}
-PARAMS = {name: ABOVE + name for name in ("mode", "edit_info", "intensity", "n_edit_iter")} | {
-    "text": "input"
+PARAMS = {
+    "kind": ABOVE + "mode",
+    "info": ABOVE + "edit_info",
+    "intensity": ABOVE + "intensity",
+    "iterations": ABOVE + "n_edit_iter",
+    "text": "input",
 }
-"""What the model's own errors call a field, and what it is called here."""
+"""The form's names of the fields of an edit."""
 
 MAX_METADATA = 16
 MAX_METADATA_BYTES = 4096
@@ -111,6 +115,7 @@ async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> 
     service: Dispatcher = request.app.state.service
     settings: Settings = request.app.state.settings()
     form = check(OldSpeechForm, body)
+    name_params(request, PARAMS)
     options = form.step_audio
     for param, text in (("input", form.input), *((ABOVE + n, getattr(options, n)) for n in TRANSCRIPTS)):
         check_length(text or "", settings, param)
@@ -210,14 +215,14 @@ class Sources:
 async def _clone(service: Dispatcher, form: OldSpeechForm, sources: Sources, caller: str) -> Plan:
     """Speech in the voice of a recording, or of the library; with a feeling where `edit_info` names one."""
     options = form.step_audio
-    change = _feeling(options)
+    edit = _feeling(options)
     name = sources.find("prompt")
-    engine = _engine(service, form, "clone" if name else "speak" if change is None else change.mode, caller)
+    engine = _engine(service, form, "clone" if name else "speak" if edit is None else edit.kind, caller)
     require_speakable(engine, form.input)
-    followed, unused = follow_instructions(engine, form.instructions if change is None else None)
+    followed, unused = follow_instructions(engine, form.instructions if edit is None else None)
     headers = {"X-StepAudio-Instructions": followed.said} if followed.said else {}
     language, not_heeded = follow_language(engine, form)
-    used = {"input", "speed", "language", "lang_code"} | ({"instructions"} if change is None else FEELING)
+    used = {"input", "speed", "language", "lang_code"} | ({"instructions"} if edit is None else FEELING)
     if name:
         used |= {name, ABOVE + "prompt_text"}
         voice, reference = "", await sources.get(name, "prompt_text")
@@ -234,19 +239,18 @@ async def _clone(service: Dispatcher, form: OldSpeechForm, sources: Sources, cal
         form.seed,
         reference,
         language or followed.language,
-        change or followed.change,
+        edit or followed.edit,
     )
     return Plan(engine, work, used, headers, (*unused, *not_heeded))
 
 
-def _feeling(options: StepAudioForm) -> Change | None:
+def _feeling(options: StepAudioForm) -> Edit | None:
     """The emotion or the style of a clone, if it has one."""
     if not options.edit_info:
         return None
     for mode, names in (("emotion", EMOTIONS), ("style", STYLES)):
         if (name := known_name(names, options.edit_info)) in names:
-            change = Change(mode, name, None, options.intensity, options.n_edit_iter)
-            return checked(change, PARAMS)
+            return Edit(mode, name, None, options.intensity, options.n_edit_iter)
     raise InvalidRequest(
         f"With clone, edit_info is an emotion or a style: {', '.join((*EMOTIONS, *STYLES))}; found "
         f"{options.edit_info[:80]!r}.",
@@ -272,7 +276,7 @@ async def _edit(service: Dispatcher, form: OldSpeechForm, sources: Sources) -> P
     elif mode == "paralinguistic":
         text = form.input
         used.add("input")
-    change = checked(Change(mode, info, text, intensity, options.n_edit_iter), PARAMS)
+    edit = Edit(mode, info, text, intensity, options.n_edit_iter)
     engine = _engine(service, form, mode)
     name = sources.find("input")
     if name is None:
@@ -281,7 +285,7 @@ async def _edit(service: Dispatcher, form: OldSpeechForm, sources: Sources) -> P
             f"step_audio.input_audio_url, or as the file input_audio_file to {UPLOAD_PATH}.",
             ABOVE + "input_audio_base64",
         )
-    work = EditRequest(await sources.get(name, "audio_text"), change, form.seed)
+    work = EditRequest(await sources.get(name, "audio_text"), edit, form.seed)
     return Plan(engine, work, used | {name}, {})
 
 

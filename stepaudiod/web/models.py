@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
@@ -138,7 +139,7 @@ def describe_status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
             "queued": service.queued,
             "worker_pid": None if worker is None or worker.is_lost else worker.pid,
             "loading": None if loading is None else str(loading),
-            "load": None if loading is None else loading._asdict(),
+            "load": None if loading is None else asdict(loading),
             "requests": {
                 "served": service.counters.served,
                 "failed": service.counters.failed,

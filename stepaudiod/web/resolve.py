@@ -122,7 +122,7 @@ def _warning(engine: EngineDescription, work: Work) -> str | None:
         return None
     if isinstance(work, SpeechRequest):
         return warning(work.text)
-    return warning(work.change.text or "") if isinstance(work, EditRequest) else None
+    return warning(work.edit.text or "") if isinstance(work, EditRequest) else None
 
 
 def _is_marked(request: Request) -> bool:

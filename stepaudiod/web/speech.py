@@ -45,7 +45,7 @@ async def speech(request: Request) -> Response:
         form.speed,
         form.seed,
         language=language or followed.language,
-        change=followed.change,
+        edit=followed.edit,
     )
     headers = sound_headers(request, engine, wanted) | {"X-StepAudio-Voice": voice}
     if followed.said:

@@ -10,21 +10,19 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from stepaudiod.audio.ai_marking import Mark
 from stepaudiod.requests import (
+    Audio,
     EditRequest,
     Facts,
     Recording,
     Segment,
     SpeechRequest,
     TranscriptionRequest,
-    Work,
-    from_json,
-    to_json,
 )
-from stepaudiod.worker.protocol import WINDOW_BYTES, Header
+from stepaudiod.worker.protocol import WINDOW_BYTES, Piece, StartJob, to_plain
 
 if TYPE_CHECKING:
     from stepaudiod.audio.encode import Encoder
@@ -38,7 +36,7 @@ class Job:
     """One request: its iterator, its encoder and how much it may still send.
 
     Args:
-        frame: the order it came with.
+        order: what to do.
         on_ready: called, from another thread, when its recording has been decoded.
         decoding: bounds how many recordings are decoded, and held in memory meanwhile, at a time.
         decoders: decode them.
@@ -46,18 +44,18 @@ class Job:
 
     def __init__(
         self,
-        frame: Header,
-        on_ready: Callable[[int], None],
+        order: StartJob,
+        on_ready: Callable[[], None],
         decoding: threading.Semaphore,
         decoders: Decoders,
     ) -> None:
-        self.id: int = frame["id"]
-        self.engine = EngineOrder(frame["engine"])
-        self.format: str | None = frame["format"]
-        self.work: Work = from_json(frame["request"])
+        self.id = order.id
+        self.engine = order.engine
+        self.work = order.work
+        self.format = order.format
         self.credit_bytes = WINDOW_BYTES
         self.work_s = 0.0
-        self._limits: dict[str, Any] = frame["limits"]
+        self._limits = order.limits
         self._items: Iterator[Waveform | Facts | Segment] | None = None
         self._encoder: Encoder | None = None
         self._clip: Clip | None = None
@@ -79,7 +77,7 @@ class Job:
         """Whether the result is compressed audio."""
         return self.format is not None and self.format not in UNCOMPRESSED
 
-    def _decode(self, on_ready: Callable[[int], None]) -> None:
+    def _decode(self, on_ready: Callable[[], None]) -> None:
         """Read the recording; what is wrong with it is raised when the job is opened."""
         recording = self._recording
         assert recording is not None
@@ -95,7 +93,7 @@ class Job:
             except Exception as error:
                 self._error = error
         self.is_ready = True
-        on_ready(self.id)
+        on_ready()
 
     @property
     def is_open(self) -> bool:
@@ -140,29 +138,22 @@ class Job:
             return cast("Editing", engine).edit(work, clip)
         return cast("Transcribing", engine).transcribe(work, clip)
 
-    def step(self) -> tuple[list[tuple[Header, bytes]], bool]:
-        """Take the next step: the frames it gives, and whether it was the last."""
+    def step(self) -> tuple[list[Piece], bool]:
+        """Take the next step: the pieces it makes, and whether it was the last."""
         assert self._items is not None
         item = next(self._items, None)
+        if isinstance(item, Facts | Segment):
+            return [Piece(self.id, item)], False
         if item is None:
-            rest = self._encoder.finish() if self._encoder is not None else b""
-            last = [self._audio(rest, 0.0)] if rest else []
-            return [*last, ({"op": "done", "id": self.id}, b"")], True
-        if isinstance(item, Facts):
-            return [({"op": "facts", "id": self.id, "values": item.values}, b"")], False
-        if isinstance(item, Segment):
-            words = [word._asdict() for word in item.words]
-            segment = item._asdict() | {"words": words}
-            return [({"op": "segment", "id": self.id, "segment": segment}, b"")], False
-        if not item.size:  # the engine works and has no sound yet
+            data, duration_s = self._encoder.finish() if self._encoder is not None else b"", 0.0
+        elif not item.size:  # the engine works and has no sound yet
             return [], False
-        assert self._encoder is not None
-        return [self._audio(self._encoder.encode(item), len(item) / self._sample_rate)], False
-
-    def _audio(self, data: bytes, duration_s: float) -> tuple[Header, bytes]:
-        """A frame of sound, on account of the credit."""
+        else:
+            assert self._encoder is not None
+            data, duration_s = self._encoder.encode(item), len(item) / self._sample_rate
         self.credit_bytes -= len(data)
-        return {"op": "audio", "id": self.id, "duration_s": duration_s}, data
+        is_last = item is None
+        return ([Piece(self.id, Audio(data, duration_s))] if data or not is_last else []), is_last
 
     def close(self) -> None:
         """End the work wherever it is."""
@@ -170,25 +161,6 @@ class Job:
         close = getattr(self._items, "close", None)
         if close is not None:
             close()
-
-
-class EngineOrder:
-    """Which engine a job wants, and how it is made.
-
-    Args:
-        table: `name`, `factory`, `options` and `files` of its description.
-    """
-
-    def __init__(self, table: Header) -> None:
-        self.name: str = table["name"]
-        self.factory: str = table["factory"]
-        self.options: dict[str, Any] = table["options"]
-        self.files: list[str] = table["files"]
-
-    @property
-    def key(self) -> str:
-        """Tells two variants of a model apart."""
-        return f"{self.factory} {json.dumps(self.options, sort_keys=True)}"
 
 
 def _serial(work: SpeechRequest | EditRequest) -> int | None:
@@ -199,4 +171,4 @@ def _serial(work: SpeechRequest | EditRequest) -> int | None:
         work = work._replace(recording=work.recording._replace(path=""))
     elif work.reference is not None:
         work = work._replace(reference=work.reference._replace(path=""))
-    return zlib.crc32(json.dumps(to_json(work), sort_keys=True).encode()) >> 1
+    return zlib.crc32(json.dumps(to_plain(work), sort_keys=True).encode()) >> 1

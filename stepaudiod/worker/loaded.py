@@ -17,11 +17,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepaudiod.worker.protocol import Header
+from stepaudiod.worker.protocol import EngineDropped, EngineLoaded, EngineLoading, EngineOrder, ToFront
 
 if TYPE_CHECKING:
     from stepaudiod.engines.base import Decode, Engine
-    from stepaudiod.worker.job import EngineOrder
 
 READ_AHEAD_BYTES = 16 << 20
 """How much the kernel is asked for at a time: a request for gigabytes would block the disk for all others."""
@@ -37,7 +36,9 @@ class LoadedEngines:
         decode: given to engines that read recordings of their own, see `engines.base.Reading`.
     """
 
-    def __init__(self, cache_dir: Path, threads: int, tell: Callable[[Header], None], decode: Decode) -> None:
+    def __init__(
+        self, cache_dir: Path, threads: int, tell: Callable[[ToFront], None], decode: Decode
+    ) -> None:
         self._cache_dir = cache_dir
         self._threads = threads
         self._tell = tell
@@ -72,17 +73,11 @@ class LoadedEngines:
             engine.load(lambda stage, fraction: self._report(order.name, stage, fraction))
         self._engines[order.name], self._orders[order.name] = engine, order
         about = getattr(engine, "about", None)
-        self._tell(
-            {
-                "op": "loaded",
-                "engine": order.name,
-                "duration_s": time.monotonic() - started,
-                "about": about() if about is not None else {},
-            }
-        )
+        duration_s = time.monotonic() - started
+        self._tell(EngineLoaded(order.name, duration_s, about() if about is not None else {}))
 
     def _report(self, engine: str, stage: str, fraction: float) -> None:
-        self._tell({"op": "loading", "engine": engine, "stage": stage, "fraction": fraction})
+        self._tell(EngineLoading(engine, stage, fraction))
 
     def _drop(self, name: str) -> None:
         """Free an engine's memory for its successor in this process."""
@@ -90,7 +85,7 @@ class LoadedEngines:
         gc.collect()
         if (torch := sys.modules.get("torch")) is not None:
             torch.cuda.empty_cache()
-        self._tell({"op": "dropped", "engine": name})
+        self._tell(EngineDropped(name))
 
     def gpu_memory(self) -> dict[str, int]:
         """What the process holds of the GPU, in bytes; nothing where no engine uses it."""

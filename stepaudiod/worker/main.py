@@ -22,14 +22,27 @@ import traceback
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from stepaudiod.core_dumps import forbid_core_dumps
 from stepaudiod.errors import InvalidRequest, StepaudiodError
 from stepaudiod.worker.decoder_process import Decoders
-from stepaudiod.worker.job import EngineOrder, Job
+from stepaudiod.worker.job import Job
 from stepaudiod.worker.loaded import LoadedEngines
-from stepaudiod.worker.protocol import Header, pack, receive_frame
+from stepaudiod.worker.protocol import (
+    NO_JOB,
+    AddCredit,
+    CancelJob,
+    EngineOrder,
+    Heartbeat,
+    JobDone,
+    JobFailed,
+    LoadEngine,
+    StartJob,
+    ToFront,
+    ToWorker,
+    pack,
+    receive_frame,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +51,6 @@ DECODED_AT_ONCE = 2
 """Recordings that are decoded at a time."""
 HARMLESS_CUDA_ERRORS = (2, 100, 101)
 """Out of memory, no device, no such device: these of cudaError_t leave a context as it was."""
-UNUSED_FD = 0
-"""The id of no request."""
 HELD = ""
 """The key of no engine."""
 
@@ -58,7 +69,8 @@ class Worker:
         self._connection = connection
         self._beat_s = beat_s
         self._sending = threading.Lock()
-        self._orders: queue.SimpleQueue[Header] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[ToWorker | None] = queue.SimpleQueue()
+        """Frames of the front, and None to wake the main thread."""
         self._jobs: dict[int, Job] = {}
         self._decoders = Decoders()
         self._engines = LoadedEngines(cache_dir, threads, self._tell_loading, self._decoders.decode)
@@ -104,58 +116,48 @@ class Worker:
         """Hand on the front's frames; when it is gone, so are we."""
         while True:
             try:
-                frame, _ = receive_frame(self._connection)
+                self._orders.put(receive_frame(self._connection))
             except (EOFError, OSError):
                 os._exit(0)
-            self._orders.put(frame)
 
     def _beat(self) -> None:
         """Say that we live, and whether the work moves."""
         while True:
-            beat = {"op": "beat", "progress": self._progress, "busy": self._is_busy}
-            self._send({**beat, "gpu": self._engines.gpu_memory()})
+            self._send(Heartbeat(self._progress, self._is_busy, self._engines.gpu_memory()))
             time.sleep(self._beat_s)
 
-    def _send(self, header: Header, payload: bytes = b"") -> None:
-        """Send one frame; whole, whichever thread sends."""
+    def _send(self, frame: ToFront) -> None:
+        """Send a frame as a whole, from any thread."""
         with self._sending:
-            self._connection.sendall(pack(header, payload))
+            self._connection.sendall(pack(frame))
 
-    def _tell_loading(self, header: Header) -> None:
-        """Loading moves too."""
+    def _tell_loading(self, frame: ToFront) -> None:
+        """Count loading as progress."""
         self._progress += 1
-        self._send(header)
+        self._send(frame)
 
     def _take_orders(self, *, wait: bool) -> None:
-        """Carry out what the front has said; with `wait`, until it has said something."""
+        """Carry out the orders that have come; with `wait`, block until there is one."""
         try:
             while True:
-                self._obey(self._orders.get(block=wait))
+                match self._orders.get(block=wait):
+                    case StartJob() as order:
+                        self._jobs[order.id] = self._make_job(order)
+                    case LoadEngine(engine) if not self._jobs:  # a job loads the engine that it needs
+                        self._load(engine)
+                    case AddCredit(id, size_bytes) if job := self._jobs.get(id):
+                        job.credit_bytes += size_bytes
+                    case CancelJob(id) if job := self._jobs.pop(id, None):
+                        job.close()
                 wait = False
         except queue.Empty:
             pass
 
-    def _obey(self, frame: Header) -> None:
-        """One order; `decoded` is our own, to wake the loop."""
-        match frame["op"]:
-            case "work":
-                job = Job(
-                    frame,
-                    lambda id: self._orders.put({"op": "decoded", "id": id}),
-                    self._decoding,
-                    self._decoders,
-                )
-                self._jobs[job.id] = job
-                if not job.is_ready:
-                    threading.Thread(target=_import, args=(job.engine,), name="import", daemon=True).start()
-            case "load" if not self._jobs:  # whoever works loads what it needs
-                self._load(EngineOrder(frame["engine"]))
-            case "credit":
-                if job_with_credit := self._jobs.get(frame["id"]):
-                    job_with_credit.credit_bytes += frame["size_bytes"]
-            case "cancel":
-                if cancelled := self._jobs.pop(frame["id"], None):
-                    cancelled.close()
+    def _make_job(self, order: StartJob) -> Job:
+        job = Job(order, lambda: self._orders.put(None), self._decoding, self._decoders)
+        if not job.is_ready:
+            threading.Thread(target=_import, args=(job.engine,), name="import", daemon=True).start()
+        return job
 
     def _load(self, order: EngineOrder) -> None:
         """Load an engine that nobody waits for yet; whoever needs it hears what is wrong with it."""
@@ -163,7 +165,7 @@ class Worker:
             self._engines.get(order)
         except Exception as error:
             log.warning("%s could not be loaded beforehand: %s", order.name, error)
-            self._send({"op": "failed", "id": UNUSED_FD, **_describe(error)})
+            self._send(_failed(NO_JOB, error))
             _die_of(error)
 
     def _step(self, job: Job) -> None:
@@ -172,19 +174,19 @@ class Worker:
             if not job.is_open:
                 self._open(job)
             started = time.monotonic()
-            frames, is_last = job.step()
+            pieces, is_last = job.step()
             job.work_s += time.monotonic() - started
         except Exception as error:
             del self._jobs[job.id]
-            self._send({"op": "failed", "id": job.id, **_describe(error)})
+            self._send(_failed(job.id, error))
             _die_of(error)
             return
         self._progress += 1
+        for piece in pieces:
+            self._send(piece)
         if is_last:
             del self._jobs[job.id]
-            frames[-1][0]["work_s"] = round(job.work_s, 6)
-        for header, payload in frames:
-            self._send(header, payload)
+            self._send(JobDone(job.id, round(job.work_s, 6)))
 
     def _open(self, job: Job) -> None:
         """Begin; the codecs are imported while the engine loads."""
@@ -200,18 +202,18 @@ def _import(order: EngineOrder) -> None:
         import_module(order.factory.partition(":")[0])
 
 
-def _describe(error: Exception) -> dict[str, Any]:
-    """An error as it crosses the border: ours by name, any other as a failed engine."""
+def _failed(id: int, error: Exception) -> JobFailed:
+    """Describe an error: one of ours by its class, any other as an `EngineError`."""
     if isinstance(error, StepaudiodError):
         param = error.param if isinstance(error, InvalidRequest) else None
-        return {"error": type(error).__name__, "message": error.message, "param": param}
-    # not the error's own words: they may quote what a user wrote
+        return JobFailed(id, type(error).__name__, error.message, param)
+    # the journal gets no message of the error: it may quote what a user wrote
     where = "".join(traceback.format_tb(error.__traceback__))
     log.error("the engine raised %s\n%s", type(error).__name__, where)
     message = (
         f"The engine failed on this request ({type(error).__name__}: {error}). The journal has the details."
     )
-    return {"error": "EngineError", "message": message, "param": None}
+    return JobFailed(id, "EngineError", message)
 
 
 def _die_of(error: Exception) -> None:

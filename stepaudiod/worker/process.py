@@ -8,15 +8,33 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from stepaudiod import errors
 from stepaudiod.counters import Counters
 from stepaudiod.errors import EngineError, InvalidRequest, StepaudiodError, WorkerLost
-from stepaudiod.requests import Audio, EngineDescription, Facts, Result, Segment, Word, Work, to_json
-from stepaudiod.worker.protocol import WINDOW_BYTES, Header, pack, read_frame
+from stepaudiod.requests import Audio, EngineDescription, Result, Work
+from stepaudiod.worker.protocol import (
+    WINDOW_BYTES,
+    AddCredit,
+    CancelJob,
+    EngineDropped,
+    EngineLoaded,
+    EngineLoading,
+    EngineOrder,
+    Heartbeat,
+    JobDone,
+    JobFailed,
+    LoadEngine,
+    Piece,
+    StartJob,
+    ToFront,
+    ToWorker,
+    pack,
+    read_frame,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +61,6 @@ class WorkerOptions(NamedTuple):
     load_timeout_s: float
 
 
-class Loading(NamedTuple):
-    """How far an engine is on its way into memory."""
-
-    engine: str
-    stage: str
-    fraction: float
-
-    def __str__(self) -> str:
-        return f"loading {self.engine}: {self.stage} {self.fraction:.0%}"
-
-
 class Reply:
     """What comes back for one request, in order; ends by itself or with an error.
 
@@ -72,6 +79,8 @@ class Reply:
         self._items: asyncio.Queue[Result | StepaudiodError | None] = asyncio.Queue()
         self._ahead_bytes = 0
         self._taken_bytes = 0
+        self._given_bytes = 0
+        """Of the piece that the client is reading."""
 
     @property
     def is_out_of_credit(self) -> bool:
@@ -103,15 +112,18 @@ class Reply:
             self._ahead_bytes -= self._taken_bytes
             self._taken_bytes = 0
 
-    async def __aiter__(self) -> AsyncIterator[Result]:
-        """Pieces as they are made; what the client has read counts as taken."""
-        while (item := await self._items.get()) is not None:
-            if isinstance(item, StepaudiodError):
-                raise item
-            yield item
-            if isinstance(item, Audio):
-                self._taken_bytes += len(item.data)
-                self.on_change()
+    async def next(self) -> Result | None:
+        """Wait for the next piece; None after the last. The piece before it counts as read by the client."""
+        if self._given_bytes:
+            self._taken_bytes += self._given_bytes
+            self._given_bytes = 0
+            self.on_change()
+        item = await self._items.get()
+        if isinstance(item, StepaudiodError):
+            raise item
+        if isinstance(item, Audio):
+            self._given_bytes = len(item.data)
+        return item
 
     def give_up(self, error: StepaudiodError) -> None:
         """Stop the work; the client gets what has been made, and then the error."""
@@ -137,7 +149,7 @@ class WorkerProcess:
         self.pid = process.pid
         self.loaded: dict[str, dict[str, Any]] = {}
         """Engines in memory, and what each tells of itself: `load_s` and more."""
-        self.loading: Loading | None = None
+        self.loading: EngineLoading | None = None
         """What is being loaded; None when nothing is."""
         self.is_lost = False
         self._process = process
@@ -146,7 +158,7 @@ class WorkerProcess:
         self._options = options
         self._replies: dict[int, Reply] = {}
         self._next_id = 1
-        self._beat: Header = {}
+        self._beat = Heartbeat()
         self._silent_s = self._stalled_s = 0.0
         self._on_change: Callable[[], None] = lambda: None
         self._counters = counters
@@ -207,34 +219,33 @@ class WorkerProcess:
             reply.put(WorkerLost("The worker has gone. Send the request again."))
             return reply
         self._replies[reply.id] = reply
-        frame = {"op": "work", "id": reply.id, "engine": _order(engine), "format": format, "limits": limits}
-        self._write({**frame, "request": to_json(work)})
+        self._send(StartJob(reply.id, EngineOrder.of(engine), work, format, limits))
         return reply
 
     def load(self, engine: EngineDescription) -> None:
         """Have an engine loaded before any work needs it."""
-        self._write({"op": "load", "engine": _order(engine)})
+        self._send(LoadEngine(EngineOrder.of(engine)))
 
     def credit(self, id: int, size_bytes: int) -> None:
         """The client has taken that much; the worker may go on."""
         if id in self._replies:
-            self._write({"op": "credit", "id": id, "size_bytes": size_bytes})
+            self._send(AddCredit(id, size_bytes))
 
     def cancel(self, id: int) -> None:
         """Nobody wants the rest."""
         if self._replies.pop(id, None):
-            self._write({"op": "cancel", "id": id})
+            self._send(CancelJob(id))
 
-    def _write(self, header: Header) -> None:
-        """Frames to the worker are few and small; a lost worker gets none."""
+    def _send(self, frame: ToWorker) -> None:
+        """Send a frame; they are few and small, so nothing waits for the socket's buffer."""
         if not self.is_lost:
-            self._writer.write(pack(header))
+            self._writer.write(pack(frame))
 
     async def _read(self) -> None:
         """Hand each frame to whom it concerns, until the worker is gone."""
         try:
             while True:
-                self._handle(*await read_frame(self._reader))
+                self._handle(await read_frame(self._reader))
         except (asyncio.IncompleteReadError, OSError):
             pass
         except Exception:
@@ -248,47 +259,36 @@ class WorkerProcess:
             self._process.kill()
             log.error("worker %d died (%s)", self.pid, await self._ended())
 
-    def _handle(self, header: Header, payload: bytes) -> None:
-        """One frame from the worker."""
+    def _handle(self, frame: ToFront) -> None:
         self._silent_s = 0.0
-        match header["op"]:
-            case "beat":
-                if header.get("progress") != self._beat.get("progress") or not header["busy"]:
-                    self._stalled_s = 0.0
-                self._beat = header
-            case "loading":
-                self.loading = Loading(header["engine"], header["stage"], header["fraction"])
-                self._on_change()
-            case "loaded":
-                self.loading = None
-                self.loaded[header["engine"]] = {"load_s": round(header["duration_s"], 3), **header["about"]}
-                self._counters.loaded(header["engine"], header["duration_s"])
-                log.info("%s loaded in %.2f s", header["engine"], header["duration_s"])
-                self._on_change()
-            case "dropped":
-                self._counters.unloads[header["engine"]] += (
-                    self.loaded.pop(header["engine"], None) is not None
-                )
-                self._on_change()
-            case "facts":
-                self._put(header, Facts(header["values"]))
-            case "segment":
-                self._put(header, _segment(header["segment"]))
-            case "audio":
-                self._put(header, Audio(payload, header["duration_s"]))
-            case "done":
-                if reply := self._replies.pop(header["id"], None):
-                    reply.work_s = header["work_s"]
+        match frame:
+            case Piece(id, result):
+                if reply := self._replies.get(id):
+                    reply.put(result)
+            case JobDone(id, work_s):
+                if reply := self._replies.pop(id, None):
+                    reply.work_s = work_s
                     reply.put(None)
-            case "failed":
+            case JobFailed(id):
                 self.loading = None
-                if reply := self._replies.pop(header["id"], None):
-                    reply.put(_rebuild(header))
-
-    def _put(self, header: Header, item: Result) -> None:
-        """Hand a piece to its request, if that is still there."""
-        if reply := self._replies.get(header["id"]):
-            reply.put(item)
+                if reply := self._replies.pop(id, None):
+                    reply.put(_error(frame))
+            case Heartbeat(progress, is_busy):
+                if progress != self._beat.progress or not is_busy:
+                    self._stalled_s = 0.0
+                self._beat = frame
+            case EngineLoading():
+                self.loading = frame
+                self._on_change()
+            case EngineLoaded(engine, duration_s, about):
+                self.loading = None
+                self.loaded[engine] = {"load_s": round(duration_s, 3), **about}
+                self._counters.loaded(engine, duration_s)
+                log.info("%s loaded in %.2f s", engine, duration_s)
+                self._on_change()
+            case EngineDropped(engine):
+                self._counters.unloads[engine] += self.loaded.pop(engine, None) is not None
+                self._on_change()
 
     @property
     def is_working(self) -> bool:
@@ -298,12 +298,12 @@ class WorkerProcess:
     @property
     def is_busy(self) -> bool:
         """Whether it had work at its last heartbeat."""
-        return bool(self._beat.get("busy")) and not self.is_lost
+        return self._beat.is_busy and not self.is_lost
 
     @property
     def gpu_memory(self) -> dict[str, int]:
         """`allocated_bytes` and `reserved_bytes` at the last heartbeat; empty without a GPU."""
-        return dict(self._beat.get("gpu", {}))
+        return self._beat.gpu
 
     async def _watch(self) -> None:
         """Notice a worker that hangs. Counts our own ticks: a front that slept blames nobody for it."""
@@ -315,7 +315,7 @@ class WorkerProcess:
             limit_s = self._options.load_timeout_s if self.loading else self._options.stall_timeout_s
             if self._silent_s > self._options.heartbeat_timeout_s:
                 await self._give_up(f"gave no sign of life for {self._options.heartbeat_timeout_s:g} s")
-            elif self._replies and self._beat.get("busy") and self._stalled_s > limit_s:
+            elif self._replies and self._beat.is_busy and self._stalled_s > limit_s:
                 await self._give_up(f"made no progress for {limit_s:g} s")
 
     async def _give_up(self, reason: str) -> None:
@@ -359,24 +359,9 @@ class WorkerProcess:
         return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
-def _order(engine: EngineDescription) -> Header:
-    """Which engine, as it crosses the border."""
-    return {
-        "name": engine.name,
-        "factory": engine.factory,
-        "options": engine.options,
-        "files": engine.files,
-    }
-
-
-def _segment(table: dict[str, Any]) -> Segment:
-    """A segment that crossed the border."""
-    return Segment(**table | {"words": tuple(Word(**word) for word in table["words"])})
-
-
-def _rebuild(header: Header) -> StepaudiodError:
-    """The error that crossed the border, as it was."""
-    kind = getattr(errors, header["error"], EngineError)
+def _error(failed: JobFailed) -> StepaudiodError:
+    """Make the error that was raised in the worker; an unknown class is an `EngineError`."""
+    kind = getattr(errors, failed.error, EngineError)
     if issubclass(kind, InvalidRequest):
-        return kind(header["message"], header["param"])
-    return EngineError(header["message"]) if not issubclass(kind, EngineError) else kind(header["message"])
+        return kind(failed.message, failed.param)
+    return kind(failed.message) if issubclass(kind, EngineError) else EngineError(failed.message)

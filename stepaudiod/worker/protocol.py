@@ -1,18 +1,16 @@
-"""The frames between the front and its worker: a JSON header and a binary payload, each with its length.
+"""The frames between the front and its worker.
 
     ┌───────────────┬────────────────┬───────────────┬─────────┐
     │ header length │ payload length │ header (JSON) │ payload │
     │ u32           │ u32            │               │         │
     └───────────────┴────────────────┴───────────────┴─────────┘
 
-Front to worker: `work` (id, engine: its description, format, limits, request), `cancel` (id), `credit` (id,
-size_bytes).
-Worker to front: `beat` (progress, busy, gpu), `loading` (engine, stage, fraction), `loaded` (engine,
-duration_s, about), `dropped` (engine), `audio` (id, duration_s; payload: encoded bytes), `segment` (id,
-segment), `facts` (id, values), `done` (id, work_s), `failed` (id, error, message, param).
+The header is one of the classes of `Frame`; the payload is the encoded audio of a `Piece`. Values are written
+by field name: during an upgrade a front may start a worker of a newer version, whose fields may have another
+order. A field that the receiver does not know is ignored.
 
-A worker sends at most `WINDOW_BYTES` of a request's audio beyond what the front has credited: a client that
-reads slowly holds up its own request and nobody else's.
+A worker sends at most `WINDOW_BYTES` of a request's audio beyond what the front has credited, so a client
+that reads slowly delays only its own request.
 """
 
 from __future__ import annotations
@@ -20,47 +18,214 @@ from __future__ import annotations
 import json
 import socket
 import struct
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from stepaudiod.edits import Edit
+from stepaudiod.requests import (
+    Audio,
+    EditRequest,
+    EngineDescription,
+    Facts,
+    Recording,
+    Result,
+    Segment,
+    SpeechRequest,
+    TranscriptionRequest,
+    Word,
+    Work,
+)
 
 if TYPE_CHECKING:
     import asyncio  # the front has it; the worker starts sooner without it
 
 LENGTHS = struct.Struct(">II")
 WINDOW_BYTES = 512 * 1024
-
-Header = dict[str, Any]
-
-
-def pack(header: Header, payload: bytes = b"") -> bytes:
-    """One frame."""
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    return LENGTHS.pack(len(encoded), len(payload)) + encoded + payload
+TYPE = "$type"
+"""The key of a value's class among its fields."""
 
 
-async def read_frame(reader: asyncio.StreamReader) -> tuple[Header, bytes]:
-    """The front's side.
+@dataclass(frozen=True, slots=True)
+class EngineOrder:
+    """An engine and how it is made; see `requests.EngineDescription`."""
+
+    name: str
+    factory: str
+    options: dict[str, Any]
+    files: tuple[str, ...]
+
+    @classmethod
+    def of(cls, engine: EngineDescription) -> EngineOrder:
+        """Take the part of a description that the worker needs."""
+        return cls(engine.name, engine.factory, engine.options, engine.files)
+
+    @property
+    def key(self) -> str:
+        """Differs between two variants of a model."""
+        return f"{self.factory} {json.dumps(self.options, sort_keys=True)}"
+
+
+@dataclass(frozen=True, slots=True)
+class StartJob:
+    """Front to worker: a request.
+
+    Attributes:
+        format: of the audio; None for a transcription.
+        limits: of its recording, see `audio.decode.Limits`.
+    """
+
+    id: int
+    engine: EngineOrder
+    work: Work
+    format: str | None
+    limits: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelJob:
+    """Front to worker: the rest of the results is not wanted."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddCredit:
+    """Front to worker: the client has taken that much audio."""
+
+    id: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadEngine:
+    """Front to worker: load an engine before a request needs it."""
+
+    engine: EngineOrder
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Worker to front, at a fixed interval.
+
+    Attributes:
+        progress: counts steps; it stops when the work hangs.
+        is_busy: whether a step is being taken.
+        gpu: `allocated_bytes` and `reserved_bytes`; empty without a GPU.
+    """
+
+    progress: int = 0
+    is_busy: bool = False
+    gpu: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoading:
+    """Worker to front: the stage that loading has reached, and the fraction done, 0..1."""
+
+    engine: str
+    stage: str
+    fraction: float
+
+    def __str__(self) -> str:
+        return f"loading {self.engine}: {self.stage} {self.fraction:.0%}"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoaded:
+    """Worker to front: an engine is in memory; `about` is for the status."""
+
+    engine: str
+    duration_s: float
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDropped:
+    """Worker to front: an engine has been freed."""
+
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Worker to front: a part of a job's result."""
+
+    id: int
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class JobDone:
+    """Worker to front: every piece has been sent; `work_s` is the time that the steps took."""
+
+    id: int
+    work_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailed:
+    """Worker to front: a job, or loading with `NO_JOB`, ended with an error.
+
+    Attributes:
+        error: the name of its class in `stepaudiod.errors`.
+        param: of an `InvalidRequest`.
+    """
+
+    id: int
+    error: str
+    message: str
+    param: str | None = None
+
+
+NO_JOB = 0
+"""The id of no job."""
+
+ToWorker = StartJob | CancelJob | AddCredit | LoadEngine
+ToFront = Heartbeat | EngineLoading | EngineLoaded | EngineDropped | Piece | JobDone | JobFailed
+
+_TYPES: dict[str, Any] = {
+    each.__name__: each
+    for each in (
+        *(StartJob, CancelJob, AddCredit, LoadEngine, EngineOrder),
+        *(Heartbeat, EngineLoading, EngineLoaded, EngineDropped, Piece, JobDone, JobFailed),
+        *(SpeechRequest, EditRequest, TranscriptionRequest, Recording, Edit),
+        *(Audio, Segment, Word, Facts),
+    )
+}
+
+
+def pack(frame: ToWorker | ToFront) -> bytes:
+    """Encode a frame."""
+    header = json.dumps(to_plain(frame), separators=(",", ":")).encode()
+    payload = frame.result.data if isinstance(frame, Piece) and isinstance(frame.result, Audio) else b""
+    return LENGTHS.pack(len(header), len(payload)) + header + payload
+
+
+async def read_frame(reader: asyncio.StreamReader) -> ToFront:
+    """Read a frame in the front.
 
     Raises:
-        asyncio.IncompleteReadError: the other side is gone.
+        asyncio.IncompleteReadError: the worker is gone.
     """
     header_size, payload_size = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
-    header: Header = json.loads(await reader.readexactly(header_size))
-    return header, await reader.readexactly(payload_size)
+    frame: ToFront = json.loads(await reader.readexactly(header_size), object_hook=_typed)
+    if isinstance(frame, Piece) and isinstance(frame.result, Audio):
+        return Piece(frame.id, Audio(await reader.readexactly(payload_size), frame.result.duration_s))
+    return frame
 
 
-def receive_frame(connection: socket.socket) -> tuple[Header, bytes]:
-    """The worker's side.
+def receive_frame(connection: socket.socket) -> ToWorker:
+    """Read a frame in the worker.
 
     Raises:
-        EOFError: the other side is gone.
+        EOFError: the front is gone.
     """
-    header_size, payload_size = LENGTHS.unpack(_receive_exactly(connection, LENGTHS.size))
-    header: Header = json.loads(_receive_exactly(connection, header_size))
-    return header, _receive_exactly(connection, payload_size)
+    header_size, _ = LENGTHS.unpack(_receive_exactly(connection, LENGTHS.size))
+    frame: ToWorker = json.loads(_receive_exactly(connection, header_size), object_hook=_typed)
+    return frame
 
 
 def _receive_exactly(connection: socket.socket, size: int) -> bytes:
-    """Exactly that many bytes."""
     parts = bytearray()
     while len(parts) < size:
         part = connection.recv(min(size - len(parts), 1 << 20))
@@ -68,3 +233,21 @@ def _receive_exactly(connection: socket.socket, size: int) -> bytes:
             raise EOFError
         parts += part
     return bytes(parts)
+
+
+def to_plain(value: Any) -> Any:
+    """Turn dataclasses and named tuples into dictionaries with their class under `TYPE`; bytes into None."""
+    kind = type(value)
+    if kind.__name__ in _TYPES:
+        return {TYPE: kind.__name__} | {n: to_plain(getattr(value, n)) for n in kind.__match_args__}
+    if isinstance(value, list | tuple):
+        return [to_plain(each) for each in value]
+    return None if isinstance(value, bytes) else value
+
+
+def _typed(table: dict[str, Any]) -> Any:
+    kind = _TYPES.get(table.get(TYPE, ""))
+    if kind is None:
+        return table
+    fields = {name: table[name] for name in kind.__match_args__ if name in table}
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})

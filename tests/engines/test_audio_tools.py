@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from stepaudiod.audio.resample import resample
+from stepaudiod.edits import Edit
 from stepaudiod.engines.audio_tools import TEMPOS, AudioToolsEngine
 from stepaudiod.engines.base import Clip
 from stepaudiod.engines.hibari import HibariEngine
 from stepaudiod.errors import InvalidRequest, Unsupported
-from stepaudiod.requests import Change, EditRequest, Facts, Recording
+from stepaudiod.requests import EditRequest, Facts, Recording
 from tests import judges
 from tests.engines.conftest import Say
 
@@ -23,7 +24,7 @@ VOICE_RATE = 24_000
 TEXT = "The salt breeze came across from the sea. The girl at the booth sold fifty bonds."
 
 Edited = tuple[np.ndarray, dict[str, str | int | float]]
-Edit = Callable[..., Edited]
+RunEdit = Callable[..., Edited]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def studio(cache_dir: Path) -> AudioToolsEngine:
 
 
 @pytest.fixture(scope="module")
-def edit(studio: AudioToolsEngine) -> Edit:
+def edit(studio: AudioToolsEngine) -> RunEdit:
     """All of an edit's samples, and what it told."""
 
     def run(
@@ -57,7 +58,7 @@ def speech(hibari: HibariEngine, say: Say) -> np.ndarray:
 
 
 def request(mode: str, info: str | None = None, iterations: int = 1) -> EditRequest:
-    return EditRequest(Recording("clip.wav"), Change(mode, info, iterations=iterations))
+    return EditRequest(Recording("clip.wav"), Edit(mode, info, iterations=iterations))
 
 
 def with_noise(clean: np.ndarray, decibels: float) -> np.ndarray:
@@ -72,7 +73,9 @@ def scale_invariant_ratio(found: np.ndarray, clean: np.ndarray) -> float:
     return float(10 * np.log10((target**2).sum() / ((found - target) ** 2).sum()))
 
 
-def test_noise_is_reduced_by_several_decibels_and_nothing_is_shifted(edit: Edit, speech: np.ndarray) -> None:
+def test_noise_is_reduced_by_several_decibels_and_nothing_is_shifted(
+    edit: RunEdit, speech: np.ndarray
+) -> None:
     clean = resample(speech, VOICE_RATE, RATE)
     noisy = with_noise(clean, 5)
     denoised, facts = edit(noisy, "denoise", rate=RATE)
@@ -84,12 +87,12 @@ def test_noise_is_reduced_by_several_decibels_and_nothing_is_shifted(edit: Edit,
     assert facts == {"noise_reduction": "rnnoise"}
 
 
-def test_a_clean_voice_survives_denoising(edit: Edit, speech: np.ndarray) -> None:
+def test_a_clean_voice_survives_denoising(edit: RunEdit, speech: np.ndarray) -> None:
     denoised, _ = edit(speech, "denoise")
     assert judges.word_errors(TEXT, judges.transcribe(denoised, RATE)) <= 2
 
 
-def test_silence_is_cut_where_it_was_put_and_a_short_pause_stays(edit: Edit, speech: np.ndarray) -> None:
+def test_silence_is_cut_where_it_was_put_and_a_short_pause_stays(edit: RunEdit, speech: np.ndarray) -> None:
     half = len(speech) // 2
     first, second = edit(speech[:half], "vad")[0], edit(speech[half:], "vad")[0]
     silence = np.zeros(3 * VOICE_RATE, np.float32)
@@ -112,7 +115,7 @@ def longest_silence_s(waveform: np.ndarray) -> float:
     return max((end - start for start, end in edges.reshape(-1, 2)), default=0) / 100
 
 
-def test_joints_do_not_click(edit: Edit, speech: np.ndarray) -> None:
+def test_joints_do_not_click(edit: RunEdit, speech: np.ndarray) -> None:
     # silence that drifts, so that what is on both sides of the joint lies far apart
     drift = np.interp(np.arange(4 * VOICE_RATE) / VOICE_RATE, [0, 3.9, 4], [0, 0.8, 0]).astype(np.float32)
     joined, facts = edit(np.concatenate([speech, drift, speech]), "vad")
@@ -121,13 +124,13 @@ def test_joints_do_not_click(edit: Edit, speech: np.ndarray) -> None:
     assert steps.max() <= np.abs(np.diff(resample(speech, VOICE_RATE, RATE))).max() * 1.05
 
 
-def test_natural_pauses_are_left_alone(edit: Edit, speech: np.ndarray) -> None:
+def test_natural_pauses_are_left_alone(edit: RunEdit, speech: np.ndarray) -> None:
     shorter, facts = edit(speech, "vad")
     assert float(facts["removed_seconds"]) < 0.5
     assert len(shorter) / RATE > len(speech) / VOICE_RATE - 0.5
 
 
-def test_a_recording_in_which_nobody_speaks_has_nothing_to_leave(edit: Edit) -> None:
+def test_a_recording_in_which_nobody_speaks_has_nothing_to_leave(edit: RunEdit) -> None:
     for waveform in (np.zeros(3 * VOICE_RATE, np.float32), np.zeros(0, np.float32)):
         with pytest.raises(InvalidRequest, match="Nobody speaks") as refusal:
             edit(waveform, "vad")
@@ -136,7 +139,7 @@ def test_a_recording_in_which_nobody_speaks_has_nothing_to_leave(edit: Edit) -> 
 
 @pytest.mark.parametrize("info", TEMPOS)
 def test_speed_changes_the_duration_exactly_and_keeps_the_words(
-    info: str, edit: Edit, speech: np.ndarray
+    info: str, edit: RunEdit, speech: np.ndarray
 ) -> None:
     changed, facts = edit(speech, "speed", info)
     assert len(changed) / RATE == pytest.approx(len(speech) / VOICE_RATE / TEMPOS[info], abs=0.001)
@@ -144,7 +147,7 @@ def test_speed_changes_the_duration_exactly_and_keeps_the_words(
     assert judges.word_errors(TEXT, judges.transcribe(changed, RATE)) <= 3
 
 
-def test_iterations_apply_an_edit_to_its_own_result(edit: Edit, speech: np.ndarray) -> None:
+def test_iterations_apply_an_edit_to_its_own_result(edit: RunEdit, speech: np.ndarray) -> None:
     twice, facts = edit(speech, "speed", "faster", 2)
     once, _ = edit(speech, "speed", "faster")
     again, _ = edit(once, "speed", "faster", rate=RATE)
@@ -152,7 +155,7 @@ def test_iterations_apply_an_edit_to_its_own_result(edit: Edit, speech: np.ndarr
     assert facts == {"tempo": 1.5625}
 
 
-def test_any_rate_goes_in_and_the_same_length_comes_out(edit: Edit) -> None:
+def test_any_rate_goes_in_and_the_same_length_comes_out(edit: RunEdit) -> None:
     for rate in (8_000, 22_050, 44_100, 96_000):
         waveform = np.random.default_rng(0).normal(0, 0.1, 2 * rate + 7).astype(np.float32)
         denoised, _ = edit(waveform, "denoise", rate=rate)
@@ -172,7 +175,9 @@ def test_a_long_recording_comes_in_short_steps_and_can_be_left(
     steps.close()
 
 
-def test_recordings_can_be_edited_in_turn(studio: AudioToolsEngine, edit: Edit, speech: np.ndarray) -> None:
+def test_recordings_can_be_edited_in_turn(
+    studio: AudioToolsEngine, edit: RunEdit, speech: np.ndarray
+) -> None:
     alone, _ = edit(speech, "denoise")
     both = zip(*(studio.edit(request("denoise"), Clip(speech, VOICE_RATE)) for _ in range(2)), strict=True)
     one, other = zip(*((a, b) for a, b in both if not isinstance(a, Facts)), strict=True)
@@ -180,7 +185,7 @@ def test_recordings_can_be_edited_in_turn(studio: AudioToolsEngine, edit: Edit, 
     assert np.array_equal(np.concatenate(other), alone)
 
 
-def test_what_takes_the_large_model_says_so(edit: Edit, speech: np.ndarray) -> None:
+def test_what_takes_the_large_model_says_so(edit: RunEdit, speech: np.ndarray) -> None:
     with pytest.raises(Unsupported, match="step-audio-editx"):
         edit(speech, "emotion", "happy")
     with pytest.raises(InvalidRequest, match="speed must be one of"):

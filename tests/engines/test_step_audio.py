@@ -20,6 +20,7 @@ import pytest
 
 from stepaudiod.audio.decode import decode
 from stepaudiod.config import StepAudio
+from stepaudiod.edits import Edit
 from stepaudiod.editx.pipeline import PipelineOptions
 from stepaudiod.engines.base import Clip, Waveform
 from stepaudiod.engines.hibari import HibariEngine
@@ -27,7 +28,7 @@ from stepaudiod.engines.local_models import LocalEngines
 from stepaudiod.engines.registry import BEST_FIRST, WHISPER_TINY, Catalog
 from stepaudiod.engines.step_audio.engine import StepAudioEngine
 from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound
-from stepaudiod.requests import Change, EditRequest, Facts, Recording, SpeechRequest
+from stepaudiod.requests import EditRequest, Facts, Recording, SpeechRequest
 from stepaudiod.voice_library import VoiceLibrary
 from tests.conftest import StartDaemon
 from tests.editx.trees import write_tree
@@ -141,18 +142,16 @@ def test_a_recording_with_the_request_is_cloned_and_no_trace_of_it_stays(
 def test_a_clone_may_have_a_feeling(loaded: StepAudioEngine, clip: Clip) -> None:
     request = SpeechRequest("Hello there.", "", seed=1, reference=Recording("unused.wav", "a hum"))
     plain, _ = sound(loaded.clone(request, clip))
-    happy, _ = sound(loaded.clone(request._replace(change=Change("emotion", "happy")), clip))
+    happy, _ = sound(loaded.clone(request._replace(edit=Edit("emotion", "happy")), clip))
     assert not np.array_equal(plain, happy)
     with pytest.raises(InvalidRequest, match="can't be combined"):
-        next(loaded.clone(request._replace(change=Change("denoise")), clip))
+        next(loaded.clone(request._replace(edit=Edit("denoise")), clip))
 
 
 def test_iterations_go_on_from_the_last_result(loaded: StepAudioEngine, clip: Clip) -> None:
     once, twice = (
         sound(
-            loaded.edit(
-                EditRequest(Recording("unused.wav", "a hum"), Change("denoise", iterations=n), 1), clip
-            )
+            loaded.edit(EditRequest(Recording("unused.wav", "a hum"), Edit("denoise", iterations=n), 1), clip)
         )
         for n in (1, 2)
     )
@@ -167,8 +166,8 @@ def test_speed_changes_the_length(loaded: StepAudioEngine) -> None:
 
 
 def test_work_without_sound_yet_still_shows_that_it_moves(loaded: StepAudioEngine, clip: Clip) -> None:
-    change = Change("emotion", "happy", iterations=2)
-    results = loaded.edit(EditRequest(Recording("unused.wav", "a hum"), change, 1), clip)
+    edit = Edit("emotion", "happy", iterations=2)
+    results = loaded.edit(EditRequest(Recording("unused.wav", "a hum"), edit, 1), clip)
     assert any(isinstance(result, np.ndarray) and not result.size for result in results)
 
 
@@ -193,9 +192,9 @@ def test_what_it_cannot_do_is_said(data: Path, loaded: StepAudioEngine, clip: Cl
         next(loaded.speak(SpeechRequest("Hello.", "mute")))
     library.delete("mute")
     with pytest.raises(InvalidRequest, match="transcript"):
-        next(loaded.edit(EditRequest(Recording("unused.wav"), Change("emotion", "happy")), clip))
+        next(loaded.edit(EditRequest(Recording("unused.wav"), Edit("emotion", "happy")), clip))
     with pytest.raises(InvalidRequest, match="happy"):
-        next(loaded.edit(EditRequest(Recording("unused.wav"), Change("emotion", "glad")), clip))
+        next(loaded.edit(EditRequest(Recording("unused.wav"), Edit("emotion", "glad")), clip))
 
 
 def test_what_a_recording_says_is_written_down_where_nobody_told(data: Path, hibari: HibariEngine) -> None:

@@ -14,7 +14,7 @@ from stepaudiod.engines.whisper.certainty import is_guess
 from stepaudiod.engines.whisper.transcripts import TRANSCRIPT, Listener
 from stepaudiod.errors import InvalidRequest
 from stepaudiod.requests import Segment
-from stepaudiod.worker.job import EngineOrder
+from stepaudiod.worker.protocol import EngineOrder
 from tests.engines.conftest import Say
 
 SIZE = 1_000_000
@@ -58,7 +58,7 @@ def test_a_full_gpu_leaves_it_the_processor_and_says_so(
 def test_the_model_stays_the_variant_that_it_was_ordered_as(weights: Path) -> None:
     """Else it would be loaded anew for each request."""
     options = {"recogniser": order_of(weights, device="auto")}
-    order = EngineOrder({"name": "model", "factory": "some:engine", "options": options, "files": []})
+    order = EngineOrder("model", "some:engine", options, ())
     key = order.key
     assert Listener(options["recogniser"], weights.parent, 1).find_place(0) == 0
     assert order.key == key

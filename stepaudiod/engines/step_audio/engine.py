@@ -41,7 +41,6 @@ from stepaudiod.engines.base import Clip, Decode, Progress, Waveform
 from stepaudiod.engines.whisper.transcripts import NO_RECOGNISER, TRANSCRIPT, Listener, renaming_params
 from stepaudiod.errors import EngineUnavailable, InvalidRequest
 from stepaudiod.requests import (
-    Change,
     EditRequest,
     Facts,
     Recording,
@@ -176,7 +175,7 @@ class StepAudioEngine:
             InvalidRequest: nobody knows what the voice's recording says, or a change doesn't fit.
             SynthesisFailed: what came out can't be used, twice.
         """
-        change = _edit(request.change)
+        change = request.edit
         with renaming_params(Recording("", param="voice", transcript_param="voice")):
             yield from self._say(request, self._library_voice(request.voice), change, {})
 
@@ -188,7 +187,7 @@ class StepAudioEngine:
                 doesn't fit.
             SynthesisFailed: what came out can't be used, twice.
         """
-        change = _edit(request.change)
+        change = request.edit
         recording = request.reference
         assert recording is not None
         key = self._key(reference.waveform.tobytes() + recording.transcript.encode(errors="replace"))
@@ -208,8 +207,7 @@ class StepAudioEngine:
                 doesn't fit.
             SynthesisFailed: what came out can't be used, twice.
         """
-        edit = _edit(request.change)
-        assert edit is not None
+        edit = request.edit
         facts: dict[str, str | int | float] = {}
         said = request.recording.transcript.strip()
         if edit.needs_transcript and not said and clip.duration_s <= MAX_SECONDS:
@@ -330,11 +328,6 @@ def _device(setting: str) -> str:
             'from 0. Set another, "auto" or "cpu".'
         )
     return setting
-
-
-def _edit(change: Change | None) -> Edit | None:
-    """The model's own form of a change, checked."""
-    return None if change is None else Edit(*change)
 
 
 def _results(synthesis: Synthesis, facts: dict[str, Any]) -> Iterator[Waveform | Facts]:

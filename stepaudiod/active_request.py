@@ -1,28 +1,36 @@
-"""One request on its way through the service: what the journal and the counters say of it."""
+"""A request that the dispatcher runs, and what the journal and the counters record of it."""
 
 from __future__ import annotations
 
 import logging
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from stepaudiod.counters import Counters
 from stepaudiod.fair_queue import Turn
-from stepaudiod.requests import Audio, EngineDescription, Facts, Result
+from stepaudiod.requests import Audio, EngineDescription, Facts, Result, Work, kind_of
+
+if TYPE_CHECKING:
+    from stepaudiod.worker.process import Reply
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class RequestLog:
+class ActiveRequest:
     """A request, from its arrival to its end.
 
     Attributes:
         engine: the engine that does it.
-        kind: of the work, see `speech.kind_of`.
+        work: what to do.
+        format: of the audio; None for a transcription.
         request_id: for the journal.
         caller: the name of its API key; "" where it needed none.
-        turn: its place among those that are worked on.
+        turn: its turn in the fair queue.
+        deadline: on the loop's clock.
+        reply: what the worker sends back; None while it has not been sent.
+        is_started: whether it has had a turn.
         started: when it came, on the monotonic clock.
         outcome: `served`, `failed`, `refused` or `cancelled`.
         audio_s: seconds of sound that have come.
@@ -32,10 +40,14 @@ class RequestLog:
     """
 
     engine: EngineDescription
-    kind: str
+    work: Work
+    format: str | None
     request_id: str
     caller: str
     turn: Turn
+    deadline: float
+    reply: Reply | None = None
+    is_started: bool = False
     started: float = field(default_factory=time.monotonic)
     outcome: str = "cancelled"
     audio_s: float = 0.0
@@ -48,8 +60,8 @@ class RequestLog:
         """Seconds since it came."""
         return time.monotonic() - self.started
 
-    def take(self, piece: Result) -> None:
-        """Note a piece that came."""
+    def note(self, piece: Result) -> None:
+        """Count a piece that came."""
         self.has_begun = self.has_begun or not isinstance(piece, Facts)
         if isinstance(piece, Audio):
             self.audio_s += piece.duration_s
@@ -58,8 +70,9 @@ class RequestLog:
 
     def record(self, counters: Counters) -> None:
         """Count it, and write one line with fields for the journal; never the text itself."""
-        counters.requests[self.kind, self.outcome] += 1
-        counters.duration[self.kind].observe(self.duration_s)
+        kind = kind_of(self.work)
+        counters.requests[kind, self.outcome] += 1
+        counters.duration[kind].observe(self.duration_s)
         counters.audio_s[self.engine.name] += self.audio_s
         if self.first_audio_s is not None:
             counters.first_audio[self.engine.name].observe(self.first_audio_s)

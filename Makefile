@@ -5,6 +5,7 @@
 # make deb    build what apt install takes
 # make apt-repo   the same as a signed repository, so that apt install stepaudiod works by name
 # make lint   check the code only
+# make docs   build the documentation as a site in build/site
 # make lock   write constraints.txt anew
 
 comma := ,
@@ -13,7 +14,7 @@ EXTRAS ?= kokoro,page,tools
 # The whole of the tests runs on this release; elsewhere what needs neither a browser, nor a booted Debian, nor torch.
 RELEASE := $(shell . /etc/os-release && echo $$ID-$$VERSION_ID)
 IS_WHOLE := $(filter debian-12,$(RELEASE))
-TEST_EXTRAS := kokoro,hub,page,$(if $(IS_WHOLE),step-audio$(comma))tools,dev
+TEST_EXTRAS := kokoro,hub,page,$(if $(IS_WHOLE),step-audio$(comma))tools,docs,dev
 LISTEN ?= 127.0.0.1:7860
 RUNTIME_DIR := $(if $(filter 0,$(shell id -u)),/run,$(or $(XDG_RUNTIME_DIR),$(CURDIR)/build))
 SOCKET ?= $(RUNTIME_DIR)/stepaudiod.sock
@@ -28,7 +29,7 @@ TEST_PACKAGES := $(PACKAGES) apt-utils bash-completion fish gpg gpg-agent iprout
 # Where a suite of these is to be tried, on a machine that can boot them.
 SUITES ?= bookworm trixie noble
 
-.PHONY: run test test-attack test-releases deb lint lock clean
+.PHONY: run test test-attack test-releases deb docs lint lock clean
 .SILENT: run test apt-repo
 
 run: export STEPAUDIOD_CACHE_DIR ?= $(CURDIR)/build/cache
@@ -50,10 +51,13 @@ test-releases: $(VENV)/.test-$(LOCKED)
 	SUITES='$(SUITES)' $(BIN)/python -m pytest -s tests/releases $(PYTEST)
 
 lint: $(VENV)/.test-$(LOCKED)
-	$(BIN)/ruff format --check stepaudiod tests packaging/manuals
-	$(BIN)/ruff check stepaudiod tests packaging/manuals
+	$(BIN)/ruff format --check stepaudiod tests packaging
+	$(BIN)/ruff check stepaudiod tests packaging
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.docs-$(LOCKED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 lock: $(VENV)/.test-$(LOCKED)
 	$(BIN)/pip freeze --exclude stepaudiod --exclude systemd-python | grep -v ^nvidia- | sed 's/^\(torch==[^+]*\).*/\1/' > constraints.txt
@@ -86,6 +90,11 @@ $(VENV)/.run-$(LOCKED)-$(subst $(comma),-,$(EXTRAS)):
 $(VENV)/.test-$(LOCKED):
 	$(call install_packages,$(TEST_PACKAGES))
 	$(call install_venv,$(TEST_EXTRAS))
+	touch $@
+
+$(VENV)/.docs-$(LOCKED):
+	$(call install_packages,$(PACKAGES))
+	$(call install_venv,docs)
 	touch $@
 
 # Debian's python3-systemd serves the environment too: building it from source would need a compiler

@@ -46,7 +46,7 @@ done
 # A copy: the build writes into its folder, and packaging/debian has links to the units.
 rm -rf "$tree"
 mkdir -p "$tree/source"
-cp -a stepaudiod packaging LICENSE NOTICE README.md "$tree/source"
+cp -a stepaudiod packaging docs LICENSE NOTICE README.md README.zh-CN.md "$tree/source"
 find "$tree/source" -name __pycache__ -prune -exec rm -rf {} +
 cp -aL packaging/debian "$tree/source/debian"
 

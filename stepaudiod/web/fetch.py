@@ -52,8 +52,8 @@ NOT_PUBLIC = [
 """What `is_global` of some Python versions lets through."""
 
 UNIT = (
-    "Under systemd the unit forbids it to connect out: see the README's section on the old containers "
-    "for the drop-in that allows it."
+    "Under systemd the unit forbids it to connect out: docs/moving.md has the drop-in that allows it, under "
+    '"Recordings behind URLs".'
 )
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]

@@ -44,7 +44,7 @@ def ask(machine: Machine, key: str | None = None) -> tuple[int, str | None]:
 
 
 def add_key(machine: Machine) -> str:
-    """Make one, as the README says."""
+    """Make one, as docs/access.md says."""
     command = ("env", f"PYTHONPATH={CHECKOUT}", "python3", "-m", "stepaudiod.ctl", "keys", "add", "laptop")
     return machine.run(*command).stdout.strip()
 

@@ -1,4 +1,4 @@
-"""Recordings behind URLs, under the shipped unit: it lets nothing out, and the README's drop-in does."""
+"""Recordings behind URLs, under the shipped unit: it lets nothing out, and the documented drop-in does."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def refusal(reply: Reply) -> str:
     return str(error["message"])
 
 
-def drop_in_of_the_readme() -> str:
-    """What stands below `systemctl edit` where it speaks of URLs."""
-    text = (CHECKOUT / "README.md").read_text()
+def documented_drop_in() -> str:
+    """What docs/moving.md shows below `systemctl edit`."""
+    text = (CHECKOUT / "docs/moving.md").read_text()
     about = text[text.index("The URL fields work only") :]
     found = re.search(r"```ini\n(.*?)```", about, re.DOTALL)
     assert found is not None
@@ -60,7 +60,7 @@ def test_the_unit_lets_nothing_out_and_the_error_says_so(machine: Machine, inter
 def test_with_the_drop_in_recordings_come_from_outside_and_from_nowhere_else(
     machine: Machine, internet: Internet
 ) -> None:
-    machine.drop_in(SERVICE, drop_in_of_the_readme())
+    machine.drop_in(SERVICE, documented_drop_in())
     reply = ask(machine, internet.url("/hum.wav"))
     assert reply.status == 200, reply.body
     assert reply.headers["X-StepAudio-Model"] == "studio"

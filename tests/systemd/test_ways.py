@@ -1,4 +1,4 @@
-"""The ways to run it, as docs/moving.md tells them: ports, processes, models and memory, asleep and awake."""
+"""The ways to deploy, as in docs/install.md and docs/moving.md: ports, processes, models and memory."""
 
 from __future__ import annotations
 

@@ -21,9 +21,7 @@ from stepaudiod.web.openapi.failures import FAILURES
 from stepaudiod.web.openapi.operations import OPERATIONS
 from tests.activation import DaemonProcess
 from tests.conftest import StartDaemon
-from tests.test_documents import OUTPUT, PRINTS, blocks, prose, run, text
-
-API = "docs/api.md"
+from tests.test_documents import API, OUTPUT, PRINTS, blocks, run
 
 
 @pytest.fixture(scope="module")
@@ -216,11 +214,6 @@ def test_the_examples_do_what_they_say(step_audio: DaemonProcess, tmp_path: Path
             assert json.loads(printed) == json.loads(everything[index + 1].code)
         for name in OUTPUT.findall(block.code):
             assert (tmp_path / name).stat().st_size > 500, name
-
-
-def test_the_examples_link_to_what_is_there() -> None:
-    for link in re.findall(r"\]\(([^)#]+)", prose(API)):
-        assert text(f"docs/{link}")
 
 
 def test_a_voice_that_many_delete_at_once_is_deleted_once(step_audio: DaemonProcess) -> None:

@@ -24,7 +24,7 @@ def open_source(name: str, endpoint: str | None) -> Source:
         raise ClientMissing(
             f"To pull from {name}, its client {package} has to be installed where stepaudioctl runs: "
             "pip install 'stepaudiod[hub]'. The Debian runtimes with torch bring it. Or copy the files by "
-            "hand, as the README says under Models."
+            'hand: docs/models.md, "Without a network".'
         )
     # only now: a client takes longer to import than every other command to run
     if name == "modelscope":

@@ -14,8 +14,6 @@ import pytest
 
 from tests.test_documents import DOCUMENTS, ROOT
 
-pytest.importorskip("material", reason="not installed: the extra [docs]")
-
 
 class Loaded(HTMLParser):
     """The addresses that a page loads by itself: all but those of `<a>`."""

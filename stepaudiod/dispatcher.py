@@ -139,7 +139,23 @@ class Dispatcher:
         request = ActiveRequest(engine, work, format, request_id, caller, Turn(share), deadline)
         with self._recorded(request):
             await self._take_turn(request)
-            while (piece := await self._next(request)) is not None:
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        if request.reply is None:
+                            worker = await self._free_worker(request)
+                            reply = worker.work(engine, work, format, self.limits.recordings())
+                            self._follow(request, reply)
+                        assert request.reply is not None
+                        piece = await request.reply.next()
+                except WorkerLost as error:
+                    self._prepare_retry(request, error)
+                    continue
+                if piece is None:
+                    break
+                request.note(piece)
+                if request.has_begun:
+                    self._end_retry(request)
                 yield piece
 
     @contextlib.contextmanager
@@ -149,6 +165,9 @@ class Dispatcher:
         try:
             yield
             request.outcome = "served"
+            if request.audio_s and request.reply is not None:
+                factors = self.counters.real_time_factor[request.engine.name]
+                factors.observe(request.reply.work_s / request.audio_s)
         except TimeoutError:
             request.outcome = "failed"
             raise TookTooLong(
@@ -176,35 +195,15 @@ class Dispatcher:
         self._active += 1
         self.changes.tell()
 
-    async def _next(self, request: ActiveRequest) -> Result | None:
-        """Wait for the next piece; a request whose worker dies before the first one is sent again, once."""
-        async with asyncio.timeout_at(request.deadline):
-            while True:
-                if request.reply is None:
-                    await self._send(request)
-                assert request.reply is not None
-                try:
-                    piece = await request.reply.next()
-                except WorkerLost as error:
-                    self._drop_reply(request)
-                    self._prepare_retry(request, error)
-                    continue
-                if piece is not None:
-                    request.note(piece)
-                    if request.has_begun:
-                        self._end_retry(request)
-                elif request.audio_s:
-                    factors = self.counters.real_time_factor[request.engine.name]
-                    factors.observe(request.reply.work_s / request.audio_s)
-                return piece
-
-    async def _send(self, request: ActiveRequest) -> None:
-        """Send a request to the worker, once it may."""
+    async def _free_worker(self, request: ActiveRequest) -> WorkerProcess:
+        """Wait until the request may go to the worker; there may be another by then."""
         worker = await self._ready_worker()
         while not self._may_join(request, worker):
             await self._retried.wait()
             worker = await self._ready_worker()
-        reply = worker.work(request.engine, request.work, request.format, self.limits.recordings())
+        return worker
+
+    def _follow(self, request: ActiveRequest, reply: Reply) -> None:
         reply.on_change = functools.partial(self._settle, request, reply)
         request.reply = reply
         self._replies.add(reply)
@@ -226,6 +225,7 @@ class Dispatcher:
         Raises:
             WorkerLost: it has sent something already, or this was the second try.
         """
+        self._drop_reply(request)
         if request.has_begun:
             raise error
         if request in self._retries:

@@ -286,9 +286,9 @@ def test_a_request_reaches_the_worker_as_it_was_sent() -> None:
         3, EngineOrder("studio", "module:name", {"paths": ["a"]}, ("b",)), work, "wav", {"max": 1.5}
     )
     front, worker = socket.socketpair()
-    with front, worker:
+    with front, worker, worker.makefile("rb") as file:
         front.sendall(pack(order))
-        assert receive_frame(worker) == order
+        assert receive_frame(file) == order
 
 
 def test_fields_cross_the_border_by_name_and_unknown_ones_are_ignored() -> None:

@@ -1,4 +1,4 @@
-"""One request inside the worker: its recording decoded, its iterator stepped, its results as frames.
+"""One request inside the worker: its recording decoded, its engine run, its sound encoded.
 
 A recording is decoded by a process of its own, for which a thread waits: other requests go on meanwhile.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -18,11 +21,12 @@ from stepaudiod.requests import (
     EditRequest,
     Facts,
     Recording,
+    Result,
     Segment,
     SpeechRequest,
     TranscriptionRequest,
 )
-from stepaudiod.worker.protocol import WINDOW_BYTES, Piece, StartJob, to_plain
+from stepaudiod.worker.protocol import WINDOW_BYTES, EngineOrder, StartJob, to_plain
 
 if TYPE_CHECKING:
     from stepaudiod.audio.encode import Encoder
@@ -33,59 +37,55 @@ UNCOMPRESSED = ("wav", "pcm")
 
 
 class Job:
-    """One request: its iterator, its encoder and how much it may still send.
+    """One request: its results, and how many bytes it may still send.
 
     Args:
         order: what to do.
-        on_ready: called, from another thread, when its recording has been decoded.
+        load: returns the engine, loaded.
+        decoders: decode its recording.
         decoding: bounds how many recordings are decoded, and held in memory meanwhile, at a time.
-        decoders: decode them.
+        on_ready: called, from another thread, when its recording has been decoded.
     """
 
     def __init__(
         self,
         order: StartJob,
-        on_ready: Callable[[], None],
-        decoding: threading.Semaphore,
+        load: Callable[[EngineOrder], Engine],
         decoders: Decoders,
+        decoding: threading.Semaphore,
+        on_ready: Callable[[], None],
     ) -> None:
-        self.id = order.id
         self.engine = order.engine
-        self.work = order.work
-        self.format = order.format
         self.credit_bytes = WINDOW_BYTES
         self.work_s = 0.0
-        self._limits = order.limits
-        self._items: Iterator[Waveform | Facts | Segment] | None = None
-        self._encoder: Encoder | None = None
+        """Seconds that its steps took."""
+        self.is_begun = False
+        self.results = self._run(order, load)
+        """A step each; None is a step without a result."""
         self._clip: Clip | None = None
         self._error: Exception | None = None
         self._is_closed = threading.Event()
-        self._decoding = decoding
-        self._decoders = decoders
-        self.is_ready = self._recording is None
-        if not self.is_ready:
-            threading.Thread(target=self._decode, args=(on_ready,), name="decode", daemon=True).start()
+        work = order.work
+        recording = work.reference if isinstance(work, SpeechRequest) else work.recording
+        self.is_ready = recording is None
+        if recording is not None:
+            arguments = (recording, order.limits, decoders, decoding, on_ready)
+            threading.Thread(target=self._decode, args=arguments, name="decode", daemon=True).start()
+            threading.Thread(target=self._import, name="import", daemon=True).start()
 
-    @property
-    def _recording(self) -> Recording | None:
-        """What the client sent with it."""
-        return self.work.reference if isinstance(self.work, SpeechRequest) else self.work.recording
-
-    @property
-    def needs_codec(self) -> bool:
-        """Whether the result is compressed audio."""
-        return self.format is not None and self.format not in UNCOMPRESSED
-
-    def _decode(self, on_ready: Callable[[], None]) -> None:
-        """Read the recording; what is wrong with it is raised when the job is opened."""
-        recording = self._recording
-        assert recording is not None
-        with self._decoding:
+    def _decode(
+        self,
+        recording: Recording,
+        limits: dict[str, float],
+        decoders: Decoders,
+        decoding: threading.Semaphore,
+        on_ready: Callable[[], None],
+    ) -> None:
+        """Decode the recording; its error is raised by the first step."""
+        with decoding:
             try:
-                is_unwanted = self._is_closed.is_set
-                decoded = self._decoders.decode(
-                    Path(recording.path), self._limits, recording.param, is_unwanted
+                decoded = decoders.decode(
+                    Path(recording.path), limits, recording.param, self._is_closed.is_set
                 )
                 from stepaudiod.engines.base import Clip
 
@@ -95,72 +95,85 @@ class Job:
         self.is_ready = True
         on_ready()
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the work has begun."""
-        return self._items is not None
+    def _import(self) -> None:
+        """Import the engine while the recording is decoded; an error is reported when it is loaded."""
+        with suppress(Exception):
+            import_module(self.engine.factory.partition(":")[0])
 
     @property
     def has_failed(self) -> bool:
-        """Whether there is no use in an engine: the recording can't be read."""
+        """Whether the recording can't be read, so that no engine is needed."""
         return self._error is not None
 
-    def open(self, engine: Engine) -> None:
-        """Begin the work.
+    def _run(
+        self, order: StartJob, load: Callable[[EngineOrder], Engine]
+    ) -> Generator[Result | None, None, None]:
+        """Do the work.
 
         Raises:
-            StepaudiodError: the recording can't be used.
+            StepaudiodError: the recording can't be used, the engine can't be loaded, or it fails.
         """
-        self.fail()
-        if self.format is not None:
-            from stepaudiod.audio.encode import make_encoder
-
-            assert not isinstance(self.work, TranscriptionRequest)
-            mark = Mark.of(self.work, self.engine.name) if self.work.is_marked else None
-            self._encoder = make_encoder(self.format, engine.sample_rate, mark, _serial(self.work))
-        self._sample_rate = engine.sample_rate
-        self._items = self._begin(engine)
-
-    def fail(self) -> None:
-        """Raise what is wrong with the recording, if anything is."""
         if self._error is not None:
             raise self._error
-
-    def _begin(self, engine: Engine) -> Iterator[Waveform | Facts | Segment]:
-        """The engine's iterator; the front has asked only for what the engine's capabilities name."""
-        work, clip = self.work, self._clip
-        if isinstance(work, SpeechRequest):
-            if clip is None:
-                return cast("Speaking", engine).speak(work)
-            return cast("Cloning", engine).clone(work, clip)
-        assert clip is not None
-        if isinstance(work, EditRequest):
-            return cast("Editing", engine).edit(work, clip)
-        return cast("Transcribing", engine).transcribe(work, clip)
-
-    def step(self) -> tuple[list[Piece], bool]:
-        """Take the next step: the pieces it makes, and whether it was the last."""
-        assert self._items is not None
-        item = next(self._items, None)
-        if isinstance(item, Facts | Segment):
-            return [Piece(self.id, item)], False
-        if item is None:
-            data, duration_s = self._encoder.finish() if self._encoder is not None else b"", 0.0
-        elif not item.size:  # the engine works and has no sound yet
-            return [], False
+        if order.format not in (None, *UNCOMPRESSED):  # the codecs are imported while the engine loads
+            threading.Thread(target=import_module, args=("av",), daemon=True).start()
+        engine, work, clip = load(order.engine), order.work, self._clip
+        self.is_begun = True
+        items: Iterator[Waveform | Facts | Segment]
+        # the front has asked only for what the engine's capabilities name
+        if isinstance(work, SpeechRequest) and clip is None:
+            items = cast("Speaking", engine).speak(work)
         else:
-            assert self._encoder is not None
-            data, duration_s = self._encoder.encode(item), len(item) / self._sample_rate
-        self.credit_bytes -= len(data)
-        is_last = item is None
-        return ([Piece(self.id, Audio(data, duration_s))] if data or not is_last else []), is_last
+            assert clip is not None
+            match work:
+                case SpeechRequest():
+                    items = cast("Cloning", engine).clone(work, clip)
+                case EditRequest():
+                    items = cast("Editing", engine).edit(work, clip)
+                case TranscriptionRequest():
+                    items = cast("Transcribing", engine).transcribe(work, clip)
+        encoder = _make_encoder(order, engine.sample_rate)
+        item: Waveform | Facts | Segment | None = Facts({})
+        try:
+            while item is not None:
+                started = time.monotonic()
+                item = next(items, None)
+                result = _result(item, encoder, engine.sample_rate)
+                if isinstance(result, Audio):
+                    self.credit_bytes -= len(result.data)
+                self.work_s += time.monotonic() - started
+                yield result
+        finally:
+            if (close := getattr(items, "close", None)) is not None:
+                close()
 
     def close(self) -> None:
-        """End the work wherever it is."""
+        """Stop the work, also the decoding."""
         self._is_closed.set()
-        close = getattr(self._items, "close", None)
-        if close is not None:
-            close()
+        self.results.close()
+
+
+def _result(
+    item: Waveform | Facts | Segment | None, encoder: Encoder | None, sample_rate: int
+) -> Result | None:
+    """Encode an engine's item; None is its end."""
+    if isinstance(item, Facts | Segment):
+        return item
+    if item is None:
+        rest = encoder.finish() if encoder is not None else b""
+        return Audio(rest, 0.0) if rest else None
+    assert encoder is not None
+    return Audio(encoder.encode(item), len(item) / sample_rate) if item.size else None
+
+
+def _make_encoder(order: StartJob, sample_rate: int) -> Encoder | None:
+    work = order.work
+    if order.format is None or isinstance(work, TranscriptionRequest):
+        return None
+    from stepaudiod.audio.encode import make_encoder
+
+    mark = Mark.of(work, order.engine.name) if work.is_marked else None
+    return make_encoder(order.format, sample_rate, mark, _serial(work))
 
 
 def _serial(work: SpeechRequest | EditRequest) -> int | None:

@@ -19,8 +19,6 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 
 from stepaudiod.core_dumps import forbid_core_dumps
@@ -37,6 +35,7 @@ from stepaudiod.worker.protocol import (
     JobDone,
     JobFailed,
     LoadEngine,
+    Piece,
     StartJob,
     ToFront,
     ToWorker,
@@ -84,39 +83,40 @@ class Worker:
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
         while True:
             runnable = self._runnable()
-            # who waits for a slow reader, a recording or another variant isn't stuck
+            # a job that waits for a slow reader, a recording or another variant does not hang
             self._is_busy = bool(runnable)
             self._take_orders(wait=not runnable)
-            for job in runnable:
-                if job.id in self._jobs:
-                    self._step(job)
+            for id in runnable:
+                if id in self._jobs:
+                    self._step(id)
                     self._take_orders(wait=False)
 
-    def _runnable(self) -> list[Job]:
-        """Who can take a step now.
+    def _runnable(self) -> list[int]:
+        """Return the jobs that can take a step now.
 
-        Jobs are opened in the order they came. One that wants another variant of a model waits for those who
-        use the present one, and whoever comes after it waits behind it.
+        Jobs are begun in the order they came. A job that needs another variant of a model waits for those
+        that use the present one, and later jobs of that model wait behind it.
         """
-        runnable: list[Job] = []
-        in_use = {job.engine.factory: job.engine.key for job in self._jobs.values() if job.is_open}
-        for job in self._jobs.values():
-            if job.is_open or job.has_failed:
-                runnable += [job] if job.credit_bytes > 0 else []
+        runnable: list[int] = []
+        in_use = {job.engine.factory: job.engine.key for job in self._jobs.values() if job.is_begun}
+        for id, job in self._jobs.items():
+            if job.is_begun or job.has_failed:
+                runnable += [id] if job.credit_bytes > 0 else []
             elif job.is_ready:
-                # the first that waits decides what comes next; nothing has this key while it waits
+                # the first that waits decides which variant comes next; no engine has the key HELD
                 key = in_use.setdefault(job.engine.factory, job.engine.key)
                 if key == job.engine.key:
-                    runnable.append(job)
+                    runnable.append(id)
                 else:
                     in_use[job.engine.factory] = HELD
         return runnable
 
     def _receive(self) -> None:
         """Hand on the front's frames; when it is gone, so are we."""
+        file = self._connection.makefile("rb")
         while True:
             try:
-                self._orders.put(receive_frame(self._connection))
+                self._orders.put(receive_frame(file))
             except (EOFError, OSError):
                 os._exit(0)
 
@@ -142,7 +142,9 @@ class Worker:
             while True:
                 match self._orders.get(block=wait):
                     case StartJob() as order:
-                        self._jobs[order.id] = self._make_job(order)
+                        self._jobs[order.id] = Job(
+                            order, self._engines.get, self._decoders, self._decoding, self._wake
+                        )
                     case LoadEngine(engine) if not self._jobs:  # a job loads the engine that it needs
                         self._load(engine)
                     case AddCredit(id, size_bytes) if job := self._jobs.get(id):
@@ -153,11 +155,8 @@ class Worker:
         except queue.Empty:
             pass
 
-    def _make_job(self, order: StartJob) -> Job:
-        job = Job(order, lambda: self._orders.put(None), self._decoding, self._decoders)
-        if not job.is_ready:
-            threading.Thread(target=_import, args=(job.engine,), name="import", daemon=True).start()
-        return job
+    def _wake(self) -> None:
+        self._orders.put(None)
 
     def _load(self, order: EngineOrder) -> None:
         """Load an engine that nobody waits for yet; whoever needs it hears what is wrong with it."""
@@ -168,38 +167,22 @@ class Worker:
             self._send(_failed(NO_JOB, error))
             _die_of(error)
 
-    def _step(self, job: Job) -> None:
-        """One step of one request; an error ends that request alone, unless it is the GPU's."""
-        try:
-            if not job.is_open:
-                self._open(job)
-            started = time.monotonic()
-            pieces, is_last = job.step()
-            job.work_s += time.monotonic() - started
-        except Exception as error:
-            del self._jobs[job.id]
-            self._send(_failed(job.id, error))
-            _die_of(error)
-            return
+    def _step(self, id: int) -> None:
+        """Take one step of a job; an error ends that job alone, unless the GPU has failed."""
+        job = self._jobs[id]
         self._progress += 1
-        for piece in pieces:
-            self._send(piece)
-        if is_last:
-            del self._jobs[job.id]
-            self._send(JobDone(job.id, round(job.work_s, 6)))
-
-    def _open(self, job: Job) -> None:
-        """Begin; the codecs are imported while the engine loads."""
-        job.fail()
-        if job.needs_codec:
-            threading.Thread(target=import_module, args=("av",), daemon=True).start()
-        job.open(self._engines.get(job.engine))
-
-
-def _import(order: EngineOrder) -> None:
-    """Import an engine's packages while a recording is decoded; what is wrong is told when it is loaded."""
-    with suppress(Exception):
-        import_module(order.factory.partition(":")[0])
+        try:
+            result = next(job.results)
+        except StopIteration:
+            del self._jobs[id]
+            self._send(JobDone(id, round(job.work_s, 6)))
+        except Exception as error:
+            del self._jobs[id]
+            self._send(_failed(id, error))
+            _die_of(error)
+        else:
+            if result is not None:
+                self._send(Piece(id, result))
 
 
 def _failed(id: int, error: Exception) -> JobFailed:

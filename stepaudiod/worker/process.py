@@ -30,7 +30,6 @@ from stepaudiod.worker.protocol import (
     LoadEngine,
     Piece,
     StartJob,
-    ToFront,
     ToWorker,
     pack,
     read_frame,
@@ -219,7 +218,7 @@ class WorkerProcess:
             reply.put(WorkerLost("The worker has gone. Send the request again."))
             return reply
         self._replies[reply.id] = reply
-        self._send(StartJob(reply.id, EngineOrder.of(engine), work, format, limits))
+        self._writer.write(pack(StartJob(reply.id, EngineOrder.of(engine), work, format, limits)))
         return reply
 
     def load(self, engine: EngineDescription) -> None:
@@ -242,15 +241,34 @@ class WorkerProcess:
             self._writer.write(pack(frame))
 
     async def _read(self) -> None:
-        """Hand each frame to whom it concerns, until the worker is gone."""
+        """Handle the worker's frames until it is gone."""
         try:
             while True:
-                self._handle(await read_frame(self._reader))
+                frame = await read_frame(self._reader)
+                self._silent_s = 0.0
+                match frame:
+                    case Piece(id, result):
+                        if reply := self._replies.get(id):
+                            reply.put(result)
+                    case JobDone(id, work_s):
+                        if reply := self._replies.pop(id, None):
+                            reply.work_s = work_s
+                            reply.put(None)
+                    case JobFailed(id):
+                        self.loading = None
+                        if reply := self._replies.pop(id, None):
+                            reply.put(_error(frame))
+                    case Heartbeat(progress, is_busy):
+                        if progress != self._beat.progress or not is_busy:
+                            self._stalled_s = 0.0
+                        self._beat = frame
+                    case _:
+                        self._note_engine(frame)
         except (asyncio.IncompleteReadError, OSError):
             pass
         except Exception:
-            # a worker that isn't understood is of no use; nobody shall wait for it
-            log.exception("worker %d sent what isn't understood", self.pid)
+            # a worker whose frames can't be read is of no use, and its requests must not wait for it
+            log.exception("worker %d sent a frame that can't be read", self.pid)
         if not self.is_lost:
             self._counters.worker_deaths["died"] += 1
             self._lose(
@@ -259,36 +277,18 @@ class WorkerProcess:
             self._process.kill()
             log.error("worker %d died (%s)", self.pid, await self._ended())
 
-    def _handle(self, frame: ToFront) -> None:
-        self._silent_s = 0.0
+    def _note_engine(self, frame: EngineLoading | EngineLoaded | EngineDropped) -> None:
         match frame:
-            case Piece(id, result):
-                if reply := self._replies.get(id):
-                    reply.put(result)
-            case JobDone(id, work_s):
-                if reply := self._replies.pop(id, None):
-                    reply.work_s = work_s
-                    reply.put(None)
-            case JobFailed(id):
-                self.loading = None
-                if reply := self._replies.pop(id, None):
-                    reply.put(_error(frame))
-            case Heartbeat(progress, is_busy):
-                if progress != self._beat.progress or not is_busy:
-                    self._stalled_s = 0.0
-                self._beat = frame
             case EngineLoading():
                 self.loading = frame
-                self._on_change()
             case EngineLoaded(engine, duration_s, about):
                 self.loading = None
                 self.loaded[engine] = {"load_s": round(duration_s, 3), **about}
                 self._counters.loaded(engine, duration_s)
                 log.info("%s loaded in %.2f s", engine, duration_s)
-                self._on_change()
             case EngineDropped(engine):
                 self._counters.unloads[engine] += self.loaded.pop(engine, None) is not None
-                self._on_change()
+        self._on_change()
 
     @property
     def is_working(self) -> bool:

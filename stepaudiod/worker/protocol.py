@@ -16,7 +16,6 @@ that reads slowly delays only its own request.
 from __future__ import annotations
 
 import json
-import socket
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,7 @@ from stepaudiod.requests import (
 
 if TYPE_CHECKING:
     import asyncio  # the front has it; the worker starts sooner without it
+    from io import BufferedReader
 
 LENGTHS = struct.Struct(">II")
 WINDOW_BYTES = 512 * 1024
@@ -214,25 +214,21 @@ async def read_frame(reader: asyncio.StreamReader) -> ToFront:
     return frame
 
 
-def receive_frame(connection: socket.socket) -> ToWorker:
+def receive_frame(file: BufferedReader) -> ToWorker:
     """Read a frame in the worker.
 
     Raises:
         EOFError: the front is gone.
     """
-    header_size, _ = LENGTHS.unpack(_receive_exactly(connection, LENGTHS.size))
-    frame: ToWorker = json.loads(_receive_exactly(connection, header_size), object_hook=_typed)
+    lengths = file.read(LENGTHS.size)
+    if len(lengths) < LENGTHS.size:
+        raise EOFError
+    header_size, _ = LENGTHS.unpack(lengths)
+    header = file.read(header_size)
+    if len(header) < header_size:
+        raise EOFError
+    frame: ToWorker = json.loads(header, object_hook=_typed)
     return frame
-
-
-def _receive_exactly(connection: socket.socket, size: int) -> bytes:
-    parts = bytearray()
-    while len(parts) < size:
-        part = connection.recv(min(size - len(parts), 1 << 20))
-        if not part:
-            raise EOFError
-        parts += part
-    return bytes(parts)
 
 
 def to_plain(value: Any) -> Any:

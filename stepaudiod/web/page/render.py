@@ -9,10 +9,10 @@ import re
 import sys
 from pathlib import Path
 
-from stepaudiod.web.page import gradio_import as lean
+from stepaudiod.web.page import gradio_import
 
 gc.disable()  # a process that lives for seconds collects nothing
-lean.install()
+gradio_import.install()
 
 import fastapi  # noqa: E402
 import gradio  # noqa: E402

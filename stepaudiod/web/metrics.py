@@ -14,6 +14,7 @@ from stepaudiod import __version__
 from stepaudiod.counters import OUTCOMES, Counters, Histogram
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.requests import KINDS
+from stepaudiod.web.endpoint import DAEMON, Answer, endpoint
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -24,8 +25,18 @@ Values = Mapping[tuple[str, ...], float]
 """Numbers by the values of their labels."""
 
 
+PROMETHEUS: dict[str, tuple[str, ...]] = {
+    "text/plain; version=0.0.4; charset=utf-8": (),
+    "application/openmetrics-text; version=1.0.0; charset=utf-8": (),
+}
+
+
+@endpoint("GET /metrics", "getMetrics", DAEMON, {200: Answer("The counters.", PROMETHEUS)})
 async def metrics(request: Request) -> Response:
-    """`GET /metrics`: what has been done and what is being done; it wakes nothing."""
+    """Get counters in Prometheus's form, or as OpenMetrics where `Accept` names it.
+
+    Starts no worker.
+    """
     from prometheus_client import CollectorRegistry, ProcessCollector
     from prometheus_client.exposition import choose_encoder
 

@@ -19,19 +19,31 @@ from starlette.types import Receive, Scope, Send
 from stepaudiod.audio.formats import MEDIA_TYPES
 from stepaudiod.errors import StepaudiodError
 from stepaudiod.requests import Audio, Facts, Result, Segment
+from stepaudiod.web.endpoint import BYTES, EVENTS, Answer
 from stepaudiod.web.errors import error_body
+from stepaudiod.web.ignored_fields import IGNORED
+from stepaudiod.web.resolve import SOUND_HEADERS
 from stepaudiod.web.schemas import SpeechForm
 
 log = logging.getLogger(__name__)
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 FACT_PREFIX = "X-StepAudio-"
 MAX_FACT = 2000
 """Proxies refuse a response whose headers are longer than a few kilobytes in all."""
 FRAMES_A_SECOND = 50
 UNBUFFERED = {"X-Accel-Buffering": "no"}
-"""Has nginx hand on each piece as it comes."""
+"""Makes nginx pass on each piece at once."""
+
+AUDIO: dict[str, tuple[str, ...]] = dict.fromkeys((BYTES, *MEDIA_TYPES.values()), ())
+"""Content types for the document. `application/octet-stream`, which is never sent, comes first: it is
+the only type of bytes that openapi-python-client generates code for."""
+SPEECH_ANSWER = Answer(
+    "Audio, sent while it is made; events where `stream_format` is `sse`.",
+    AUDIO | {EVENTS: ("SpeechAudioDelta", "SpeechAudioDone", "Error")},
+    (*SOUND_HEADERS, "X-StepAudio-Voice", "X-StepAudio-Instructions", IGNORED),
+)
 
 
 class StreamedResponse(Response):
@@ -148,7 +160,7 @@ class EventResponse(StreamedResponse):
     """
 
     def __init__(self, pieces: AsyncIterator[Result], headers: dict[str, str]) -> None:
-        super().__init__(pieces, "text/event-stream", headers | {"Cache-Control": "no-cache"})
+        super().__init__(pieces, EVENTS, headers | {"Cache-Control": "no-cache"})
 
     def complaint(self, error: StepaudiodError) -> bytes:
         """OpenAI's clients raise what comes as `error`."""
@@ -209,7 +221,7 @@ def _part(body: bytes) -> dict[str, object]:
     return {"type": "http.response.body", "body": body, "more_body": True}
 
 
-async def while_connected(receive: Receive, coroutine: Coroutine[Any, Any, Answer]) -> Answer:
+async def while_connected(receive: Receive, coroutine: Coroutine[Any, Any, T]) -> T:
     """Run something to its end, or until the client is gone.
 
     Raises:

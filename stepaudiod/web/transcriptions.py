@@ -10,36 +10,50 @@ from typing import Any, NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stepaudiod.config import Settings
-from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.errors import InvalidRequest
 from stepaudiod.requests import Facts, Recording, Result, Segment, TranscriptionRequest
-from stepaudiod.web.body import read_multipart, required
-from stepaudiod.web.ignored_fields import ignored
-from stepaudiod.web.resolve import engine_for, work_for
+from stepaudiod.web.body import read_multipart
+from stepaudiod.web.endpoint import EVENTS, JSON, TEXT, TRANSCRIPTIONS, WORKS, Answer, endpoint
+from stepaudiod.web.ignored_fields import IGNORED, ignored
+from stepaudiod.web.resolve import MODEL, engine_for, start_work
 from stepaudiod.web.schemas import TranscriptionForm
 from stepaudiod.web.stream import CollectedResponse, EventResponse, event
 
 UNSPACED = ("zh", "ja", "th", "yue", "my", "lo", "km")
 """Languages that put no space between two segments."""
-JSON, PLAIN = "application/json", "text/plain; charset=utf-8"
+VTT = "text/vtt; charset=utf-8"
 
 
+@endpoint(
+    "POST /v1/audio/transcriptions",
+    "createTranscription",
+    TRANSCRIPTIONS,
+    {
+        200: Answer(
+            "The text in the form of `response_format`; events where `stream` is true.",
+            {
+                JSON: ("VerboseTranscription", "Transcription"),
+                TEXT: (),
+                VTT: (),
+                EVENTS: ("TranscriptTextDelta", "TranscriptTextDone", "Error"),
+            },
+            (MODEL, IGNORED),
+        )
+    },
+    errors=WORKS,
+    body=(TranscriptionForm,),
+)
 async def transcriptions(request: Request) -> Response:
-    """Write a recording down."""
-    service: Dispatcher = request.app.state.service
-    settings: Settings = request.app.state.settings()
-    form, uploads = await read_multipart(request, TranscriptionForm, settings, ("file",))
-    file = required(uploads, "file")
-    engine = engine_for(service, form.model, "transcribe")
+    """Write down what a recording says, in OpenAI's form."""
+    form, uploads = await read_multipart(request, TranscriptionForm)
+    engine = engine_for(request.app.state.service, form.model, "transcribe")
     if form.stream and form.response_format not in ("json", "text"):
         raise InvalidRequest("Only json and text can be streamed.", "response_format")
     has_words = form.response_format == "verbose_json" and "word" in form.timestamp_granularities
-    wanted = TranscriptionRequest(
-        Recording(str(file.path)), form.spoken(), form.hint(), form.temperature, has_words
-    )
-    pieces = work_for(request, engine, wanted, None)
-    headers = {"X-StepAudio-Model": engine.name, **ignored(form.unused())}
+    recording = Recording(str(uploads["file"].path))
+    wanted = TranscriptionRequest(recording, form.spoken(), form.hint(), form.temperature, has_words)
+    pieces, headers = start_work(request, engine, wanted)
+    headers |= ignored(form.unused())
     if form.stream:
         return TranscriptEvents(pieces, headers)
     render, media_type = RENDERERS[form.response_format]
@@ -163,10 +177,10 @@ def _dump(table: dict[str, Any]) -> bytes:
 
 RENDERERS: dict[str, tuple[Callable[[Transcript], bytes], str]] = {
     "json": (as_json, JSON),
-    "text": (as_text, PLAIN),
-    "srt": (as_srt, PLAIN),
+    "text": (as_text, TEXT),
+    "srt": (as_srt, TEXT),
     "verbose_json": (as_verbose_json, JSON),
-    "vtt": (as_vtt, "text/vtt; charset=utf-8"),
+    "vtt": (as_vtt, VTT),
 }
 
 

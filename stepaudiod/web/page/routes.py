@@ -16,11 +16,11 @@ from stepaudiod.config import Settings
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.idle import IdleClock
 from stepaudiod.web import edits
+from stepaudiod.web.endpoint import DAEMON, HTML, Answer, endpoint
 from stepaudiod.web.page.snapshot import Snapshot, gradio_folder
 from stepaudiod.web.page.watching import Feed
 
 HERE = Path(__file__).parent
-HTML = "text/html; charset=utf-8"
 LANGUAGES = ("en", "zh")
 NOTHING_FOREIGN = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -70,8 +70,9 @@ class Page:
 
     def routes(self) -> list[BaseRoute]:
         """What `http` and `page` sockets serve."""
+        index = endpoint("GET /", "getPage", DAEMON, {200: Answer("The page.", {HTML: ()})})(self.index)
         own: list[BaseRoute] = [
-            Route("/", self.index, methods=["GET"]),
+            index,
             _own("/simple", self.simple),
             _own("/page/watch", self._feed.watch),
             Mount("/page", Fresh(directory=HERE / "static")),
@@ -88,7 +89,7 @@ class Page:
         ]
 
     async def index(self, request: Request) -> Response:
-        """`GET /`: the page; while it is being made, one that says so and gives way to it."""
+        """Get the web page; while it is being made, one that shows this and is replaced by it."""
         service: Dispatcher = request.app.state.service
         chosen = request.query_params.get("lang")
         if self._gradio is None:

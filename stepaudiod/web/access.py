@@ -1,13 +1,13 @@
-"""Who may call: the name they call us by, the page they come from, the key they show. Plain ASGI.
+"""Access control: the host name of a request, the web page it comes from, and its API key. Plain ASGI.
 
-    unix socket   its permissions decide, nothing is asked here; a good key is noted
-    loopback      name and origin; a key too where `access.auth` is "keys"
-    network       name, origin and a key, unless `access.auth` is "none"
+    unix socket   its permissions decide, and nothing is checked here; a valid key is noted
+    loopback      host and origin; a key too if `access.auth` is "keys"
+    network       host, origin and a key, unless `access.auth` is "none"
 
-Name and origin are about web pages. A page may point its own name at 127.0.0.1 (DNS rebinding): to the
-browser we are then that site, and only the name, in `Host`, gives it away. And a page of any site may send a
-form or start a request here, whose answer it can't read: `Sec-Fetch-Site` and `Origin`, which pages can't
-forge, tell.
+Host and origin protect against web pages. A page may let its own name resolve to 127.0.0.1 (DNS rebinding):
+for the browser the daemon is then that site, and only the name in `Host` shows it. A page of any site may
+also send a form or a request here without reading the answer: `Sec-Fetch-Site` and `Origin`, which pages
+can't forge, show it.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ log = logging.getLogger(__name__)
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{0,5})?")
 OPEN_TO_ALL = "/healthz"
-"""Says nothing but that we live, so it needs no key."""
+"""Needs no key, since it only says that the daemon is alive."""
 
 REFUSED_LINES = 10
-"""Lines a minute about requests that were refused."""
+"""Log lines a minute about refused requests."""
 
 METHODS = "GET, POST, PUT, PATCH, DELETE"
 PREFLIGHT_AGE_S = "600"
 
 
 class Access:
-    """Lets a request pass, or answers why not.
+    """Passes a request on, or answers it with an error.
 
     Args:
-        app: what is behind it.
-        settings: the configuration as it is now.
-        keys: the API keys as they are now.
+        app: the application.
+        settings: returns the current configuration.
+        keys: returns the current API keys.
     """
 
     def __init__(self, app: ASGIApp, settings: Callable[[], Settings], keys: Callable[[], ApiKeys]) -> None:
@@ -61,7 +61,6 @@ class Access:
         self._refusals = LogRateLimit(log, REFUSED_LINES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -73,12 +72,12 @@ class Access:
             await self._app(scope, receive, send)
             return
         origin = _origin(headers)
-        has_friend = origin in self._settings().access.origins
-        if has_friend:
+        is_allowed = origin in self._settings().access.origins
+        if is_allowed:
             send = _readable_by(origin, send)
         try:
             self._check_host(scope, headers)
-            if not has_friend:
+            if not is_allowed:
                 _check_origin(scope, headers)
             elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                 await _preflight(headers)(scope, receive, send)
@@ -94,7 +93,7 @@ class Access:
         await self._app(scope, receive, send)
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
-        """Raise if we aren't called by a name of ours."""
+        """Raise if the host is not one of the daemon's names."""
         asked = _take_authority(scope) or headers.get("host", "")
         name = _name(asked)
         ours = LOCAL_NAMES | {_plain(host) for host in self._settings().access.hosts}
@@ -104,12 +103,12 @@ class Access:
             )
 
     def _caller(self, headers: Headers) -> str | None:
-        """The name of the key that a request shows; None where it is none of this daemon's."""
+        """The name of a request's key; None if it is not one of this daemon's."""
         key = _given_key(headers)
         return self._keys().name_of(key) if key else None
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
-        """Raise if a key is needed and there is no good one."""
+        """Raise if a key is needed and there is no valid one."""
         auth, is_network = self._settings().access.auth, scope["state"]["reach"] == "network"
         if auth == "none" or (auth == "auto" and not is_network) or scope["path"] == OPEN_TO_ALL:
             return
@@ -130,12 +129,12 @@ class Access:
 
 
 def _because(keys: ApiKeys, is_network: bool) -> str:
-    """What is wrong with the keys; paths and lines are nobody's business in the network."""
+    """What is wrong with the keys; not sent to the network, since it has paths and lines."""
     return f" ({keys.problem})" if keys.problem and not is_network else ""
 
 
 def _take_authority(scope: Scope) -> str | None:
-    """A target in absolute form names the host, and that one counts (RFC 9112, 3.2.2); the path stays."""
+    """Take the host out of a target in absolute form, where it overrides `Host` (RFC 9112, 3.2.2)."""
     target: str = scope["raw_path"].decode("latin-1")
     if not re.match(r"(?i)https?://", target):
         return None
@@ -149,7 +148,7 @@ def _take_authority(scope: Scope) -> str | None:
 
 
 def _name(host: str) -> str | None:
-    """The name in a `Host` header without its port; None where it isn't one."""
+    """The name in a `Host` header without its port; None if it is malformed."""
     found = HOST.fullmatch(host)
     return _plain(found["name"]) if found else None
 
@@ -166,12 +165,12 @@ def _plain(name: str) -> str:
 
 
 def _origin(headers: Headers) -> str:
-    """The page's origin; "" where no header names one. Two headers are no origin that could be allowed."""
+    """The page's origin; "" without the header. Two headers never match an allowed origin."""
     return ", ".join(headers.getlist("origin"))
 
 
 def _check_origin(scope: Scope, headers: Headers) -> None:
-    """Raise if a page of another site asks. Programs send neither header."""
+    """Raise if the request comes from a page of another site. Programs send neither header."""
     site, origin = headers.get("sec-fetch-site"), _origin(headers)
     if site is None:
         is_own = not origin or origin == f"http://{headers.get('host')}"
@@ -185,7 +184,7 @@ def _check_origin(scope: Scope, headers: Headers) -> None:
 
 
 def _is_link(scope: Scope, headers: Headers) -> bool:
-    """Somebody followed a link to us: a page of its own, which the other site can't look into."""
+    """Whether a link was followed: the answer is a page of its own, which the other site can't read."""
     return (
         scope["method"] in ("GET", "HEAD")
         and headers.get("sec-fetch-mode") == "navigate"
@@ -194,7 +193,7 @@ def _is_link(scope: Scope, headers: Headers) -> bool:
 
 
 def _given_key(headers: Headers) -> bytes:
-    """The key of a bearer token, or the password of a browser; empty where there is none."""
+    """The key of a bearer token, or the password that a browser sends; empty without one."""
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip().encode()
@@ -207,7 +206,6 @@ def _given_key(headers: Headers) -> bytes:
 
 
 async def _refusal(error: StepaudiodError, scope: Scope, headers: Headers) -> Response:
-    """The error as an answer."""
     response = await on_stepaudiod_error(Request(scope), error)
     if isinstance(error, KeyRefused):
         is_browser = "text/html" in headers.get("accept", "")
@@ -216,7 +214,7 @@ async def _refusal(error: StepaudiodError, scope: Scope, headers: Headers) -> Re
 
 
 def _preflight(headers: Headers) -> Response:
-    """Yes to a browser that asks before a page of a friendly site calls."""
+    """The answer to a browser's preflight request for a page of an allowed origin."""
     allowed = {"Access-Control-Allow-Methods": METHODS, "Access-Control-Max-Age": PREFLIGHT_AGE_S}
     if wanted := headers.get("access-control-request-headers"):
         allowed["Access-Control-Allow-Headers"] = wanted
@@ -224,7 +222,7 @@ def _preflight(headers: Headers) -> Response:
 
 
 def _readable_by(origin: str, send: Send) -> Send:
-    """Let a page of that origin read the answer and our own headers. It shows a key, never a cookie."""
+    """Let a page of that origin read the answer and our headers. It sends a key, never a cookie."""
 
     async def send_readable(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -1,6 +1,6 @@
-"""A request's body: read within its limits, checked against its schema, mistakes named by field.
+"""A request's body: read within its limits and validated; errors name the field.
 
-The files of a multipart form are spooled to disk and are gone when the request is. `inline.py` reads JSON.
+The files of a multipart form are spooled to disk until the response begins. `inline.py` reads JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -25,14 +25,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stepaudiod.config import Settings
 from stepaudiod.errors import Busy, InvalidRequest, TooLarge
 from stepaudiod.temp_dirs import TempDir, sweep
+from stepaudiod.web.schemas import Form
 from stepaudiod.web.upload_slots import GIVES_WAY_S, Arrival, UploadSlots
 
 TRIES = 10
-"""How often a place is asked for, each `GIVES_WAY_S` after the last time."""
+"""How often a slot is requested, `GIVES_WAY_S` apart."""
 DISCARD = 64
-"""This many times the limit is read and dropped, so that a client which still sends hears the refusal."""
+"""This many times the limit is read and dropped, so that a client that is still sending gets the refusal."""
 DISCARD_BYTES = 1 << 28
-"""And never more than this beyond it."""
+"""Never more than this is dropped beyond the limit."""
 MAX_FILES = 8
 MAX_FIELDS = 128
 
@@ -42,17 +43,11 @@ SPOOL = "stepaudiod-"
 SPOOLS = re.compile(r"stepaudiod-[a-z0-9_]{8}")
 SPOOLED = re.compile(r"\d+\.[a-z0-9]{1,5}")
 
-Form = TypeVar("Form", bound=BaseModel)
+F = TypeVar("F", bound=Form)
 
 
 class Upload(NamedTuple):
-    """A file of a form.
-
-    Attributes:
-        path: where it lies.
-        filename: what the client calls it.
-        size_bytes: its length.
-    """
+    """A file of a form, on disk."""
 
     path: Path
     filename: str
@@ -61,7 +56,7 @@ class Upload(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Spool:
-    """The files of one request, in a folder of their own."""
+    """The files of one request, in a temporary directory."""
 
     places: UploadSlots
     arrival: Arrival | None = None
@@ -70,10 +65,10 @@ class Spool:
     is_open: bool = False
 
     async def open(self) -> None:
-        """Have a place for files; while bodies still come, one of them may stop and give way.
+        """Take an upload slot; a slow upload may lose its own to this one.
 
         Raises:
-            Busy: too many others have one, and none gave way within a second.
+            Busy: no slot became free within a second.
         """
         for _ in range(TRIES):
             with suppress(Busy):
@@ -91,10 +86,10 @@ class Spool:
             self.is_open = True
 
     def new_path(self, filename: str) -> Path:
-        """Where a file of that name goes; only its suffix is kept of it.
+        """A path for a file of that name, of which only the suffix is kept.
 
         Raises:
-            Busy: too many others have files.
+            Busy: no upload slot is free.
         """
         self._take()
         if self.folder is None:
@@ -103,7 +98,7 @@ class Spool:
         return self.folder.path / f"{len(self.uploads)}{suffix if SUFFIX.fullmatch(suffix) else '.bin'}"
 
     def close(self) -> None:
-        """Remove them."""
+        """Remove the files and free the slot."""
         if self.folder is not None:
             self.folder.close()
             self.folder = None
@@ -113,18 +108,18 @@ class Spool:
 
 
 class FormParser(MultiPartParser):
-    """Starlette's, in bounded memory, that knows whether the form came to its end."""
+    """Starlette's parser, in bounded memory; knows whether the form is complete."""
 
     spool_max_size = 64 * 1024
     has_ended = False
     _fields_bytes = 0
 
     def on_end(self) -> None:
-        """The closing boundary has come."""
+        """Note that the closing boundary was read."""
         self.has_ended = True
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        """The limit for one field holds for all of them together."""
+        """Apply the limit of one field to all of them together."""
         if self._current_part.file is None:
             self._fields_bytes += end - start
             if self._fields_bytes > self.max_part_size:
@@ -133,21 +128,21 @@ class FormParser(MultiPartParser):
 
 
 def sweep_spools() -> None:
-    """Remove the files of requests that a killed process had; other users share the folder."""
-    with suppress(OSError):  # no folder for temporary files: the first request with a recording says so
+    """Remove the files that a killed process left; other programs share the directory."""
+    with suppress(OSError):  # without a temporary directory, the first upload reports the error
         sweep(Path(tempfile.gettempdir()), SPOOLS, _is_spool)
 
 
 def _is_spool(path: Path) -> bool:
-    """Whether a folder has nothing in it but what `Spool.new_path` names."""
+    """Whether a directory contains only files that `Spool.new_path` names."""
     with os.scandir(path) as entries:
         return all(e.is_file(follow_symlinks=False) and SPOOLED.fullmatch(e.name) for e in entries)
 
 
 class SpoolUploads:
-    """Gives every request a spool, and empties it when its response begins.
+    """Middleware with a spool for every request, which is emptied when the response begins.
 
-    By then the worker has read the files, and a client that is slow to take the response keeps no place.
+    The worker has read the files by then, so a client that reads slowly keeps no slot.
     """
 
     def __init__(self, app: ASGIApp, settings: Callable[[], Settings]) -> None:
@@ -155,7 +150,6 @@ class SpoolUploads:
         self._places = UploadSlots(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve with a spool."""
         spool = Spool(self._places)
         scope.setdefault("state", {})["spool"] = spool
 
@@ -170,11 +164,11 @@ class SpoolUploads:
             spool.close()
 
 
-def check(schema: type[Form], body: bytes | dict[str, object]) -> Form:
-    """JSON, or a form's fields, as one of our schemas.
+def check(schema: type[F], body: bytes | dict[str, object]) -> F:
+    """Validate JSON or a form's fields.
 
     Raises:
-        InvalidRequest: a field is missing or wrong; `param` is the first at fault.
+        InvalidRequest: a field is missing or wrong; `param` names the first.
     """
     try:
         return schema.model_validate_json(body) if isinstance(body, bytes) else schema.model_validate(body)
@@ -182,26 +176,19 @@ def check(schema: type[Form], body: bytes | dict[str, object]) -> Form:
         raise InvalidRequest(*_explain(error)) from None
 
 
-async def read_multipart(
-    request: Request, schema: type[Form], settings: Settings, files: tuple[str, ...]
-) -> tuple[Form, dict[str, Upload]]:
-    """A multipart body: its fields as one of our schemas, its files on disk until the response begins.
-
-    Args:
-        request: what came.
-        schema: of the fields.
-        settings: for the limits.
-        files: the names of the fields that hold files.
+async def read_multipart(request: Request, schema: type[F]) -> tuple[F, dict[str, Upload]]:
+    """Read a multipart body: its validated fields and its files, which are kept until the response begins.
 
     Raises:
-        InvalidRequest: it isn't multipart, or a field is missing or wrong.
+        InvalidRequest: it is not multipart, or a field or file is missing or wrong.
         TooLarge: more bytes than `limits.max_upload`.
-        TooSlow: it stopped coming for `timeouts.body` seconds, or took `timeouts.upload` in all.
-        Busy: too many others send recordings; what comes is dropped, so that the client hears of it.
+        TooSlow: it stopped for `timeouts.body` seconds, or took `timeouts.upload` in all.
+        Busy: no upload slot is free. The body is read and dropped, so that the client gets the answer.
     """
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise InvalidRequest("Send this as multipart/form-data, with the recording as a file.")
     spool: Spool = request.scope["state"]["spool"]
+    settings: Settings = request.app.state.settings()
     limits = settings.limits
     pieces = body_pieces(
         request, settings, limits.max_upload, "limits.max_upload). Send a shorter recording."
@@ -226,7 +213,7 @@ async def read_multipart(
         if not parser.has_ended:
             raise InvalidRequest("The form breaks off: its closing boundary is missing. Send it whole.")
         for name, value in parsed.multi_items():
-            if name not in files:
+            if name not in schema.files:
                 _add(given, name, value, schema)
             elif not isinstance(value, UploadFile):
                 raise InvalidRequest(f"{name!r} is no file: send it with a file name.", name)
@@ -236,27 +223,21 @@ async def read_multipart(
                 spool.uploads[name] = await asyncio.to_thread(_keep, value, spool)
     finally:
         await parsed.close()
-    return check(schema, dict(_fields(given, schema))), spool.uploads
-
-
-def required(uploads: dict[str, Upload], name: str) -> Upload:
-    """A file that must be there.
-
-    Raises:
-        InvalidRequest: it isn't, or it is empty.
-    """
-    if name not in uploads:
-        raise InvalidRequest(f"{name!r} is required: a recording, as a file.", name)
-    if not uploads[name].size_bytes:
-        raise InvalidRequest(f"{name!r} is empty.", name)
-    return uploads[name]
+    form = check(schema, dict(_fields(given, schema)))
+    for name, is_required in schema.files.items():
+        if name in spool.uploads:
+            if not spool.uploads[name].size_bytes:
+                raise InvalidRequest(f"{name!r} is empty.", name)
+        elif is_required:
+            raise InvalidRequest(f"{name!r} is required: a recording, as a file.", name)
+    return form, spool.uploads
 
 
 def check_length(text: str, settings: Settings, param: str = "input") -> None:
-    """Refuse a text that is longer than the configuration allows.
+    """Refuse a text longer than `limits.max_text`.
 
     Raises:
-        InvalidRequest: it is.
+        InvalidRequest: it is longer.
     """
     limit = settings.limits.max_text
     if len(text) > limit:
@@ -264,8 +245,8 @@ def check_length(text: str, settings: Settings, param: str = "input") -> None:
         raise InvalidRequest(f"{message} Send it in parts.", param)
 
 
-def _add(given: dict[str, list[str]], name: str, value: UploadFile | str, schema: type[BaseModel]) -> None:
-    """One value of a field; an empty one is absent, and of a file, only the name is taken."""
+def _add(given: dict[str, list[str]], name: str, value: UploadFile | str, schema: type[Form]) -> None:
+    """Add one value of a field; an empty value is absent, and a file in an unknown field is only named."""
     plain = name.removesuffix("[]")
     if isinstance(value, UploadFile):
         if plain in schema.model_fields:
@@ -275,8 +256,8 @@ def _add(given: dict[str, list[str]], name: str, value: UploadFile | str, schema
         given.setdefault(plain, []).append(value)
 
 
-def _fields(given: dict[str, list[str]], schema: type[BaseModel]) -> Iterator[tuple[str, object]]:
-    """Each field with its value, or with all of them where it is a list."""
+def _fields(given: dict[str, list[str]], schema: type[Form]) -> Iterator[tuple[str, object]]:
+    """Each field with its value, or with a list of values where the schema has a list."""
     for name, values in given.items():
         field = schema.model_fields.get(name)
         if field is not None and get_origin(field.annotation) is list:
@@ -288,7 +269,7 @@ def _fields(given: dict[str, list[str]], schema: type[BaseModel]) -> Iterator[tu
 
 
 def _keep(file: UploadFile, spool: Spool) -> Upload:
-    """Put a file where the worker can read it."""
+    """Copy a file to where the worker can read it."""
     filename = file.filename or ""
     path = spool.new_path(filename)
     with path.open("wb") as target:
@@ -299,7 +280,7 @@ def _keep(file: UploadFile, spool: Spool) -> Upload:
 def body_pieces(
     request: Request, settings: Settings, limit: int, setting: str
 ) -> AsyncGenerator[bytes, None]:
-    """The body's bytes, as long as they keep coming and aren't too many."""
+    """The body in pieces, within its deadlines and `limit` bytes."""
     state = request.scope["state"]
     state["spool"].arrival = Arrival(state["share"], settings)
     return _pieces(request.stream(), state["spool"].arrival, limit, setting)
@@ -324,7 +305,7 @@ async def _pieces(
 
 
 def _explain(error: ValidationError) -> tuple[str, str | None]:
-    """What is wrong with which field; the first mistake decides `param`."""
+    """The message and the parameter of the first error."""
     item = error.errors()[0]
     if item["type"] == "json_invalid" or not item["loc"]:
         half = any(word in item["msg"] for word in ("surrogate", "hex escape"))

@@ -1,79 +1,121 @@
-"""`/openapi.json`, `/docs` and `/redoc`: what this socket serves, field by field.
+"""`/openapi.json`, `/docs` and `/redoc`: the OpenAPI document of this socket, and Swagger UI to read it.
 
-Nothing is imported or built before the first of these requests, so that waking costs nothing more.
+Nothing is imported or built before the first of these requests, so the daemon wakes as fast without them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from typing import NamedTuple
+from importlib.util import find_spec
+from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.routing import Route
 
 from stepaudiod.config import Settings
+from stepaudiod.web.endpoint import DAEMON, HTML, JSON, Answer, endpoint
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>stepaudiod API</title>
+<link rel="icon" href="docs/favicon-32x32.png">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+<script src="docs/swagger-ui-bundle.js" defer></script>
+<script src="docs/start.js" defer></script>
+</head>
+<body>
+<div id="swagger-ui"></div>
+<noscript>This page needs JavaScript. The document is <a href="openapi.json">openapi.json</a>.</noscript>
+</body>
+</html>
+"""
+"""Addresses are relative, so that the page works below a proxy's path prefix."""
+START = """SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  validatorUrl: null,
+  responseInterceptor: (response) => {
+    const headers = response.headers;
+    if (/^audio/.test(headers["content-type"])) headers["content-disposition"] = "attachment";
+    return response;
+  }
+});
+"""
+"""Offers audio as a download: Swagger UI's player would request the address again, with GET."""
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Scripts come from this daemon only, and requests go to it only."""
+FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
+HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
+KEEP = {"Cache-Control": "max-age=3600", "X-Content-Type-Options": "nosniff"}
 
 
-class Rendered(NamedTuple):
-    """The document under one configuration."""
-
-    settings: Settings
-    json: bytes
-    page: bytes
-    style_hash: str
-
-
-class Documents:
-    """The document of one application, built anew when the configuration has changed."""
+class Document:
+    """The document of one application as JSON, built again when the configuration has changed."""
 
     def __init__(self) -> None:
-        self._rendered: Rendered | None = None
+        self._settings: Settings | None = None
+        self._json = b""
 
-    async def of(self, app: Starlette, settings: Settings) -> Rendered:
-        """The document as it is now."""
-        if self._rendered is None or self._rendered.settings is not settings:
-            self._rendered = await asyncio.to_thread(_render, app, settings)
-        return self._rendered
-
-
-def _render(app: Starlette, settings: Settings) -> Rendered:
-    from stepaudiod.web.openapi.openapi import build, dump
-    from stepaudiod.web.openapi.page import STYLE, render
-
-    document = build(app.routes, settings)
-    style_hash = hashlib.sha256(STYLE.encode())
-    return Rendered(settings, dump(document), render(document), _base64(style_hash.digest()))
+    async def json(self, app: Starlette) -> bytes:
+        """The document of the current configuration."""
+        settings: Settings = app.state.settings()
+        if self._settings is not settings:
+            self._json = await asyncio.to_thread(_build, app, settings)
+            self._settings = settings
+        return self._json
 
 
-def _base64(data: bytes) -> str:
-    import base64
+def _build(app: Starlette, settings: Settings) -> bytes:
+    from stepaudiod.web.openapi.document import build, dump
 
-    return base64.b64encode(data).decode()
+    return dump(build(app.routes, settings))
 
 
+@endpoint("GET /openapi.json", "getDocument", DAEMON, {200: Answer("OpenAPI 3.1.", {JSON: ()})})
 async def openapi(request: Request) -> Response:
-    """`GET /openapi.json`: the document, OpenAPI 3.1."""
-    return Response((await _document(request)).json, media_type="application/json")
+    """Get this document."""
+    document: Document = request.app.state.document
+    return Response(await document.json(request.app), media_type=JSON)
 
 
+@endpoint(
+    "GET /docs",
+    "getDocs",
+    DAEMON,
+    {200: Answer("Swagger UI.", {HTML: ()}, ("Content-Security-Policy",))},
+)
 async def docs(request: Request) -> Response:
-    """`GET /docs`: the same for people. It has no script, and may load nothing from anywhere."""
-    rendered = await _document(request)
-    policy = (
-        f"default-src 'none'; style-src 'sha256-{rendered.style_hash}'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
-    return Response(rendered.page, headers=headers, media_type="text/html; charset=utf-8")
+    """Read this document in a browser, and try it out."""
+    return Response(PAGE, headers=HEADERS, media_type=HTML)
 
 
+async def docs_file(request: Request) -> Response:
+    """A file that the page loads."""
+    name = request.path_params["name"]
+    if name == "start.js":
+        return Response(START, headers=KEEP, media_type="text/javascript")
+    if name not in FILES:
+        raise HTTPException(404)
+    spec = find_spec("fastapi_swagger")  # finds its folder without importing it
+    assert spec is not None
+    assert spec.origin is not None
+    return FileResponse(Path(spec.origin).parent / "resources" / name, headers=KEEP)
+
+
+DOCS_FILE = Route("/docs/{name}", docs_file)
+
+
+@endpoint("GET /redoc", "getRedoc", DAEMON, {308: Answer("It is at /docs.", headers=("Location",))})
 async def redoc(request: Request) -> Response:
-    """`GET /redoc`: where the old containers had it."""
+    """Go to /docs."""
     return RedirectResponse("docs", 308)
-
-
-async def _document(request: Request) -> Rendered:
-    documents: Documents = request.app.state.documents
-    return await documents.of(request.app, request.app.state.settings())

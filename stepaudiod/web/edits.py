@@ -15,23 +15,41 @@ from stepaudiod.engines.registry import can
 from stepaudiod.errors import EngineUnavailable
 from stepaudiod.requests import EditRequest, Recording
 from stepaudiod.tags import LANGUAGES
-from stepaudiod.web.body import check_length, read_multipart, required
+from stepaudiod.web.body import check_length, read_multipart
+from stepaudiod.web.endpoint import EDITS, WORKS, Answer, endpoint
 from stepaudiod.web.errors import name_params
-from stepaudiod.web.ignored_fields import ignored
-from stepaudiod.web.resolve import engine_for, sound_headers, work_for
+from stepaudiod.web.ignored_fields import IGNORED, ignored
+from stepaudiod.web.resolve import SOUND_HEADERS, engine_for, start_work
 from stepaudiod.web.schemas import EditForm
-from stepaudiod.web.stream import StreamedResponse
+from stepaudiod.web.stream import AUDIO, StreamedResponse
 
 PARAMS = {"kind": "mode", "info": "edit_info", "recording": "file"}
-"""The form's names of the fields of an edit and of its recording."""
+"""Fields of an edit and its recording, and their names in this form."""
 
 
+OF_RECORDING = ("X-StepAudio-Transcript", "X-StepAudio-Reference-Stretch")
+
+
+@endpoint(
+    "POST /v1/audio/edits",
+    "createEdit",
+    EDITS,
+    {
+        200: Answer(
+            "The changed recording, sent while it is made.", AUDIO, (*SOUND_HEADERS, *OF_RECORDING, IGNORED)
+        )
+    },
+    errors=WORKS,
+    body=(EditForm,),
+)
 async def edits(request: Request) -> Response:
-    """Change a recording."""
+    """Change a recording: its emotion, style or speed, its noise and silence, its laughs and sighs.
+
+    `GET /v1/tags` lists the modes and the options of each.
+    """
     service: Dispatcher = request.app.state.service
     settings: Settings = request.app.state.settings()
-    form, uploads = await read_multipart(request, EditForm, settings, ("file",))
-    file = required(uploads, "file")
+    form, uploads = await read_multipart(request, EditForm)
     name_params(request, PARAMS)
     edit = Edit(form.mode, form.edit_info, form.text, form.intensity, form.iterations)
     if edit.kind == "paralinguistic":
@@ -39,14 +57,15 @@ async def edits(request: Request) -> Response:
     for param, text in (("text", form.text or ""), ("transcript", form.transcript)):
         check_length(text, settings, param)
     engine = engine_for(service, form.model, form.mode)
-    wanted = EditRequest(Recording(str(file.path), form.transcript), edit, form.seed)
-    pieces = work_for(request, engine, wanted, form.response_format)
-    headers = sound_headers(request, engine, wanted) | ignored(form.unknown())
+    wanted = EditRequest(Recording(str(uploads["file"].path), form.transcript), edit, form.seed)
+    pieces, headers = start_work(request, engine, wanted, form.response_format)
+    headers |= ignored(form.unknown())
     return StreamedResponse(pieces, MEDIA_TYPES[form.response_format], headers)
 
 
+@endpoint("GET /v1/tags", "listTags", EDITS, "Tags")
 async def tags(request: Request) -> Response:
-    """`GET /v1/tags`: every mode, its options, who can do it here, and how to have what nobody can."""
+    """List every edit, its options, and the models that can do it here."""
     service: Dispatcher = request.app.state.service
     installed = service.catalog.installed()
     return JSONResponse(
@@ -60,7 +79,7 @@ async def tags(request: Request) -> Response:
 
 
 def missing(service: Dispatcher) -> Iterator[str]:
-    """What nothing here can do."""
+    """Every kind of work that no installed engine can do."""
     for need in ("speak", "clone", "transcribe", *OPTIONS):
         try:
             service.choice(need)

@@ -1,4 +1,4 @@
-"""The only map from errors to statuses, and the one form every error takes: OpenAI's, all four fields.
+"""The only map from errors to statuses, and the form of every error: OpenAI's, with all four fields.
 
 {"error": {"message": "...", "type": "invalid_request_error", "param": "voice", "code": "invalid_value"}}
 """
@@ -44,23 +44,22 @@ STATUSES: dict[type[StepaudiodError], int] = {
 }
 
 RETRY_AFTER_S = {errors.Stopping: 1, errors.WorkerLost: 1}
-"""Errors that the same request won't meet again: whole seconds until it is worth sending."""
+"""Errors after which the same request may succeed: whole seconds after which to send it again."""
 
 IN_THE_JOURNAL = "Its journal says why: journalctl -u stepaudiod"
 
 UNFINISHED = (408, 413, 507)
-"""Answers to a request that has not come whole: the connection can't carry another."""
+"""Statuses of requests that were not read to their end, after which the connection is closed."""
 
 UNUSABLE = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS),  # not allowed
-    *(errno.ENOTDIR, errno.EISDIR, errno.ELOOP),  # another kind of file than it should be
-    *(errno.EIO, errno.ESTALE, errno.ENOTCONN),  # a disk or a mount that has failed
+    *(errno.EACCES, errno.EPERM, errno.EROFS),  # no permission
+    *(errno.ENOTDIR, errno.EISDIR, errno.ELOOP),  # the wrong kind of file
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN),  # a failed disk or mount
 )
-"""Errors of the administrator's folders rather than of the daemon's code."""
+"""Errors of the configured directories rather than of the daemon's code."""
 
 
 def error_body(message: str, status: int, code: str | None = None, param: str | None = None) -> bytes:
-    """The JSON of one error."""
     if status < 500:
         kind = "rate_limit_error" if status == 429 else "invalid_request_error"
     else:
@@ -76,7 +75,6 @@ def error_response(
     param: str | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """One error as a response."""
     return Response(error_body(message, status, code, param), status, headers, "application/json")
 
 
@@ -91,7 +89,6 @@ def name_params(request: Request, names: dict[str, str]) -> None:
 
 
 async def on_stepaudiod_error(request: Request, error: Exception) -> Response:
-    """One of our own errors."""
     assert isinstance(error, StepaudiodError)
     status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
     retry_after_s = error.retry_after_s if isinstance(error, Busy) else RETRY_AFTER_S.get(type(error))
@@ -104,26 +101,26 @@ async def on_stepaudiod_error(request: Request, error: Exception) -> Response:
 
 
 async def on_os_error(request: Request, error: Exception) -> Response:
-    """No room for what was sent, or a folder that may not be used; any other is a fault of the daemon."""
+    """A full disk or an unusable directory; any other error is a fault of the daemon."""
     assert isinstance(error, OSError)
     if error.errno in UNUSABLE:
         log.error("the daemon can't use a file that it needs: %s", error)
         return await on_stepaudiod_error(
             request,
             EngineUnavailable(
-                f"The daemon can't use {error.filename or 'a file'}: {error.strerror}. `stepaudioctl doctor` "
-                "says what to do."
+                f"The daemon can't use {error.filename or 'a file'}: {error.strerror}. Run "
+                "`stepaudioctl doctor` for what to do."
             ),
         )
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         raise error
-    log.error("what a request sent has no room on the disk: %s", error)
-    full = DiskFull("The daemon's disk has no room for what was sent. Free some there, then send it again.")
+    log.error("the disk is full: %s", error)
+    full = DiskFull("The daemon's disk is full. Free some space there, then send the request again.")
     return await on_stepaudiod_error(request, full)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """No such path, or not with this method; with a slash too many or too few at its end it is redirected."""
+    """An unknown path or method; a path with a final slash too many or too few is redirected."""
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.NOT_FOUND and (place := _other_slash(request)):
         return RedirectResponse(place)
@@ -136,9 +133,9 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def _other_slash(request: Request) -> str | None:
-    """Where the path leads with a slash at its end, or without; None where nothing is there either.
+    """The path with the other final slash; None if no route matches it.
 
-    The place is relative: a proxy may have taken the beginning of the path away.
+    It is relative, since a proxy may have removed a prefix of the path.
     """
     path: str = request.scope["path"]
     plain = path.removesuffix("/")
@@ -151,13 +148,13 @@ def _other_slash(request: Request) -> str | None:
 
 
 def _methods(request: Request) -> set[str]:
-    """Every method that the path has; each has a route of its own, and Starlette tells the first one's."""
+    """Every method of the path. Each has its own route, and Starlette reports only the first one's."""
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
     return {method for route in routes if isinstance(route, Route) for method in route.methods or ()}
 
 
 async def on_exception(request: Request, error: Exception) -> Response:
-    """A mistake of ours: said in the journal by the server, and to the client without its inside."""
+    """A fault of the daemon: the server logs it, and the client gets no details."""
     return error_response("The daemon made a mistake; its journal has the details.", 500, "internal_error")
 
 
@@ -170,11 +167,11 @@ HANDLERS = {
 
 
 def refuse_everything(what: str, reason: str) -> ASGIApp:
-    """The application of a daemon that can't be built: 503 for whatever is asked.
+    """The application of a daemon that could not be built: it answers every request with 503.
 
     Args:
-        what: a sentence that says so.
-        reason: why. It is told on this machine alone: it quotes what stands in the configuration.
+        what: what has failed, as a sentence.
+        reason: why; sent to this machine only, since it quotes the configuration.
     """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,13 +1,13 @@
-"""Recordings behind URLs, fetched without becoming somebody's way into the network. Knows no request's form.
+"""Fetch recordings from URLs, without giving clients access to the network (SSRF). Knows no request's form.
 
-Whoever may send a URL would otherwise speak through us to whatever this machine can reach. So:
+A client that may send a URL could otherwise reach whatever this machine can reach. So:
 
-    - http and https, without a name and password, on ports 80, 443 and from 1024
-    - the host is resolved once; every address it has must be public, and none may be this machine's own
-    - the connection goes to the address that was checked, so a name that changes its answer gains nothing
+    - http and https, without user name and password, on ports 80, 443 and from 1024
+    - the host is resolved once; all its addresses must be public, and none may be this machine's own
+    - the connection goes to the checked address, so DNS rebinding has no effect
     - at most three redirects, each checked like the first URL
-    - no proxy, which would resolve by itself; no cookies, nothing of the client's request
-    - audio, video or plain bytes, not compressed on the way, counted while they come
+    - no proxy, which would resolve names itself; no cookies, nothing of the client's request
+    - audio, video or plain bytes, without content encoding, counted while they are received
     - one deadline for all of it
 """
 
@@ -33,9 +33,9 @@ MAX_REDIRECTS = 3
 REDIRECTS = (301, 302, 303, 307, 308)
 SCHEMES = {"http": 80, "https": 443}
 FIRST_FREE_PORT, LAST_PORT = 1024, 65535
-"""Below it are mail, shells and the like, which never hold recordings; above it many do."""
+"""Ports below are of mail, shells and similar services; many web servers listen above."""
 PLAIN_BYTES = ("application/octet-stream", "binary/octet-stream", "application/ogg")
-"""Types beside audio and video that a recording may come as; the second is what object stores say."""
+"""Content types of recordings beside audio and video; object stores send the second."""
 
 UNICAST = ipaddress.ip_network("2000::/3")
 NOT_PUBLIC = [
@@ -45,11 +45,11 @@ NOT_PUBLIC = [
         "192.88.99.0/24",  # 6to4 relays (RFC 7526)
         "2001::/23",  # Teredo and protocol assignments (RFC 2928)
         "2001:db8::/32",  # documentation (RFC 3849)
-        "2002::/16",  # 6to4: an IPv4 address in disguise (RFC 3056)
+        "2002::/16",  # 6to4: contains an IPv4 address (RFC 3056)
         "3fff::/20",  # documentation (RFC 9637)
     )
 ]
-"""What `is_global` of some Python versions lets through."""
+"""Networks that `is_global` of some Python versions accepts."""
 
 UNIT = (
     "Under systemd the unit forbids it to connect out: docs/moving.md has the drop-in that allows it, under "
@@ -60,10 +60,9 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
 def is_public(address: str) -> bool:
-    """Whether an address belongs to the internet and to nobody's inside, and isn't this machine's own.
+    """Whether an address is on the public internet, and not one of this machine.
 
-    IPv6 counts only as global unicast: an IPv4 address that is mapped, translated (64:ff9b::/96) or tunnelled
-    into it doesn't.
+    Of IPv6 only global unicast counts: no mapped, translated (64:ff9b::/96) or tunnelled IPv4 address.
     """
     try:
         parsed = ipaddress.ip_address(address)
@@ -77,9 +76,9 @@ def is_public(address: str) -> bool:
 
 
 def is_our_own(address: str) -> bool:
-    """Whether this machine has that address: the kernel then answers from it. Nothing is sent.
+    """Whether this machine has that address: the kernel then uses it as the source. Nothing is sent.
 
-    A packet to oneself passes no firewall, so a service that only the inside may reach would answer.
+    Packets to an own address pass no firewall, and would reach services that are not public.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -93,14 +92,14 @@ def is_our_own(address: str) -> bool:
 async def resolve(host: str, port: int) -> list[str]:
     """The addresses of a host: getaddrinfo(3).
 
-    It asks in a thread of its own that nobody waits for: a name server may take longer than any deadline,
-    and such threads must neither keep others' work waiting nor the daemon from leaving.
+    It runs in a daemon thread of its own, since a name server may take longer than any deadline: neither the
+    thread pool nor the exit of the process waits for it.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[Any]] = loop.create_future()
 
     def tell(set_answer: Callable[[Any], None], value: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(lambda: None if answer.done() else set_answer(value))
 
     def ask() -> None:
@@ -117,10 +116,10 @@ class Fetcher:
     """Fetches recordings.
 
     Args:
-        max_bytes: of one recording.
-        max_seconds: for all that it takes.
+        max_bytes: the limit of one recording.
+        max_seconds: the deadline.
         resolve: finds a host's addresses.
-        is_public: says which of them may be connected to.
+        is_public: whether an address may be connected to.
     """
 
     def __init__(
@@ -136,10 +135,10 @@ class Fetcher:
         self._is_public = is_public
 
     async def fetch(self, url: str, target: Path, param: str) -> int:
-        """Put what is behind a URL into a file.
+        """Download a recording to a file.
 
         Args:
-            url: where it is.
+            url: its address.
             target: the file.
             param: the request field that errors name.
 
@@ -147,7 +146,7 @@ class Fetcher:
             Its size in bytes.
 
         Raises:
-            InvalidRequest: the URL isn't one that we fetch, or what is there is no recording, or too slow.
+            InvalidRequest: the URL is not allowed, is not a recording, or is too slow.
             TooLarge: it is larger than `max_bytes`.
         """
         await asyncio.to_thread(import_module, "httpx")  # the front starts without it
@@ -156,16 +155,16 @@ class Fetcher:
                 return await self._follow(url, target, param)
         except TimeoutError:
             raise InvalidRequest(
-                f"The URL gave no whole recording within {self._max_seconds:g} s (timeouts.fetch). Send the "
+                f"The recording did not come within {self._max_seconds:g} s (timeouts.fetch). Send the "
                 f"recording itself. {UNIT}",
                 param,
             ) from None
 
     async def _follow(self, url: str, target: Path, param: str) -> int:
-        """From redirect to redirect to the recording."""
+        """Follow the redirects, and save the recording."""
         import httpx
 
-        # it reads certificates; a connection is checked for one host only, so none is kept
+        # In a thread, since it reads certificates. No connection is kept: each was checked for one host.
         transport = await asyncio.to_thread(
             httpx.AsyncHTTPTransport, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
         )
@@ -182,16 +181,16 @@ class Fetcher:
                         return await self._take(response, target, param)
                     place = _parse(response.headers.get("location", ""), place, param)
                 except httpx.HTTPError:
-                    raise InvalidRequest("The URL's server broke off in the middle.", param) from None
+                    raise InvalidRequest("The URL's server broke off the answer.", param) from None
                 finally:
                     await response.aclose()
         raise InvalidRequest(f"The URL redirects more than {MAX_REDIRECTS} times.", param)
 
     async def _pin(self, place: httpx.URL, param: str) -> str:
-        """The address to connect to, if the host has public ones only.
+        """The address to connect to.
 
         Raises:
-            InvalidRequest: it has none, or others.
+            InvalidRequest: the host has no address, or one that is not public.
         """
         host = place.raw_host.decode()
         try:
@@ -202,14 +201,13 @@ class Fetcher:
             raise InvalidRequest(f"The URL's host {host[:80]!r} has no address. {UNIT}", param)
         if not all(self._is_public(address) for address in addresses):
             raise InvalidRequest(
-                f"The URL's host {host[:80]!r} isn't on the public internet, and only what is there is "
-                "fetched. Send the recording itself.",
+                f"The URL's host {host[:80]!r} isn't on the public internet. Send the recording itself.",
                 param,
             )
         return addresses[0]
 
     def _request(self, place: httpx.URL, address: str) -> httpx.Request:
-        """A request to that address which asks for, and expects the certificate of, the URL's host."""
+        """A request to that address, with the `Host` and the TLS server name of the URL."""
         import httpx
 
         headers = {
@@ -224,7 +222,7 @@ class Fetcher:
         return httpx.Request("GET", place.copy_with(host=address), headers=headers, extensions=extensions)
 
     async def _take(self, response: httpx.Response, target: Path, param: str) -> int:
-        """Write the body down, if it is a recording's and not too large."""
+        """Save the body, if it is a recording and not too large."""
         if response.status_code != 200:
             raise InvalidRequest(
                 f"The URL's server answered {response.status_code}, and 200 was expected.", param
@@ -238,7 +236,7 @@ class Fetcher:
             )
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             raise InvalidRequest(
-                "The URL's server compresses what it sends; recordings come as they are.", param
+                "The URL's server compresses its answer; recordings must come uncompressed.", param
             )
         size = 0
         with target.open("wb") as file:
@@ -255,7 +253,7 @@ class Fetcher:
 
 
 def _parse(url: str, base: httpx.URL | None, param: str) -> httpx.URL:
-    """A URL of the kind that is fetched; `base` is the one that redirected to it."""
+    """A URL that may be fetched; `base` is the URL that redirected to it."""
     import httpx
 
     try:
@@ -278,7 +276,7 @@ def _parse(url: str, base: httpx.URL | None, param: str) -> httpx.URL:
 
 
 def _unreachable(place: httpx.URL, error: BaseException) -> str:
-    """What to say of a connection that failed."""
+    """The message about a failed connection."""
     host = place.host[:80]
     cause: BaseException | None = error
     while cause is not None:

@@ -1,4 +1,4 @@
-"""`/healthz` and `/readyz`: is it alive, could it work. Neither wakes anything."""
+"""`/healthz` and `/readyz`: is the daemon alive, and could it serve a request. Neither starts the worker."""
 
 from __future__ import annotations
 
@@ -9,20 +9,34 @@ from starlette.responses import JSONResponse, Response
 
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.errors import EngineUnavailable
+from stepaudiod.web.endpoint import DAEMON, JSON, Answer, endpoint
 from stepaudiod.web.errors import error_body
 
 NOT_READY = "not_ready"
 
 
+@endpoint("GET /healthz", "getHealth", DAEMON, "Health")
 async def healthz(request: Request) -> Response:
-    """`GET /healthz`: the daemon is alive; it says nothing of the engine."""
+    """Check that the daemon is alive.
+
+    Says nothing about the engine, and starts no worker.
+    """
     return JSONResponse({"status": "ok"})
 
 
+@endpoint(
+    "GET /readyz",
+    "getReadiness",
+    DAEMON,
+    {
+        200: Answer(contents={JSON: ("Ready",)}),
+        503: Answer("It couldn't.", {JSON: ("NotReady", "Error")}, ("Retry-After",)),
+    },
+)
 async def readyz(request: Request) -> Response:
-    """`GET /readyz`: whether a request could be served, and everything that stands in its way.
+    """Check whether a request could be served, and why not.
 
-    A broken configuration never comes as far as here: it answers every request with 503 and its reason.
+    Starts no worker. With a broken configuration it answers as every endpoint does: 503 and an `Error`.
     """
     service: Dispatcher = request.app.state.service
     reasons: list[str] = []

@@ -1,4 +1,4 @@
-"""The header that names what was given and is not used."""
+"""The header that names fields that were given and are not used."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ MAX_NAME = 64
 
 
 def ignored(names: Iterable[str]) -> dict[str, str]:
-    """The header, where there is anything to name.
+    """The header, if there are any such fields.
 
     Args:
-        names: of fields, as the client wrote them. What a header, or a list with commas, can't hold is
-            percent-encoded; of many names the first are listed and the others counted.
+        names: of fields, as the client wrote them; percent-encoded where needed. Of many names the first are
+            listed and the others counted.
     """
     plain = [quote(name, safe="[]", errors="replace")[:MAX_NAME] for name in dict.fromkeys(names)]
     more = len(plain) - MAX_NAMES

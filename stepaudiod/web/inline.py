@@ -1,8 +1,7 @@
-"""Recordings inside JSON: base64 strings, decoded to files while the body comes.
+"""Recordings inside JSON: base64 strings, decoded to files while the body is received.
 
-A recording in base64 is larger than everything that is kept in memory for a request. So the body is cut as it
-arrives: what stands between the quotes of one of `FIELDS` goes through the decoder to a file, and an empty
-string is left in its place. The rest is ordinary JSON of an ordinary size.
+A recording in base64 is too large to be kept in memory. The text between the quotes of each of `FIELDS` is
+decoded to a file as it arrives, and an empty string takes its place. The rest is JSON of an ordinary size.
 
     {"input": "Hi", "step_audio": {"input_audio_base64": "UklGRiQAAABXQVZF...", "mode": "vad"}}
                                                           └─ to a file ──────┘
@@ -26,7 +25,7 @@ from stepaudiod.web.body import Spool, Upload, body_pieces
 
 FIELDS = ("prompt_audio_base64", "input_audio_base64")
 OPENING = re.compile(rb'"(%s)"\s{0,64}:\s{0,64}"' % "|".join(FIELDS).encode())
-"""Where such a string begins. Inside of another string it can't match: there, quotes have backslashes."""
+"""The beginning of such a string. It can't match inside another string, where quotes are escaped."""
 LONGEST_OPENING = 160
 ESCAPE = re.compile(rb"\\(?:u00([0-9A-Fa-f]{2})|([/nrt]))")
 LONGEST_ESCAPE = 6
@@ -34,17 +33,17 @@ DATA_URL = re.compile(rb"data:[^,]{0,200};base64,")
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
 WHITESPACE = b" \t\r\n"
 IN_MEMORY_BYTES = 64 * 1024
-"""Of an unfinished body; what is more waits on the disk."""
+"""Of an unfinished body; the rest is kept on disk."""
 
 
 async def read_json(request: Request, settings: Settings) -> bytes:
     """A JSON body without its recordings; each of those is in the request's spool under its field's name.
 
     Raises:
-        InvalidRequest: a recording isn't base64, or is there twice.
-        TooLarge: it is larger than `limits.max_upload`, or what is left is larger than `limits.max_body`.
-        TooSlow: it stopped coming for `timeouts.body` seconds.
-        Busy: too many others send recordings.
+        InvalidRequest: a recording is not base64, or is there twice.
+        TooLarge: it is larger than `limits.max_upload`, or without recordings than `limits.max_body`.
+        TooSlow: it stopped for `timeouts.body` seconds.
+        Busy: no upload slot is free.
     """
     limits = settings.limits
     pieces = body_pieces(
@@ -54,7 +53,7 @@ async def read_json(request: Request, settings: Settings) -> bytes:
 
 
 async def cut(text: str, request: Request, settings: Settings) -> bytes:
-    """The same for JSON that came as a field of a form."""
+    """The same for JSON in a field of a form."""
 
     async def whole() -> AsyncGenerator[bytes, None]:
         yield text.encode()
@@ -64,10 +63,10 @@ async def cut(text: str, request: Request, settings: Settings) -> bytes:
 
 
 def decode_text(text: str, spool: Spool, name: str) -> None:
-    """Put a recording into the spool that was written so that `OPENING` doesn't match.
+    """Decode a recording that `OPENING` did not match because its name was escaped.
 
     Raises:
-        InvalidRequest: it isn't base64, or is there twice.
+        InvalidRequest: it is not base64, or is there twice.
     """
     if name in spool.uploads:
         raise InvalidRequest(f"{name!r} is there twice.", name)
@@ -82,12 +81,9 @@ def decode_text(text: str, spool: Spool, name: str) -> None:
 
 
 class Base64File:
-    """Base64 in, a file out, piece by piece.
+    """Decodes base64 to a file, piece by piece.
 
-    Line breaks are left out, the URL-safe alphabet and a `data:` URL are understood, padding may be missing.
-
-    Args:
-        path: the file.
+    Accepts line breaks, the URL-safe alphabet, a `data:` URL, and missing padding.
     """
 
     def __init__(self, path: Path) -> None:
@@ -99,7 +95,6 @@ class Base64File:
         self.size_bytes = 0
 
     def feed(self, text: bytes) -> None:
-        """Decode some of it."""
         self._rest += text.translate(URL_SAFE, WHITESPACE)
         if not self._has_begun:
             if b"data:".startswith(self._rest[:5]) and b"," not in self._rest and len(self._rest) < 256:
@@ -111,7 +106,6 @@ class Base64File:
         self._rest = self._rest[whole:]
 
     def close(self) -> None:
-        """Decode the last of it."""
         self._decode(self._rest + b"=" * (-len(self._rest) % 4))
         self._file.close()
 
@@ -132,10 +126,10 @@ class JsonBody:
     """A JSON body without its recordings, which are files of the request.
 
     Args:
-        spool: keeps the files.
-        limit: bytes of what is left.
-        setting: its name, for the error.
-        above: the path of the object that the fields stand in, for errors and names.
+        spool: for the files.
+        limit: bytes of the JSON without recordings.
+        setting: the name of the limit, for the error.
+        above: the path of the object with the fields, for errors and names.
     """
 
     def __init__(self, spool: Spool, limit: int, setting: str, above: str = "step_audio.") -> None:
@@ -156,12 +150,12 @@ class JsonBody:
     async def read(self, pieces: AsyncIterable[bytes]) -> bytes:
         """The JSON without recordings; each of them is in the spool under its field's name.
 
-        What comes after a mistake is read and dropped, so that a client which still sends hears of it.
+        After an error the rest is read and dropped, so that a client that is still sending gets the answer.
 
         Raises:
-            InvalidRequest: a recording isn't base64, or is there twice.
-            TooLarge: what is left is larger than the limit.
-            Busy: too many others send recordings.
+            InvalidRequest: a recording is not base64, or is there twice.
+            TooLarge: the JSON without recordings is larger than the limit.
+            Busy: no upload slot is free.
         """
         try:
             async for piece in pieces:
@@ -189,7 +183,7 @@ class JsonBody:
                 self._aside.close()
 
     async def _set_aside(self) -> None:
-        """Put all but the end of the text on the disk: many unfinished bodies would fill the memory."""
+        """Write all but the end of the text to disk: many unfinished bodies would fill the memory."""
         try:
             await self._spool.open()
         except Busy as error:
@@ -204,14 +198,13 @@ class JsonBody:
         self._aside_bytes += size
 
     def _read_aside(self) -> bytes:
-        """The text that was set aside."""
         if self._aside is None:
             return b""
         self._aside.seek(0)
         return self._aside.read()
 
     def _feed(self, piece: bytes) -> None:
-        """Take a piece apart that begins inside of a recording."""
+        """Handle a piece that begins inside a recording."""
         while self._file is not None and self._error is None:
             self._text += self._into_file(self._file, piece)
             piece = self._begin() if self._file is None else b""
@@ -219,7 +212,7 @@ class JsonBody:
                 return
 
     def _begin(self) -> bytes:
-        """Cut the text where a recording begins, if one does; returns what of it has come."""
+        """Cut the text where a recording begins; returns the recording's bytes so far, or none."""
         opening = OPENING.search(self._text, self._from)
         self._from = max(self._from, len(self._text) - LONGEST_OPENING)
         if opening is None or self._error is not None:
@@ -239,7 +232,7 @@ class JsonBody:
         return piece
 
     def _into_file(self, file: Base64File, piece: bytes) -> bytes:
-        """Decode up to the closing quote; returns what stands behind it, the quote included."""
+        """Decode up to the closing quote; returns the rest, with the quote."""
         piece, self._held = self._held + piece, b""
         end = piece.find(b'"')
         text = piece if end < 0 else piece[:end]
@@ -261,5 +254,5 @@ class JsonBody:
 
 
 def _unescape(escape: re.Match[bytes]) -> bytes:
-    """One JSON escape; those of white space stand for nothing here."""
+    """The character of a JSON escape; white space is dropped."""
     return bytes.fromhex(escape[1].decode()) if escape[1] else escape[2].strip(b"nrt")

@@ -1,9 +1,9 @@
-"""The API of the containers before this daemon, unchanged: `step_audio` in a speech request, and uploads.
+"""The API of the old containers, unchanged: `step_audio` in a speech request, and uploads.
 
     {"model": "step-audio-editx", "voice": "happy_en", "input": "...", "metadata": {...},
      "step_audio": {"mode": "emotion", "edit_info": "happy", "input_audio_base64": "...", ...}}
 
-What a mode doesn't use was ignored there, and is here; the header `X-StepAudio-Ignored` names it.
+Fields that a mode does not use are ignored, as they were there; the header `X-StepAudio-Ignored` names them.
 """
 
 from __future__ import annotations
@@ -25,32 +25,25 @@ from stepaudiod.edits import EMOTIONS, REMOVE, STYLES, Edit
 from stepaudiod.engines.instructions import known_name
 from stepaudiod.engines.local_models import OLD_VARIANTS, STEP_AUDIO
 from stepaudiod.engines.registry import can
-from stepaudiod.engines.voice_names import OLD_VOICES, require_speakable, resolve_voice
+from stepaudiod.engines.voice_names import OLD_VOICES
 from stepaudiod.errors import InvalidRequest
-from stepaudiod.requests import EditRequest, EngineDescription, Recording, SpeechRequest, Work
-from stepaudiod.web.body import Spool, Upload, check, check_length, read_multipart, required
+from stepaudiod.requests import EditRequest, EngineDescription, Recording, Work
+from stepaudiod.web.body import Spool, Upload, check, check_length, read_multipart
+from stepaudiod.web.endpoint import SPEECH, WORKS, endpoint
 from stepaudiod.web.errors import name_params
 from stepaudiod.web.fetch import Fetcher
 from stepaudiod.web.ignored_fields import ignored
 from stepaudiod.web.inline import FIELDS, cut, decode_text
 from stepaudiod.web.model_names import Meaning, meaning, without_organisation
-from stepaudiod.web.resolve import (
-    caller_of,
-    engine_for,
-    follow_instructions,
-    follow_language,
-    sound_headers,
-    work_for,
-)
+from stepaudiod.web.resolve import caller_of, engine_for, resolve_speech, start_work
 from stepaudiod.web.schemas import OldSpeechForm, StepAudioForm, UploadForm
-from stepaudiod.web.stream import speech_response
+from stepaudiod.web.stream import SPEECH_ANSWER, speech_response
 
 OF_OLD = ("stream", "metadata")
-"""Fields of the old form that other servers have too: alone they don't make a request an old one."""
-FILES = ("prompt_audio_file", "input_audio_file")
+"""Fields of the old form that other servers have too: they mark an old request only without `model`."""
 EVERY_MODE = {"model", "response_format", "stream", "stream_format", "metadata", "step_audio", "seed"}
 EVERY_MODE_OF_STEP_AUDIO = {"mode", "model_variant"}
-"""Fields that no mode leaves out."""
+"""Fields that every mode uses."""
 ABOVE = "step_audio."
 UPLOAD_PATH = "/v1/audio/speech/upload"
 TRANSCRIPTS = ("prompt_text", "audio_text")
@@ -63,7 +56,7 @@ PARAMS = {
     "iterations": ABOVE + "n_edit_iter",
     "text": "input",
 }
-"""The form's names of the fields of an edit."""
+"""Fields of an edit, and their names in this form."""
 
 MAX_METADATA = 16
 MAX_METADATA_BYTES = 4096
@@ -94,25 +87,32 @@ def is_old(body: bytes) -> bool:
     )
 
 
+@endpoint(
+    "POST /v1/audio/speech/upload",
+    "createSpeechFromUploads",
+    SPEECH,
+    {200: SPEECH_ANSWER},
+    errors=WORKS,
+    body=(UploadForm,),
+)
 async def upload(request: Request) -> Response:
-    """`POST /v1/audio/speech/upload`: the same, with recordings as files."""
-    settings: Settings = request.app.state.settings()
-    form, uploads = await read_multipart(request, UploadForm, settings, FILES)
-    for name in uploads:
-        required(uploads, name)
+    """Speak or edit in the old containers' form, with recordings as files.
 
+    `payload` is the JSON of `OldSpeechForm`. Its `metadata` is returned in headers `x-metadata-NAME`.
+    """
+    settings: Settings = request.app.state.settings()
+    form, _ = await read_multipart(request, UploadForm)
     return await answer(request, await cut(form.payload, request, settings), form.unknown())
 
 
 async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> Response:
-    """Do what a request in the old form asks for; its recordings are in the request's spool.
+    """Serve a request in the old form; its recordings are in the request's spool.
 
     Args:
-        request: what came.
+        request: the request.
         body: its JSON.
-        unknown: names of fields beside the JSON that nothing here reads.
+        unknown: names of unknown fields beside the JSON.
     """
-    service: Dispatcher = request.app.state.service
     settings: Settings = request.app.state.settings()
     form = check(OldSpeechForm, body)
     name_params(request, PARAMS)
@@ -123,25 +123,24 @@ async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> 
     sources = Sources(options, request.scope["state"]["spool"], settings)
     await sources.decode_rest()
     if options.mode == "clone":
-        plan = await _clone(service, form, sources, caller_of(request))
+        plan = await _clone(request, form, sources)
     else:
-        plan = await _edit(service, form, sources)
-    headers |= plan.headers | sound_headers(request, plan.engine, plan.work)
+        plan = await _edit(request.app.state.service, form, sources)
+    pieces, more = start_work(request, plan.engine, plan.work, form.response_format)
     unused = _unused(form, sources.given(), plan.used)
-    headers |= ignored([*plan.unused, *unused, *form.unknown(), *unknown])
-    pieces = work_for(request, plan.engine, plan.work, form.response_format)
+    headers |= plan.headers | more | ignored([*plan.unused, *unused, *form.unknown(), *unknown])
     return speech_response(pieces, form, headers)
 
 
 class Plan(NamedTuple):
-    """What is to be done.
+    """The work of a request.
 
     Attributes:
-        engine: by whom.
-        work: what.
-        used: the fields that say so, beside those of every mode.
-        headers: what the response says of it.
-        unused: fields that could have been used, and what they say can't be followed.
+        engine: the engine that does it.
+        work: what to do.
+        used: the fields that it uses, beside those of every mode.
+        headers: of the response.
+        unused: fields whose value can't be followed.
     """
 
     engine: EngineDescription
@@ -152,13 +151,7 @@ class Plan(NamedTuple):
 
 
 class Sources:
-    """The recordings of a request: of several for one purpose a file wins, then base64, then a URL.
-
-    Args:
-        options: the request's.
-        spool: its files.
-        settings: for what may be fetched.
-    """
+    """The recordings of a request: of several for one purpose a file wins, then base64, then a URL."""
 
     def __init__(self, options: StepAudioForm, spool: Spool, settings: Settings) -> None:
         self._options = options
@@ -166,19 +159,18 @@ class Sources:
         self._settings = settings
 
     async def decode_rest(self) -> None:
-        """Decode what is written in a way in which it isn't noticed while the body comes."""
+        """Decode base64 that was escaped, so that it was not recognised while the body was read."""
         for field in FIELDS:
             if text := getattr(self._options, field):
                 await self._spool.open()
                 await asyncio.to_thread(decode_text, text, self._spool, ABOVE + field)
 
     def given(self) -> list[str]:
-        """The names of all of them."""
         urls = [f for f in URLS if getattr(self._options, f)]
         return [*self._spool.uploads, *(ABOVE + field for field in urls)]
 
     def find(self, purpose: str) -> str | None:
-        """The name of the one for a purpose, `prompt` or `input`."""
+        """The name of the recording for a purpose, `prompt` or `input`."""
         audio = f"{purpose}_audio"
         names = (f"{audio}_file", f"{ABOVE}{audio}_base64", f"{ABOVE}{audio}_url")
         return next((name for name in names if name in self.given()), None)
@@ -187,11 +179,11 @@ class Sources:
         """The recording of that name.
 
         Args:
-            name: as `find` gave it.
-            transcript: the field of `step_audio` with what it says.
+            name: as `find` returned it.
+            transcript: the field of `step_audio` with its transcript.
 
         Raises:
-            InvalidRequest: it is behind a URL and can't be fetched.
+            InvalidRequest: it can't be fetched from its URL.
         """
         if name not in self._spool.uploads:
             await self._fetch(name)
@@ -212,40 +204,24 @@ class Sources:
         self._spool.uploads[name] = Upload(path, "", size)
 
 
-async def _clone(service: Dispatcher, form: OldSpeechForm, sources: Sources, caller: str) -> Plan:
-    """Speech in the voice of a recording, or of the library; with a feeling where `edit_info` names one."""
+async def _clone(request: Request, form: OldSpeechForm, sources: Sources) -> Plan:
+    """Speech in a recording's voice or a named one, with the emotion or style of `edit_info`."""
+    service, caller = request.app.state.service, caller_of(request)
     options = form.step_audio
     edit = _feeling(options)
     name = sources.find("prompt")
     engine = _engine(service, form, "clone" if name else "speak" if edit is None else edit.kind, caller)
-    require_speakable(engine, form.input)
-    followed, unused = follow_instructions(engine, form.instructions if edit is None else None)
-    headers = {"X-StepAudio-Instructions": followed.said} if followed.said else {}
-    language, not_heeded = follow_language(engine, form)
     used = {"input", "speed", "language", "lang_code"} | ({"instructions"} if edit is None else FEELING)
-    if name:
-        used |= {name, ABOVE + "prompt_text"}
-        voice, reference = "", await sources.get(name, "prompt_text")
-    else:
-        used.add("voice")
+    if name is None:
         engine = engine_for(service, engine.name, "speak", caller)
-        wanted = form.voice if isinstance(form.voice, str) else form.voice.id
-        voice, reference = resolve_voice(engine, wanted, form.input), None
-        headers["X-StepAudio-Voice"] = voice
-    work = SpeechRequest(
-        form.input,
-        voice,
-        form.speed,
-        form.seed,
-        reference,
-        language or followed.language,
-        edit or followed.edit,
-    )
-    return Plan(engine, work, used, headers, (*unused, *not_heeded))
+        engine, work, headers, unused = resolve_speech(request, form, engine, edit)
+        return Plan(engine, work, used | {"voice"}, headers, unused)
+    engine, work, headers, unused = resolve_speech(request, form, engine, edit, has_reference=True)
+    work = work._replace(reference=await sources.get(name, "prompt_text"))
+    return Plan(engine, work, used | {name, ABOVE + "prompt_text"}, headers, unused)
 
 
 def _feeling(options: StepAudioForm) -> Edit | None:
-    """The emotion or the style of a clone, if it has one."""
     if not options.edit_info:
         return None
     for mode, names in (("emotion", EMOTIONS), ("style", STYLES)):
@@ -259,7 +235,7 @@ def _feeling(options: StepAudioForm) -> Edit | None:
 
 
 async def _edit(service: Dispatcher, form: OldSpeechForm, sources: Sources) -> Plan:
-    """A recording changed; `input` counts only where it is the new text."""
+    """A changed recording; only paralinguistic edits use `input`."""
     options = form.step_audio
     mode, info, text, intensity = options.mode, None, None, 1.0
     used = {ABOVE + "n_edit_iter", ABOVE + "audio_text"}
@@ -290,7 +266,7 @@ async def _edit(service: Dispatcher, form: OldSpeechForm, sources: Sources) -> P
 
 
 def _pace(info: str) -> str:
-    """A speed as the model knows it: 0.85x is `slower`."""
+    """A speed in the model's words: 0.85x is `slower`."""
     number = PACE.fullmatch(info.strip())
     if number is None or float(number[1]) == 1:
         return info
@@ -301,11 +277,11 @@ def _pace(info: str) -> str:
 
 
 def _engine(service: Dispatcher, form: OldSpeechForm, need: str, caller: str = "") -> EngineDescription:
-    """Who does it. The old form knew one model: where that isn't here, whoever else can does what it can.
+    """The engine for a need. The old form had one model: without it, another engine that can do the work.
 
     Raises:
-        InvalidRequest: a variant of a model that has none.
-        StepaudiodError: nobody can; says what would make it possible.
+        InvalidRequest: `model_variant` for a model without variants.
+        StepaudiodError: no engine can; the message says what would make it possible.
     """
     variant = form.step_audio.model_variant
     is_old = without_organisation(form.model) == STEP_AUDIO
@@ -322,7 +298,7 @@ def _engine(service: Dispatcher, form: OldSpeechForm, need: str, caller: str = "
 
 
 def echoed(metadata: object) -> dict[str, str] | None:
-    """Metadata of a request in OpenAI's form as headers; None where it isn't what the old form calls so."""
+    """The metadata of a request in OpenAI's form as headers; None if it is not an object of short texts."""
     if metadata is None:
         return {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -334,10 +310,10 @@ def echoed(metadata: object) -> dict[str, str] | None:
 
 
 def metadata_headers(metadata: dict[str, str]) -> dict[str, str]:
-    """A request's metadata as headers; what a header can't hold is percent-encoded.
+    """A request's metadata as headers, percent-encoded where needed.
 
     Raises:
-        InvalidRequest: there is too much of it, or a name isn't one for a header.
+        InvalidRequest: it is too long, or a name can't be a header's.
     """
     headers = {}
     for name, value in metadata.items():
@@ -359,13 +335,13 @@ def metadata_headers(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _unused(form: OldSpeechForm, recordings: list[str], used: set[str]) -> list[str]:
-    """The names of what was given and isn't used."""
+    """The names of given fields and recordings that are not used."""
     given = [*_given(form, EVERY_MODE)]
     given += [ABOVE + name for name in _given(form.step_audio, EVERY_MODE_OF_STEP_AUDIO)]
     return sorted({*given, *recordings} - used)
 
 
 def _given(form: BaseModel, without: set[str]) -> list[str]:
-    """The fields that say something else than by default."""
+    """The fields with another value than their default."""
     fields = type(form).model_fields
     return [n for n in fields if n not in without and getattr(form, n) not in ("", fields[n].default)]

@@ -1,4 +1,4 @@
-"""`GET /metrics`: our counters in Prometheus's form. Its library is imported at the first such request."""
+"""`GET /metrics`: counters in Prometheus's form. Its library is imported at the first such request."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from stepaudiod import __version__
 from stepaudiod.counters import OUTCOMES, Counters, Histogram
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.requests import KINDS
+from stepaudiod.web.endpoint import DAEMON, Answer, endpoint
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -21,11 +22,21 @@ if TYPE_CHECKING:
 UNROUTED = "none"
 
 Values = Mapping[tuple[str, ...], float]
-"""Numbers by the values of their labels."""
+"""Numbers by label values."""
 
 
+PROMETHEUS: dict[str, tuple[str, ...]] = {
+    "text/plain; version=0.0.4; charset=utf-8": (),
+    "application/openmetrics-text; version=1.0.0; charset=utf-8": (),
+}
+
+
+@endpoint("GET /metrics", "getMetrics", DAEMON, {200: Answer("The counters.", PROMETHEUS)})
 async def metrics(request: Request) -> Response:
-    """`GET /metrics`: what has been done and what is being done; it wakes nothing."""
+    """Get counters in Prometheus's form, or as OpenMetrics where `Accept` names it.
+
+    Starts no worker.
+    """
     from prometheus_client import CollectorRegistry, ProcessCollector
     from prometheus_client.exposition import choose_encoder
 
@@ -37,23 +48,18 @@ async def metrics(request: Request) -> Response:
 
 
 class ServiceCollector:
-    """What the service knows, as Prometheus's families.
-
-    Args:
-        service: whose counters.
-    """
+    """The counters and state of the service as families of Prometheus."""
 
     def __init__(self, service: Dispatcher) -> None:
         self._service = service
 
     def collect(self) -> Iterator[Metric]:
-        """Every family."""
         yield from self._now()
         yield from _requests(self._service.counters)
         yield from _worker(self._service.counters)
 
     def _now(self) -> Iterator[Metric]:
-        """What is so at this moment."""
+        """The current state."""
         from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
         service, worker = self._service, self._service.worker
@@ -61,8 +67,8 @@ class ServiceCollector:
             worker = None
         yield InfoMetricFamily("stepaudiod_build", "The running version", value={"version": __version__})
         for name, text, value in (
-            ("requests_active", "Requests being worked on", service.active),
-            ("requests_waiting", "Requests that wait for their turn", service.queued),
+            ("requests_active", "Requests in progress", service.active),
+            ("requests_waiting", "Requests in the queue", service.queued),
             ("worker_running", "1 while there is a worker", worker is not None),
             (
                 "worker_busy",
@@ -80,35 +86,32 @@ class ServiceCollector:
 
 
 def _requests(counters: Counters) -> Iterator[Metric]:
-    """Work and answers."""
     every: Values = {
         (kind, outcome): counters.requests[kind, outcome] for kind in KINDS for outcome in OUTCOMES
     }
     yield _counter("requests", "Requests for work, by how they ended", ("kind", "outcome"), every)
     yield _histogram("request_duration_seconds", "From arrival to end", "kind", counters.duration)
     yield _histogram(
-        "first_audio_seconds", "From a request's arrival to its first sound", "engine", counters.first_audio
+        "first_audio_seconds", "From a request's arrival to its first audio", "engine", counters.first_audio
     )
     yield _histogram(
-        "real_time_factor", "The worker's seconds for one of sound", "engine", counters.real_time_factor
+        "real_time_factor", "Seconds of work for a second of audio", "engine", counters.real_time_factor
     )
-    yield _counter("audio_seconds", "Sound made", ("engine",), _by_one(counters.audio_s))
+    yield _counter("audio_seconds", "Audio made", ("engine",), _by_one(counters.audio_s))
     answers: Values = {(endpoint, str(status)): n for (endpoint, status), n in counters.answers.items()}
     yield _counter("responses", "HTTP responses", ("endpoint", "status"), answers)
 
 
 def _worker(counters: Counters) -> Iterator[Metric]:
-    """The worker's life."""
     deaths: Values = {(reason,): counters.worker_deaths[reason] for reason in ("died", "hung")}
     yield _counter("worker_starts", "Workers started", (), {(): counters.worker_starts})
-    yield _counter("worker_deaths", "Workers that ended although nobody wanted it", ("reason",), deaths)
+    yield _counter("worker_deaths", "Workers that ended unexpectedly", ("reason",), deaths)
     yield _counter("loads", "Engines loaded", ("engine",), _by_one(counters.loads))
     yield _counter("load_seconds", "Time that loading took", ("engine",), _by_one(counters.load_s))
-    yield _counter("unloads", "Engines given up again", ("engine",), _by_one(counters.unloads))
+    yield _counter("unloads", "Engines unloaded", ("engine",), _by_one(counters.unloads))
 
 
 def _by_one(values: Mapping[str, float]) -> Values:
-    """Keys as label values."""
     return {(name,): value for name, value in values.items()}
 
 
@@ -123,7 +126,6 @@ def _counter(name: str, text: str, labels: Iterable[str], values: Values) -> Met
 
 
 def _histogram(name: str, text: str, label: str, values: Mapping[str, Histogram]) -> Metric:
-    """A family of histograms."""
     from prometheus_client.core import HistogramMetricFamily
 
     family = HistogramMetricFamily(f"stepaudiod_{name}", text, labels=[label])
@@ -133,19 +135,13 @@ def _histogram(name: str, text: str, label: str, values: Mapping[str, Histogram]
 
 
 class CountAnswers:
-    """Counts every response by the function that answered, as `voices.delete`, and the status it began with.
-
-    Args:
-        app: who answers.
-        counters: where to.
-    """
+    """Counts every response by its handler, such as `voices.delete`, and its status."""
 
     def __init__(self, app: ASGIApp, counters: Counters) -> None:
         self._app = app
         self._counters = counters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -171,7 +167,7 @@ class CountAnswers:
 
 
 def _name(scope: Scope) -> str:
-    """Module and function that answer; nobody does for an unknown path, or before a refusal."""
+    """The handler as `module.function`; an unknown path or a refused request has none."""
     endpoint = scope.get("endpoint")
     if not isinstance(endpoint, FunctionType):
         return UNROUTED

@@ -1,9 +1,9 @@
-"""Model names that clients are configured with, beside those of /v1/models: OpenAI's, and the customary ones.
+"""Model names that clients are configured with, beside those of /v1/models: OpenAI's and customary ones.
 
-    tts-1, gpt-4o-mini-tts-2025-12-15        the engine that speaks
-    whisper-1, gpt-4o-transcribe             the engine that transcribes
-    hexgrad/Kokoro-82M                       kokoro, or the engine that speaks where it is not installed
-    openai/whisper-large-v3                  whisper-large-v3, or the engine that transcribes
+    tts-1, gpt-4o-mini-tts-2025-12-15        the default speech engine
+    whisper-1, gpt-4o-transcribe             the default recogniser
+    hexgrad/Kokoro-82M                       kokoro, or the default speech engine if it is not installed
+    openai/whisper-large-v3                  whisper-large-v3, or the default recogniser
 
 Case and the organisation before a slash do not matter. Knows names only, not what is installed.
 """
@@ -17,7 +17,7 @@ OPENAI_SPEECH = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 OPENAI_TRANSCRIPTION = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe")
 """OpenAI's own names, as /v1/models lists them; each also has dated snapshots."""
 
-# patterns are compiled at their first use: a health check that wakes the front needs none of them
+# Patterns are compiled at their first use: a health check that wakes the front needs none of them.
 _SNAPSHOT = r"-(?:[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{4})$"
 _SPEECH = r"tts-1(?:-hd)?|gpt-?4o-mini-tts"
 _TRANSCRIPTION = r"whisper-1|gpt-transcribe|gpt-4o-(?:mini-)?transcribe(?:-diarize)?"
@@ -30,8 +30,8 @@ class Meaning(NamedTuple):
     """What a customary name stands for.
 
     Attributes:
-        need: `speak` or `transcribe`; see `engines.catalog.can`.
-        engine: taken where it is installed; "" or absent: the engine that serves.
+        need: `speak` or `transcribe`; see `engines.registry.can`.
+        engine: used if it is installed; otherwise, or if "", the default one.
     """
 
     need: str
@@ -44,11 +44,7 @@ def without_organisation(name: str) -> str:
 
 
 def meaning(name: str) -> Meaning | None:
-    """What a model's name stands for; None where it is no customary name.
-
-    Args:
-        name: as the client wrote it.
-    """
+    """What a model's name stands for; None if it is not a customary name."""
     plain = without_organisation(name)
     undated = re.sub(_SNAPSHOT, "", plain)
     if re.fullmatch(_SPEECH, undated):

@@ -1,4 +1,4 @@
-"""What can speak: models, voices, what is loaded, and unloading. None of it wakes the worker."""
+"""Models, their voices, what is loaded, and unloading. None of these endpoints starts the worker."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from stepaudiod import __version__
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.engines.local_models import OLD_VARIANTS, QUANTIZATIONS, STEP_AUDIO
 from stepaudiod.engines.registry import can
-from stepaudiod.errors import EngineUnavailable
+from stepaudiod.errors import Busy, EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.requests import EngineDescription
+from stepaudiod.web.endpoint import MODELS, NAMES_A_MODEL, VOICES, Parameter, endpoint
 from stepaudiod.web.model_names import OPENAI_SPEECH, OPENAI_TRANSCRIPTION
 from stepaudiod.web.resolve import caller_of, find_engine
 
 CREATED = 1763856000
-"""OpenAI's form wants a time of creation; the project's first day serves for all."""
+"""OpenAI's form has a time of creation; ours is that of the project."""
 
 
 def _describe(engine: EngineDescription, service: Dispatcher, caller: str, name: str = "") -> dict[str, Any]:
-    """A model in OpenAI's form, and what more there is to know of it; `name` is another name for it."""
+    """A model in OpenAI's form, with our fields; `name` is another name for it."""
     model: dict[str, Any] = {
         "id": name or engine.name,
         "object": "model",
@@ -35,7 +36,7 @@ def _describe(engine: EngineDescription, service: Dispatcher, caller: str, name:
     if name:
         model["stands_for"] = engine.name
     else:
-        with contextlib.suppress(EngineUnavailable):  # what is configured can't be used; the others can
+        with contextlib.suppress(EngineUnavailable):  # the configured engine can't be used; others can
             choice = service.choice(caller=caller)
             if choice.engine is engine:
                 model["default"] = choice.reason
@@ -52,18 +53,29 @@ def _describe(engine: EngineDescription, service: Dispatcher, caller: str, name:
     }
 
 
+@endpoint(
+    "GET /v1/models/{id:path}",
+    "getModel",
+    MODELS,
+    "Model",
+    errors=NAMES_A_MODEL,
+    parameters=(Parameter("id", "path", "a model's id", "hibari"),),
+)
 async def get_model(request: Request) -> Response:
-    """`GET /v1/models/{id}`: one of them; a variant too, and what another name stands for."""
+    """Get one model.
+
+    `id` may be a variant, or a customary name such as `tts-1-1106` or `openai/whisper-large-v3`.
+    """
     service: Dispatcher = request.app.state.service
     if not (id := request.path_params["id"].strip("/")):
-        return await list_models(request)
+        return JSONResponse({"object": "list", "data": _installed(request)})
     caller = caller_of(request)
     engine = find_engine(service, id, caller=caller)
     return JSONResponse(_describe(engine, service, caller, "" if id == engine.name else id))
 
 
 def _installed(request: Request) -> list[dict[str, Any]]:
-    """What is installed, the best first, then OpenAI's names for what serves."""
+    """The installed models, the best first, then OpenAI's names for the default ones."""
     service: Dispatcher = request.app.state.service
     caller = caller_of(request)
     installed = service.catalog.seen_by(caller).installed()
@@ -75,19 +87,29 @@ def _installed(request: Request) -> list[dict[str, Any]]:
     return models
 
 
+@endpoint("GET /v1/models", "listModels", MODELS, "ModelList")
 async def list_models(request: Request) -> Response:
-    """`GET /v1/models`: what is installed, and OpenAI's names for what serves."""
+    """List the installed models, the best first, then OpenAI's names for the default ones."""
     return JSONResponse({"object": "list", "data": _installed(request)})
 
 
+@endpoint("GET /v1/audio/models", "listSpeechModels", MODELS, "SpeechModelList")
 async def list_speakers(request: Request) -> Response:
-    """`GET /v1/audio/models`: those of them that speak, in the form of Kokoro-FastAPI too."""
+    """List the models of /v1/models that speak; `models` has their ids, in the form of Kokoro-FastAPI."""
     data = [each for each in _installed(request) if each["capabilities"]["speak"]]
     return JSONResponse({"object": "list", "data": data, "models": [{"id": each["id"]} for each in data]})
 
 
+@endpoint(
+    "GET /v1/voices",
+    "listSpeakers",
+    VOICES,
+    "Speakers",
+    errors=NAMES_A_MODEL,
+    parameters=(Parameter("model", "query", "the model; by default the one that serves", "hibari"),),
+)
 async def list_voices(request: Request) -> Response:
-    """`GET /v1/voices`: the voices of the engine that serves, or of `?model=`."""
+    """List the voices of one model, in the old containers' form."""
     service: Dispatcher = request.app.state.service
     model = request.query_params.get("model")
     caller = caller_of(request)
@@ -113,13 +135,14 @@ async def list_voices(request: Request) -> Response:
     )
 
 
+@endpoint("GET /api/v1/models/status", "getStatus", MODELS, "Status")
 async def status(request: Request) -> Response:
-    """`GET /api/v1/models/status`: what is loaded and when it will sleep."""
+    """Get what is loaded, what is being done, and when the daemon sleeps."""
     return JSONResponse(describe_status(request.app.state.service, request.app.state.idle))
 
 
 def describe_status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
-    """One entry a model, and `daemon`."""
+    """An entry for each model, and `daemon`."""
     worker = service.worker
     loading = None if worker is None else worker.loading
     try:
@@ -151,20 +174,20 @@ def describe_status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
 
 
 def _names(service: Dispatcher) -> list[str]:
-    """The installed models, and a loaded variant that isn't among them."""
+    """The installed models, and loaded variants of them."""
     loaded = [] if service.worker is None else service.worker.loaded
     return list(dict.fromkeys([*(e.name for e in service.catalog.installed()), *loaded]))
 
 
 def _old_statuses(service: Dispatcher, idle: IdleClock) -> dict[str, dict[str, Any]]:
-    """What the old containers called variants; `model` is each one's name here."""
+    """The old containers' names of variants; `model` is each one's name here."""
     engines = service.catalog.engines
     named = {old: _variants(old, engines) for old in OLD_VARIANTS}
     return {old: {**_model_status(names, service, idle), "model": names[0]} for old, names in named.items()}
 
 
 def _variants(old: str, engines: tuple[EngineDescription, ...]) -> list[str]:
-    """The models that an old name stands for: the variant, and the plain model where it is configured so."""
+    """The models that an old name stands for: the variant, and the plain model if configured like it."""
     ending = OLD_VARIANTS[old]
     plain = next((e for e in engines if e.name == STEP_AUDIO), None)
     is_plain = plain is not None and plain.options["quantization"] == QUANTIZATIONS[ending]
@@ -172,7 +195,7 @@ def _variants(old: str, engines: tuple[EngineDescription, ...]) -> list[str]:
 
 
 def _model_status(names: list[str], service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
-    """One model, in the form the old containers had, and what it tells of itself where it is loaded."""
+    """One model in the old containers' form, with what it reports about itself while it is loaded."""
     worker = service.worker
     loaded = {} if worker is None else worker.loaded
     about = next((loaded[each] for each in names if each in loaded), None)
@@ -189,8 +212,16 @@ def _model_status(names: list[str], service: Dispatcher, idle: IdleClock) -> dic
     }
 
 
+@endpoint(
+    "POST /api/v1/models/{name}/unload",
+    "unloadModel",
+    MODELS,
+    "Unloaded",
+    errors=(*NAMES_A_MODEL, Busy),
+    parameters=(Parameter("name", "path", "a model's id", "hibari"),),
+)
 async def unload(request: Request) -> Response:
-    """`POST /api/v1/models/{name}/unload`: end the worker; nothing of the model stays in memory."""
+    """End the worker, so that nothing of the model stays in memory."""
     service: Dispatcher = request.app.state.service
     name = request.path_params["name"]
     loaded = service.worker.loaded if service.worker is not None else {}

@@ -1,4 +1,4 @@
-"""The id of a request, for the journal and the response header."""
+"""The id of a request, in the journal and the response header."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestId:
-    """Gives every request a name: the client's `X-Request-Id` where it is sound, and a new one otherwise."""
+    """Gives every request an id: the client's `X-Request-Id` if it is valid, otherwise a new one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Name the request, and say the name in the response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -1,18 +1,20 @@
-"""Which engine a request means: the name in it, or whoever can do what it needs; and what it can follow."""
+"""What a request means here: the engine, the voice, the language and what of the instructions is followed."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 from starlette.requests import Request
 
 from stepaudiod.audio.ai_marking import HEADER, Mark
 from stepaudiod.config import Settings
 from stepaudiod.dispatcher import Dispatcher
+from stepaudiod.edits import Edit
 from stepaudiod.engines.instructions import Followed, follow
 from stepaudiod.engines.local_models import STEP_AUDIO
 from stepaudiod.engines.registry import NEEDS, can
-from stepaudiod.engines.voice_names import told_language
+from stepaudiod.engines.voice_names import require_speakable, resolve_voice, told_language
 from stepaudiod.errors import InvalidRequest, Unsupported
 from stepaudiod.requests import (
     EditRequest,
@@ -28,19 +30,28 @@ from stepaudiod.text.scripts import main_language
 from stepaudiod.web.model_names import meaning, without_organisation
 from stepaudiod.web.schemas import SpeechForm
 
+MODEL = "X-StepAudio-Model"
+SOUND_HEADERS = (MODEL, HEADER, "X-StepAudio-Seed", "X-StepAudio-Pieces", "X-StepAudio-Warning")
+"""Headers that a response with audio may have; the engine reports the seed and the pieces."""
+
+KOKORO_LETTERS = {
+    "a": "en", "b": "en", "e": "es", "f": "fr", "h": "hi", "i": "it", "j": "ja", "p": "pt", "z": "zh",
+}  # fmt: skip
+"""The languages of `lang_code` in Kokoro's own programs."""
+
 
 def find_engine(service: Dispatcher, model: str, need: str = "speak", caller: str = "") -> EngineDescription:
     """The engine of that name, or the one that a customary name stands for here.
 
     Args:
-        service: knows what is installed.
+        service: for its catalog of engines.
         model: as the client wrote it.
-        need: what a name of a model that speaks is to be good for; see `engines.catalog.can`.
-        caller: whose voices count, see `caller_of`; "" leaves those that all callers have.
+        need: what the engine of a customary speech model must be able to do; see `engines.registry.can`.
+        caller: whose private voices count, see `caller_of`; "" counts shared voices only.
 
     Raises:
         NotFound: the name means nothing here.
-        EngineUnavailable: the engine is not installed, or nothing that is can do the work.
+        EngineUnavailable: the engine is not installed, or no installed engine can do the work.
     """
     catalog = service.catalog.seen_by(caller)
     plain = without_organisation(model)
@@ -57,23 +68,23 @@ def find_engine(service: Dispatcher, model: str, need: str = "speak", caller: st
 
 
 def caller_of(request: Request) -> str:
-    """The name of the API key that a request has shown; "" for none."""
+    """The name of the API key of a request; "" without one."""
     return str(request.scope["state"]["caller"])
 
 
 def engine_for(service: Dispatcher, model: str | None, need: str, caller: str = "") -> EngineDescription:
-    """The engine that a request's `model` means.
+    """The engine for a request.
 
     Args:
-        service: knows what is installed.
-        model: as the client wrote it; None leaves it to us.
-        need: see `engines.catalog.can`.
-        caller: whose voices count, see `caller_of`; "" leaves those that all callers have.
+        service: for its catalog of engines.
+        model: as the client wrote it; None selects the best engine.
+        need: see `engines.registry.can`.
+        caller: see `find_engine`.
 
     Raises:
         NotFound: there is no such model.
-        EngineUnavailable: it isn't installed, or nothing that is can do it.
-        Unsupported: the model that was named can't do it; names those that can.
+        EngineUnavailable: it is not installed, or no installed engine can do the work.
+        Unsupported: the named model can't do the work; the message names those that can.
     """
     if model is None:
         return service.choice(need, caller).engine
@@ -85,74 +96,84 @@ def engine_for(service: Dispatcher, model: str | None, need: str, caller: str = 
             f"The model {engine.name} has no voice yet. Make one from a recording: POST /v1/audio/voices.",
             "voice",
         )
-    others = [e.name for e in service.catalog.seen_by(caller).installed() if can(e, need)]
-    hint = f"These can: {', '.join(others)}." if others else _how(service, need)
+    able = [e.name for e in service.catalog.seen_by(caller).installed() if can(e, need)]
+    could = [e.install for e in service.catalog.engines if can(e, need)]
+    if able:
+        hint = f"These can: {', '.join(able)}."
+    else:
+        hint = f"To have one that can, {'; '.join(could)}." if could else "No engine can."
     raise Unsupported(f"The model {engine.name} can't {NEEDS.get(need, need)}. {hint}", "model")
 
 
-def work_for(
-    request: Request, engine: EngineDescription, work: Work, format: str | None
-) -> AsyncIterator[Result]:
-    """Have an engine do a request's work, under the request's id and its caller's name.
+class ResolvedSpeech(NamedTuple):
+    """A speech request as the engine takes it.
+
+    Attributes:
+        engine: the engine that speaks.
+        work: the text with its voice, language and edit.
+        headers: the voice, and what of the instructions is followed.
+        ignored: fields whose value can't be followed.
+    """
+
+    engine: EngineDescription
+    work: SpeechRequest
+    headers: dict[str, str]
+    ignored: tuple[str, ...]
+
+
+def resolve_speech(
+    request: Request,
+    form: SpeechForm,
+    engine: EngineDescription | None = None,
+    edit: Edit | None = None,
+    has_reference: bool = False,
+) -> ResolvedSpeech:
+    """Find the engine, voice and language of a speech request, and what of its instructions can be followed.
 
     Args:
-        request: whose work it is.
-        engine: who does it.
-        work: what is asked for.
-        format: of the audio; None where none comes.
+        request: for its caller and the daemon's engines.
+        form: its fields.
+        engine: the engine, where the form's `model` does not decide it alone.
+        edit: an emotion or style that is given already; the instructions are not read then.
+        has_reference: whether a recording of the request takes the place of the voice.
+
+    Raises:
+        StepaudiodError: no engine here can do it, or a field has a wrong value.
     """
-    service: Dispatcher = request.app.state.service
-    state = request.scope["state"]
-    if not isinstance(work, TranscriptionRequest):
-        work = work._replace(is_marked=_is_marked(request))
-    return service.run(engine, work, format, state["request_id"], state["caller"], state["share"])
+    engine = engine or engine_for(request.app.state.service, form.model, "speak", caller_of(request))
+    require_speakable(engine, form.input)
+    voice, headers = "", {}
+    if not has_reference:
+        wanted = form.voice if isinstance(form.voice, str) else form.voice.id
+        voice = headers["X-StepAudio-Voice"] = resolve_voice(engine, wanted, form.input)
+    followed, ignored = Followed(), []
+    if form.instructions and edit is None:
+        followed = _follow(engine, form.instructions)
+        if followed.said:
+            headers["X-StepAudio-Instructions"] = followed.said
+        else:
+            ignored.append("instructions")
+    language, field = _language(engine, form)
+    if field:
+        ignored.append(field)
+    work = SpeechRequest(
+        form.input,
+        voice,
+        form.speed,
+        form.seed,
+        language=language or followed.language,
+        edit=edit or followed.edit,
+    )
+    return ResolvedSpeech(engine, work, headers, tuple(ignored))
 
 
-def sound_headers(request: Request, engine: EngineDescription, work: Work) -> dict[str, str]:
-    """The headers of a response with sound: the model, the mark (aac and pcm have no other), unknown tags."""
-    headers = {"X-StepAudio-Model": engine.name}
-    if warned := _warning(engine, work):
-        headers["X-StepAudio-Warning"] = warned
-    return headers | {HEADER: str(Mark.of(work, engine.name))} if _is_marked(request) else headers
+def _follow(engine: EngineDescription, instructions: str) -> Followed:
+    """What of the instructions this engine can follow."""
+    return follow(instructions) if "style" in engine.capabilities.edits else Followed()
 
 
-def _warning(engine: EngineDescription, work: Work) -> str | None:
-    """What is said of tags in a text that the engine reads but doesn't know."""
-    if "paralinguistic" not in engine.capabilities.edits:
-        return None
-    if isinstance(work, SpeechRequest):
-        return warning(work.text)
-    return warning(work.edit.text or "") if isinstance(work, EditRequest) else None
-
-
-def _is_marked(request: Request) -> bool:
-    settings: Settings = request.app.state.settings()
-    return settings.marking.metadata
-
-
-def _how(service: Dispatcher, need: str) -> str:
-    could = [e.install for e in service.catalog.engines if can(e, need)]
-    return f"To have one that can, {'; '.join(could)}." if could else "No engine can."
-
-
-def follow_instructions(engine: EngineDescription, instructions: str | None) -> tuple[Followed, list[str]]:
-    """What of a request's instructions the engine can follow, and `instructions` where it is nothing."""
-    if not instructions:
-        return Followed(), []
-    followed = follow(instructions)
-    if followed.said and "style" in engine.capabilities.edits:
-        return followed, []
-    return Followed(), ["instructions"]
-
-
-KOKORO_LETTERS = {
-    "a": "en", "b": "en", "e": "es", "f": "fr", "h": "hi", "i": "it", "j": "ja", "p": "pt", "z": "zh",
-}  # fmt: skip
-"""What `lang_code` says in Kokoro's own programs."""
-
-
-def follow_language(engine: EngineDescription, form: SpeechForm) -> tuple[str | None, list[str]]:
-    """What the engine is told of the language, and the field that says it where that isn't followed.
+def _language(engine: EngineDescription, form: SpeechForm) -> tuple[str | None, str]:
+    """The language that the engine is told, and the form's field for it where that can't be followed.
 
     Raises:
         InvalidRequest: the engine does not speak the language that `language` names.
@@ -165,6 +186,41 @@ def follow_language(engine: EngineDescription, form: SpeechForm) -> tuple[str | 
     except InvalidRequest:
         if field == "language":
             raise
-        return None, [field]
+        return None, field
     is_followed = told is not None or language_code(language) in ("", main_language(form.input))
-    return told, [] if is_followed else [field]
+    return told, "" if is_followed else field
+
+
+def start_work(
+    request: Request, engine: EngineDescription, work: Work, format: str | None = None
+) -> tuple[AsyncIterator[Result], dict[str, str]]:
+    """Queue a request's work under its id and its caller's name.
+
+    Args:
+        request: whose work it is.
+        engine: the engine that does it.
+        work: what to do.
+        format: of the audio; None for work without audio.
+
+    Returns:
+        The results, and the response's headers: the model; for audio also the AI mark, which aac and pcm have
+        nowhere else, and tags that the model does not know.
+    """
+    service: Dispatcher = request.app.state.service
+    settings: Settings = request.app.state.settings()
+    headers = {MODEL: engine.name}
+    if not isinstance(work, TranscriptionRequest):
+        work = work._replace(is_marked=settings.marking.metadata)
+        if settings.marking.metadata:
+            headers[HEADER] = str(Mark.of(work, engine.name))
+        if unknown := _unknown_tags(engine, work):
+            headers["X-StepAudio-Warning"] = unknown
+    state = request.scope["state"]
+    pieces = service.run(engine, work, format, state["request_id"], state["caller"], state["share"])
+    return pieces, headers
+
+
+def _unknown_tags(engine: EngineDescription, work: SpeechRequest | EditRequest) -> str | None:
+    if "paralinguistic" not in engine.capabilities.edits:
+        return None
+    return warning(work.text if isinstance(work, SpeechRequest) else work.edit.text or "")

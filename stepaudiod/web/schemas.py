@@ -1,8 +1,8 @@
-"""The requests of the API, field by field: one definition serves validation and the document."""
+"""The request bodies of the API: the schemas that validate them, and that the document shows."""
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -31,11 +31,10 @@ INTENSITIES: dict[str, float] = {
     "much": 2.0,
     "dramatically": 3.0,
 }
-"""Words for a strength; the numbers are those that the model's own words stand for."""
+"""Words for a strength, with the numbers that they stand for in the model's prompts."""
 
 
 def _number_of(word: object) -> object:
-    """A strength in words as the number it stands for."""
     return INTENSITIES.get(word.strip().lower(), word) if isinstance(word, str) else word
 
 
@@ -56,8 +55,8 @@ Language = Annotated[
     str,
     Field(
         max_length=100,
-        description=f"where the text alone doesn't tell: {', '.join(LANGUAGES)}; others need no name. Codes "
-        "and names are understood; auto and the empty text leave it open",
+        description=f"needed where the text does not show it: {', '.join(LANGUAGES)}. A code or a name; auto "
+        "and the empty text leave it open",
     ),
 ]
 TEXTS: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "string"}}
@@ -66,7 +65,7 @@ MAX_INSTRUCTIONS = 4096
 
 
 def limited_by(setting: str) -> JsonDict:
-    """For a text whose longest length is configured: `check_length` holds it, the document tells it."""
+    """Name the setting that limits a text's length, for the document; `check_length` enforces it."""
     return {"x-setting": setting}
 
 
@@ -74,15 +73,22 @@ MAX_TEXT = limited_by("limits.max_text")
 
 
 def _say_nothing_of_others(schema: JsonDict) -> None:
-    """Other properties are allowed where a schema doesn't mention them; some test generators need that."""
+    """Remove `additionalProperties: true`, which is the default and confuses some test generators."""
     schema.pop("additionalProperties", None)
 
 
 class Form(BaseModel):
-    """A request. A field that it doesn't have is ignored and named in the response; null is absent."""
+    """A request body. An unknown field is ignored and named in the response; null is the same as absent.
 
-    # validators are built at their first use: a health check that wakes the front needs none of them
+    Attributes:
+        files: the fields of a multipart form that hold files, and whether each is required. A form without
+            any is JSON.
+    """
+
+    # Validators are built at their first use: a health check that wakes the front needs none of them.
     model_config = ConfigDict(extra="allow", defer_build=True, json_schema_extra=_say_nothing_of_others)
+
+    files: ClassVar[dict[str, bool]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -92,7 +98,7 @@ class Form(BaseModel):
         return {name: value for name, value in given.items() if value is not None}
 
     def unknown(self, above: str = "") -> Iterator[str]:
-        """The names of fields that are not in the form, or not in a form inside of it."""
+        """The names of fields that this form, or a form inside it, does not have."""
         yield from (f"{above}{name}" for name in self.model_extra or ())
         for name in type(self).model_fields:
             if isinstance(inner := getattr(self, name), Form):
@@ -109,10 +115,17 @@ class SpeechForm(Form):
     """`POST /v1/audio/speech`, in OpenAI's form."""
 
     model: str = Field(
-        description="a model of /v1/models; tts-1 and its kin mean the one that `engine` chose"
+        description="a model of /v1/models; tts-1 and similar names mean the default engine",
+        examples=["tts-1"],
     )
-    input: str = Field(description="the text to speak", json_schema_extra=MAX_TEXT)
-    voice: str | VoiceId = Field(description="a voice of /v1/voices, or one of OpenAI's names")
+    input: str = Field(
+        description="the text to speak",
+        examples=["Hello. I was asleep until you called."],
+        json_schema_extra=MAX_TEXT,
+    )
+    voice: str | VoiceId = Field(
+        description="a voice of /v1/voices, or one of OpenAI's names", examples=["alloy"]
+    )
     response_format: AudioFormat = "mp3"
     speed: float = Field(1.0, ge=0.25, le=4.0, description="1.0 is the voice's own pace")
     seed: Seed = None
@@ -120,12 +133,12 @@ class SpeechForm(Form):
     lang_code: str = Field(
         "",
         max_length=100,
-        description="the language as Kokoro-FastAPI's clients name it, by a letter or a code; where "
-        "`language` doesn't say it",
+        description="the language as Kokoro-FastAPI's clients name it, by a letter or a code; used without "
+        "`language`",
     )
     stream: bool = Field(False, description="audio is always sent while it is made")
     metadata: Annotated[Any, WithJsonSchema(TEXTS)] = Field(
-        None, description="an object of texts comes back in headers x-metadata-NAME"
+        None, description="an object of texts is returned in headers x-metadata-NAME"
     )
     stream_format: Literal["audio", "sse"] = Field(
         "audio", description="sse sends the audio in events, base64, and the usage at the end"
@@ -133,8 +146,8 @@ class SpeechForm(Form):
     instructions: str | None = Field(
         None,
         max_length=MAX_INSTRUCTIONS,
-        description="how to speak; an emotion, a style or a dialect that is named in it is followed where "
-        "the engine can, and a header says which",
+        description="how to speak; an emotion, a style or a dialect in it is followed where the engine can, "
+        "and a header names it",
     )
 
 
@@ -143,7 +156,7 @@ OldVariant = Literal["base", "awq", "bnb"]
 Base64 = Annotated[str | None, Field(description="a recording in base64, or a data: URL")]
 RecordingUrl = Annotated[
     str | None,
-    Field(max_length=4096, description="where a recording is; only with the setting allow_url_fetch"),
+    Field(max_length=4096, description="a recording's URL; only with the setting allow_url_fetch"),
 ]
 
 
@@ -152,7 +165,7 @@ class StepAudioForm(Form):
 
     mode: OldMode = Field("clone", description="clone speaks `input`; the others change a recording")
     model_variant: OldVariant | None = Field(
-        None, description="how many bits; without it those that are configured"
+        None, description="the quantization; by default the configured one"
     )
     prompt_text: str | None = Field(
         None, description="what the recording to clone says", json_schema_extra=MAX_TEXT
@@ -165,7 +178,7 @@ class StepAudioForm(Form):
         None, description="what the recording to change says", json_schema_extra=MAX_TEXT
     )
     edit_info: str | None = Field(
-        None, description="which emotion, style or speed; with clone, an emotion or a style for what is said"
+        None, description="which emotion, style or speed; with clone, the emotion or style of the speech"
     )
     intensity: Intensity = 1.0
     n_edit_iter: Iterations = 1
@@ -180,21 +193,26 @@ class OldSpeechForm(SpeechForm):
         json_schema_extra=MAX_TEXT,
     )
     voice: str | VoiceId = Field(
-        "", description="a voice of /v1/voices; without it, and without a recording, the first"
+        "", description="a voice of /v1/voices; by default the first, or the recording's"
     )
     response_format: AudioFormat = "wav"
-    metadata: dict[str, str] | None = Field(None, description="comes back in headers x-metadata-NAME")
+    metadata: dict[str, str] | None = Field(None, description="returned in headers x-metadata-NAME")
     step_audio: StepAudioForm = Field(default_factory=StepAudioForm)
 
 
 class UploadForm(Form):
-    """`POST /v1/audio/speech/upload`; `prompt_audio_file` and `input_audio_file` hold recordings."""
+    """`POST /v1/audio/speech/upload`."""
 
-    payload: str = Field(description="the JSON of a request to /v1/audio/speech")
+    files = {"prompt_audio_file": False, "input_audio_file": False}
+
+    payload: str = Field(
+        description="the JSON of a request to /v1/audio/speech",
+        examples=['{"input": "Hello.", "step_audio": {"mode": "clone", "prompt_text": "Hi there."}}'],
+    )
 
 
 def _is_chunking(value: str) -> str:
-    """Accept what OpenAI does: `auto`, or an object that describes a voice activity detector."""
+    """Accept what OpenAI accepts: `auto`, or an object that describes a voice activity detector."""
     if value == "auto":
         return value
     try:
@@ -207,41 +225,45 @@ def _is_chunking(value: str) -> str:
 
 
 class TranscriptionForm(Form):
-    """`POST /v1/audio/transcriptions`, in OpenAI's form; `file` holds the recording."""
+    """`POST /v1/audio/transcriptions`, in OpenAI's form."""
 
-    model: str = Field(description="a model of /v1/models; whisper-1 and its kin mean the best that is here")
+    files = {"file": True}
+
+    model: str = Field(
+        description="a model of /v1/models; whisper-1 and similar names mean the default recogniser",
+        examples=["whisper-1"],
+    )
     language: Annotated[str, AfterValidator(language_code)] = Field(
         "",
         max_length=100,
-        description="of what is spoken: an ISO 639-1 code, a BCP 47 tag or a name; found out without it, and "
-        "with auto",
+        description="the spoken language: an ISO 639-1 code, a BCP 47 tag or a name; detected without it "
+        "and with auto",
     )
     languages: list[Annotated[str, AfterValidator(language_code)]] = Field(
-        [], description="one is taken as `language`; several are ignored: which one it is is found out"
+        [], description="one is used as `language`; several are ignored, and the language is detected"
     )
-    prompt: str = Field("", description="words that may come up")
+    prompt: str = Field("", description="words that the recording may contain")
     keywords: list[str] = Field([], description="more of them")
     response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
     temperature: float = Field(0.0, ge=0.0, le=1.0)
     timestamp_granularities: list[Literal["word", "segment"]] = Field(
-        ["segment"], description="which times verbose_json has"
+        ["segment"], description="which timestamps verbose_json has"
     )
-    stream: bool | None = Field(None, description="events while it is written down; json and text only")
-    include: list[Literal["logprobs"]] = Field([], description="ignored: no recogniser here tells these")
+    stream: bool | None = Field(None, description="sends events; json and text only")
+    include: list[Literal["logprobs"]] = Field([], description="ignored: no recogniser here reports these")
     chunking_strategy: Annotated[str, AfterValidator(_is_chunking)] = Field(
-        "auto", description="auto is what happens; a detector's settings (`server_vad`) are ignored"
+        "auto", description="only auto is followed; settings of a detector (`server_vad`) are ignored"
     )
 
     def spoken(self) -> str | None:
-        """The code of the language that is spoken; None where it is to be found out."""
+        """The code of the spoken language; None to detect it."""
         return self.language or (self.languages[0] if len(self.languages) == 1 else "") or None
 
     def hint(self) -> str:
-        """All the words that may come up."""
         return ", ".join(each for each in (self.prompt, *self.keywords) if each.strip())
 
     def unused(self) -> Iterator[str]:
-        """The names of what is not followed."""
+        """The names of fields that are not followed."""
         if self.include:
             yield "include"
         if self.chunking_strategy != "auto":
@@ -252,14 +274,27 @@ class TranscriptionForm(Form):
 
 
 class VoiceForm(Form):
-    """`POST /v1/audio/voices`; `audio_sample` holds the recording."""
+    """`POST /v1/audio/voices`."""
 
-    name: str = Field(min_length=1, max_length=200, description="what people call it; the id is made from it")
+    files = {"audio_sample": True}
+
+    name: str = Field(
+        min_length=1,
+        max_length=200,
+        description="the display name; the id is made from it",
+        examples=["Aunt Mei"],
+    )
     consent: str = Field(
-        min_length=1, max_length=2000, description="who agreed that this voice is used, in words"
+        min_length=1,
+        max_length=2000,
+        description="the speaker's consent to the use of this voice, in words",
+        examples=["Mei agreed on 2 May"],
     )
     transcript: str = Field(
-        "", max_length=10_000, description="what the recording says; written down by a recogniser without it"
+        "",
+        max_length=10_000,
+        description="what the recording says; without it, a recogniser writes it down",
+        examples=["The birch canoe slid on the smooth planks."],
     )
     description: str = Field("", max_length=500)
     language: str = Field("", max_length=35, description="BCP 47 tag")
@@ -268,17 +303,23 @@ class VoiceForm(Form):
 
 
 class EditForm(Form):
-    """`POST /v1/audio/edits`; `file` holds the recording."""
+    """`POST /v1/audio/edits`."""
 
-    mode: str = Field(description="a mode of /v1/tags: emotion, style, speed, denoise, vad, paralinguistic")
-    model: str | None = Field(None, description="a model of /v1/models; without it the best that can")
-    edit_info: str | None = Field(None, description="which emotion, style or speed")
+    files = {"file": True}
+
+    mode: str = Field(
+        description="a mode of /v1/tags: emotion, style, speed, denoise, vad, paralinguistic",
+        examples=["emotion"],
+    )
+    model: str | None = Field(None, description="a model of /v1/models; without it, the best for the mode")
+    edit_info: str | None = Field(None, description="which emotion, style or speed", examples=["happy"])
     text: str | None = Field(
         None, description="for paralinguistic: the new text with its tags", json_schema_extra=MAX_TEXT
     )
     transcript: str = Field(
         "",
-        description="what the recording says; written down by a recogniser without it",
+        description="what the recording says; without it, a recogniser writes it down",
+        examples=["The birch canoe slid on the smooth planks."],
         json_schema_extra=MAX_TEXT,
     )
     intensity: Intensity = 1.0

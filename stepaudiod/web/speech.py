@@ -6,53 +6,40 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stepaudiod.config import Settings
-from stepaudiod.dispatcher import Dispatcher
-from stepaudiod.engines.voice_names import require_speakable, resolve_voice
-from stepaudiod.requests import SpeechRequest
 from stepaudiod.web import legacy
 from stepaudiod.web.body import check, check_length
+from stepaudiod.web.endpoint import SPEECH, WORKS, endpoint
 from stepaudiod.web.ignored_fields import ignored
 from stepaudiod.web.inline import read_json
-from stepaudiod.web.resolve import (
-    caller_of,
-    engine_for,
-    follow_instructions,
-    follow_language,
-    sound_headers,
-    work_for,
+from stepaudiod.web.resolve import resolve_speech, start_work
+from stepaudiod.web.schemas import OldSpeechForm, SpeechForm
+from stepaudiod.web.stream import SPEECH_ANSWER, speech_response
+
+
+@endpoint(
+    "POST /v1/audio/speech",
+    "createSpeech",
+    SPEECH,
+    {200: SPEECH_ANSWER},
+    errors=WORKS,
+    body=(SpeechForm, OldSpeechForm),
 )
-from stepaudiod.web.schemas import SpeechForm
-from stepaudiod.web.stream import speech_response
-
-
 async def speech(request: Request) -> Response:
-    """Speak, in OpenAI's form; a request in the old containers' form is handed over."""
-    service: Dispatcher = request.app.state.service
+    """Speak a text, in OpenAI's form.
+
+    `pcm` is 24 kHz, 16 bit, little-endian, mono, without a header. The body is read as JSON whatever its
+    `Content-Type` is. When the work fails after the first audio, the connection is closed without the end
+    that HTTP requires; an event stream sends the error first.
+    """
     settings: Settings = request.app.state.settings()
     body = await read_json(request, settings)
     if legacy.is_old(body):
         return await legacy.answer(request, body)
     form = check(SpeechForm, body)
     check_length(form.input, settings)
-    engine = engine_for(service, form.model, "speak", caller_of(request))
-    require_speakable(engine, form.input)
-    voice = resolve_voice(engine, form.voice if isinstance(form.voice, str) else form.voice.id, form.input)
-    followed, unused = follow_instructions(engine, form.instructions)
-    language, not_heeded = follow_language(engine, form)
-    wanted = SpeechRequest(
-        form.input,
-        voice,
-        form.speed,
-        form.seed,
-        language=language or followed.language,
-        edit=followed.edit,
-    )
-    headers = sound_headers(request, engine, wanted) | {"X-StepAudio-Voice": voice}
-    if followed.said:
-        headers["X-StepAudio-Instructions"] = followed.said
+    resolved = resolve_speech(request, form)
+    pieces, headers = start_work(request, resolved.engine, resolved.work, form.response_format)
     echo = legacy.echoed(form.metadata)
-    headers |= (echo or {}) | ignored(
-        [*unused, *not_heeded, *(["metadata"] if echo is None else []), *form.unknown()]
-    )
-    pieces = work_for(request, engine, wanted, form.response_format)
+    unused = [*resolved.ignored, *(["metadata"] if echo is None else []), *form.unknown()]
+    headers |= resolved.headers | (echo or {}) | ignored(unused)
     return speech_response(pieces, form, headers)

@@ -1,4 +1,4 @@
-"""Responses that are sent while they are made. They stop the work when the client goes."""
+"""Responses that are sent while they are made. They stop the work when the client disconnects."""
 
 from __future__ import annotations
 
@@ -19,31 +19,43 @@ from starlette.types import Receive, Scope, Send
 from stepaudiod.audio.formats import MEDIA_TYPES
 from stepaudiod.errors import StepaudiodError
 from stepaudiod.requests import Audio, Facts, Result, Segment
+from stepaudiod.web.endpoint import BYTES, EVENTS, Answer
 from stepaudiod.web.errors import error_body
+from stepaudiod.web.ignored_fields import IGNORED
+from stepaudiod.web.resolve import SOUND_HEADERS
 from stepaudiod.web.schemas import SpeechForm
 
 log = logging.getLogger(__name__)
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 FACT_PREFIX = "X-StepAudio-"
 MAX_FACT = 2000
-"""Proxies refuse a response whose headers are longer than a few kilobytes in all."""
+"""Proxies refuse responses with more than a few kilobytes of headers."""
 FRAMES_A_SECOND = 50
 UNBUFFERED = {"X-Accel-Buffering": "no"}
-"""Has nginx hand on each piece as it comes."""
+"""Makes nginx pass on each piece at once."""
+
+AUDIO: dict[str, tuple[str, ...]] = dict.fromkeys((BYTES, *MEDIA_TYPES.values()), ())
+"""Content types for the document. `application/octet-stream`, which is never sent, comes first: it is
+the only type of bytes that openapi-python-client generates code for."""
+SPEECH_ANSWER = Answer(
+    "Audio, sent while it is made; events where `stream_format` is `sse`.",
+    AUDIO | {EVENTS: ("SpeechAudioDelta", "SpeechAudioDone", "Error")},
+    (*SOUND_HEADERS, "X-StepAudio-Voice", "X-StepAudio-Instructions", IGNORED),
+)
 
 
 class StreamedResponse(Response):
-    """Pieces sent as they are made. Stops the work when the client goes, cuts the connection when it fails.
+    """Pieces sent as they are made.
 
-    An error before the first piece is raised, and answered with its status. After it, the only honest sign
-    that HTTP/1.1 has is a body without its end: the client sees that what it has isn't complete.
+    An error before the first piece is raised and answered with its status. After it, the body is left without
+    its end, which is HTTP/1.1's only sign of a failure: the client sees that it is incomplete.
 
     Args:
         pieces: the work's results.
         media_type: of the body.
-        headers: more of them; facts that come before the first sound join them.
+        headers: of the response; facts that come before the first audio are added.
     """
 
     def __init__(self, pieces: AsyncIterator[Result], media_type: str, headers: dict[str, str]) -> None:
@@ -52,12 +64,10 @@ class StreamedResponse(Response):
         self._pieces = pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the last piece, or until the client is gone."""
         with contextlib.suppress(ClientDisconnect):
             await while_connected(receive, self._send(send))
 
     async def _send(self, send: Send) -> None:
-        """The body, piece by piece."""
         async with contextlib.aclosing(self._pieces) as pieces:  # type: ignore[type-var]
             first = await anext(pieces, None)
             while isinstance(first, Facts):
@@ -81,7 +91,7 @@ class StreamedResponse(Response):
         await send({"type": "http.response.body", "body": self.last(), "more_body": False})
 
     def _tell(self, facts: Facts) -> None:
-        """Put facts into headers: `reference_stretch` is `X-StepAudio-Reference-Stretch`."""
+        """Add facts to the headers: `reference_stretch` is `X-StepAudio-Reference-Stretch`."""
         for name, value in facts.values.items():
             title = "-".join(word.capitalize() for word in name.split("_"))
             said = quote(str(value), safe=" ,;:./-+()[]'")
@@ -89,28 +99,28 @@ class StreamedResponse(Response):
                 self.headers[FACT_PREFIX + title] = said
 
     def body_of(self, piece: Result) -> bytes:
-        """The bytes of one piece."""
         return piece.data if isinstance(piece, Audio) else b""
 
     def note(self, facts: Facts) -> None:
-        """What the engine tells of its work."""
+        """Handle facts that the engine reports about its work."""
 
     def last(self) -> bytes:
-        """The bytes behind the last piece."""
+        """The bytes after the last piece."""
         return b""
 
     def complaint(self, error: StepaudiodError) -> bytes:
-        """What to send before the connection is cut, where the form has room for an error."""
+        """What to send before the connection is closed, in a format that can contain an error."""
         return b""
 
 
 class CollectedResponse(StreamedResponse):
-    """A response that can only be written when all pieces are there; errors keep their status to the end.
+    """A response that is rendered from all pieces, so that every error gets its status.
 
     Args:
         pieces: the work's results.
         media_type: of the body.
-        render: makes the body of all segments and facts.
+        headers: of the response.
+        render: makes the body from all segments and facts.
     """
 
     def __init__(
@@ -124,7 +134,6 @@ class CollectedResponse(StreamedResponse):
         self._render = render
 
     async def _send(self, send: Send) -> None:
-        """Collect, then send at once."""
         segments: list[Segment] = []
         facts: dict[str, str | int | float] = {}
         async with contextlib.aclosing(self._pieces) as pieces:  # type: ignore[type-var]
@@ -140,30 +149,21 @@ class CollectedResponse(StreamedResponse):
 
 
 class EventResponse(StreamedResponse):
-    """Server-sent events, as the HTML standard has them; an error is an event too.
-
-    Args:
-        pieces: the work's results.
-        headers: more of them.
-    """
+    """Server-sent events (HTML standard); an error is an event too."""
 
     def __init__(self, pieces: AsyncIterator[Result], headers: dict[str, str]) -> None:
-        super().__init__(pieces, "text/event-stream", headers | {"Cache-Control": "no-cache"})
+        super().__init__(pieces, EVENTS, headers | {"Cache-Control": "no-cache"})
 
     def complaint(self, error: StepaudiodError) -> bytes:
-        """OpenAI's clients raise what comes as `error`."""
+        """An event `error`, which OpenAI's clients raise."""
         return event(json.loads(error_body(error.message, 500, error.code)))
 
 
 class SpeechEvents(EventResponse):
     """OpenAI's `speech.audio.delta` with base64 audio, then `speech.audio.done` with the usage.
 
-    Tokens are the language model's. An engine that has none counts characters in, and out 20 ms of sound.
-
-    Args:
-        pieces: the work's results.
-        headers: more of them.
-        characters: of the text.
+    The usage counts the language model's tokens. Of engines without one it counts characters as input and
+    20 ms of audio as output.
     """
 
     def __init__(self, pieces: AsyncIterator[Result], headers: dict[str, str], characters: int) -> None:
@@ -173,7 +173,6 @@ class SpeechEvents(EventResponse):
         self._facts: dict[str, str | int | float] = {}
 
     def body_of(self, piece: Result) -> bytes:
-        """A piece of audio as an event."""
         if not isinstance(piece, Audio):
             return b""
         self._audio_s += piece.duration_s
@@ -182,11 +181,11 @@ class SpeechEvents(EventResponse):
         return event({"type": "speech.audio.delta", "audio": base64.b64encode(piece.data).decode()})
 
     def note(self, facts: Facts) -> None:
-        """What the model read and wrote comes at the end."""
+        """Keep the counts of tokens for the end."""
         self._facts |= facts.values
 
     def last(self) -> bytes:
-        """What it took."""
+        """The usage."""
         read = int(self._facts.get("input_tokens", self._characters))
         written = int(self._facts.get("output_tokens", math.ceil(self._audio_s * FRAMES_A_SECOND)))
         usage = {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}
@@ -194,14 +193,13 @@ class SpeechEvents(EventResponse):
 
 
 def speech_response(pieces: AsyncIterator[Result], form: SpeechForm, headers: dict[str, str]) -> Response:
-    """Audio as it is made, as plain bytes or as events, whichever the form wants."""
+    """Audio as it is made, as plain bytes or as events."""
     if form.stream_format == "sse":
         return SpeechEvents(pieces, headers, len(form.input))
     return StreamedResponse(pieces, MEDIA_TYPES[form.response_format], headers)
 
 
 def event(data: dict[str, object]) -> bytes:
-    """One event."""
     return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
@@ -209,11 +207,11 @@ def _part(body: bytes) -> dict[str, object]:
     return {"type": "http.response.body", "body": body, "more_body": True}
 
 
-async def while_connected(receive: Receive, coroutine: Coroutine[Any, Any, Answer]) -> Answer:
-    """Run something to its end, or until the client is gone.
+async def while_connected(receive: Receive, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine, and cancel it if the client disconnects.
 
     Raises:
-        ClientDisconnect: it is gone, and the work is stopped.
+        ClientDisconnect: the client has disconnected.
     """
     work = asyncio.create_task(coroutine)
     gone = asyncio.create_task(_disconnected(receive))
@@ -231,6 +229,6 @@ async def while_connected(receive: Receive, coroutine: Coroutine[Any, Any, Answe
 
 
 async def _disconnected(receive: Receive) -> None:
-    """Returns when the client has gone."""
+    """Wait until the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""`POST /v1/audio/transcriptions`: a recording in, what it says out, in OpenAI's form."""
+"""`POST /v1/audio/transcriptions`: recordings to text, in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -10,36 +10,50 @@ from typing import Any, NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stepaudiod.config import Settings
-from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.errors import InvalidRequest
 from stepaudiod.requests import Facts, Recording, Result, Segment, TranscriptionRequest
-from stepaudiod.web.body import read_multipart, required
-from stepaudiod.web.ignored_fields import ignored
-from stepaudiod.web.resolve import engine_for, work_for
+from stepaudiod.web.body import read_multipart
+from stepaudiod.web.endpoint import EVENTS, JSON, TEXT, TRANSCRIPTIONS, WORKS, Answer, endpoint
+from stepaudiod.web.ignored_fields import IGNORED, ignored
+from stepaudiod.web.resolve import MODEL, engine_for, start_work
 from stepaudiod.web.schemas import TranscriptionForm
 from stepaudiod.web.stream import CollectedResponse, EventResponse, event
 
 UNSPACED = ("zh", "ja", "th", "yue", "my", "lo", "km")
-"""Languages that put no space between two segments."""
-JSON, PLAIN = "application/json", "text/plain; charset=utf-8"
+"""Languages without spaces between segments."""
+VTT = "text/vtt; charset=utf-8"
 
 
+@endpoint(
+    "POST /v1/audio/transcriptions",
+    "createTranscription",
+    TRANSCRIPTIONS,
+    {
+        200: Answer(
+            "The text in the form of `response_format`; events where `stream` is true.",
+            {
+                JSON: ("VerboseTranscription", "Transcription"),
+                TEXT: (),
+                VTT: (),
+                EVENTS: ("TranscriptTextDelta", "TranscriptTextDone", "Error"),
+            },
+            (MODEL, IGNORED),
+        )
+    },
+    errors=WORKS,
+    body=(TranscriptionForm,),
+)
 async def transcriptions(request: Request) -> Response:
-    """Write a recording down."""
-    service: Dispatcher = request.app.state.service
-    settings: Settings = request.app.state.settings()
-    form, uploads = await read_multipart(request, TranscriptionForm, settings, ("file",))
-    file = required(uploads, "file")
-    engine = engine_for(service, form.model, "transcribe")
+    """Write down what a recording says, in OpenAI's form."""
+    form, uploads = await read_multipart(request, TranscriptionForm)
+    engine = engine_for(request.app.state.service, form.model, "transcribe")
     if form.stream and form.response_format not in ("json", "text"):
         raise InvalidRequest("Only json and text can be streamed.", "response_format")
     has_words = form.response_format == "verbose_json" and "word" in form.timestamp_granularities
-    wanted = TranscriptionRequest(
-        Recording(str(file.path)), form.spoken(), form.hint(), form.temperature, has_words
-    )
-    pieces = work_for(request, engine, wanted, None)
-    headers = {"X-StepAudio-Model": engine.name, **ignored(form.unused())}
+    recording = Recording(str(uploads["file"].path))
+    wanted = TranscriptionRequest(recording, form.spoken(), form.hint(), form.temperature, has_words)
+    pieces, headers = start_work(request, engine, wanted)
+    headers |= ignored(form.unused())
     if form.stream:
         return TranscriptEvents(pieces, headers)
     render, media_type = RENDERERS[form.response_format]
@@ -49,46 +63,42 @@ async def transcriptions(request: Request) -> Response:
 
 
 class Transcript(NamedTuple):
-    """Everything that was heard."""
-
     segments: list[Segment]
     facts: dict[str, str | int | float]
     form: TranscriptionForm
 
     @property
     def language(self) -> str:
-        """As the engine heard it, or as it was told."""
+        """As the engine detected it, or as the request has it."""
         return str(self.facts.get("language", self.form.spoken() or ""))
 
     @property
     def duration_s(self) -> float:
-        """Of the recording."""
+        """The length of the recording."""
         last_s = max((segment.end_s for segment in self.segments), default=0.0)
         return round(float(self.facts.get("duration_s", last_s)), 3)
 
     @property
     def text(self) -> str:
-        """All of it in one line."""
         return joint(self.language).join(segment.text for segment in self.segments)
 
 
 def joint(language: str) -> str:
-    """What stands between two segments."""
+    """The separator of two segments."""
     return "" if language in UNSPACED else " "
 
 
 def as_text(transcript: Transcript) -> bytes:
-    """The text and a line break, as OpenAI sends it."""
+    """The text and a line feed, as OpenAI sends it."""
     return f"{transcript.text}\n".encode()
 
 
 def as_json(transcript: Transcript) -> bytes:
-    """`{"text": …}` and the usage."""
     return _dump({"text": transcript.text, "usage": _usage(transcript)})
 
 
 def as_verbose_json(transcript: Transcript) -> bytes:
-    """Everything that is known of each segment, and each word where they were asked for."""
+    """The text with the requested timestamps."""
     table: dict[str, Any] = {
         "task": "transcribe",
         "language": transcript.language,
@@ -145,7 +155,7 @@ def as_vtt(transcript: Transcript) -> bytes:
 
 
 def _clock(seconds: float, mark: str) -> str:
-    """01:02:03,456."""
+    """A time as 01:02:03,456."""
     thousandths = round(seconds * 1000)
     return (
         f"{thousandths // 3_600_000:02d}:{thousandths // 60_000 % 60:02d}"
@@ -163,10 +173,10 @@ def _dump(table: dict[str, Any]) -> bytes:
 
 RENDERERS: dict[str, tuple[Callable[[Transcript], bytes], str]] = {
     "json": (as_json, JSON),
-    "text": (as_text, PLAIN),
-    "srt": (as_srt, PLAIN),
+    "text": (as_text, TEXT),
+    "srt": (as_srt, TEXT),
     "verbose_json": (as_verbose_json, JSON),
-    "vtt": (as_vtt, "text/vtt; charset=utf-8"),
+    "vtt": (as_vtt, VTT),
 }
 
 
@@ -179,11 +189,10 @@ class TranscriptEvents(EventResponse):
         self._facts: dict[str, str | int | float] = {}
 
     def note(self, facts: Facts) -> None:
-        """The language decides what stands between two segments."""
+        """Keep the language, which decides the separator of segments, and the counts of tokens."""
         self._facts |= facts.values
 
     def body_of(self, piece: Result) -> bytes:
-        """What a segment adds."""
         if not isinstance(piece, Segment):
             return b""
         added = (joint(str(self._facts.get("language", ""))) if self._text else "") + piece.text
@@ -191,7 +200,6 @@ class TranscriptEvents(EventResponse):
         return event({"type": "transcript.text.delta", "delta": added})
 
     def last(self) -> bytes:
-        """All of it."""
         output = int(self._facts.get("output_tokens", 0))
         read = int(self._facts.get("input_tokens", 0))
         usage = {

@@ -1,4 +1,4 @@
-"""Requests that may have files at a time, and which of them gives way: one whose body comes too slowly."""
+"""Slots for requests with files. A body that comes too slowly loses its slot to another request."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from stepaudiod.fair_queue import has_share
 from stepaudiod.transfer_rate import TransferRate
 
 GIVES_WAY_S = 0.1
-"""Behind the least rate for so long, a body gives way to another that needs its place."""
+"""A body that is behind the minimum rate for so long loses its slot if another needs one."""
 
 
 class Arrival:
-    """A request's body while it comes.
+    """A request's body while it is received.
 
     Args:
-        caller: the name under which the caller's share of places is counted.
-        settings: the least rate, and how long a body may be behind it or come in all.
+        caller: the name under which the caller's share of slots is counted.
+        settings: the minimum rate, and the deadlines of a body.
     """
 
     def __init__(self, caller: str, settings: Settings) -> None:
@@ -32,11 +32,11 @@ class Arrival:
         self._has_given_way = False
 
     async def next_piece(self, stream: AsyncIterator[bytes]) -> bytes:
-        """The next of the body's bytes.
+        """The next bytes of the body.
 
         Raises:
-            TooSlow: they came too slowly, or another request needed the place.
-            StopAsyncIteration: there are no more.
+            TooSlow: they came too slowly, or another request needed the slot.
+            StopAsyncIteration: the body is complete.
         """
         timeouts, now = self._settings.timeouts, asyncio.get_running_loop().time()
         late = now + timeouts.body - self.pace.behind_s
@@ -52,7 +52,6 @@ class Arrival:
         return piece
 
     def _why(self, late: float) -> str:
-        """What was too slow."""
         if self._has_given_way:
             return "The body came so slowly that another request needed its place. Send it faster."
         timeouts, rate = self._settings.timeouts, self._settings.limits.min_rate
@@ -61,33 +60,25 @@ class Arrival:
         return f"The body took longer than {timeouts.upload:g} s (timeouts.upload)."
 
     def give_way(self) -> None:
-        """Stop waiting for the rest."""
+        """Stop receiving the body."""
         assert self._timeout is not None
         self._has_given_way = True
-        if not self._timeout.expired():  # otherwise it is about to stop by itself
+        if not self._timeout.expired():  # an expired timeout stops it anyway
             self._timeout.reschedule(0)
 
 
 class UploadSlots:
-    """As many as are worked on and wait; each caller has a share.
-
-    Args:
-        settings: the configuration as it is now.
-    """
+    """As many slots as requests in progress and in the queue; each caller has a share of them."""
 
     def __init__(self, settings: Callable[[], Settings]) -> None:
         self._settings = settings
         self._taken: dict[object, Arrival] = {}
 
     def take(self, owner: object, arrival: Arrival) -> None:
-        """Take one; where there is none, from the body that is furthest behind.
-
-        Args:
-            owner: gives it back.
-            arrival: the body that the place is for.
+        """Take a slot; if none is free, that of the body that is furthest behind its minimum rate.
 
         Raises:
-            Busy: there is none, and every body comes fast enough.
+            Busy: no slot is free, and every body comes fast enough.
         """
         limits = self._settings().limits
         callers = [each.caller for each in self._taken.values()]
@@ -102,9 +93,9 @@ class UploadSlots:
 
     @property
     def are_coming(self) -> bool:
-        """Whether any of the bodies that have a place is still being waited for."""
+        """Whether any body with a slot is still being received."""
         return any(each.pace.is_running for each in self._taken.values())
 
     def give_back(self, owner: object) -> None:
-        """Leave it to the next; nothing where it has been taken away."""
+        """Free the owner's slot, if it still has one."""
         self._taken.pop(owner, None)

@@ -1,4 +1,4 @@
-"""`/v1/audio/voices`: voices that people make from recordings, in OpenAI's form."""
+"""`/v1/audio/voices`: voices made from recordings, in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from stepaudiod.engines.whisper.certainty import is_guess
 from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound, Unsupported
 from stepaudiod.requests import Recording, Segment, TranscriptionRequest, Voice
 from stepaudiod.voice_library import StoredVoice, VoiceLibrary
-from stepaudiod.web.body import read_multipart, required
-from stepaudiod.web.ignored_fields import ignored
-from stepaudiod.web.resolve import caller_of, find_engine, work_for
+from stepaudiod.web.body import read_multipart
+from stepaudiod.web.endpoint import BYTES, JSON, NAMES_A_MODEL, VOICES, WORKS, Answer, Parameter, endpoint
+from stepaudiod.web.ignored_fields import IGNORED, ignored
+from stepaudiod.web.resolve import caller_of, find_engine, start_work
 from stepaudiod.web.schemas import VoiceForm
 from stepaudiod.web.stream import while_connected
 
@@ -37,8 +38,9 @@ RECORDING_TYPES = {
     ".aac": "audio/aac",
     ".webm": "audio/webm",
 }
-UNKNOWN_TYPE = "application/octet-stream"
-"""The suffix is the client's word for what a file is: only these may reach a browser as more than bytes."""
+"""The suffix comes from the client: a browser gets any other file as plain bytes."""
+RECORDED: dict[str, tuple[str, ...]] = dict.fromkeys((BYTES, *RECORDING_TYPES.values()), ())
+VOICE_ID = Parameter("id", "path", "a voice of the library", "aunt-mei")
 RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})|bytes=-([1-9]\d{0,17})")
 
 
@@ -49,7 +51,7 @@ def _library(request: Request) -> VoiceLibrary:
 
 
 def _describe(voice: StoredVoice) -> dict[str, Any]:
-    """OpenAI's fields, and what more there is."""
+    """OpenAI's fields and ours."""
     return {
         "id": voice.id,
         "object": "audio.voice",
@@ -64,11 +66,27 @@ def _describe(voice: StoredVoice) -> dict[str, Any]:
     }
 
 
+@endpoint(
+    "POST /v1/audio/voices",
+    "createVoice",
+    VOICES,
+    {
+        200: Answer(
+            contents={JSON: ("MadeVoice",)},
+            headers=(IGNORED,),
+            links=("getVoice", "deleteVoice", "getVoiceRecording"),
+        )
+    },
+    errors=WORKS,
+    body=(VoiceForm,),
+)
 async def create(request: Request) -> Response:
-    """`POST /v1/audio/voices`: keep a recording as a voice; a recogniser writes it down where nobody told."""
-    settings: Settings = request.app.state.settings()
-    form, uploads = await read_multipart(request, VoiceForm, settings, ("audio_sample",))
-    sample = required(uploads, "audio_sample")
+    """Make a voice from a recording, in OpenAI's form.
+
+    Speech requests may name it from then on. Without `transcript` a recogniser writes down what it says.
+    """
+    form, uploads = await read_multipart(request, VoiceForm)
+    sample = uploads["audio_sample"]
     library = _library(request)
     library.require_free(form.name)
     recording = Recording(str(sample.path), form.transcript, "audio_sample")
@@ -90,10 +108,10 @@ async def create(request: Request) -> Response:
 
 
 async def _listen(request: Request, recording: Recording) -> str:
-    """What the recording says, where nobody told; it is decoded in any case, so that it is known to be one.
+    """What the recording says, if the form has no transcript. Decodes it in any case, to refuse other files.
 
     Raises:
-        InvalidRequest: it is no recording of a voice, or what it says must be told.
+        InvalidRequest: it is not a recording of a voice, or no recogniser can transcribe it.
     """
     service: Dispatcher = request.app.state.service
     engine = PROBE
@@ -107,7 +125,8 @@ async def _listen(request: Request, recording: Recording) -> str:
     heard: list[Segment] = []
     work = TranscriptionRequest(recording)
     try:
-        async with aclosing(work_for(request, engine, work, None)) as pieces:  # type: ignore[type-var]
+        results, _ = start_work(request, engine, work)
+        async with aclosing(results) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 if isinstance(piece, Segment):
                     heard.append(piece)
@@ -126,11 +145,18 @@ async def _listen(request: Request, recording: Recording) -> str:
     return " ".join(segment.text for segment in heard)
 
 
+@endpoint(
+    "GET /v1/audio/voices",
+    "listVoices",
+    VOICES,
+    "VoiceList",
+    errors=NAMES_A_MODEL,
+    parameters=(Parameter("model", "query", "list the voices of this model only", "hibari"),),
+)
 async def list_voices(request: Request) -> Response:
-    """`GET /v1/audio/voices`: those that people made, as far as the caller sees them, and the engines'.
+    """List all voices: those made from recordings, and those that come with the engines.
 
-    `voices` has those of them that `tts-1` can speak with now, in the form in which Kokoro-FastAPI's clients
-    look for them. With `?model=` both lists have the voices of that model alone.
+    `voices` has those that `tts-1`, or `model`, can use now, in the form of Kokoro-FastAPI.
     """
     service: Dispatcher = request.app.state.service
     caller = caller_of(request)
@@ -154,49 +180,64 @@ async def list_voices(request: Request) -> Response:
 
 
 def _serving(service: Dispatcher, caller: str) -> tuple[Voice, ...]:
-    """The voices of the engine that speaks; none where nothing can."""
+    """The voices of the default speech engine; none without one."""
     try:
         return service.choice(caller=caller).engine.voices
     except EngineUnavailable:
         return ()
 
 
+@endpoint("GET /v1/audio/voices/{id}", "getVoice", VOICES, "MadeVoice", (NotFound,), (), (VOICE_ID,))
 async def get(request: Request) -> Response:
-    """`GET /v1/audio/voices/{id}`: one that people made."""
+    """Get one voice that was made from a recording."""
     return JSONResponse(_describe(_library(request).get(request.path_params["id"])))
 
 
+@endpoint(
+    "GET /v1/audio/voices/{id}/recording",
+    "getVoiceRecording",
+    VOICES,
+    {
+        200: Answer("The recording.", RECORDED, ("Accept-Ranges",)),
+        206: Answer("A range of it.", RECORDED, ("Accept-Ranges", "Content-Range")),
+    },
+    errors=(NotFound,),
+    parameters=(
+        VOICE_ID,
+        Parameter("Range", "header", "one range of bytes; any other is ignored", "bytes=0-1023", "^bytes="),
+    ),
+)
 async def recording(request: Request) -> Response:
-    """`GET /v1/audio/voices/{id}/recording`: what it was made from."""
+    """Get the recording that a voice was made from, unchanged."""
     path = _library(request).recording(request.path_params["id"])
-    media_type = RECORDING_TYPES.get(path.suffix, UNKNOWN_TYPE)
+    media_type = RECORDING_TYPES.get(path.suffix, BYTES)
     return RecordingResponse(path, media_type=media_type, headers={"X-Content-Type-Options": "nosniff"})
 
 
 class RecordingResponse(FileResponse):
-    """A recording, sent to its end although somebody may delete its voice meanwhile."""
+    """A recording, sent to its end even if its voice is deleted meanwhile."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, or the stretch that is asked for.
+        """Send it, or the requested range of it.
 
         Raises:
-            NotFound: it was deleted just now.
+            NotFound: it has just been deleted.
         """
         try:
             held = open(self.path, "rb")  # noqa: SIM115
         except FileNotFoundError:
             raise NotFound("The voice has just been deleted.", "id") from None
         with held:
-            self.path = f"/proc/self/fd/{held.fileno()}"  # stays what it is when the name is gone
+            self.path = f"/proc/self/fd/{held.fileno()}"  # valid after the file is removed
             asked = dict(scope["headers"]).get(b"range", b"").decode("latin-1")
             if not _is_range(asked, os.fstat(held.fileno()).st_size):
-                # RFC 9110, 14.2: a server may ignore it; a player that seeks sends one that is sound
+                # RFC 9110, 14.2: a server may ignore a range; players that seek send valid ones
                 scope["headers"] = [header for header in scope["headers"] if header[0] != b"range"]
             await super().__call__(scope, receive, send)
 
 
 def _is_range(header: str, size_bytes: int) -> bool:
-    """Whether it asks for one stretch that the file has."""
+    """Whether it names one range within the file."""
     found = RANGE.fullmatch(header)
     if found is None:
         return False
@@ -204,8 +245,16 @@ def _is_range(header: str, size_bytes: int) -> bool:
     return not start or (int(start) < size_bytes and int(end or size_bytes) >= int(start))
 
 
+@endpoint(
+    "DELETE /v1/audio/voices/{id}",
+    "deleteVoice",
+    VOICES,
+    "DeletedVoice",
+    errors=(InvalidRequest, NotFound),
+    parameters=(VOICE_ID,),
+)
 async def delete(request: Request) -> Response:
-    """`DELETE /v1/audio/voices/{id}`: the voice and everything that was made of it."""
+    """Delete a voice and everything that was made of it."""
     id = request.path_params["id"]
     library = _library(request)
     service: Dispatcher = request.app.state.service

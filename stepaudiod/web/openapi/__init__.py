@@ -1,1 +1,1 @@
-"""The OpenAPI document and its page, made of the schemas that validate. Imported when somebody asks."""
+"""The OpenAPI document, built from the endpoints' declarations at the first request for it."""

@@ -1,4 +1,4 @@
-"""The answers of the API, field by field. Tests hold them to what is really sent."""
+"""The schemas of the API's answers. Tests compare them with what is sent."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ ModelId = Annotated[str, Field(description="a model's id", examples=["hibari"])]
 
 
 class Answer(BaseModel):
-    """An answer has these fields and no others."""
+    """Has exactly these fields."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class ErrorDetail(Answer):
-    """What is wrong, in OpenAI's form."""
+    """An error in OpenAI's form."""
 
-    message: str = Field(description="a sentence that says what to do")
+    message: str = Field(description="what is wrong, and what to do")
     type: Literal["invalid_request_error", "rate_limit_error", "authentication_error", "server_error"]
     param: str | None = Field(description="the field at fault")
-    code: str | None = Field(description="for programs; null where the bytes weren't HTTP")
+    code: str | None = Field(description="for programs; null where the request was not valid HTTP")
 
 
 class Error(Answer):
-    """Every error has this form."""
+    """The form of every error."""
 
     error: ErrorDetail
 
@@ -46,42 +46,40 @@ class Ready(Answer):
 
 
 class NotReady(Answer):
-    """No request could be served; the same is said as an error."""
+    """No request could be served; `error` has the same reasons."""
 
     status: Literal["not ready"]
     reasons: list[str]
     error: ErrorDetail
 
 
-class ReadinessProblem(RootModel[NotReady | Error]):
-    """It can't serve; an `Error` alone where the configuration is broken."""
-
-
 class ModelCapabilities(Answer):
     """What a model can do."""
 
-    speak: bool = Field(description="it can, and has a voice")
+    speak: bool = Field(description="speaks, and has a voice")
     clone: bool
     transcribe: bool
-    edits: list[str] = Field(description="the modes of /v1/audio/edits that it has")
+    edits: list[str] = Field(description="its modes of /v1/audio/edits")
 
 
 class Model(Answer):
-    """A model in OpenAI's form, and what more there is to know of it."""
+    """A model in OpenAI's form, with more fields."""
 
     id: ModelId
     object: Literal["model"]
     created: int
     owned_by: Literal["stepaudiod"]
-    default: str = Field("", description="only where it serves requests that name none: why")
-    stands_for: str = Field("", description="only where the id is another name: the model that it means here")
+    default: str = Field("", description="only on the default model: why it is the default")
+    stands_for: str = Field(
+        "", description="only where the id is another name: the model that it stands for here"
+    )
     title: str
     languages: list[str] = Field(description="BCP 47 tags")
     capabilities: ModelCapabilities
 
 
 class ModelList(Answer):
-    """What is installed, the best first, then OpenAI's names for what serves."""
+    """The installed models, the best first, then OpenAI's names for the default ones."""
 
     object: Literal["list"]
     data: list[Model]
@@ -96,7 +94,7 @@ class ModelName(Answer):
 class SpeechModelList(ModelList):
     """Models that speak."""
 
-    models: list[ModelName]
+    models: list[ModelName] = Field(description="their ids, in the form of Kokoro-FastAPI")
 
 
 class Speaker(Answer):
@@ -109,9 +107,9 @@ class Speaker(Answer):
     languages: list[str]
     model: ModelId
     name: str
-    prompt_text: str = Field(description="what its recording says, where it has one")
-    prompt_audio: str = Field(description="where its recording is")
-    openai_names: list[str] = Field(description="OpenAI's voice names that may mean it")
+    prompt_text: str = Field(description="the transcript of its recording, if it has one")
+    prompt_audio: str = Field(description="the path of its recording")
+    openai_names: list[str] = Field(description="OpenAI's voice names that may stand for it")
 
 
 class Speakers(RootModel[list[Speaker]]):
@@ -119,9 +117,9 @@ class Speakers(RootModel[list[Speaker]]):
 
 
 class MadeVoice(Answer):
-    """A voice that somebody made from a recording."""
+    """A voice that was made from a recording."""
 
-    id: str
+    id: str = Field(examples=["aunt-mei"])
     object: Literal["audio.voice"]
     name: str
     created_at: int
@@ -154,16 +152,16 @@ class VoiceName(Answer):
 
 
 class VoiceList(Answer):
-    """Those that people made, and those that come with the engines."""
+    """Voices that were made from recordings, and those that come with the engines."""
 
     object: Literal["list"]
     data: list[MadeVoice | BuiltInVoice]
     has_more: Literal[False]
-    voices: list[VoiceName] = Field(description="those of them that `tts-1`, or `?model=`, means now")
+    voices: list[VoiceName] = Field(description="those that `tts-1`, or `?model=`, can use now")
 
 
 class DeletedVoice(Answer):
-    """It is gone."""
+    """The voice is deleted."""
 
     id: str
     object: Literal["audio.voice.deleted"]
@@ -171,22 +169,22 @@ class DeletedVoice(Answer):
 
 
 class Tags(Answer):
-    """Every edit with what it can be told."""
+    """Every edit and its options."""
 
     data: dict[str, list[str]] = Field(description="each mode and its options")
-    languages: list[str] = Field(description="what `language` may name")
+    languages: list[str] = Field(description="the values of `language`")
     models: dict[str, list[str]] = Field(description="each mode and the models that can do it here")
-    missing: dict[str, str] = Field(description="what nothing here can do, and how to have it")
+    missing: dict[str, str] = Field(description="what no installed model can do, and how to get it")
 
 
 class ModelStatus(BaseModel):
-    """One model. Where it is loaded it tells more of itself: these fields depend on the engine."""
+    """One model. A loaded model has more fields, which depend on the engine."""
 
     model_config = ConfigDict(extra="allow")
 
     loaded: bool
     auto_unload: bool
-    idle_timeout: float | None = Field(description="seconds; null: it stays")
+    idle_timeout: float | None = Field(description="seconds; null: the daemon does not exit")
     idle_time: float
     time_until_unload: float | None
     gpu_memory_allocated_gb: float
@@ -194,7 +192,7 @@ class ModelStatus(BaseModel):
 
 
 class Requests(Answer):
-    """Since the daemon started."""
+    """Counted since the daemon started."""
 
     served: int
     failed: int
@@ -203,7 +201,7 @@ class Requests(Answer):
 
 
 class Load(Answer):
-    """An engine on its way into memory."""
+    """An engine that is being loaded."""
 
     engine: ModelId
     stage: str
@@ -214,14 +212,14 @@ class DaemonStatus(Answer):
     """The daemon itself."""
 
     version: str
-    status: str = Field(description="the line that systemctl shows")
+    status: str = Field(description="the status line of systemctl")
     engine: str | None
     reason: str
     active: int
     queued: int
     worker_pid: int | None
-    loading: str | None = Field(description="how far loading has come")
-    load: Load | None = Field(description="the same in parts")
+    loading: str | None = Field(description="the progress of loading")
+    load: Load | None = Field(description="the same as fields")
     requests: Requests
 
 
@@ -235,21 +233,21 @@ class Status(BaseModel):
 
 
 class Unloaded(Answer):
-    """Whether there was anything to end."""
+    """The model is not loaded now."""
 
     model: ModelId
-    unloaded: bool
+    unloaded: bool = Field(description="whether it was loaded before")
 
 
 class DurationUsage(Answer):
-    """What a transcription took."""
+    """The usage of a transcription."""
 
     type: Literal["duration"]
     seconds: float
 
 
 class SpeechTokens(Answer):
-    """What the engine read and wrote."""
+    """Tokens that the engine read and wrote."""
 
     input_tokens: int
     output_tokens: int
@@ -257,7 +255,7 @@ class SpeechTokens(Answer):
 
 
 class TranscriptTokens(SpeechTokens):
-    """What the engine read and wrote."""
+    """Tokens that the engine read and wrote."""
 
     type: Literal["tokens"]
 
@@ -278,7 +276,7 @@ class SpokenWord(Answer):
 
 
 class SpokenSegment(Answer):
-    """A stretch of a transcript."""
+    """A segment of a transcript."""
 
     id: int
     seek: int
@@ -293,19 +291,15 @@ class SpokenSegment(Answer):
 
 
 class VerboseTranscription(Answer):
-    """Everything that is known of a recording's words."""
+    """A transcript with its timestamps."""
 
     task: Literal["transcribe"]
     language: str
     duration: float
     text: str
-    words: list[SpokenWord] = Field([], description="where timestamp_granularities[] has word")
-    segments: list[SpokenSegment] = Field([], description="where timestamp_granularities[] has segment")
+    words: list[SpokenWord] = Field([], description="only if timestamp_granularities[] has word")
+    segments: list[SpokenSegment] = Field([], description="only if timestamp_granularities[] has segment")
     usage: DurationUsage
-
-
-class AnyTranscription(RootModel[Transcription | VerboseTranscription]):
-    """`json` or `verbose_json`."""
 
 
 class SpeechAudioDelta(Answer):
@@ -323,7 +317,7 @@ class SpeechAudioDone(Answer):
 
 
 class TranscriptTextDelta(Answer):
-    """An event: what a segment adds to the text."""
+    """An event: the text of a segment."""
 
     type: Literal["transcript.text.delta"]
     delta: str

@@ -1,7 +1,7 @@
-"""What gradio draws: tabs, fields and buttons, in one language. The handlers are our scripts in `static/`.
+"""The page's tabs, fields and buttons in one language. The handlers are the scripts in `static/`.
 
-No handler is Python: gradio's server isn't there when somebody clicks. A field that a script fills is listed
-in `FILLED`; the script sets it by way of the hidden button `fill`.
+No handler is Python, since gradio's server does not run when the page is used. A field that a script fills is
+listed in `FILLED`; the script sets it through the hidden button `fill`.
 """
 
 from __future__ import annotations
@@ -23,19 +23,15 @@ FILLED = (
 )  # fmt: skip
 
 READABLE = 280
-"""Pixels below which a list isn't squeezed beside another: on a phone they stand below each other."""
+"""The minimum width of a list in pixels: on a phone, lists are placed below each other."""
 CLONES = {"clone": None, "clone_emotion": "emotion", "clone_style": "style"}
-"""Ways to have other words said in the voice of a recording, and where their feelings come from."""
+"""Ways to speak other words in a recording's voice, each with the mode whose options it has."""
 
 Fields = dict[str, Any]
 
 
 def build(say: Words) -> gr.Blocks:
-    """The page.
-
-    Args:
-        say: every text on it.
-    """
+    """The page, with the texts of one language."""
     fields: Fields = {}
     with gr.Blocks(title=say["title"], analytics_enabled=False) as page:
         _place("top")
@@ -57,12 +53,11 @@ def build(say: Words) -> gr.Blocks:
 
 
 def _place(name: str) -> None:
-    """A part that the scripts draw."""
+    """A part that the scripts fill."""
     gr.HTML(f'<div id="{name}"></div>', js_on_load=None)
 
 
 def _speak(say: Words, fields: Fields) -> None:
-    """Text to sound."""
     text = gr.Textbox(
         label=say["text"], placeholder=say["text_hint"], lines=5, max_lines=20, elem_id="speak_text"
     )
@@ -90,7 +85,6 @@ def _speak(say: Words, fields: Fields) -> None:
 
 
 def _edit(say: Words, fields: Fields) -> None:
-    """A recording to another one."""
     _place("edit_source")
     transcript = gr.Textbox(
         label=say["transcript"], info=say["transcript_hint"], lines=2, max_lines=8, elem_id="edit_transcript"
@@ -152,7 +146,6 @@ def _edit(say: Words, fields: Fields) -> None:
 
 
 def _voices(say: Words, fields: Fields) -> None:
-    """People's own voices."""
     with gr.Row():
         with gr.Column():
             _place("voices_list")
@@ -175,7 +168,7 @@ def _voices(say: Words, fields: Fields) -> None:
 
 
 def _do(say: Words, what: str, given: list[Any]) -> None:
-    """The button that starts and the one that stops."""
+    """The buttons to start and stop."""
     with gr.Row():
         start = gr.Button(say[f"do_{what}"], variant="primary", elem_id=f"{what}_start")
         stop = gr.Button(say["stop"], elem_id=f"{what}_stop")
@@ -184,7 +177,7 @@ def _do(say: Words, what: str, given: list[Any]) -> None:
 
 
 def _tell(event: Any, script: str, given: list[Any]) -> None:
-    """A script hears of an event; gradio's server does not."""
+    """Have a script handle an event, without gradio's server."""
     event(None, given, None, js=script, api_visibility="private")
 
 
@@ -196,6 +189,6 @@ def _dropdown(
 
 
 def _choices(say: Words, mode: str) -> list[tuple[str, str]]:
-    """The options of an edit, each with its line of explanation."""
+    """The options of an edit, each with its label."""
     texts = say["options"][mode]
     return [(texts[name], name) for name in OPTIONS[mode]]

@@ -1,7 +1,7 @@
-"""Lets gradio be imported in half the time: without what a page doesn't need.
+"""Halves the time of gradio's import, by leaving out what a page does not need.
 
-gradio parses the source of each of its seventy components at every import, to keep an interface file for
-editors beside it up to date. Nobody edits programs where a page is drawn. And it imports pandas for tables.
+At every import gradio parses the source of each of its seventy components, to update an interface file for
+editors. And it imports pandas for tables.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from importlib.util import LazyLoader
 from types import ModuleType
 
 WRITER = "gradio.component_meta"
-"""The module that writes them, and its function."""
+"""The module and function that write the interface files."""
 WRITES = "create_or_modify_pyi"
 FOR_TABLES = "pandas"
 
 
 class _Quiet(SourceFileLoader):
-    """Loads the module, and takes the function out of it."""
+    """Loads the module, and replaces the function."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run it.
+        """Load the module.
 
         Raises:
-            AttributeError: another version of gradio has no such function.
+            AttributeError: this version of gradio has no such function.
         """
         super().exec_module(module)
         getattr(module, WRITES)
@@ -34,12 +34,11 @@ class _Quiet(SourceFileLoader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds that module, and pandas, which isn't run before somebody uses it."""
+    """Finds that module, and pandas, which is imported at its first use."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Where it is, with our loader."""
         if fullname not in (WRITER, FOR_TABLES):
             return None
         spec = PathFinder.find_spec(fullname, path)
@@ -50,5 +49,5 @@ class _Finder(MetaPathFinder):
 
 
 def install() -> None:
-    """From here on; to be called before gradio is imported."""
+    """Take effect; call it before gradio is imported."""
     sys.meta_path.insert(0, _Finder())

@@ -1,4 +1,4 @@
-"""What the page's sockets serve beside the API: the page, gradio's scripts and ours, how the daemon is."""
+"""The routes of the page: the page itself, gradio's scripts and ours, and the daemon's state."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from stepaudiod.config import Settings
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.idle import IdleClock
 from stepaudiod.web import edits
+from stepaudiod.web.endpoint import DAEMON, HTML, Answer, endpoint
 from stepaudiod.web.page.snapshot import Snapshot, gradio_folder
 from stepaudiod.web.page.watching import Feed
 
 HERE = Path(__file__).parent
-HTML = "text/html; charset=utf-8"
 LANGUAGES = ("en", "zh")
 NOTHING_FOREIGN = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -28,26 +28,24 @@ NOTHING_FOREIGN = (
     "connect-src 'self' blob: data:; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
-"""Gradio compiles handlers from text, hence unsafe-eval; nothing is loaded from or sent to another host."""
+"""Gradio compiles handlers from text, hence unsafe-eval. No other host is reached."""
 OWN_MICROPHONE = "microphone=(self), camera=(), geolocation=()"
 ASSETS_S = 31_536_000
 
 
 class Assets(StaticFiles):
-    """Files whose names change with their content."""
+    """Files whose names change with their content, so that the browser may keep them."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """Let the browser keep them."""
         response = super().file_response(*args, **kwargs)
         response.headers["Cache-Control"] = f"max-age={ASSETS_S}, immutable"
         return response
 
 
 class Fresh(StaticFiles):
-    """Our own files: the browser asks each time whether they changed."""
+    """Our files, which an upgrade may change: the browser checks each time."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """They may have, with an upgrade."""
         response = super().file_response(*args, **kwargs)
         response.headers["Cache-Control"] = "no-cache"
         return response
@@ -57,8 +55,8 @@ class Page:
     """The page of one daemon, for all its sockets.
 
     Args:
-        settings: the configuration as it is now.
-        idle: making the page is work; looking at it isn't.
+        settings: returns the current configuration.
+        idle: is told of the rendering; a visit to the page does not keep the daemon awake.
     """
 
     def __init__(self, settings: Callable[[], Settings], idle: IdleClock) -> None:
@@ -69,26 +67,27 @@ class Page:
         self._preloading: asyncio.Task[None] | None = None
 
     def routes(self) -> list[BaseRoute]:
-        """What `http` and `page` sockets serve."""
+        """The routes of `http` and `page` sockets."""
+        index = endpoint("GET /", "getPage", DAEMON, {200: Answer("The page.", {HTML: ()})})(self.index)
         own: list[BaseRoute] = [
-            Route("/", self.index, methods=["GET"]),
-            _own("/simple", self.simple),
-            _own("/page/watch", self._feed.watch),
+            index,
+            Route("/simple", self.simple),
+            Route("/page/watch", self._feed.watch),
             Mount("/page", Fresh(directory=HERE / "static")),
         ]
         if self._gradio is None:
             return own
         return [
-            _own("/page/state", self.state),
+            Route("/page/state", self.state),
             *own,
-            _own("/theme.css", self.colors),
-            _own("/favicon.ico", self.icon),
+            Route("/theme.css", self.colors),
+            Route("/favicon.ico", self.icon),
             Mount("/assets", Assets(directory=self._gradio / "assets")),
             Mount("/static", Assets(directory=self._gradio / "static")),
         ]
 
     async def index(self, request: Request) -> Response:
-        """`GET /`: the page; while it is being made, one that says so and gives way to it."""
+        """Get the web page; while it is being made, one that shows this and is replaced by it."""
         service: Dispatcher = request.app.state.service
         chosen = request.query_params.get("lang")
         if self._gradio is None:
@@ -97,12 +96,12 @@ class Page:
         if self._snapshot.is_ready:
             self._preload(service)
             return _html(self._snapshot.read(f"index.{language_of(request)}.html"), chosen)
-        # the page first, the model after it: together they would keep somebody waiting for both
+        # first the page, then the model: in parallel, both would take longer
         self._snapshot.prepare(then=lambda: self._preload(service))
         return _html((HERE / "waking.html").read_bytes(), chosen)
 
     def _preload(self, service: Dispatcher) -> None:
-        """Have the model loaded while somebody reads the page."""
+        """Load the model while the page is read."""
         if self._settings().preload == "page":
             self._preloading = asyncio.create_task(service.preload())
 
@@ -111,10 +110,10 @@ class Page:
         return _html((HERE / "simple.html").read_bytes(), None)
 
     async def state(self, request: Request) -> Response:
-        """`GET /page/state`: whether the page is there, or why not; how long the browser keeps sounds.
+        """`GET /page/state`: whether the page is rendered, or why not; how long the browser keeps results.
 
-        `missing` has what nothing here can do, and the engines that could, each with how to have it: the page
-        says it in its own language.
+        `missing` has the work that no installed engine can do, and how to install engines that can: the page
+        shows it in its own language.
         """
         service: Dispatcher = request.app.state.service
         return JSONResponse(
@@ -130,22 +129,16 @@ class Page:
         )
 
     async def colors(self, request: Request) -> Response:
-        """`GET /theme.css`: gradio's colours and measures."""
+        """`GET /theme.css`: gradio's colours and sizes."""
         path = self._snapshot.folder / "theme.css"
         return FileResponse(path, media_type="text/css", headers={"Cache-Control": "no-cache"})
 
     async def icon(self, request: Request) -> Response:
-        """`GET /favicon.ico`."""
         return FileResponse(HERE / "static" / "icon.svg")
 
 
-def _own(path: str, endpoint: Callable[..., object]) -> Route:
-    """What only the page's scripts ask for: no part of the API that is documented."""
-    return Route(path, endpoint, methods=["GET"], include_in_schema=False)
-
-
 def language_of(request: Request) -> str:
-    """The page's language: as chosen on it, or the first of the browser's that we have."""
+    """The page's language: the one chosen on it, or the first of the browser's that it has."""
     chosen = request.query_params.get("lang") or request.cookies.get("lang")
     if chosen in LANGUAGES:
         return chosen

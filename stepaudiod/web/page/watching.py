@@ -1,7 +1,7 @@
-"""`GET /page/watch`: the status as events, for as long as the daemon is there.
+"""`GET /page/watch`: the status as events, until the daemon exits.
 
-A page that watches needn't ask, and so never wakes a daemon that has gone: it learns of the exit from the end
-of the stream. The connection counts as quiet: it neither keeps the daemon awake nor delays its exit.
+A page that watches does not poll, which would start a daemon that has exited: the end of the stream shows the
+exit. The connection neither keeps the daemon awake nor delays its exit.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from stepaudiod.web import models
 from stepaudiod.web.stream import UNBUFFERED
 
 LEAST_STEP_S = 0.5
-"""Between two events at least."""
+"""The minimum between two events."""
 
 STEP_S = 1.0
-"""How often to look without a report of a change: the clock, and folders of models and voices."""
+"""The polling interval for what reports no change: the clock, and the folders of models and voices."""
 
 
 class Feed:
@@ -39,11 +39,10 @@ class Feed:
         self._writing: asyncio.Task[None] | None = None
 
     async def watch(self, request: Request) -> Response:
-        """`GET /page/watch`."""
         return Watching(self._events(request.app.state.service, request.app.state.idle))
 
     async def _events(self, service: Dispatcher, idle: IdleClock) -> AsyncIterator[bytes]:
-        """The status as it is, then each change of it."""
+        """The current status, then each change of it."""
         self._tabs += 1
         if self._writing is None:
             self._writing = asyncio.create_task(self._write(service, idle))
@@ -62,7 +61,7 @@ class Feed:
                 self._writing = None
 
     async def _write(self, service: Dispatcher, idle: IdleClock) -> None:
-        """Write an event whenever something in the status but the seconds has changed."""
+        """Write an event at each change of the status other than its seconds."""
         before = _without_clock(_status(service, idle))
         try:
             while True:
@@ -78,14 +77,14 @@ class Feed:
 
 
 class Watching(StreamingResponse):
-    """A response that may be cut at any moment."""
+    """A response that the exit of the daemon may cut off."""
 
     def __init__(self, events: AsyncIterator[bytes]) -> None:
         headers = {"Cache-Control": "no-cache"} | UNBUFFERED
         super().__init__(events, media_type="text/event-stream", headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the connection know once the response has begun."""
+        """Mark the connection once the response has begun."""
 
         async def send_and_tell(message: Message) -> None:
             await send(message)
@@ -95,12 +94,11 @@ class Watching(StreamingResponse):
 
 
 def _event(status: dict[str, Any]) -> bytes:
-    """A status as it is sent."""
     return b"data: " + json.dumps(status, ensure_ascii=False).encode() + b"\n\n"
 
 
 def _status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
-    """The status, and which engine and why in parts: the page says it in its own language."""
+    """The status, and the choice of the engine as data, which the page shows in its own language."""
     try:
         choice = service.choice()
     except EngineUnavailable:
@@ -112,6 +110,6 @@ def _status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
 
 
 def _without_clock(status: dict[str, Any]) -> dict[str, Any]:
-    """The status line tells of the time in steps; the seconds beside it run all the time."""
+    """The status without the fields that change every second; the status line shows time in steps."""
     clock = ("idle_time", "time_until_unload")
     return {name: {k: v for k, v in part.items() if k not in clock} for name, part in status.items()}

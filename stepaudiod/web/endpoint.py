@@ -1,0 +1,136 @@
+"""An endpoint: a route, and what the OpenAPI document says about it, declared beside its handler.
+
+    @endpoint("GET /v1/tags", "listTags", EDITS, "Tags")
+    async def tags(request: Request) -> Response:
+        \"\"\"List every edit.
+
+        More of its description, in Markdown.
+        \"\"\"
+
+The schemas of answers are names here: `openapi/answers.py` is imported with the first request for the
+document, so that declarations cost nothing when the daemon wakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from stepaudiod import errors
+from stepaudiod.errors import StepaudiodError
+
+if TYPE_CHECKING:
+    from stepaudiod.web.schemas import Form
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+JSON, EVENTS = "application/json", "text/event-stream"
+TEXT, HTML = "text/plain; charset=utf-8", "text/html; charset=utf-8"
+BYTES = "application/octet-stream"
+
+SPEECH, EDITS, TRANSCRIPTIONS = "Speech", "Edits", "Transcriptions"
+VOICES, MODELS, DAEMON = "Voices", "Models", "The daemon"
+
+READS = (errors.InvalidRequest, errors.TooLarge, errors.TooSlow, errors.Busy, errors.DiskFull)
+"""Errors of every endpoint that reads a body."""
+NAMES_A_MODEL = (errors.NotFound, errors.EngineUnavailable)
+WORKS = (
+    *(*READS, *NAMES_A_MODEL, errors.Unsupported, errors.Stopping, errors.EngineError),
+    *(errors.SynthesisFailed, errors.TookTooLong, errors.ModelFileError, errors.WorkerLost),
+)
+"""Errors of every endpoint that reads a body and has an engine work on it."""
+
+
+class Answer(NamedTuple):
+    """A response other than an error.
+
+    Attributes:
+        description: what it is, where the schema does not say it.
+        contents: media types, each with the names of its schemas in `openapi/answers.py`; text and bytes have
+            none. Of several any may come; an event stream is made of them.
+        headers: names in `openapi/headers.py`.
+        links: ids of operations that take the answer's `id` as their path parameter `id`.
+    """
+
+    description: str = ""
+    contents: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    headers: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+
+
+class Parameter(NamedTuple):
+    """A value in the path, the query or a header.
+
+    Attributes:
+        place: `path`, `query` or `header`.
+        example: a valid value.
+        pattern: a regular expression that values match.
+    """
+
+    name: str
+    place: str
+    description: str
+    example: str
+    pattern: str | None = None
+
+
+class Declaration(NamedTuple):
+    """What the document says beside the path, the method and the handler's docstring.
+
+    Attributes:
+        id: the operation's name in generated clients.
+        tag: its chapter.
+        answers: by status.
+        errors: what it raises; those that any request may meet are added.
+        body: the forms of its body; with more than one, either is accepted.
+        parameters: beside the body.
+    """
+
+    id: str
+    tag: str
+    answers: dict[int, Answer]
+    errors: tuple[type[StepaudiodError], ...]
+    body: tuple[type[Form], ...]
+    parameters: tuple[Parameter, ...]
+
+
+class Endpoint(Route):
+    """A route with its declaration."""
+
+    def __init__(self, method: str, path: str, handler: Handler, declaration: Declaration) -> None:
+        super().__init__(path, handler, methods=[method])
+        self.method = method
+        self.handler = handler
+        self.declaration = declaration
+
+
+def endpoint(
+    route: str,
+    id: str,
+    tag: str,
+    answers: str | dict[int, Answer],
+    errors: tuple[type[StepaudiodError], ...] = (),
+    body: tuple[type[Form], ...] = (),
+    parameters: tuple[Parameter, ...] = (),
+) -> Callable[[Handler], Endpoint]:
+    """Make a handler an endpoint.
+
+    Args:
+        route: a method and a path of starlette. `HEAD` comes with `GET`; `{id:path}` may contain slashes.
+        id: see `Declaration`, as for the rest.
+        tag: one of the constants above.
+        answers: the name of the schema of 200, which is JSON; or every answer by its status.
+        errors: what the handler raises.
+        body: the forms that it reads.
+        parameters: what else it reads.
+    """
+    if isinstance(answers, str):
+        answers = {200: Answer(contents={JSON: (answers,)})}
+    method, path = route.split()
+    declaration = Declaration(id, tag, answers, errors, body, parameters)
+    return lambda handler: Endpoint(method, path, handler, declaration)

@@ -27,7 +27,7 @@ PAUSE_S = 0.8
 
 @pytest.fixture(scope="module")
 def tiny(cache_dir: Path) -> WhisperTinyEngine:
-    engine = WhisperTinyEngine(cache_dir=cache_dir, threads=2)
+    engine = WhisperTinyEngine(cache_dir=cache_dir, threads=1)
     engine.load(lambda stage, done: None)
     return engine
 

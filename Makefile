@@ -1,5 +1,8 @@
 # make run    set up, listen, speak on the first connection
-# make test   set up, check the code, run every test
+# make test   set up, check the code, run the tests that fit into ten minutes on two cores
+# make test-rest   run the others: long recordings, every voice, packages, most of what boots a Debian
+# make test-all   make test and make test-rest
+# make dev    set up for development, with pre-commit's hooks
 # make test-attack   attack a running daemon; ATTACK_SCALE=20 tries twenty times as often
 # make test-releases   try make run and the tests in booted roots of SUITES="bookworm trixie noble"
 # make deb    build what apt install takes
@@ -26,10 +29,14 @@ LOCKED := $(shell cat setup.cfg pyproject.toml constraints.txt Makefile packagin
 PACKAGES := ca-certificates curl python3 python3-systemd python3-venv
 TEST_PACKAGES := $(PACKAGES) apt-utils bash-completion fish gpg gpg-agent iproute2 man-db systemd zsh $(if $(IS_WHOLE),\
   chromium chromium-driver fonts-noto-cjk lintian mmdebstrap systemd-container $(if $(shell command -v npm),,npm))
+# The tests of a folder that boots machines, and elsewhere those of a file, run in one process: tests/conftest.py.
+JOBS ?= 2
+PARALLEL := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+IS_HERE := $(if $(IS_WHOLE),, and not systemd and not browser)
 # Where a suite of these is to be tried, on a machine that can boot them.
 SUITES ?= bookworm trixie noble
 
-.PHONY: run test test-attack test-releases deb docs lint lock clean
+.PHONY: run dev test test-rest test-all test-attack test-releases deb docs lint lock clean
 .SILENT: run test apt-repo
 
 run: export STEPAUDIOD_CACHE_DIR ?= $(CURDIR)/build/cache
@@ -42,13 +49,21 @@ run: $(VENV)/.run-$(LOCKED)-$(subst $(comma),-,$(EXTRAS))
 
 test: $(VENV)/.test-$(LOCKED) $(if $(IS_WHOLE),lint)
 	$(if $(IS_WHOLE),,echo 'On $(RELEASE) the tests that need a browser, a booted Debian or torch are left out; Debian 12 runs them all.')
-	$(BIN)/python -m pytest $(if $(IS_WHOLE),,-m 'not systemd and not browser') $(PYTEST)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow$(IS_HERE)' $(PYTEST)
+
+test-rest: $(VENV)/.test-$(LOCKED)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'slow$(IS_HERE)' $(PYTEST)
+
+test-all: test test-rest
 
 test-attack: $(VENV)/.test-$(LOCKED)
 	$(BIN)/python -m pytest tests/attack $(PYTEST)
 
 test-releases: $(VENV)/.test-$(LOCKED)
 	SUITES='$(SUITES)' $(BIN)/python -m pytest -s tests/releases $(PYTEST)
+
+dev: $(VENV)/.test-$(LOCKED)
+	$(BIN)/pre-commit install
 
 lint: $(VENV)/.test-$(LOCKED)
 	$(BIN)/ruff format --check stepaudiod tests packaging

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds the Debian packages into build/deb; RUNTIMES="lite cpu" builds these runtimes, of lite, cpu and cuda. Wheels
 # come from the package index once, each checked against its locked digest, and are kept in build/wheels; packages whose
-# contents have not changed since the last time are kept too.
+# contents have not changed since the last time are kept too, so that a second run for the same checkout builds nothing.
 set -eu
 cd "$(dirname "$0")/.."
 export LC_ALL=C.UTF-8 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
@@ -16,6 +16,7 @@ WHEELS=$PWD/build/wheels
 export WHEELS
 output=build/deb
 tree=$output/tree
+sources="stepaudiod packaging docs LICENSE NOTICE README.md README.zh-CN.md"
 mkdir -p "$WHEELS" "$output"
 
 runtimes=${RUNTIMES:-lite}
@@ -43,13 +44,6 @@ for list in $runtimes voices; do
   fi
 done
 
-# A copy: the build writes into its folder, and packaging/debian has links to the units.
-rm -rf "$tree"
-mkdir -p "$tree/source"
-cp -a stepaudiod packaging docs LICENSE NOTICE README.md README.zh-CN.md "$tree/source"
-find "$tree/source" -name __pycache__ -prune -exec rm -rf {} +
-cp -aL packaging/debian "$tree/source/debian"
-
 # The heavy packages are built when their recipe has changed; a runtime that nobody asked for now is left as it is.
 recipe() { # PACKAGE LIST
   (cd packaging/debian && cat ../contents-digest.sh "../lock/$2.txt" ../lock/version control rules venv.sh copyright \
@@ -72,12 +66,26 @@ for list in lite cpu cuda voices; do
   esac
 done
 export DH_OPTIONS="$left_out"
-rm -f "$output"/stepaudiod_*.deb
+
+kept=$output/.kept-stepaudiod-$(find $sources -name __pycache__ -prune -o ! -type d -print0 | sort -z |
+  xargs -0 sha256sum | sha256sum | cut -c1-16)
+if [ -z "$built" ] && [ -e "$kept" ]; then
+  ls -l "$output"/*.deb
+  exit
+fi
+rm -f "$output"/stepaudiod_*.deb "$output"/.kept-stepaudiod-[0-9a-f]*
+
+# A copy: the build writes into its folder, and packaging/debian has links to the units.
+rm -rf "$tree"
+mkdir -p "$tree/source"
+cp -a $sources "$tree/source"
+find "$tree/source" -name __pycache__ -prune -exec rm -rf {} +
+cp -aL packaging/debian "$tree/source/debian"
 
 (cd "$tree/source" && dpkg-buildpackage --build=binary --no-sign > ../build.log 2>&1) || {
   tail -n 60 "$tree/build.log" >&2
   exit 1
 }
 mv "$tree"/*.deb "$output"
-[ -z "$built" ] || touch $built
+touch "$kept" $built
 ls -l "$output"/*.deb

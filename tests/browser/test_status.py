@@ -57,6 +57,7 @@ def speak(browser: Browser, count: int) -> None:
     browser.wait(lambda: len(browser.all("#history audio")) == count, SPEAK_S)
 
 
+@pytest.mark.slow
 def test_loading_is_seen_and_the_model_is_put_to_sleep(
     start_browser: StartBrowser, sleepy: DaemonProcess
 ) -> None:

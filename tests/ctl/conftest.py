@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.activation import THREADS
 from tests.ctl.hub import Hub, published
 
 DEADLINE_S = 60.0
@@ -25,9 +26,10 @@ class HandStarted:
 
     def __init__(self, folder: Path, settings: dict[str, object]) -> None:
         self.socket = str(folder / "sock")
-        listen = {"listen.http": f'["{self.socket}", "127.0.0.1:0"]', "engine": "hibari", "cache_dir": folder}
+        defaults = {"engine": "hibari", "cache_dir": folder} | THREADS
+        listen = {"listen.http": f'["{self.socket}", "127.0.0.1:0"]'}
         command = [sys.executable, "-m", "stepaudiod"]
-        command += [f"--set={key}={value}" for key, value in (listen | settings).items()]
+        command += [f"--set={key}={value}" for key, value in (listen | defaults | settings).items()]
         self.process = subprocess.Popen(command, env=_environ(), stderr=subprocess.PIPE, text=True)
         self._lines: list[str] = []
         self._said = threading.Condition()

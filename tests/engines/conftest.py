@@ -23,7 +23,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def hibari(cache_dir: Path) -> HibariEngine:
-    engine = HibariEngine(cache_dir=cache_dir, threads=2)
+    engine = HibariEngine(cache_dir=cache_dir, threads=1)
     engine.load(lambda stage, done: None)
     return engine
 
@@ -32,7 +32,7 @@ def hibari(cache_dir: Path) -> HibariEngine:
 def kokoro(cache_dir: Path) -> KokoroEngine:
     if KOKORO not in Catalog().installed():
         pytest.skip(f"kokoro is not installed: {KOKORO.install}")
-    engine = KokoroEngine(cache_dir=cache_dir, threads=2)
+    engine = KokoroEngine(cache_dir=cache_dir, threads=1)
     engine.load(lambda stage, done: None)
     return engine
 

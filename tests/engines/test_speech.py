@@ -20,6 +20,7 @@ from tests.engines.conftest import Say
 Engines = Callable[[str], HibariEngine | KokoroEngine]
 
 BOTH = [("hibari", "heart"), ("kokoro", "af_heart")]
+LARGE_IS_SLOW = [BOTH[0], pytest.param(*BOTH[1], marks=pytest.mark.slow)]
 RATE = 24_000
 
 
@@ -54,7 +55,7 @@ WRITTEN = [
 
 
 @pytest.mark.parametrize(("text", "all_of", "one_of"), WRITTEN)
-@pytest.mark.parametrize(("name", "voice"), BOTH)
+@pytest.mark.parametrize(("name", "voice"), LARGE_IS_SLOW)
 def test_numbers_dates_money_and_units_are_heard(
     name: str, voice: str, text: str, all_of: list[str], one_of: list[str], engines: Engines, say: Say
 ) -> None:
@@ -72,6 +73,7 @@ def other_chinese(kokoro: KokoroEngine, say: Say) -> np.ndarray:
     return say(kokoro, "他们在图书馆门口等了半个小时，结果发现今天根本不开门。", "zm_yunxi")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "clip", ["fear_zh_female", "whisper", "paralingustic", "speed", "vad"], ids=lambda clip: f"clip={clip}"
 )
@@ -90,6 +92,7 @@ def test_chinese_says_its_text_and_no_other(
     assert right < 0.75 * wrong
 
 
+@pytest.mark.slow
 def test_mixed_text_says_the_english_in_it(kokoro: KokoroEngine, say: Say) -> None:
     english = "The quick brown fox jumps over the lazy dog"
     spoken = list(kokoro.speak(SpeechRequest(f"他说：“{english}。”然后他就走了。", "af_heart")))
@@ -97,7 +100,7 @@ def test_mixed_text_says_the_english_in_it(kokoro: KokoroEngine, say: Say) -> No
     assert sum(word in heard for word in english.lower().split()) >= 7, heard
 
 
-@pytest.mark.parametrize(("name", "voice"), BOTH)
+@pytest.mark.parametrize(("name", "voice"), LARGE_IS_SLOW)
 def test_speed_changes_the_duration_in_proportion(name: str, voice: str, engines: Engines, say: Say) -> None:
     text = "Rice is served in bowls."
     normal = len(say(engines(name), text, voice))
@@ -106,7 +109,7 @@ def test_speed_changes_the_duration_in_proportion(name: str, voice: str, engines
         assert changed == pytest.approx(normal / speed, rel=0.15), speed
 
 
-@pytest.mark.parametrize(("name", "voice"), BOTH)
+@pytest.mark.parametrize(("name", "voice"), LARGE_IS_SLOW)
 def test_half_as_fast_again_is_still_understood(name: str, voice: str, engines: Engines, say: Say) -> None:
     errors = total = 0
     for text in judges.HARVARD[10:14]:
@@ -133,7 +136,7 @@ def test_the_first_sound_needs_one_sentence_only(name: str, voice: str, engines:
     assert 0.5 < len(first) / RATE < 6
 
 
-@pytest.mark.parametrize(("name", "voice"), BOTH)
+@pytest.mark.parametrize(("name", "voice"), LARGE_IS_SLOW)
 def test_several_requests_can_be_stepped_in_turn(name: str, voice: str, engines: Engines) -> None:
     request = SpeechRequest("It is the first of two. It is the second one.", voice, seed=3)
     alone = list(engines(name).speak(request))
@@ -141,7 +144,7 @@ def test_several_requests_can_be_stepped_in_turn(name: str, voice: str, engines:
     assert all(np.array_equal(a, b) for a, (b, _) in zip(alone, in_turn, strict=True))
 
 
-@pytest.mark.parametrize(("name", "voice"), BOTH)
+@pytest.mark.parametrize(("name", "voice"), LARGE_IS_SLOW)
 def test_no_text_is_too_odd(name: str, voice: str, engines: Engines) -> None:
     odd = [
         "a", "I", "1", "½", "x²", "1" * 60, "A" * 400, "\ud83d broken", "a\x00b\x07c", "[link](/hello/)",

@@ -27,7 +27,7 @@ PAUSE_S = 0.8
 
 @pytest.fixture(scope="module")
 def tiny(cache_dir: Path) -> WhisperTinyEngine:
-    engine = WhisperTinyEngine(cache_dir=cache_dir, threads=2)
+    engine = WhisperTinyEngine(cache_dir=cache_dir, threads=1)
     engine.load(lambda stage, done: None)
     return engine
 
@@ -141,6 +141,7 @@ def test_silence_around_speech_adds_no_words(tiny: WhisperTinyEngine, sentences:
     assert found[1].start_s == pytest.approx(85 + len(sentences[0]) / RATE, abs=0.4)
 
 
+@pytest.mark.slow
 def test_speech_without_a_pause_is_cut_without_losing_words(
     tiny: WhisperTinyEngine, hibari: HibariEngine, say: Say
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_temperature_still_understands(tiny: WhisperTinyEngine, sentences: lis
     assert judges.word_errors(judges.HARVARD[2], text(found)) <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", ["Hello.", "No.", "Yes, please."])
 def test_a_sound_repeated_over_and_over_does_not_end_in_a_loop(
     said: str, tiny: WhisperTinyEngine, hibari: HibariEngine, say: Say
@@ -187,6 +189,7 @@ def test_a_sound_repeated_over_and_over_does_not_end_in_a_loop(
     assert 0 < len(found) < 120, found
 
 
+@pytest.mark.slow
 def test_chinese_repeated_over_and_over_is_refused_too(
     tiny: WhisperTinyEngine, kokoro: KokoroEngine, say: Say
 ) -> None:
@@ -202,6 +205,7 @@ def test_other_languages_are_refused_with_what_would_make_them_possible(tiny: Wh
     assert refusal.value.param == "language"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 def test_english_is_not_taken_for_another_language(
     noise: float, tiny: WhisperTinyEngine, hibari: HibariEngine, say: Say
@@ -219,6 +223,7 @@ def test_english_is_not_taken_for_another_language(
         assert segments(tiny, sound + random.normal(0, noise, len(sound)).astype(np.float32)), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("said", "voice"),
     [

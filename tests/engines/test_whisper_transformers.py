@@ -78,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loaded(folder: Path, **options: str) -> WhisperEngine:
     engine = WhisperEngine(
         cache_dir=folder,
-        threads=2,
+        threads=1,
         **{"folder": str(folder), "device": "cpu", "name": "whisper-x", **options},
     )
     engine.load(lambda stage, done: None)

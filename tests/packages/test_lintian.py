@@ -12,7 +12,6 @@ from tests.packages.conftest import DEBS
 PACKAGES = ("stepaudiod", "stepaudiod-voices", *(f"stepaudiod-runtime-{kind}" for kind in ("lite", "cpu")))
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("repository")
 @pytest.mark.parametrize("package", PACKAGES)
 def test_lintian_finds_no_error_and_no_warning(package: str) -> None:

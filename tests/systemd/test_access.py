@@ -11,6 +11,8 @@ import pytest
 from tests.systemd.conftest import CHECKOUT
 from tests.systemd.machine import Machine
 
+pytestmark = pytest.mark.slow
+
 LAN = ("192.0.2.7", 7860)
 SOCKET = f"[Socket]\nListenStream=\nListenStream={LAN[0]}:{LAN[1]}\nListenStream=/run/stepaudiod.sock\n"
 CREDENTIAL = "[Service]\nSetCredential=api-keys:#\nLoadCredential=api-keys:/etc/stepaudiod/api-keys\n"

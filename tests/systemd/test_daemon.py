@@ -89,6 +89,7 @@ def test_systemctl_status_reads_like_a_sentence(sleeping: Machine) -> None:
     assert "asleep in" in sleeping.systemctl("status", SERVICE)
 
 
+@pytest.mark.slow
 def test_health_checks_do_not_keep_it_awake(sleeping: Machine) -> None:
     configure(sleeping, idle_timeout=1)
     checked = 0
@@ -124,6 +125,7 @@ def test_a_killed_worker_costs_only_the_request_in_flight(sleeping: Machine) -> 
     assert sleeping.workers(SERVICE) != [worker]
 
 
+@pytest.mark.slow
 def test_a_killed_front_takes_its_worker_along_and_the_socket_still_answers(sleeping: Machine) -> None:
     assert say(sleeping).status == 200
     (worker,) = sleeping.workers(SERVICE)
@@ -133,6 +135,7 @@ def test_a_killed_front_takes_its_worker_along_and_the_socket_still_answers(slee
     assert sleeping.show(SOCKET, "ActiveState") == "active"
 
 
+@pytest.mark.slow
 def test_a_front_that_hangs_is_replaced_by_the_watchdog(sleeping: Machine) -> None:
     sleeping.drop_in(SERVICE, "[Service]\nWatchdogSec=1s\n")
     sleeping.request("GET", "/healthz")
@@ -142,6 +145,7 @@ def test_a_front_that_hangs_is_replaced_by_the_watchdog(sleeping: Machine) -> No
     assert sleeping.request("GET", "/healthz").status == 200
 
 
+@pytest.mark.slow
 def test_reload_takes_the_new_configuration_and_tells_the_manager(sleeping: Machine) -> None:
     sleeping.request("GET", "/healthz")
     front = sleeping.main_process(SERVICE)
@@ -158,6 +162,7 @@ def test_reload_takes_the_new_configuration_and_tells_the_manager(sleeping: Mach
     assert sleeping.main_process(SERVICE) == front
 
 
+@pytest.mark.slow
 def test_stop_finishes_what_is_being_said(sleeping: Machine) -> None:
     say(sleeping)
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -171,6 +176,7 @@ def test_stop_finishes_what_is_being_said(sleeping: Machine) -> None:
     assert say(sleeping).status == 200, "the socket still listens"
 
 
+@pytest.mark.slow
 def test_stopping_the_socket_stops_all(sleeping: Machine) -> None:
     sleeping.request("GET", "/healthz")
     sleeping.systemctl("stop", SOCKET)
@@ -179,6 +185,7 @@ def test_stopping_the_socket_stops_all(sleeping: Machine) -> None:
         sleeping.connect()
 
 
+@pytest.mark.slow
 def test_a_broken_configuration_answers_503_and_the_socket_survives(sleeping: Machine) -> None:
     configure(sleeping, idle_timout=5)
     mark = sleeping.journal.mark()
@@ -195,6 +202,7 @@ def test_a_broken_configuration_answers_503_and_the_socket_survives(sleeping: Ma
     assert say(sleeping).status == 200, "mended, it works without a restart"
 
 
+@pytest.mark.slow
 def test_the_socket_of_the_former_api_serves_the_api_alone(sleeping: Machine) -> None:
     sleeping.systemctl("start", API_SOCKET)
     assert sleeping.request("GET", "/healthz", at=API).status == 200
@@ -204,6 +212,7 @@ def test_the_socket_of_the_former_api_serves_the_api_alone(sleeping: Machine) ->
     assert len(sleeping.workers(SERVICE)) == 1, "one worker serves both"
 
 
+@pytest.mark.slow
 def test_each_instance_has_its_own_configuration(machine: Machine) -> None:
     units = [f"stepaudiod@gpu{n}.{kind}" for n in (0, 1) for kind in ("service", "socket")]
     try:

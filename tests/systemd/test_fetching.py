@@ -14,6 +14,8 @@ from tests.systemd.machine import Machine
 from tests.systemd.network import Reply
 from tests.web.conftest import hum, wav
 
+pytestmark = pytest.mark.slow
+
 SERVICE, SOCKET = "stepaudiod.service", "stepaudiod.socket"
 SETTINGS = 'engine = "auto"\nallow_url_fetch = true\ntimeouts.fetch = 5\n'
 RECORDING = wav(hum())

@@ -15,6 +15,8 @@ from tests.systemd.conftest import UNITS
 from tests.systemd.machine import Machine
 from tests.systemd.network import Address
 
+pytestmark = pytest.mark.slow
+
 WAYS = UNITS / "ways"
 PAGE: Address = ("127.0.0.1", 7860)
 API: Address = ("127.0.0.1", 8003)

@@ -158,7 +158,7 @@ class Dispatcher:
         finally:
             self._idle.end()
             run.record(self.counters)
-            self.changes.tell()
+            self.changes.notify()
 
     async def _pieces(self, run: RequestLog, work: Work, format: str | None) -> AsyncIterator[Result]:
         """Wait for a turn, and hand on what the worker makes, or a second one if the first is lost early."""
@@ -166,7 +166,7 @@ class Dispatcher:
             raise self._busy()
         await self._turns.take(run.turn)
         self._active += 1
-        self.changes.tell()
+        self.changes.notify()
         try:
             for is_second in (False, True):
                 try:
@@ -252,7 +252,7 @@ class Dispatcher:
                 reply.credit()
             if reply.is_out_of_credit:
                 turns.drop(turn)
-        if turns.is_held(turn) or turns.is_waited_for(turn):
+        if turns.is_held(turn) or turns.is_waiting(turn):
             return
         if reply.is_half_read:
             self._paused.pop(turn, None)
@@ -282,8 +282,8 @@ class Dispatcher:
 
     def _end_turn(self, run: RequestLog) -> None:
         """The worker is done with a request; its turn goes to the next one."""
-        if not run.is_worked_off:
-            run.is_worked_off = True
+        if not run.is_finished:
+            run.is_finished = True
             self._typical_s += 0.2 * (run.duration_s - self._typical_s)
         self._turns.drop(run.turn)
 
@@ -296,7 +296,7 @@ class Dispatcher:
                 )
             if self.worker is None or self.worker.is_lost:
                 self.worker = await self._spawn(self.counters)
-                self.worker.watch_changes(self.changes.tell)
+                self.worker.watch_changes(self.changes.notify)
             return self.worker
 
     async def preload(self) -> None:

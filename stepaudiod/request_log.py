@@ -1,4 +1,4 @@
-"""One request on its way through the service: what the journal and the counters say of it."""
+"""The record of one request: its journal line and its counters."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class RequestLog:
     """A request, from its arrival to its end.
 
     Attributes:
-        engine: the engine that does it.
-        kind: of the work, see `speech.kind_of`.
+        engine: the engine that serves it.
+        kind: `speech`, `edit` or `transcription`.
         request_id: for the journal.
-        caller: the name of its API key; "" where it needed none.
-        turn: its place among those that are worked on.
-        started: when it came, on the monotonic clock.
+        caller: the name of its API key; "" if it needed none.
+        turn: its turn in the fair queue.
+        started: time of arrival, on the monotonic clock.
         outcome: `served`, `failed`, `refused` or `cancelled`.
-        audio_s: seconds of sound that have come.
-        first_audio_s: seconds from its arrival to its first sound; None before that.
-        has_begun: whether any sound or text of it has come.
-        is_worked_off: whether the worker is done with it.
+        audio_s: seconds of audio received from the worker.
+        first_audio_s: seconds from its arrival to its first audio; None before that.
+        has_begun: whether any audio or text has been received from the worker.
+        is_finished: whether the worker has finished it.
     """
 
     engine: EngineDescription
@@ -41,15 +41,13 @@ class RequestLog:
     audio_s: float = 0.0
     first_audio_s: float | None = None
     has_begun: bool = False
-    is_worked_off: bool = False
+    is_finished: bool = False
 
     @property
     def duration_s(self) -> float:
-        """Seconds since it came."""
         return time.monotonic() - self.started
 
     def take(self, piece: Result) -> None:
-        """Note a piece that came."""
         self.has_begun = self.has_begun or not isinstance(piece, Facts)
         if isinstance(piece, Audio):
             self.audio_s += piece.duration_s
@@ -57,7 +55,7 @@ class RequestLog:
                 self.first_audio_s = self.duration_s
 
     def record(self, counters: Counters) -> None:
-        """Count it, and write one line with fields for the journal; never the text itself."""
+        """Update the counters, and write one journal line with fields; never the text itself."""
         counters.requests[self.kind, self.outcome] += 1
         counters.duration[self.kind].observe(self.duration_s)
         counters.audio_s[self.engine.name] += self.audio_s

@@ -138,7 +138,7 @@ def test_a_daemon_that_cannot_start_ends_it_with_its_status(tmp_path: Path) -> N
         assert process.stderr is not None
         said = process.stderr.read()
     assert said.count("unrecognized arguments: --no-such-option") == 3
-    assert "3 starts in a row have failed" in said
+    assert "failed to start 3 times in a row" in said
     assert not path.exists()
 
 

@@ -67,7 +67,7 @@ def test_a_late_connection_calls_the_exit_off_and_it_is_tried_again(clock: Clock
     clock.time_s += 10
     idle.drain()
     assert not idle.is_due
-    idle.call_off()
+    idle.cancel_exit()
     assert idle.is_due
 
 
@@ -75,6 +75,6 @@ def test_there_is_no_way_back_from_gone(clock: Clock) -> None:
     idle = IdleClock(10, clock)
     clock.time_s += 10
     idle.drain()
-    idle.leave()
+    idle.exit()
     idle.begin()
     assert idle.phase is Phase.GONE

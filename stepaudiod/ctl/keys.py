@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
     if not keys.NAME.fullmatch(name):
         raise WrongUsage(f"{name!r} can't name a key: letters, digits, '.', '_' and '-', at most 64 of them.")
     key = keys.new_key()
-    line = keys.line_of(name, key)
+    line = keys.format_line(name, key)
     if arguments.print_line:
         terminal.result({"name": name, "key": key, "line": line}, f"{key}\n{line}")
         return

@@ -70,11 +70,11 @@ class Feed:
                 status = _status(service, idle)
                 if (now := _without_clock(status)) != before:
                     before, self._latest = now, _event(status)
-                    self._events_made.tell()
+                    self._events_made.notify()
                     await asyncio.sleep(LEAST_STEP_S)
                 await wait_for(change, STEP_S)
         finally:
-            self._events_made.tell()
+            self._events_made.notify()
 
 
 class Watching(StreamingResponse):

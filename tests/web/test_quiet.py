@@ -42,7 +42,7 @@ def test_one_sentence_leaves_no_report_behind(start_daemon: StartDaemon, tmp_pat
 
 def test_whichever_part_is_imported_the_libraries_are_told_first(tmp_path: Path) -> None:
     environ = a_users_environ(tmp_path) | {"ORT_DISABLE_TELEMETRY": "0", "GRADIO_ANALYTICS_ENABLED": "True"}
-    for module in ("worker.main", "ctl.main", "web.page.render", "engines.hibari", "model", "audio.decode"):
+    for module in ("worker.main", "ctl.main", "web.page.render", "engines.hibari", "editx", "audio.decode"):
         command = [sys.executable, "-c", f"import stepaudiod.{module}; {PRINT_VARIABLES}"]
         told = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
         assert told.strip() == str(sorted(NO_TELEMETRY.items()))

@@ -22,7 +22,7 @@ from stepaudiod.temp_dirs import UNFINISHED, TempDir
 
 log = logging.getLogger(__name__)
 
-SOURCES = ("blocks.py", "lean.py", "render.py", "words.json")
+SOURCES = ("blocks.py", "gradio_import.py", "render.py", "words.json")
 """What the files depend on, beside gradio itself."""
 TELL_BYTES = 2000
 

@@ -1,16 +1,17 @@
-# make run    set up, listen, speak on the first connection
-# make test   set up, check the code, run every test
+# make run    set up, listen, start the daemon at the first connection
+# make test   set up, check the code, run all tests
 # make test-attack   attack a running daemon; ATTACK_SCALE=20 tries twenty times as often
-# make test-releases   try make run and the tests in booted roots of SUITES="bookworm trixie noble"
-# make deb    build what apt install takes
-# make apt-repo   the same as a signed repository, so that apt install stepaudiod works by name
+# make test-releases   try make run and the tests in booted systems of SUITES="bookworm trixie noble"
+# make deb    build the Debian packages
+# make apt-repo   build them as a signed repository for apt
 # make lint   check the code only
-# make lock   write constraints.txt anew
+# make lock   write constraints.txt from the environment
+# make lock-deb   write packaging/lock, the versions in the Debian packages
 
 comma := ,
 PYTHON ?= /usr/bin/python3
 EXTRAS ?= kokoro,page,tools
-# The whole of the tests runs on this release; elsewhere what needs neither a browser, nor a booted Debian, nor torch.
+# All tests run on this release; on others those that need neither a browser, nor a booted Debian, nor torch.
 RELEASE := $(shell . /etc/os-release && echo $$ID-$$VERSION_ID)
 IS_WHOLE := $(filter debian-12,$(RELEASE))
 TEST_EXTRAS := kokoro,hub,page,$(if $(IS_WHOLE),step-audio$(comma))tools,dev
@@ -25,7 +26,7 @@ LOCKED := $(shell cat setup.cfg pyproject.toml constraints.txt Makefile packagin
 PACKAGES := ca-certificates curl python3 python3-systemd python3-venv
 TEST_PACKAGES := $(PACKAGES) apt-utils bash-completion fish gpg gpg-agent iproute2 man-db systemd zsh $(if $(IS_WHOLE),\
   chromium chromium-driver fonts-noto-cjk lintian mmdebstrap systemd-container $(if $(shell command -v npm),,npm))
-# Where a suite of these is to be tried, on a machine that can boot them.
+# The suites of make test-releases, on a machine that can boot them.
 SUITES ?= bookworm trixie noble
 
 .PHONY: run test test-attack test-releases deb lint lock clean
@@ -88,7 +89,7 @@ $(VENV)/.test-$(LOCKED):
 	$(call install_venv,$(TEST_EXTRAS))
 	touch $@
 
-# Debian's python3-systemd serves the environment too: building it from source would need a compiler
+# Debian's python3-systemd is linked into the environment: building it from source would need a compiler
 define install_venv
 	$(PYTHON) -m venv $(VENV)
 	ln -sfn /usr/lib/python3/dist-packages/systemd /usr/lib/python3/dist-packages/systemd_python-* $(VENV)/lib/python3*/site-packages/

@@ -29,23 +29,29 @@ Origin = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-
 
 
 class Section(BaseModel):
-    """A table of the file; unknown keys are errors."""
+    """A table of the file; unknown keys are errors. The manual page prints the tables' docstrings."""
 
     # defer_build: Settings validates all tables, so the validator of a single one is rarely needed
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Listen(Section):
-    # each entry is `address:port`, `[v6 address]:port` or the path of a unix socket; unused under systemd
+    """Addresses for a daemon started by hand; under systemd the socket units have them.
+
+    Each entry is `address:port`, `[v6 address]:port`, or the path of a unix socket.
+    """
+
     http: tuple[str, ...] = Field(("127.0.0.1:7860",), description="the page and the API")
     api: tuple[str, ...] = Field((), description="the API only")
-    page: tuple[str, ...] = Field((), description="the page and what it needs")
+    page: tuple[str, ...] = Field((), description="the page and the API calls that it needs")
 
 
 class Limits(Section):
+    """Limits; a request beyond a limit is answered with an error."""
+
     max_text: int = Field(100_000, ge=1, description="characters of one request's text")
     max_body: int = Field(1_048_576, ge=1024, description="bytes of one JSON request")
-    max_queue: int = Field(64, ge=0, description="requests that wait for their turn; more get 429")
+    max_queue: int = Field(64, ge=0, description="requests that wait in the queue; further ones get 429")
     concurrency: int = Field(8, ge=1, description="requests served at the same time, chunk by chunk in turn")
     max_paused: int = Field(
         64, ge=1, description="responses whose client does not read; beyond this the oldest is cut off"
@@ -71,18 +77,20 @@ class Limits(Section):
 
 
 class Timeouts(Section):
+    """Deadlines, in seconds."""
+
     header: Seconds = Field(10, gt=0, description="a connection's request line and headers")
     body: Seconds = Field(30, gt=0, description="the next piece of a request's body")
     upload: Seconds = Field(600, gt=0, description="a request's whole body")
     request: Seconds = Field(
-        3600, gt=0, description="the whole work of one request, with its wait for a turn"
+        3600, gt=0, description="the whole work of one request, including its time in the queue"
     )
     client: Seconds = Field(60, gt=0, description="a client that has stopped reading its audio")
-    keep_alive: Seconds = Field(15, gt=0, description="a quiet connection between two requests")
-    fetch: Seconds = Field(30, gt=0, description="a recording behind a URL, all of it")
-    drain: Seconds = Field(30, ge=0, description="requests in flight when the daemon is told to stop")
-    heartbeat: Seconds = Field(30, gt=0, description="a worker that gives no sign of life")
-    stall: Seconds = Field(120, gt=0, description="a worker that lives and makes no progress with its work")
+    keep_alive: Seconds = Field(15, gt=0, description="an idle connection between two requests")
+    fetch: Seconds = Field(30, gt=0, description="fetching the whole recording of a URL")
+    drain: Seconds = Field(30, ge=0, description="requests in flight when the daemon is stopped")
+    heartbeat: Seconds = Field(30, gt=0, description="a worker that sends no heartbeat")
+    stall: Seconds = Field(120, gt=0, description="a worker with heartbeats but no progress with its work")
     load: Seconds = Field(600, gt=0, description="a worker that makes no progress with loading")
 
 
@@ -120,18 +128,24 @@ class Access(Section):
 
 
 class PageSettings(Section):
+    """The page at `/`."""
+
     keep_results: Seconds = Field(
         3600, gt=0, description="seconds that a browser keeps the results made on the page"
     )
 
 
 class Marking(Section):
+    """The marking of synthetic audio."""
+
     metadata: bool = Field(
         True, description="whether file metadata and a response header say that audio is synthetic"
     )
 
 
 class StepAudio(Section):
+    """The engine step-audio-editx."""
+
     device: str = Field("auto", description='"auto" uses a GPU if there is one; or "cpu", "cuda", "cuda:1"')
     dtype: Literal["bf16", "fp16", "fp32"] = Field("bf16", description="the language model's data type")
     quantization: Literal["none", "int8", "int4"] = Field("none", description="quantization of its weights")

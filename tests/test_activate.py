@@ -1,4 +1,4 @@
-"""The activator of `make run`: it refuses no connection, failures don't spin, a stop leaves nothing."""
+"""The activator of `make run`: no refused connections, no restart loops, no leftovers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXITED = "asleep until the next connection"
 def activated(
     *arguments: str, options: tuple[str, ...] = ("--set=engine=hibari", "--set=idle_timeout=0.1")
 ) -> Iterator[subprocess.Popen[str]]:
-    """The program with these `--listen` arguments; killed in the end, if it still runs."""
+    """The program with these `--listen` arguments; killed at the end if it still runs."""
     command = [sys.executable, "-m", "stepaudiod.activate", *(f"--listen={each}" for each in arguments)]
     with subprocess.Popen([*command, "--", *options], stderr=subprocess.PIPE, text=True) as process:
         try:

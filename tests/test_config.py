@@ -1,4 +1,4 @@
-"""Where settings come from, and how mistakes in them are told."""
+"""The sources of settings, and their error messages."""
 
 from __future__ import annotations
 

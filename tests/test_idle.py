@@ -1,4 +1,4 @@
-"""The idle clock: what counts as work, and the way out."""
+"""The idle clock: what counts as work, and the exit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from stepaudiod.idle import IdleClock, Phase
 
 
 class Clock:
-    """Time that passes when told to."""
+    """A clock that is set by the test."""
 
     def __init__(self) -> None:
         self.time_s = 1000.0

@@ -1,4 +1,4 @@
-"""A GPU that fails takes the worker with it, and nothing else: its context never works again."""
+"""A GPU failure ends only the worker, since its context never works again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerOptions:
 
 
 async def whole(reply: Reply) -> int:
-    """Bytes of sound that came."""
+    """The bytes of received audio."""
     return sum([len(item.data) async for item in reply if isinstance(item, Audio)])
 
 

@@ -1,4 +1,4 @@
-"""What the documents about the old containers say is so, and both languages say the same."""
+"""The documents about the old containers are correct, and both languages agree."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.M | re.S)
 
 
 def table_keys(path: Path) -> list[list[str]]:
-    """What is in code type in each row; languages differ in the order."""
+    """The words in code type in each row; their order differs between the languages."""
     lines = [line for line in path.read_text("utf-8").splitlines() if line.startswith("|")]
     return [sorted(re.findall(r"`([^`]+)`", line)) for line in lines]
 

@@ -1,4 +1,4 @@
-"""The process border: deaths, hangs, cancellation, the queue. Each costs only the requests in flight."""
+"""The worker process: deaths, hangs, cancellation, the queue. Each costs only the requests in flight."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def speech_request(body: Mapping[str, object]) -> bytes:
 
 @contextlib.contextmanager
 def read_all(daemon: DaemonProcess, body: Mapping[str, object]) -> Iterator[socket.socket]:
-    """A client that reads its response as fast as it comes, until the test is done with it."""
+    """A client that reads its response until the end of the test."""
     with socket.create_connection(daemon.address, timeout=DEADLINE_S) as connection:
         connection.sendall(speech_request(body))
 
@@ -269,7 +269,7 @@ def test_a_slow_reader_is_not_taken_for_a_worker_that_hangs(start_daemon: StartD
 
 
 def test_the_parts_of_a_request_cross_the_border_by_name() -> None:
-    """During an upgrade a front may start a worker whose fields stand in another order."""
+    """During an upgrade a front may start a worker whose fields have another order."""
     work = EditRequest(Recording("a.wav"), Change("speed", "faster", iterations=2), seed=1)
     table = json.loads(json.dumps(to_json(work), sort_keys=True))
     assert (table["recording"]["path"], table["change"]["info"]) == ("a.wav", "faster")

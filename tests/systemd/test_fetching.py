@@ -1,4 +1,4 @@
-"""Recordings behind URLs, under the shipped unit: it lets nothing out, and the README's drop-in does."""
+"""Recordings behind URLs: the shipped unit blocks outgoing connections, the README's drop-in allows them."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def internet(machine: Machine) -> Iterator[Internet]:
 
 
 def ask(machine: Machine, url: str) -> Reply:
-    """A request of an old client, whose recording is elsewhere."""
+    """A request of an old client with a remote recording."""
     body = {"input": "", "step_audio": {"mode": "denoise", "input_audio_url": url}}
     return machine.request("POST", "/v1/audio/speech", json.dumps(body).encode(), timeout_s=60)
 
 
 def refusal(reply: Reply) -> str:
-    """Why it was refused."""
+    """The reason of the refusal."""
     assert reply.status == 400, reply.body
     error = json.loads(reply.body)["error"]
     assert error["param"] == "step_audio.input_audio_url"
@@ -44,7 +44,7 @@ def refusal(reply: Reply) -> str:
 
 
 def drop_in_of_the_readme() -> str:
-    """What stands below `systemctl edit` where it speaks of URLs."""
+    """The drop-in in the README's section about URLs."""
     text = (CHECKOUT / "README.md").read_text()
     about = text[text.index("The URL fields work only") :]
     found = re.search(r"```ini\n(.*?)```", about, re.DOTALL)

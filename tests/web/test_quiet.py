@@ -1,4 +1,4 @@
-"""What the daemon sends to other machines, and what its libraries keep to send: nothing."""
+"""The daemon sends nothing to other machines, and its libraries store no telemetry."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRINT_VARIABLES = "import os, stepaudiod; print(sorted((k, os.environ[k]) for k 
 
 
 def reports(folder: Path) -> list[Path]:
-    """What onnxruntime keeps until it can send it."""
+    """The telemetry files of onnxruntime."""
     return [
         path for path in folder.rglob("*") if path.name in ("Microsoft", ".onnxruntime", "onnxruntime.db")
     ]

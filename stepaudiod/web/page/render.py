@@ -1,4 +1,4 @@
-"""Write down what gradio's server would send for the page: run as a child process, `render FOLDER`."""
+"""Saves the responses of gradio's server for the page; run as a child process, `render FOLDER`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import re
 import sys
 from pathlib import Path
 
-from stepaudiod.web.page import gradio_import as lean
+from stepaudiod.web.page import gradio_import
 
-gc.disable()  # a process that lives for seconds collects nothing
-lean.install()
+gc.disable()  # not needed in a process that runs for seconds
+gradio_import.install()
 
 import fastapi  # noqa: E402
 import gradio  # noqa: E402
@@ -21,10 +21,10 @@ import httpx  # noqa: E402
 from stepaudiod.web.page.blocks import Words, build  # noqa: E402
 
 BASE = "http://stepaudiod.invalid"
-"""Where gradio believes to be; the page puts its own address there, which may be below a proxy's path."""
+"""Gradio's address here; the page replaces it by its own, which may be below a proxy's path."""
 LANGUAGES = {"en": "en", "zh": "zh-CN"}
-CARDS = re.compile(r'\s*<meta\s+(?:property|name)="(?:og|twitter):[^>]*>')
-"""What a network of other people would show of the page; it names other hosts."""
+SHARE_TAGS = re.compile(r'\s*<meta\s+(?:property|name)="(?:og|twitter):[^>]*>')
+"""Preview tags for social networks, which have URLs of other hosts."""
 MANIFEST = re.compile(r"\s*<link rel=\"manifest\"[^>]*>")
 BEFORE_GRADIO = r"""
 		<script>
@@ -40,7 +40,6 @@ SCRIPT = '<script type="module"'
 
 
 async def write(folder: Path) -> None:
-    """Every file of the page."""
     words = json.loads((Path(__file__).parent / "words.json").read_text())
     for language, tag in LANGUAGES.items():
         app = _mount(build(words[language]))
@@ -53,12 +52,12 @@ async def write(folder: Path) -> None:
 
 
 def _mount(blocks: gradio.Blocks) -> fastapi.FastAPI:
-    """Gradio's server, with fonts of the reader's machine and nothing that others would have to send."""
+    """Gradio's server, with system fonts and nothing from other hosts."""
     theme = gradio.themes.Default(
         primary_hue="indigo",
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
-    ).set(  # the default's hints and buttons have too little contrast to be read by everybody
+    ).set(  # more contrast for hints and buttons than the default, for accessibility
         block_info_text_color="*neutral_600",
         block_info_text_color_dark="*neutral_300",
         button_primary_background_fill="*primary_700",
@@ -74,20 +73,20 @@ def _mount(blocks: gradio.Blocks) -> fastapi.FastAPI:
 
 
 def _adapt(page: str, tag: str, words: Words) -> str:
-    """Gradio's page with our scripts in front of its own.
+    """Insert the page's scripts before gradio's.
 
     Raises:
-        ValueError: it isn't the page that we know; another version of gradio may have changed it.
+        ValueError: gradio's page has an unknown form, as in another version of gradio.
     """
     page = page.replace(f'"{BASE}"', '"."')
     page, languages = re.subn(r'lang="en"', f'lang="{tag}"', page, count=1)
-    page = MANIFEST.sub("", CARDS.sub("", page))
+    page = MANIFEST.sub("", SHARE_TAGS.sub("", page))
     before, script, after = page.partition(SCRIPT)
     if not (languages and script) or BASE in page:
-        raise ValueError("gradio's page looks different from what it was; this version isn't known")
-    ours = BEFORE_GRADIO.replace("LANGUAGE", tag)
-    ours = ours.replace("WORDS", json.dumps(words, ensure_ascii=False).replace("</", "<\\/"))
-    return before + ours + script + after
+        raise ValueError("this version of gradio makes a page of unknown form")
+    inserted = BEFORE_GRADIO.replace("LANGUAGE", tag)
+    inserted = inserted.replace("WORDS", json.dumps(words, ensure_ascii=False).replace("</", "<\\/"))
+    return before + inserted + script + after
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the page's sockets serve beside the API: the page, gradio's scripts and ours, how the daemon is."""
+"""The routes of the page: its files, gradio's scripts, and the daemon's status."""
 
 from __future__ import annotations
 
@@ -37,28 +37,26 @@ class Assets(StaticFiles):
     """Files whose names change with their content."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """Let the browser keep them."""
         response = super().file_response(*args, **kwargs)
         response.headers["Cache-Control"] = f"max-age={ASSETS_S}, immutable"
         return response
 
 
 class Fresh(StaticFiles):
-    """Our own files: the browser asks each time whether they changed."""
+    """The page's own files, which the browser revalidates, since an upgrade may change them."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """They may have, with an upgrade."""
         response = super().file_response(*args, **kwargs)
         response.headers["Cache-Control"] = "no-cache"
         return response
 
 
 class Page:
-    """The page of one daemon, for all its sockets.
+    """The page of one daemon.
 
     Args:
-        settings: the configuration as it is now.
-        idle: making the page is work; looking at it isn't.
+        settings: returns the current configuration.
+        idle: making the page counts as work; viewing it doesn't.
     """
 
     def __init__(self, settings: Callable[[], Settings], idle: IdleClock) -> None:
@@ -69,7 +67,7 @@ class Page:
         self._preloading: asyncio.Task[None] | None = None
 
     def routes(self) -> list[BaseRoute]:
-        """What `http` and `page` sockets serve."""
+        """The routes on `http` and `page` sockets."""
         own: list[BaseRoute] = [
             Route("/", self.index, methods=["GET"]),
             _own("/simple", self.simple),
@@ -88,7 +86,7 @@ class Page:
         ]
 
     async def index(self, request: Request) -> Response:
-        """`GET /`: the page; while it is being made, one that says so and gives way to it."""
+        """`GET /`: the page, or while it is being made, a page that waits for it."""
         service: Dispatcher = request.app.state.service
         chosen = request.query_params.get("lang")
         if self._gradio is None:
@@ -97,12 +95,11 @@ class Page:
         if self._snapshot.is_ready:
             self._preload(service)
             return _html(self._snapshot.read(f"index.{language_of(request)}.html"), chosen)
-        # the page first, the model after it: together they would keep somebody waiting for both
+        # the model is loaded after the page is made: at the same time they would slow each other down
         self._snapshot.prepare(then=lambda: self._preload(service))
         return _html((HERE / "waking.html").read_bytes(), chosen)
 
     def _preload(self, service: Dispatcher) -> None:
-        """Have the model loaded while somebody reads the page."""
         if self._settings().preload == "page":
             self._preloading = asyncio.create_task(service.preload())
 
@@ -111,10 +108,9 @@ class Page:
         return _html((HERE / "simple.html").read_bytes(), None)
 
     async def state(self, request: Request) -> Response:
-        """`GET /page/state`: whether the page is there, or why not; how long the browser keeps sounds.
+        """`GET /page/state`: whether the page is ready, or why not; how long the browser keeps results.
 
-        `missing` has what nothing here can do, and the engines that could, each with how to have it: the page
-        says it in its own language.
+        `missing` has the unavailable features, and how to install the engines that have them.
         """
         service: Dispatcher = request.app.state.service
         return JSONResponse(
@@ -140,12 +136,12 @@ class Page:
 
 
 def _own(path: str, endpoint: Callable[..., object]) -> Route:
-    """What only the page's scripts ask for: no part of the API that is documented."""
+    """A route for the page's scripts only, which isn't part of the documented API."""
     return Route(path, endpoint, methods=["GET"], include_in_schema=False)
 
 
 def language_of(request: Request) -> str:
-    """The page's language: as chosen on it, or the first of the browser's that we have."""
+    """The page's language: as selected on the page, or the first supported one of the browser."""
     chosen = request.query_params.get("lang") or request.cookies.get("lang")
     if chosen in LANGUAGES:
         return chosen

@@ -1,20 +1,21 @@
-# make run    set up, listen, speak on the first connection
+# make run    set up, listen, start the daemon at the first connection
 # make test   set up, check the code, run the tests that fit into ten minutes on two cores
 # make test-rest   run the others: long recordings, every voice, packages, most of what boots a Debian
 # make test-all   make test and make test-rest
 # make dev    set up for development, with pre-commit's hooks
 # make test-attack   attack a running daemon; ATTACK_SCALE=20 tries twenty times as often
-# make test-releases   try make run and the tests in booted roots of SUITES="bookworm trixie noble"
-# make deb    build what apt install takes
-# make apt-repo   the same as a signed repository, so that apt install stepaudiod works by name
+# make test-releases   try make run and the tests in booted systems of SUITES="bookworm trixie noble"
+# make deb    build the Debian packages
+# make apt-repo   build them as a signed repository for apt
 # make lint   check the code only
 # make docs   build the documentation as a site in build/site
-# make lock   write constraints.txt anew
+# make lock   write constraints.txt from the environment
+# make lock-deb   write packaging/lock, the versions in the Debian packages
 
 comma := ,
 PYTHON ?= /usr/bin/python3
 EXTRAS ?= kokoro,page,tools
-# The whole of the tests runs on this release; elsewhere what needs neither a browser, nor a booted Debian, nor torch.
+# All tests run on this release; on others those that need neither a browser, nor a booted Debian, nor torch.
 RELEASE := $(shell . /etc/os-release && echo $$ID-$$VERSION_ID)
 IS_WHOLE := $(filter debian-12,$(RELEASE))
 TEST_EXTRAS := kokoro,hub,page,$(if $(IS_WHOLE),step-audio$(comma))tools,docs,dev
@@ -33,7 +34,7 @@ TEST_PACKAGES := $(PACKAGES) apt-utils bash-completion fish gpg gpg-agent iprout
 JOBS ?= 2
 PARALLEL := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 IS_HERE := $(if $(IS_WHOLE),, and not systemd and not browser)
-# Where a suite of these is to be tried, on a machine that can boot them.
+# The suites of make test-releases, on a machine that can boot them.
 SUITES ?= bookworm trixie noble
 
 .PHONY: run dev test test-rest test-all test-attack test-releases deb docs lint lock clean
@@ -112,7 +113,7 @@ $(VENV)/.docs-$(LOCKED):
 	$(call install_venv,docs)
 	touch $@
 
-# Debian's python3-systemd serves the environment too: building it from source would need a compiler
+# Debian's python3-systemd is linked into the environment: building it from source would need a compiler
 define install_venv
 	$(PYTHON) -m venv $(VENV)
 	ln -sfn /usr/lib/python3/dist-packages/systemd /usr/lib/python3/dist-packages/systemd_python-* $(VENV)/lib/python3*/site-packages/

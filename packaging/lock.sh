@@ -1,6 +1,7 @@
 #!/bin/sh
-# Writes packaging/lock/*.txt: for each list.in the exact files that pip takes for it, with their digests; those of
-# alone.in become a part of lite.txt. Versions come from constraints.txt. What changes there gives the runtimes and voices a new version (packaging/lock/version).
+# Writes packaging/lock/*.txt: for each list.in the exact files that pip selects, with their digests; those of alone.in
+# are added to the runtimes' lists. Versions are from constraints.txt. If anything changes, the runtimes and voices get a
+# new version (packaging/lock/version).
 set -eu
 cd "$(dirname "$0")/.."
 export LC_ALL=C
@@ -16,7 +17,7 @@ lock() { # LIST CONSTRAINTS [pip's options]: resolve LIST.in to LIST.txt
 import hashlib, json, sys, urllib.parse, urllib.request
 
 def digest_of(info):
-    """The index's own, or that of a file that pip found on this machine."""
+    """The index's digest, or that of a local file."""
     if hashes := info["archive_info"].get("hashes"):
         return hashes["sha256"]
     path = urllib.request.url2pathname(urllib.parse.urlsplit(info["url"]).path)
@@ -26,13 +27,13 @@ print("# Written by `make lock-deb`.")
 for item in sorted(json.load(open(sys.argv[1]))["install"], key=lambda item: item["metadata"]["name"].lower()):
     digest = digest_of(item["download_info"])
     name, version = item["metadata"]["name"].lower(), item["metadata"]["version"]
-    # === is this build and no other: 2.13.0 alone also means 2.13.0+cpu
+    # === matches only this build: 2.13.0 alone also matches 2.13.0+cpu
     equals = "===" if name == "torch" and "+" not in version else "=="
     print(f"{name}{equals}{version} --hash=sha256:{digest}")
 PYTHON
 }
 
-lock_runtime() { # LIST CONSTRAINTS [pip's options]: a runtime, with the packages that come alone
+lock_runtime() { # LIST CONSTRAINTS [pip's options]: lock a runtime, with the packages of alone.in
   lock "$@" && sed '/^#/d' "$work/alone.txt" >> "packaging/lock/$1.txt"
 }
 
@@ -41,19 +42,18 @@ lock alone constraints.txt --no-deps
 mv packaging/lock/alone.txt "$work"
 lock_runtime lite constraints.txt
 
-# torch in the build without CUDA, from this machine if pip knows it here and else from PyTorch's own index: both are the
-# same file, and its digest is in the list.
+# torch without CUDA, from a source in pip's configuration or else from PyTorch's own index: both are the same file.
 sed 's/^torch==.*/&+cpu/' constraints.txt > "$work/cpu"
 lock_runtime cpu "$work/cpu" || lock_runtime cpu "$work/cpu" --extra-index-url https://download.pytorch.org/whl/cpu
 
-# torch as the package index has it, with CUDA, and no other build of it (===) that pip may know here; so without pip's
-# configuration. It fetches gigabytes, since the index doesn't tell what NVIDIA's packages need: only when asked to.
+# torch with CUDA, as in the package index, without pip's configuration, which may have other builds of it. This downloads
+# gigabytes, since the index lacks the metadata of NVIDIA's packages; so only if CUDA is set.
 sed 's/^torch==/torch===/' constraints.txt > "$work/cuda"
 if [ "${CUDA:-}" ] || [ ! -e packaging/lock/cuda.txt ]; then
   PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS='' lock_runtime cuda "$work/cuda"
 fi
 
-# The same contents keep their version: apt then leaves the heavy packages alone when only the daemon changes.
+# The same contents keep their version, so that apt doesn't download them when only the daemon changes.
 digest=$(packaging/contents-digest.sh)
 read -r version known < packaging/lock/version || { version=0; known=; }
 if [ "$digest" != "$known" ]; then

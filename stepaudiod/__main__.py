@@ -1,4 +1,4 @@
-"""The command `stepaudiod`: import the daemon, quickly, and run it."""
+"""The command `stepaudiod`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ import sys
 
 
 def main() -> int:
-    """Run the daemon.
-
-    The collector would look through every module four times while they are imported and find nothing to free;
-    afterwards they are set aside for good.
-    """
+    # the imports create no garbage, and collecting during them would only take time
     gc.disable()
     from stepaudiod import daemon
 

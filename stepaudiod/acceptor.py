@@ -1,7 +1,8 @@
-"""Accepts connections as long as there is room for them; the rest waits in the kernel's queue.
+"""Accepts connections up to a limit; further connections wait in the kernel's queue.
 
-A process that has no descriptor left loses connections, so there is a limit below the system's. At the limit,
-those connections give way whose closing loses least (`Connection.spare_rank`). If none can, new ones wait.
+A process that runs out of file descriptors loses connections, so the limit is below the system's. At the
+limit, the connections with the lowest eviction cost are closed (`Connection.eviction_cost`). If none can be
+closed, new connections wait.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ from stepaudiod.systemd import BACKLOG, Listener
 log = logging.getLogger(__name__)
 
 ACCEPTS_AT_ONCE = 64
-"""Before anything else is looked at."""
+"""Connections accepted before the event loop runs other callbacks."""
 
 RESERVED = 64
 """Descriptors for the daemon itself: sockets, the worker, the libraries' files."""
 
-BATCH = 16
-"""This part of all connections gives way at a time: choosing them costs more than closing them."""
+EVICTED_FRACTION = 16
+"""1/16 of all connections is evicted at a time: choosing them costs more than closing them."""
 
 RETRY_S = 0.1
-"""How often to look for room where no connection can give way."""
+"""Pause before accepting again, where no connection can be evicted."""
 
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-def most_connections(limits: Limits) -> int:
-    """Connections at a time: as configured, and at most half of the descriptors: requests need files too."""
+def max_connections(limits: Limits) -> int:
+    """The configured limit, and at most half of the file descriptors, since requests need files too."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return limits.max_connections
@@ -46,13 +47,13 @@ def most_connections(limits: Limits) -> int:
 
 
 class Acceptor:
-    """Accepts on copies of the listening sockets: closing a copy stops accepting and closes nothing.
+    """Accepts on duplicates of the listening sockets: closing a duplicate leaves the socket listening.
 
     Args:
-        listeners: the sockets.
-        make: makes the protocol of a new connection.
-        connections: those that are open, kept by others.
-        limits: the configuration as it is now.
+        listeners: the listening sockets.
+        make: creates the protocol of a new connection.
+        connections: the open connections; the caller maintains this set.
+        limits: returns the current configuration.
     """
 
     def __init__(
@@ -72,7 +73,6 @@ class Acceptor:
         self._full = LogRateLimit(log, 1)
 
     def start(self) -> None:
-        """Accept from here on."""
         for listener in self._listeners:
             copy = listener.socket.dup()
             copy.setblocking(False)
@@ -81,7 +81,7 @@ class Acceptor:
         self._watch()
 
     def stop(self) -> None:
-        """From here the kernel queues for whichever process listens next."""
+        """Stop accepting. The kernel queues new connections for the next process that listens."""
         self._unwatch()
         for _, copy in self._copies:
             copy.close()
@@ -89,18 +89,16 @@ class Acceptor:
 
     @property
     def is_handing_over(self) -> bool:
-        """Whether a connection has been accepted and isn't among the open ones yet."""
+        """Whether a connection has been accepted and isn't in the set of open ones yet."""
         return bool(self._handing_over)
 
     def _watch(self) -> None:
-        """Be called when a connection waits."""
         self._retry = None
         loop = asyncio.get_running_loop()
         for listener, copy in self._copies:
             loop.add_reader(copy, self._accept, listener, copy)
 
     def _unwatch(self) -> None:
-        """Leave connections in the kernel's queue."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -109,12 +107,11 @@ class Acceptor:
             loop.remove_reader(copy)
 
     def _accept(self, listener: Listener, copy: socket.socket) -> None:
-        """Accept what waits on one socket, as far as there is room."""
         loop = asyncio.get_running_loop()
         for _ in range(ACCEPTS_AT_ONCE):
             count = len(self._connections) + len(self._handing_over)
-            if count >= most_connections(self._limits()):
-                self._make_room(f"{count} connections are open, which is the limit (limits.max_connections)")
+            if count >= max_connections(self._limits()):
+                self._evict(f"{count} connections are open, which is the limit (limits.max_connections)")
                 return
             try:
                 client, _ = copy.accept()
@@ -123,31 +120,31 @@ class Acceptor:
             except OSError as error:
                 if error.errno not in EXHAUSTED:
                     raise
-                self._make_room(f"no connection can be accepted: {error.strerror}")
+                self._evict(f"no connection can be accepted: {error.strerror}")
                 return
             client.setblocking(False)
             task = loop.create_task(loop.connect_accepted_socket(lambda: self._make(listener), client))
             self._handing_over.add(task)
             task.add_done_callback(self._handing_over.discard)
 
-    def _make_room(self, reason: str) -> None:
-        """Close connections that lose least by it, first those of the peer with the most; else wait."""
+    def _evict(self, reason: str) -> None:
+        """Close the connections of the lowest cost, first those of the peer with the most; else wait."""
         connections = [each for each in self._connections if isinstance(each, Connection)]
         if any(connection.is_closed for connection in connections):
-            return  # their descriptors are free at the loop's next turn
+            return  # their descriptors are free in the loop's next iteration
         peers = Counter(connection.peer for connection in connections)
-        spare = sorted(
-            (rank, -peers[connection.peer], connection.last_active, id(connection), connection)
+        candidates = sorted(
+            (cost, -peers[connection.peer], connection.last_active, id(connection), connection)
             for connection in connections
-            if (rank := connection.spare_rank) is not None
+            if (cost := connection.eviction_cost) is not None
         )
         closed = 0
-        for *_, connection in spare:
-            if closed > len(connections) // BATCH:
+        for *_, connection in candidates:
+            if closed > len(connections) // EVICTED_FRACTION:
                 break
-            closed += connection.give_way()
+            closed += connection.evict()
         if not closed:
             self._unwatch()
             self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._watch)
-        what = f"{closed} that lost least were closed" if closed else "new ones wait in the kernel"
-        self._full.say(logging.WARNING, "%s: %s", reason, what)
+        what = f"{closed} idle or slow ones were closed" if closed else "new ones wait in the kernel"
+        self._full.log(logging.WARNING, "%s: %s", reason, what)

@@ -4,8 +4,6 @@ This process binds the sockets, waits for a connection, starts the daemon with t
 exit; then it waits for a connection again. It never accepts: a connection that arrives while no daemon runs
 stays in the kernel's queue for the next one.
 
-Knows nothing of HTTP, of the configuration, or of what the daemon does.
-
 Source of the protocol: sd_listen_fds(3).
 """
 
@@ -33,22 +31,22 @@ FIRST_FD = 3
 """The first descriptor that the daemon gets: SD_LISTEN_FDS_START."""
 
 HIGH_FD = 100
-"""Copies of the sockets start here, so that moving one to its place overwrites no other."""
+"""Duplicates of the sockets start here, so that dup2 to 3, 4, ... overwrites none of them."""
 
-MANAGER = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
-"""Variables from a service manager above this process; they don't concern the daemon."""
+MANAGER_VARIABLES = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
+"""Prefixes of variables that a service manager set for this process; the daemon must not see them."""
 
 FAILED_START_S = 10.0
-"""A daemon that fails sooner than this has failed to start."""
+"""A daemon that fails sooner than this counts as a failed start."""
 
 MAX_FAILED_STARTS = 3
 
 PAUSE_S = 1.0
-"""Between a failed start and the next one, times the number of failures in a row."""
+"""Pause after a failed start, times the number of consecutive failures."""
 
 
 class Process:
-    """A started daemon, in a process group of its own. The methods are those of subprocess.Popen."""
+    """A started daemon, in its own process group, with the methods of subprocess.Popen."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -57,7 +55,6 @@ class Process:
         self.pidfd = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
-        """The exit status, or None while it runs."""
         if self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -69,7 +66,7 @@ class Process:
         """Wait for the exit status.
 
         Raises:
-            subprocess.TimeoutExpired: it still runs after that many seconds.
+            subprocess.TimeoutExpired: it still runs after `timeout` seconds.
         """
         if self.poll() is None:
             exited = select.poll()
@@ -81,12 +78,11 @@ class Process:
         return returncode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, if it still runs."""
+        """Send a signal, if the process still runs."""
         if self.poll() is None:
             signal.pidfd_send_signal(self.pidfd, number)
 
     def kill(self) -> None:
-        """SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
@@ -96,10 +92,10 @@ def start(
     environ: Mapping[str, str],
     stderr_fd: int = 2,
 ) -> Process:
-    """Start a daemon whose descriptors 3, 4, ... are these sockets, in this order."""
+    """Start a daemon with these sockets as its descriptors 3, 4, ..., in this order."""
     copies = [fcntl.fcntl(each.fileno(), fcntl.F_DUPFD_CLOEXEC, HIGH_FD) for _, each in listeners]
     moves = [(os.POSIX_SPAWN_DUP2, copy, FIRST_FD + n) for n, copy in enumerate(copies)]
-    handed = {
+    variables = {
         "LISTEN_FDS": str(len(listeners)),
         "LISTEN_FDNAMES": ":".join(name for name, _ in listeners),
     }
@@ -108,10 +104,10 @@ def start(
         pid = os.posix_spawn(
             "/bin/sh",
             ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *command],
-            {**environ, **handed},
+            {**environ, **variables},
             file_actions=[(os.POSIX_SPAWN_DUP2, stderr_fd, 2), *moves],
             setpgroup=0,
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores them, and that would be inherited
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores them, and children inherit that
         )
     finally:
         for copy in copies:
@@ -124,7 +120,7 @@ class Activator:
 
     Args:
         listeners: the sockets to watch.
-        start_daemon: starts one.
+        start_daemon: starts a daemon.
     """
 
     def __init__(self, listeners: Sequence[Named], start_daemon: Callable[[], Process]) -> None:
@@ -135,45 +131,45 @@ class Activator:
 
     @property
     def wakeup_fd(self) -> int:
-        """For signal.set_wakeup_fd: each signal ends the daemon by SIGTERM, and then `run`."""
+        """For signal.set_wakeup_fd: each signal terminates the daemon by SIGTERM, and then `run` returns."""
         return self._waker.fileno()
 
     def stop(self) -> None:
-        """Start no more daemons: `run` returns once the present one has exited by itself."""
+        """Start no more daemons: `run` returns once the current one has exited by itself."""
         self._waker.send(b"\0")
 
     def close(self) -> None:
-        """Close its own descriptors; the listeners stay open."""
+        """Close the wakeup descriptors; the listeners stay open."""
         self._woken.close()
         self._waker.close()
 
     def run(self) -> int:
-        """Until told to stop.
+        """Start daemons until `stop` or a signal.
 
         Returns:
-            0, or the status of the daemon where three starts in a row have failed.
+            0, or the daemon's exit status after three failed starts in a row.
         """
         failures = 0
         stopping = False
         sockets = [each.fileno() for _, each in self._listeners]
         while not stopping and self._wait(sockets):
-            began = time.monotonic()
+            started = time.monotonic()
             daemon = self._start_daemon()
             stopping = self._wait_for_exit(daemon)
             returncode = daemon.wait()
             if returncode == 0 or stopping:
                 failures = 0
                 continue
-            failures = failures + 1 if time.monotonic() - began < FAILED_START_S else 0
-            _say(f"the daemon ended with {_in_words(returncode)}")
+            failures = failures + 1 if time.monotonic() - started < FAILED_START_S else 0
+            _log(f"the daemon ended with {_describe(returncode)}")
             if failures == MAX_FAILED_STARTS:
-                _say(f"{failures} starts in a row have failed: no more are tried, the reasons are above")
+                _log(f"giving up: the daemon failed to start {failures} times in a row; see the errors above")
                 return max(returncode, 1)
             stopping = not self._wait([], failures * PAUSE_S)
         return 0
 
     def _wait(self, fds: Sequence[int], timeout_s: float | None = None) -> bool:
-        """Until one is readable or the time is over; False when told to stop."""
+        """Wait until a descriptor is readable or the timeout is over; False when told to stop."""
         poll = select.poll()
         for fd in (*fds, self._woken.fileno()):
             poll.register(fd, select.POLLIN)
@@ -181,7 +177,7 @@ class Activator:
         return self._woken.fileno() not in dict(ready)
 
     def _wait_for_exit(self, daemon: Process) -> bool:
-        """Wait until it has exited, and pass signals on meanwhile; whether told to stop."""
+        """Wait until the daemon has exited, forwarding signals; return whether told to stop."""
         stopping = False
         while daemon.poll() is None:
             if not self._wait([daemon.pidfd]):
@@ -192,19 +188,19 @@ class Activator:
         return stopping
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(f"stepaudiod.activate: {text}", file=sys.stderr, flush=True)
 
 
-def _in_words(returncode: int) -> str:
+def _describe(returncode: int) -> str:
     return f"status {returncode}" if returncode >= 0 else signal.Signals(-returncode).name
 
 
 def _listen(address: str, on_exit: contextlib.ExitStack) -> socket.socket:
-    """Bind it; on exit it is closed, and the file of a unix socket removed.
+    """Bind an address; on exit, close it and remove the file of a unix socket.
 
     Raises:
-        OSError: the address can't be had; the message names it.
+        OSError: the address can't be bound; the message names it.
         ValueError: it isn't an address.
     """
     try:
@@ -219,14 +215,14 @@ def _listen(address: str, on_exit: contextlib.ExitStack) -> socket.socket:
 
 
 def _remove(path: Path, inode: int) -> None:
-    """Remove a socket's file, unless another process has put its own there."""
+    """Remove a socket's file, unless another process has replaced it."""
     with contextlib.suppress(FileNotFoundError):
         if path.lstat().st_ino == inode:
             path.unlink()
 
 
 def _role_and_address(text: str) -> tuple[str, str]:
-    """Of `api=127.0.0.1:8003`; without a role it is http."""
+    """Split `api=127.0.0.1:8003`; the default role is http."""
     role, separator, address = text.partition("=")
     return (role, address) if separator and role in ("http", "api", "page") else ("http", text)
 
@@ -235,7 +231,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m stepaudiod.activate",
         usage="%(prog)s --listen [ROLE=]ADDRESS ... [-- OPTION ...]",
-        description="Hold sockets, and start stepaudiod when a connection arrives.",
+        description="Listen on sockets, and start stepaudiod when a connection arrives.",
     )
     parser.add_argument(
         "--listen",
@@ -250,17 +246,17 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run until SIGINT, SIGTERM or SIGHUP; the daemon then finishes its requests first.
+    """Run until SIGINT, SIGTERM or SIGHUP; the daemon finishes its requests first.
 
     Returns:
-        0 after a stop, 1 where an address can't be had, the daemon's status where it doesn't start.
+        0 after a stop, 1 where an address can't be bound, the daemon's status where it doesn't start.
     """
     parsed = _build_parser().parse_args(argv)
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(MANAGER)}
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(MANAGER_VARIABLES)}
     command = [sys.executable, "-m", "stepaudiod", *parsed.options]
     listeners: list[Named] = []
     activator = Activator(listeners, lambda: start(command, listeners, environ))
-    # From here on a signal ends this process in order: the files of its unix sockets are removed.
+    # From here on a signal makes `run` return, so the files of unix sockets are removed.
     signal.set_wakeup_fd(activator.wakeup_fd)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
@@ -269,9 +265,9 @@ def main(argv: list[str] | None = None) -> int:
             for role, address in map(_role_and_address, parsed.listen):
                 listeners.append((role, _listen(address, on_exit)))
         except (OSError, ValueError) as error:
-            _say(f"can't listen on {error}")
+            _log(f"can't listen on {error}")
             return 1
-        _say(f"listening on {', '.join(parsed.listen)}; the daemon starts at the first connection")
+        _log(f"listening on {', '.join(parsed.listen)}; the daemon starts at the first connection")
         return activator.run()
 
 

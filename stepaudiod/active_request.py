@@ -33,10 +33,10 @@ class ActiveRequest:
         is_started: whether it has had a turn.
         started: when it came, on the monotonic clock.
         outcome: `served`, `failed`, `refused` or `cancelled`.
-        audio_s: seconds of sound that have come.
-        first_audio_s: seconds from its arrival to its first sound; None before that.
-        has_begun: whether any sound or text of it has come.
-        is_worked_off: whether the worker is done with it.
+        audio_s: seconds of audio received from the worker.
+        first_audio_s: seconds from its arrival to its first audio; None before that.
+        has_begun: whether any audio or text has been received from the worker.
+        is_finished: whether the worker has finished it.
     """
 
     engine: EngineDescription
@@ -53,11 +53,10 @@ class ActiveRequest:
     audio_s: float = 0.0
     first_audio_s: float | None = None
     has_begun: bool = False
-    is_worked_off: bool = False
+    is_finished: bool = False
 
     @property
     def duration_s(self) -> float:
-        """Seconds since it came."""
         return time.monotonic() - self.started
 
     def note(self, piece: Result) -> None:

@@ -1,7 +1,7 @@
-"""API keys: how one is made, how it is stored, whose it is. Knows no HTTP.
+"""API keys: generating, storing and checking them.
 
-The file has one key a line, `name:digest`, the digest being SHA-256 in hexadecimal; `#` begins a comment.
-Keys are random and 256 bits long, so that a plain digest of one can't be turned back.
+The file has one key per line, `name:digest`, the digest being SHA-256 in hexadecimal; `#` begins a comment.
+Keys are random and 256 bits long, so a plain digest can't be reversed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ HOW_TO = "stepaudioctl keys add NAME"
 
 
 class ApiKeys(NamedTuple):
-    """The keys that are good.
+    """The valid keys.
 
     Attributes:
-        digests: of each key, by its name.
-        problem: why there is none; "" where there is nothing wrong.
-        is_absent: whether that is because there is no file.
+        digests: the digest of each key, by its name.
+        problem: why no keys could be read; "" if they could.
+        is_absent: whether that is because the file does not exist.
     """
 
     digests: dict[str, bytes]
@@ -35,7 +35,7 @@ class ApiKeys(NamedTuple):
     is_absent: bool = False
 
     def name_of(self, key: bytes) -> str | None:
-        """Whose key it is; None where it is nobody's. Takes the same time for every wrong one."""
+        """Return the name of a key, None if it is unknown. Takes the same time for every unknown key."""
         digest = hashlib.sha256(key).digest()
         found = None
         for name, known in self.digests.items():
@@ -45,24 +45,23 @@ class ApiKeys(NamedTuple):
 
 
 def new_key() -> str:
-    """A key that nobody has yet."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
-def line_of(name: str, key: str) -> str:
-    """What the file keeps of a key."""
+def format_line(name: str, key: str) -> str:
+    """The line to store in the file."""
     return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def parse(text: str, origin: str) -> dict[str, bytes]:
-    """The digests of a file, by name.
+    """Parse a key file into digests by name.
 
     Args:
-        text: the file's.
+        text: the file's contents.
         origin: its path, for messages.
 
     Raises:
-        ConfigError: a line is no key, or a name is there twice; names the file and the line.
+        ConfigError: a line is malformed or a name occurs twice; names the file and the line.
     """
     digests: dict[str, bytes] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -79,7 +78,7 @@ def parse(text: str, origin: str) -> dict[str, bytes]:
 
 
 def read(path: Path) -> ApiKeys:
-    """The keys of a file; where it isn't there or can't be used there are none, and `problem` says why."""
+    """Read a key file; if it is missing or invalid there are no keys, and `problem` says why."""
     try:
         return ApiKeys(parse(path.read_text(), str(path)))
     except FileNotFoundError:

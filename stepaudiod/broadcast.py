@@ -1,4 +1,4 @@
-"""Wakes what waits for a change, so that it need not look every moment. Doesn't know what has changed."""
+"""Notifies waiting tasks of a change, so that they need not poll."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import asyncio
 
 
 class Broadcast:
-    """Counts nothing and keeps nothing: each change wakes what waits at that moment."""
+    """Each `notify` wakes the tasks that wait at that moment; nothing is stored."""
 
     def __init__(self) -> None:
         self._next = asyncio.Event()
 
     def next(self) -> asyncio.Event:
-        """The next change: take it, then look, then wait for it; what changes meanwhile isn't missed."""
+        """The event of the next change. Take it before reading the state, so that no change is missed."""
         return self._next
 
-    def tell(self) -> None:
-        """Something has changed."""
+    def notify(self) -> None:
         self._next.set()
         self._next = asyncio.Event()
 
 
 async def wait_for(change: asyncio.Event, timeout_s: float) -> None:
-    """Wait for a change, at most so many seconds."""
+    """Wait for a change, at most `timeout_s` seconds."""
     if not change.is_set():
         try:
             async with asyncio.timeout(timeout_s):

@@ -1,4 +1,4 @@
-"""Sizes of memory as people write them."""
+"""Memory sizes with units, as in "9.5G" or "8GiB"."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ UNITS = {"M": 10**6, "MB": 10**6, "MIB": 2**20, "G": 10**9, "GB": 10**9, "GIB": 
 
 
 def memory_bytes(text: str) -> int:
-    """Read a size as "9.5G", "9500M" or "8GiB".
+    """Parse a size such as "9.5G", "9500M" or "8GiB".
 
     Raises:
-        ValueError: it isn't one.
+        ValueError: it isn't a size.
     """
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)", text)
     unit = UNITS.get(found.group(2).upper()) if found else None
@@ -24,7 +24,6 @@ def memory_bytes(text: str) -> int:
 
 
 def _checked(text: str) -> str:
-    """A size, or "auto"."""
     if text != "auto":
         memory_bytes(text)
     return text

@@ -1,8 +1,4 @@
-"""What has been done since the daemon started, in plain numbers. Knows no HTTP and no Prometheus.
-
-Everybody who does something worth counting is handed the one `Counters` and adds to it; `web/metrics.py`
-reads it.
-"""
+"""Counters since the daemon started. One `Counters` is passed to what counts; `web/metrics.py` exports it."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 OUTCOMES = ("served", "failed", "cancelled", "refused")
-"""How a request's work ends: done, with an error, left by its client, turned away by a full queue."""
+"""How a request ends: done, with an error, left by its client, rejected by a full queue."""
 
 DURATION_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 FIRST_AUDIO_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60)
@@ -19,10 +15,10 @@ REAL_TIME_FACTOR = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5,
 
 
 class Histogram:
-    """How often a value fell under each bound, and the sum of all.
+    """A histogram, and the sum of all values.
 
     Args:
-        bounds: upper bounds, rising; a last one without a bound is added.
+        bounds: upper bounds, ascending; a last bucket without a bound is added.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -31,12 +27,11 @@ class Histogram:
         self._counts = [0] * (len(bounds) + 1)
 
     def observe(self, value: float) -> None:
-        """One more value."""
         self.sum += value
         self._counts[bisect_left(self.bounds, value)] += 1
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Each bound with the number of values up to it, as Prometheus counts."""
+        """Each bound with the number of values up to it, cumulative as in Prometheus."""
         total, buckets = 0, []
         for bound, count in zip([*(f"{b:g}" for b in self.bounds), "+Inf"], self._counts, strict=True):
             total += count
@@ -45,20 +40,20 @@ class Histogram:
 
 
 class Counters:
-    """Everything that is counted.
+    """All counters of one daemon.
 
     Attributes:
-        requests: work by (kind, outcome); kinds are `speech`, `edit` and `transcription`.
+        requests: requests by (kind, outcome); kinds are `speech`, `edit` and `transcription`.
         duration: seconds from a request's arrival to its end, by kind.
-        first_audio: seconds from a request's arrival to its first sound, by engine.
-        real_time_factor: the worker's seconds for a second of sound, by engine.
-        audio_s: seconds of sound made, by engine.
+        first_audio: seconds from a request's arrival to its first audio, by engine.
+        real_time_factor: the worker's seconds per second of audio, by engine.
+        audio_s: seconds of generated audio, by engine.
         answers: HTTP responses by (endpoint, status).
         worker_starts: workers started.
-        worker_deaths: workers that ended although nobody wanted it: `died` or `hung`.
-        loads: engines loaded, by name.
-        load_s: seconds that took, by name.
-        unloads: engines given up again, by name, however.
+        worker_deaths: workers that ended unexpectedly: `died` or `hung`.
+        loads: engine loads, by engine.
+        load_s: seconds spent loading, by engine.
+        unloads: engine unloads for any reason, by engine.
     """
 
     def __init__(self) -> None:
@@ -75,30 +70,24 @@ class Counters:
         self.unloads: Counter[str] = Counter()
 
     def ended(self, outcome: str) -> int:
-        """Requests that ended so, of every kind."""
         return sum(count for (_, how), count in self.requests.items() if how == outcome)
 
     @property
     def served(self) -> int:
-        """Requests whose work was done to its end."""
         return self.ended("served")
 
     @property
     def failed(self) -> int:
-        """Requests that ended with an error."""
         return self.ended("failed")
 
     @property
     def cancelled(self) -> int:
-        """Requests whose client left before the end."""
         return self.ended("cancelled")
 
     @property
     def refused(self) -> int:
-        """Requests that a full queue turned away."""
         return self.ended("refused")
 
     def loaded(self, engine: str, duration_s: float) -> None:
-        """An engine is in memory."""
         self.loads[engine] += 1
         self.load_s[engine] += duration_s

@@ -1,4 +1,4 @@
-"""The composition root: the one place that builds everything and wires it together."""
+"""The composition root: builds all parts of the daemon and wires them together."""
 
 from __future__ import annotations
 
@@ -40,17 +40,10 @@ log = logging.getLogger(__name__)
 ROLES: tuple[Role, ...] = ("http", "api", "page")
 
 BROKEN_IDLE_S = 1.0
-"""A daemon with a broken configuration leaves soon, so that the next connection reads what was mended."""
+"""A daemon with an invalid configuration exits soon, so that the next connection reads the corrected one."""
 
 
 class Daemon:
-    """Everything that lives as long as the process.
-
-    Args:
-        path: the configuration file; None is the default one.
-        overrides: what the command line says.
-    """
-
     def __init__(self, path: Path | None, overrides: dict[str, Any]) -> None:
         self._path = path
         self._overrides = overrides
@@ -71,13 +64,13 @@ class Daemon:
                 self._break_unexpectedly(error)
 
     def _break(self, what: str, reason: str) -> None:
-        """From here on there is only an answer that says why nothing works."""
+        """Answer every request with the reason from here on."""
         self._what, self.broken = what, reason
         self.settings = Settings(idle_timeout=BROKEN_IDLE_S)
         self.keys = keys.ApiKeys({})
 
     def _break_unexpectedly(self, error: Exception) -> None:
-        """A daemon that ended here would be started again and again, and its clients would wait for ever."""
+        """Serve the error: a daemon that exited would be restarted endlessly, with its clients waiting."""
         self._unexpected = error
         self._break("stepaudiod can't start.", f"{type(error).__name__}: {error}")
 
@@ -107,7 +100,7 @@ class Daemon:
         await server.serve()
 
     def _build(self, listeners: list[Listener]) -> tuple[IdleClock, Dispatcher, dict[Role, ASGIApp]]:
-        """What answers requests, and what it needs."""
+        """Build the applications and what they need."""
         self._sweep()
         idle, service = self._build_service(catalog_of(self.settings))
         page = Page(lambda: self.settings, idle)
@@ -117,7 +110,6 @@ class Daemon:
         return idle, service, apps
 
     def _build_service(self, catalog: Catalog) -> tuple[IdleClock, Dispatcher]:
-        """The idle clock and the queue."""
         settings = self.settings
         idle = IdleClock(settings.idle_timeout_s, time.monotonic)
         return idle, Dispatcher(
@@ -125,32 +117,31 @@ class Daemon:
         )
 
     def _sweep(self) -> None:
-        """Remove what a daemon that was killed has left: it may be a user's voice."""
+        """Remove the temporary files of killed daemons: they may hold a user's voice."""
         sweep_spools()
         for folder in (self.settings.data_path / "voices", self.settings.cache_path / "page"):
             sweep(folder)
 
     def _build_app(self, role: Role, service: Dispatcher, idle: IdleClock, page: Page) -> ASGIApp:
-        """The application of a role; it sees the settings and keys of the last reload."""
+        """Build the application of a role; it uses the settings and keys of the last reload."""
         return build_app(role, lambda: self.settings, service, idle, lambda: self.keys, page)
 
     def _announce_access(self, listeners: list[Listener]) -> None:
-        """Say what an operator should know of sockets that need a key and have none, or need none."""
+        """Log whether calls need API keys, and warn if there are none."""
         open_to = ", ".join(str(each) for each in listeners if each.reach == "network")
         auth = self.settings.access.auth
         if not self.keys.digests and (auth == "keys" or (auth == "auto" and open_to)):
             log.error(
-                "calls need an API key, and there is none: they get 503 (%s). Do: %s, then reload",
+                "calls need an API key, and none exists: they get 503 (%s). Run %s, then reload",
                 self.keys.problem or "the file is empty",
                 keys.HOW_TO,
             )
         elif auth == "none" and open_to:
-            log.warning("everybody who reaches %s may call, without a key: access.auth is none", open_to)
+            log.warning("every client that reaches %s may call without a key: access.auth is none", open_to)
         elif self.keys.digests:
             log.info("API keys: %s", ", ".join(self.keys.digests))
 
     async def _spawn(self, counters: Counters) -> WorkerProcess:
-        """A worker of the present configuration."""
         from stepaudiod.worker.process import WorkerOptions, WorkerProcess  # a health check needs no worker
 
         settings = self.settings
@@ -169,13 +160,15 @@ class Daemon:
     def _reload(
         self, service: Dispatcher, idle: IdleClock, server: Server, listeners: list[Listener]
     ) -> None:
-        """Read the configuration again; a broken one changes nothing and is said in the journal."""
+        """Read the configuration again; an invalid one changes nothing and is logged."""
         try:
             settings = load(self._path, self._overrides)
             known, catalog = keys.read(settings.access.keys_path), catalog_of(settings)
         except Exception as error:
             unexpected = None if isinstance(error, ConfigError) else error
-            log.error("reload: what was there before stays: %s", error, exc_info=unexpected)
+            log.error(
+                "reload failed, the previous configuration stays in force: %s", error, exc_info=unexpected
+            )
             return
         if self.broken is not None:
             server.should_exit = True
@@ -189,13 +182,12 @@ class Daemon:
         server.timeouts = settings.timeouts
         server.limits = settings.limits
         logging.getLogger().setLevel(settings.log_level.upper())
-        log.info("reload: the configuration is in force; a running worker keeps the one it was started with")
+        log.info("reloaded the configuration; a running worker keeps the one it was started with")
         _announce(service)
         self._announce_access(listeners)
 
 
 def _announce(service: Dispatcher) -> None:
-    """Say which engine serves, and why."""
     try:
         choice = service.choice()
         log.info("engine %s: %s", choice.engine.name, choice.reason)
@@ -203,45 +195,41 @@ def _announce(service: Dispatcher) -> None:
         log.error("%s", error)
 
 
-def _keep_to_ourselves() -> None:
-    """Files of this process and its worker aren't world-readable, and their memory isn't written to disk."""
+def _protect_user_data() -> None:
+    """Make files of this process and its worker unreadable to others, and their memory undumpable."""
     os.umask(os.umask(0o077) | 0o027)
     limit_core_dumps()
 
 
-def _allow_many_connections() -> None:
-    """Raise the number of descriptors as far as the system lets us: getrlimit(2)."""
+def _raise_descriptor_limit() -> None:
+    """Raise the soft limit of file descriptors to the hard limit: getrlimit(2)."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listeners(settings: Settings) -> list[Listener]:
-    """What systemd passed, or what the configuration says."""
+    """The sockets from systemd, or those that the configuration names."""
     if activated():
         return activated_listeners()
     return [Listener(role, bind(address)) for role in ROLES for address in getattr(settings.listen, role)]
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(
         prog="stepaudiod", description="Speech that isn't running until you connect."
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="instead of /etc/stepaudiod/stepaudiod.toml"
+        "--config", type=Path, metavar="FILE", help="default: /etc/stepaudiod/stepaudiod.toml"
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="for instance limits.max_queue=8"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as limits.max_queue=8"
     )
-    parser.add_argument(
-        "--check-config", action="store_true", help="say whether the configuration is sound, and exit"
-    )
+    parser.add_argument("--check-config", action="store_true", help="check the configuration, and exit")
     parser.add_argument("--version", action="version", version=f"stepaudiod {__version__}")
     return parser
 
 
 def _check(path: Path | None, overrides: dict[str, Any]) -> int:
-    """`--check-config`."""
     try:
         settings = load(path, overrides)
         choice = catalog_of(settings).choose(settings.engine)
@@ -251,7 +239,7 @@ def _check(path: Path | None, overrides: dict[str, Any]) -> int:
     except (ConfigError, EngineUnavailable, OSError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"The configuration is sound. Engine: {choice.engine.name} ({choice.reason}).")
+    print(f"The configuration is valid. Engine: {choice.engine.name} ({choice.reason}).")
     return 0
 
 
@@ -259,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the daemon.
 
     Returns:
-        0 after an idle exit or a stop, 1 where a check failed or an address can't be had, 2 for bad options.
+        0 after an idle exit or a stop, 1 if a check failed or an address can't be bound, 2 for bad options.
     """
     options = build_parser().parse_args(argv)
     try:
@@ -271,16 +259,16 @@ def main(argv: list[str] | None = None) -> int:
         return _check(options.config, overrides)
     daemon = Daemon(options.config, overrides)
     start_logging(daemon.settings.log_level)
-    is_by_hand = not activated()
-    if daemon.broken is not None and is_by_hand:
+    is_manual = not activated()
+    if daemon.broken is not None and is_manual:
         print(daemon.broken, file=sys.stderr)
         return 2
-    _keep_to_ourselves()
-    _allow_many_connections()
+    _protect_user_data()
+    _raise_descriptor_limit()
     try:
         listeners = _listeners(daemon.settings)
     except (OSError, ValueError, OverflowError) as error:
         log.error("can't listen: %s", error)
         return 1
     asyncio.run(daemon.run(listeners, Notifier()))
-    return 1 if daemon.broken is not None and is_by_hand else 0
+    return 1 if daemon.broken is not None and is_manual else 0

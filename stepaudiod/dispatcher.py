@@ -184,7 +184,7 @@ class Dispatcher:
                 self._end_turn(request)
             self._idle.end()
             request.record(self.counters)
-            self.changes.tell()
+            self.changes.notify()
 
     async def _take_turn(self, request: ActiveRequest) -> None:
         if self._turns.is_full(request.turn.caller):
@@ -193,7 +193,7 @@ class Dispatcher:
             await self._turns.take(request.turn)
         request.is_started = True
         self._active += 1
-        self.changes.tell()
+        self.changes.notify()
 
     async def _free_worker(self, request: ActiveRequest) -> WorkerProcess:
         """Wait until the request may go to the worker; there may be another by then."""
@@ -274,7 +274,7 @@ class Dispatcher:
                 reply.credit()
             if reply.is_out_of_credit:
                 turns.drop(turn)
-        if turns.is_held(turn) or turns.is_waited_for(turn):
+        if turns.is_held(turn) or turns.is_waiting(turn):
             return
         if reply.is_half_read:
             self._paused.pop(turn, None)
@@ -304,8 +304,8 @@ class Dispatcher:
 
     def _end_turn(self, request: ActiveRequest) -> None:
         """The worker is done with a request; its turn goes to the next one."""
-        if not request.is_worked_off:
-            request.is_worked_off = True
+        if not request.is_finished:
+            request.is_finished = True
             self._typical_s += 0.2 * (request.duration_s - self._typical_s)
         self._turns.drop(request.turn)
 
@@ -318,7 +318,7 @@ class Dispatcher:
                 )
             if self.worker is None or self.worker.is_lost:
                 self.worker = await self._spawn(self.counters)
-                self.worker.watch_changes(self.changes.tell)
+                self.worker.watch_changes(self.changes.notify)
             return self.worker
 
     async def preload(self) -> None:

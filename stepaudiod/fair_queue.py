@@ -1,8 +1,8 @@
-"""Which requests are worked on, and which wait: each caller has a share. Knows no HTTP and no worker.
+"""Fair queue of requests: every caller gets an equal share of the concurrency and of the queue.
 
-At most `limits.concurrency` requests hold a turn. A turn that falls free goes to the caller with the fewest
-turns; of one caller's requests, to the one that has waited longest. At most `limits.max_queue` requests wait.
-Beyond that, a caller with less than its share of the queue may still wait, up to twice the limit in all.
+At most `limits.concurrency` requests hold a turn. A free turn goes to the caller that holds the fewest turns;
+among one caller's requests, to the one that has waited longest. At most `limits.max_queue` requests wait.
+Beyond that, a caller below its share of the queue may still wait, up to twice the limit in total.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from stepaudiod.config import Limits
 
 
 def has_share(caller: str, taken: Iterable[str], limit: int) -> bool:
-    """Whether a caller may have one more of `limit` places.
+    """Whether a caller may take one more of `limit` slots.
 
     Args:
-        caller: the one that asks.
-        taken: the caller of each place that is taken.
-        limit: places for all. A caller with less than its share may go beyond it, up to twice the limit.
+        caller: the caller that requests a slot.
+        taken: the caller of each taken slot.
+        limit: slots in total. A caller below its share may exceed it, up to twice the limit.
     """
     callers = list(taken)
     if len(callers) < limit:
@@ -29,7 +29,7 @@ def has_share(caller: str, taken: Iterable[str], limit: int) -> bool:
 
 
 class Turn:
-    """The place of one request among those that are worked on.
+    """One request's turn.
 
     Args:
         caller: the name under which its share is counted.
@@ -40,15 +40,11 @@ class Turn:
     def __init__(self, caller: str) -> None:
         self.caller = caller
         self.is_new = True
-        """Whether it has never held a turn; such requests count as waiting."""
+        """Whether the request has never held its turn; only such requests count as queued."""
 
 
 class FairQueue:
-    """The turns of one daemon.
-
-    Args:
-        limits: how many requests may hold a turn and how many may wait.
-    """
+    """The queue of one daemon."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -56,32 +52,30 @@ class FairQueue:
         self._waiting: dict[Turn, Callable[[], object]] = {}
 
     def reconfigure(self, limits: Limits) -> None:
-        """Apply other limits: turns that they allow are given at once, and none is taken away."""
+        """Apply other limits: newly allowed turns are granted at once, and none is revoked."""
         self._limits = limits
         self._admit()
 
     @property
     def queued(self) -> int:
-        """Requests that wait for their first turn."""
+        """Number of requests that wait for their first turn."""
         return sum(turn.is_new for turn in self._waiting)
 
     def is_held(self, turn: Turn) -> bool:
-        """Whether the request may be worked on."""
         return turn in self._held
 
-    def is_waited_for(self, turn: Turn) -> bool:
-        """Whether the request has asked for its turn and does not have it."""
+    def is_waiting(self, turn: Turn) -> bool:
         return turn in self._waiting
 
     def is_full(self, caller: str) -> bool:
-        """Whether another request of this caller may neither begin nor wait."""
+        """Whether another request of this caller would be rejected."""
         if not self._waiting and len(self._held) < self._limits.concurrency:
             return False
         new = [turn.caller for turn in self._waiting if turn.is_new]
         return not has_share(caller, new, self._limits.max_queue)
 
     async def take(self, turn: Turn) -> None:
-        """Wait for the first turn of a request."""
+        """Wait until the turn is granted."""
         granted = asyncio.Event()
         self.ask(turn, granted.set)
         try:
@@ -91,27 +85,25 @@ class FairQueue:
             raise
 
     def ask(self, turn: Turn, granted: Callable[[], object]) -> None:
-        """Ask for a turn; `granted` is called when the request has it, which may be at once."""
+        """Request a turn; `granted` is called when the request has it, which may be at once."""
         self._waiting[turn] = granted
         self._admit()
 
     def drop(self, turn: Turn) -> None:
-        """Give the turn back, or stop waiting for it."""
+        """Release the turn, or stop waiting for it."""
         self._waiting.pop(turn, None)
         self._held.discard(turn)
         self._admit()
 
     def must_yield(self, turn: Turn) -> bool:
-        """Whether a caller waits that would still have fewer turns than this one after getting another."""
+        """Whether a waiting caller would hold fewer turns than this one even after getting another."""
         held = self._count(turn.caller)
         return any(self._count(other.caller) + 1 < held for other in self._waiting)
 
     def _count(self, caller: str) -> int:
-        """Turns that a caller holds."""
         return sum(turn.caller == caller for turn in self._held)
 
     def _admit(self) -> None:
-        """Give the free turns."""
         while self._waiting and len(self._held) < self._limits.concurrency:
             turn = min(self._waiting, key=lambda each: self._count(each.caller))
             granted = self._waiting.pop(turn)

@@ -1,4 +1,4 @@
-"""Lines in the journal that clients can cause at will: so many a minute, and the number of those left out."""
+"""Limits the log lines that clients can cause: a number per minute, then a count of the omitted ones."""
 
 from __future__ import annotations
 
@@ -9,28 +9,22 @@ MINUTE_S = 60.0
 
 
 class LogRateLimit:
-    """Passes a few lines a minute on to a log.
-
-    Args:
-        log: where they go.
-        lines: a minute.
-    """
+    """Passes at most `lines` lines per minute on to `log`."""
 
     def __init__(self, log: logging.Logger, lines: int) -> None:
         self._log = log
         self._lines = lines
-        self._begun = -MINUTE_S
-        self._said = self._left_out = 0
+        self._started = -MINUTE_S
+        self._logged = self._omitted = 0
 
-    def say(self, level: int, message: str, *values: object) -> None:
-        """Log a line, or count it if there have been enough within this minute."""
+    def log(self, level: int, message: str, *values: object) -> None:
         now = time.monotonic()
-        if now - self._begun >= MINUTE_S:
-            if self._left_out:
-                self._log.log(level, "%d more lines of this kind were left out", self._left_out)
-            self._begun, self._said, self._left_out = now, 0, 0
-        if self._said < self._lines:
-            self._said += 1
+        if now - self._started >= MINUTE_S:
+            if self._omitted:
+                self._log.log(level, "%d more lines of this kind were omitted", self._omitted)
+            self._started, self._logged, self._omitted = now, 0, 0
+        if self._logged < self._lines:
+            self._logged += 1
             self._log.log(level, message, *values)
         else:
-            self._left_out += 1
+            self._omitted += 1

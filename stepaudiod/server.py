@@ -1,13 +1,13 @@
-"""The life of the daemon: listen, serve, fall asleep without losing anybody, or drain when told to stop.
+"""The daemon's main loop: listen, serve, exit when idle without losing a connection, or drain when stopped.
 
-How to leave (sockets belong to systemd and outlive us):
+The idle exit (the sockets belong to systemd and outlive this process):
 
-    1. stop accepting: our copies of the listening descriptors close, the kernel keeps queueing on systemd's
-    2. wait a moment for what was being accepted just then, and let the worker go
-    3. look once more: a request, a connection that hasn't spoken yet, or unread bytes call the exit off
+    1. stop accepting: the duplicates of the listening sockets close, the kernel queues on systemd's
+    2. wait a moment for connections that are being accepted, and end the worker
+    3. check again: a request, a connection without its first request, or unread bytes cancel the exit
     4. STOPPING=1, close the quiet connections, exit 0
 
-A connection that comes after 1 waits in the kernel's queue, and systemd starts the next instance for it.
+A connection that arrives after 1 waits in the kernel's queue, and systemd starts the next instance for it.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ from stepaudiod.systemd import Listener, Notifier, Role
 log = logging.getLogger(__name__)
 
 GRACE_S = 0.05
-"""How long a connection may take from the kernel's accept to our list of connections."""
+"""How long a connection may take from accept(2) to the set of open connections."""
 
 DRAIN_STEP_S = 0.05
 
-LAST_WORDS_S = 1.0
-"""How long what still runs at the end may take to notice; a task that is cancelled leaves a traceback."""
+LAST_TASKS_S = 1.0
+"""How long the last tasks may take to see the disconnect; cancelling them would log a traceback."""
 
 TICK_S = 1.0
-"""How often to look where nothing has changed: the date in responses, the status line, the watchdog."""
+"""Longest pause between ticks: the date in responses, the status line, the watchdog."""
 
-LEAST_TICK_S = 0.1
-"""How often to look at most, however much changes, and while only a connection prevents the exit."""
+MIN_TICK_S = 0.1
+"""Shortest pause between ticks, however much changes, and while only a connection prevents the exit."""
 
 MALFORMED_LINES = 10
-"""Lines a minute about requests that can't be read."""
+"""Log lines per minute about malformed requests."""
 
 
 class Server(uvicorn.Server):
-    """Serves one application a role on every socket.
+    """Serves on every socket the application of its role.
 
     Args:
-        listeners: the listening sockets and what each serves.
+        listeners: the listening sockets and their roles.
         apps: the application of each role.
         timeouts: deadlines of connections and of draining.
-        limits: how many connections there may be, and how slow.
-        idle: decides when to leave.
-        service: whose worker ends with us.
-        notifier: tells systemd.
+        limits: the number of connections and their minimum rate.
+        idle: decides when to exit.
+        service: its worker is ended before the exit.
+        notifier: reports to systemd.
         reload: reads the configuration again.
     """
 
@@ -88,10 +88,10 @@ class Server(uvicorn.Server):
         self._service = service
         self._notifier = notifier
         self._reload = reload
-        self._last_beat = 0.0
+        self._last_watchdog = 0.0
 
     async def serve(self, sockets: object = None) -> None:
-        """The whole life, from READY=1 to the last byte."""
+        """Run from READY=1 to the last byte."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
@@ -107,22 +107,21 @@ class Server(uvicorn.Server):
         await self._close_connections()
 
     def _stop(self) -> None:
-        """Told to stop; told twice, at once."""
+        """Stop after draining; a second signal skips the draining."""
         self.force_exit = self.should_exit
         self.should_exit = True
-        self._service.changes.tell()
+        self._service.changes.notify()
 
     def _on_hangup(self) -> None:
-        """Told to read the configuration again."""
         self._notifier.reloading()
         self._reload()
         self._notifier.ready()
-        self._service.changes.tell()
+        self._service.changes.notify()
 
     async def main_loop(self) -> None:
-        """Tick when something has changed, when it is time to leave, and once a second.
+        """Tick when something has changed, when the idle exit is due, and once a second.
 
-        Uvicorn ticks ten times a second, and waking alone is most of what an idle front costs.
+        Uvicorn ticks ten times a second, and these wakeups are most of an idle front's CPU time.
         """
         while True:
             change = self._service.changes.next()
@@ -130,7 +129,7 @@ class Server(uvicorn.Server):
                 return
             await wait_for(change, self._pause_s())
             if change.is_set() and not self.should_exit:
-                await asyncio.sleep(LEAST_TICK_S)
+                await asyncio.sleep(MIN_TICK_S)
 
     def _pause_s(self) -> float:
         """Seconds until the next tick if nothing changes."""
@@ -138,85 +137,83 @@ class Server(uvicorn.Server):
         pause_s = TICK_S if until_due_s is None else min(TICK_S, until_due_s)
         if self._notifier.watchdog_s:
             pause_s = min(pause_s, self._notifier.watchdog_s / 3)
-        return max(LEAST_TICK_S, pause_s)
+        return max(MIN_TICK_S, pause_s)
 
     async def on_tick(self, counter: int) -> bool:
-        """A sign of life, the status line, and whether to leave."""
+        """Report to systemd; return whether to exit."""
         if await super().on_tick(counter):
             return True
-        self._tell()
-        return self._idle.is_due and self._may_try_to_leave() and await self._try_to_leave()
+        self._report()
+        return self._idle.is_due and self._may_start_exit() and await self._try_exit()
 
-    def _may_try_to_leave(self) -> bool:
-        """Whether no connection is busy, but for those that have kept silent, and those that just came.
+    def _may_start_exit(self) -> bool:
+        """Whether no connection is busy, except silent ones and new ones.
 
-        A silent connection is waited for as long as one request's headers may take. After that, others that
-        keep silent too can't hold the daemon awake.
+        A silent connection delays the exit for as long as one request's headers may take. After that, other
+        silent connections don't delay it further.
         """
-        if not self._is_patience_over:
-            return not self._busy_connections()
+        if not self._ignores_silent:
+            return not self._has_busy_connections()
         return all(c.is_quiet or c.is_silent or c.is_new for c in self._connections())
 
     @property
-    def _is_patience_over(self) -> bool:
-        """Whether silent connections have kept the daemon awake for long enough."""
+    def _ignores_silent(self) -> bool:
+        """Whether silent connections have delayed the exit for as long as they may."""
         return self._idle.overdue_s >= self.timeouts.header
 
-    def _tell(self) -> None:
-        """The watchdog gets its beat from here, so that a blocked event loop is a dead daemon."""
+    def _report(self) -> None:
+        """Send the status line and the watchdog's keep-alive: a blocked event loop sends none."""
         self._notifier.status(self._service.status())
         now = asyncio.get_running_loop().time()
-        if self._notifier.watchdog_s and now - self._last_beat >= self._notifier.watchdog_s / 3:
-            self._last_beat = now
+        if self._notifier.watchdog_s and now - self._last_watchdog >= self._notifier.watchdog_s / 3:
+            self._last_watchdog = now
             self._notifier.watchdog()
 
-    async def _try_to_leave(self) -> bool:
-        """Steps 1 to 3 of leaving; whether nothing called it off."""
+    async def _try_exit(self) -> bool:
+        """Take steps 1 to 3 of the idle exit; return whether nothing cancelled it."""
         self._idle.drain()
         self._acceptor.stop()
         await asyncio.sleep(GRACE_S)
-        while self._is_patience_over and any(c.is_new for c in self._connections()):
+        while self._ignores_silent and any(c.is_new for c in self._connections()):
             await asyncio.sleep(GRACE_S)
-        if self._may_leave():
+        if self._may_exit():
             await self._service.end_worker("has no more work")
-        if self._may_leave():
-            self._idle.leave()
+        if self._may_exit():
+            self._idle.exit()
             self._notifier.stopping()
             log.info("nothing to do: asleep until the next connection")
             return True
-        self._idle.call_off()
+        self._idle.cancel_exit()
         self._acceptor.start()
         return False
 
-    def _may_leave(self) -> bool:
-        """Nobody has come, and nobody is about to be heard."""
+    def _may_exit(self) -> bool:
+        """Whether no work has begun since step 1, and no request is about to arrive."""
         if self._idle.phase is not Phase.DRAINING or self._acceptor.is_handing_over:
             return False
-        if not self._may_try_to_leave():
+        if not self._may_start_exit():
             return False
-        if not self._notifier.has_manager and self._somebody_waits():
+        if not self._notifier.has_manager and self._has_queued_connections():
             return False
         return not any(connection.has_unread_bytes() for connection in self._connections())
 
-    def _somebody_waits(self) -> bool:
-        """Whether a connection is queued on a socket; without a manager nobody would start for it."""
+    def _has_queued_connections(self) -> bool:
+        """Whether a connection waits in the kernel; without a manager no process would be started for it."""
         poll = select.poll()
         for listener in self._listeners:
             poll.register(listener.socket, select.POLLIN)
         return bool(poll.poll(0))
 
     def _connections(self) -> list[Connection]:
-        """Every open connection."""
         return [c for c in self.server_state.connections if isinstance(c, Connection)]
 
-    def _busy_connections(self) -> bool:
-        """Whether any connection has something to say or to hear, or hasn't spoken yet."""
+    def _has_busy_connections(self) -> bool:
+        """Whether any connection is being served or read, or hasn't sent its first request."""
         connections = self._connections()
         watching = sum(c.is_watching for c in connections)
         return len(self.server_state.tasks) > watching or not all(c.is_quiet for c in connections)
 
     def _connect(self, listener: Listener) -> Connection:
-        """The protocol of a new connection."""
         config = self._configs[listener.role]
         min_rate, malformed = self.limits.min_rate, self._malformed
         return Connection(self.timeouts, config, self.server_state, listener.reach, min_rate, malformed)
@@ -229,27 +226,27 @@ class Server(uvicorn.Server):
         await asyncio.sleep(GRACE_S)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.timeouts.drain
-        while self._busy_connections() and loop.time() < deadline and not self.force_exit:
+        while self._has_busy_connections() and loop.time() < deadline and not self.force_exit:
             for connection in self._connections():
-                connection.wind_down()
+                connection.close_gracefully()
             self._notifier.extend_timeout(5)
-            self._tell()
+            self._report()
             await asyncio.sleep(DRAIN_STEP_S)
         await self._service.close()
 
     async def _close_connections(self) -> None:
-        """Cut those that only watch, let what is still being answered end, and close the rest."""
+        """Cut event streams and silent connections, let running responses end, and close the rest."""
         for connection in self._connections():
             if connection.is_watching or connection.is_silent:
                 connection.transport.abort()
         if self.server_state.tasks:
-            await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS_S)
+            await asyncio.wait(self.server_state.tasks, timeout=LAST_TASKS_S)
         for connection in self._connections():
             connection.transport.close()
 
 
 def _uvicorn_config(app: ASGIApp, timeouts: Timeouts) -> uvicorn.Config:
-    """Uvicorn as we use it: HTTP/1.1 alone, our logging, no lifespan."""
+    """Configure uvicorn: HTTP/1.1 only, no logging of its own, no lifespan."""
     return uvicorn.Config(
         app,
         loop="asyncio",
@@ -257,7 +254,7 @@ def _uvicorn_config(app: ASGIApp, timeouts: Timeouts) -> uvicorn.Config:
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="error",  # its warnings have no limit and name no client
+        log_level="error",  # its warnings are unlimited and name no client
         access_log=False,
         server_header=False,
         proxy_headers=False,

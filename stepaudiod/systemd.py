@@ -1,4 +1,4 @@
-"""What systemd hands us and what we tell it: sockets, notifications, the journal. Works without it too.
+"""The interface to systemd: sockets, notifications, the journal. Works without systemd too.
 
 Sources: sd_listen_fds(3), sd_notify(3), systemd.journal-fields(7).
 """
@@ -20,24 +20,22 @@ import sdnotify
 log = logging.getLogger(__name__)
 
 BACKLOG = 4096
-"""Connections that the kernel queues for us; it cuts this to net.core.somaxconn."""
+"""Length of the kernel's queue of connections; limited to net.core.somaxconn."""
 
 Role = Literal["http", "api", "page"]
-"""What a socket serves: the page and the API, the API only, the page and what it needs."""
+"""What a socket serves: the page and the API, the API only, the page and the API calls that it needs."""
 
 Reach = Literal["unix", "loopback", "network"]
 """From where a socket can be reached: its file, this machine, anywhere."""
 
 
 class Listener(NamedTuple):
-    """A listening socket and what it serves."""
-
     role: Role
     socket: socket.socket
 
     @property
     def reach(self) -> Reach:
-        """By the address that it is bound to; whatever isn't known to be local is the network."""
+        """Derived from the bound address; any address not known to be local counts as network."""
         if self.socket.family == socket.AF_UNIX:
             return "unix"
         if self.socket.family in (socket.AF_INET, socket.AF_INET6):
@@ -48,7 +46,7 @@ class Listener(NamedTuple):
         return "network"
 
     def __str__(self) -> str:
-        """Its address as a person writes it."""
+        """The address as users write it."""
         name = self.socket.getsockname()
         if self.socket.family == socket.AF_INET6:
             return f"[{name[0]}]:{name[1]}"
@@ -56,12 +54,12 @@ class Listener(NamedTuple):
 
 
 def activated() -> bool:
-    """Whether systemd passed us sockets."""
+    """Whether systemd passed sockets to this process."""
     return os.environ.get("LISTEN_PID") == str(os.getpid())
 
 
 def activated_listeners() -> list[Listener]:
-    """Every socket systemd passed, in its order: a list, since the sockets of one unit share one name."""
+    """The sockets that systemd passed, in its order; those of one unit share a name."""
     from systemd.daemon import listen_fds_with_names
 
     named: dict[int, str] = listen_fds_with_names(unset_environment=True)
@@ -69,7 +67,7 @@ def activated_listeners() -> list[Listener]:
 
 
 def _role(name: str) -> Role:
-    """FileDescriptorName= decides; a socket unit that sets none serves everything."""
+    """Map FileDescriptorName= to a role; a socket unit without it serves everything."""
     match name:
         case "api":
             return "api"
@@ -83,7 +81,7 @@ def bind(address: str) -> socket.socket:
     """Listen at `host:port`, `[v6]:port` or a unix socket's path.
 
     Raises:
-        OSError: the address can't be had.
+        OSError: the address can't be bound.
         ValueError: it isn't an address.
     """
     if address.startswith("/"):
@@ -96,10 +94,10 @@ def bind(address: str) -> socket.socket:
 
 
 def _bind_unix(path: str) -> socket.socket:
-    """Bind a unix socket; only a socket at which no process answers is replaced.
+    """Bind a unix socket, replacing a socket file only if no process listens on it.
 
     Raises:
-        OSError: another kind of file has that path, or another process listens there.
+        OSError: the path is another kind of file, or another process listens there.
     """
     if os.path.lexists(path):
         _remove_stale_socket(path)
@@ -113,14 +111,14 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 def _remove_stale_socket(path: str) -> None:
-    """Remove the socket that a daemon left when it was killed; nothing else."""
+    """Remove the socket file of a daemon that was killed; nothing else."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         raise OSError(
-            f"{path} exists and isn't a socket, so it is left as it is. Set another path in [listen], or "
+            f"{path} exists and isn't a socket, so it is not replaced. Set another path in [listen], or "
             "move that file away"
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a listener with a full queue would block this: connect(2), EAGAIN
+        probe.setblocking(False)  # a listener with a full queue would block connect(2)
         answer = probe.connect_ex(path)
     if answer == errno.ECONNREFUSED:
         os.unlink(path)
@@ -137,46 +135,42 @@ class Notifier:
         self._notifier = sdnotify.SystemdNotifier()
         self._status = ""
         self.has_manager = "NOTIFY_SOCKET" in os.environ
-        """Whether somebody starts us again for the next connection."""
+        """Whether a service manager starts the daemon again for the next connection."""
         usec = (
             os.environ.get("WATCHDOG_USEC")
             if os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
             else None
         )
         self.watchdog_s = int(usec) / 1e6 if usec else None
-        """Seconds within which the manager wants a sign of life; None where it doesn't."""
+        """The manager's watchdog timeout in seconds; None if it has none."""
 
     def ready(self) -> None:
-        """Startup, or a reload, is over."""
         self._notifier.notify("READY=1")
 
     def status(self, text: str) -> None:
-        """The line that `systemctl status` shows; said only when it changes."""
+        """Set the line that `systemctl status` shows; sent only when it changes."""
         if text != self._status:
             self._status = text
-            # sdnotify encodes as Latin-1, and systemd wants UTF-8
+            # sdnotify encodes as Latin-1, and systemd expects UTF-8
             self._notifier.notify(f"STATUS={text}".encode().decode("latin-1"))
 
     def watchdog(self) -> None:
-        """A sign of life."""
         self._notifier.notify("WATCHDOG=1")
 
     def extend_timeout(self, seconds: float) -> None:
-        """Starting or stopping takes this much longer."""
+        """Ask for more time to start or to stop."""
         self._notifier.notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def reloading(self) -> None:
-        """The configuration is being read again."""
         now_usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={now_usec}")
 
     def stopping(self) -> None:
-        """We are leaving."""
         self._notifier.notify("STOPPING=1")
 
 
 def journal_connected() -> bool:
-    """Whether stderr goes to the journal, as $JOURNAL_STREAM promises: systemd.exec(5)."""
+    """Whether stderr is the journal's socket, by $JOURNAL_STREAM: systemd.exec(5)."""
     try:
         device, inode = os.environ["JOURNAL_STREAM"].split(":")
         stat = os.fstat(2)
@@ -186,7 +180,7 @@ def journal_connected() -> bool:
 
 
 def start_logging(level: str) -> None:
-    """Log to the journal with fields where there is one, and as readable lines on stderr otherwise."""
+    """Log to the journal with fields if stderr goes there, otherwise as lines on stderr."""
     handler: logging.Handler
     if journal_connected():
         from systemd.journal import JournalHandler
@@ -198,5 +192,5 @@ def start_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # it warns of every form with bytes behind its end, which any client can send
+    # it warns of every form with trailing bytes, which any client can send
     logging.getLogger("python_multipart").setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""Tags in a text: the non-verbal sounds that the model makes, written `[laugh]`. Knows no audio.
+"""Tags in a text: the non-verbal sounds of the model, written `[laugh]`.
 
-Names are matched in any case, with spaces, hyphens and underscores alike. What the model reads is the
-spelling that its weights were trained on:
+Names are case-insensitive, with spaces, hyphens and underscores equivalent. The model gets the spelling that
+its weights were trained on:
 
     "[LAUGHTER] well [clears_throat]"  ──►  "[laugh] well [clears throat]"
 """
@@ -13,11 +13,11 @@ from enum import Enum
 from urllib.parse import quote
 
 LANGUAGES = ("Sichuanese", "Cantonese", "Japanese", "Korean")
-"""Languages that the text names in a leading tag; Mandarin and English need none."""
+"""Languages that are selected by a leading tag; Mandarin and English need none."""
 
 
 class Weights(Enum):
-    """Published weights that differ in the tags they know."""
+    """Releases of the weights, which know different tags."""
 
     DECEMBER_2025 = "2025-12"
     JANUARY_2026 = "2026-01"
@@ -52,7 +52,7 @@ SPELLINGS: dict[str, dict[Weights, str]] = {
         ("Laughter", "laugh", "Laughter"),
     )
 }
-"""Every name that is taken, and how it is spelled for the weights that know the sound.
+"""Every accepted name, and its spelling for the weights that know the sound.
 
 Source: the lists of tags in upstream's README at commits aacb90a and a652e87.
 """
@@ -61,15 +61,15 @@ TAGS = tuple(SPELLINGS)
 _BRACKETED = re.compile(r"\[([^\W\d_][\w' -]{0,39})\]")
 _BY_FOLDED_NAME = {re.sub(r"[\s_-]+", "-", name.lower()): name for name in (*TAGS, *LANGUAGES)}
 MAX_WARNED = 5
-"""How many unknown tags a warning names."""
+"""Number of unknown tags that a warning lists."""
 
 
 def spelled(text: str, weights: Weights = Weights.JANUARY_2026) -> str:
-    """The text with its tags as the weights know them; what isn't a tag, or no sound of theirs, stays.
+    """Replace tags by the spelling of the weights; unknown tags are left unchanged.
 
     Args:
-        text: with tags in it.
-        weights: those of the model; the default are those that are published today.
+        text: a text with tags.
+        weights: the model's weights; by default the current release.
     """
 
     def spell(match: re.Match[str]) -> str:
@@ -81,22 +81,22 @@ def spelled(text: str, weights: Weights = Weights.JANUARY_2026) -> str:
 
 
 def count_tags(text: str) -> int:
-    """How many sounds a text asks for."""
+    """Number of sound tags in a text."""
     return sum(_name(name) in SPELLINGS for name in _BRACKETED.findall(text))
 
 
 def has_tag(text: str) -> bool:
-    """Whether a text has a tag that isn't a language, known or not."""
+    """Whether a text has a tag, known or unknown, other than a language."""
     return any(_name(name) not in LANGUAGES for name in _BRACKETED.findall(text))
 
 
 def unknown_tags(text: str) -> list[str]:
-    """Names in brackets that are neither sounds nor languages, each once, in order."""
+    """Bracketed names that are neither sounds nor languages, without duplicates, in order."""
     return [name for name in dict.fromkeys(_BRACKETED.findall(text)) if _name(name) is None]
 
 
 def warning(text: str) -> str | None:
-    """What a response says of unknown tags, fit for a header; None where there are none."""
+    """A warning about unknown tags, for a response header; None if there are none."""
     unknown = unknown_tags(text)
     if not unknown:
         return None
@@ -106,10 +106,9 @@ def warning(text: str) -> str | None:
 
 
 def listed() -> str:
-    """Every tag, for a message."""
     return " ".join(f"[{tag}]" for tag in TAGS)
 
 
 def _name(written: str) -> str | None:
-    """The tag or the language that is meant."""
+    """The known tag or language of a written name."""
     return _BY_FOLDED_NAME.get(re.sub(r"[\s_-]+", "-", written.strip().lower()))

@@ -1,8 +1,7 @@
-"""Temporary folders of a process, and the removal of those that killed processes have left.
+"""Temporary folders of a process, and the removal of those left by killed processes.
 
-A folder in use is locked (flock(2)) by the process that made it, and the kernel releases the lock when that
-process ends, however it ends. A folder that can be locked is therefore abandoned, and an instance that runs
-beside this one loses nothing.
+A folder in use is locked (flock(2)) by its process, and the kernel releases the lock when that process ends.
+A folder that can be locked is therefore abandoned, and other running instances lose nothing.
 """
 
 from __future__ import annotations
@@ -20,21 +19,17 @@ from types import TracebackType
 log = logging.getLogger(__name__)
 
 UNFINISHED = ".new-"
-"""How the name of a folder begins that is renamed into place when it is whole."""
+"""Prefix of folders that are renamed into place when they are complete."""
 LEAVING = ".gone-"
-"""How the name of a folder begins that something was moved into to be deleted."""
+"""Prefix of folders whose contents are being deleted."""
 OWN = re.compile(r"\.(new|gone)-.*")
 
 
 class TempDir:
-    """A temporary folder, readable by its owner alone; removed by `close`, or by a later process's `sweep`.
-
-    Args:
-        parent: the folder that it is made in.
-        prefix: how its name begins.
+    """A temporary folder, readable by its owner only; removed by `close`, or by a later process's `sweep`.
 
     Raises:
-        OSError: it can't be made.
+        OSError: it can't be created.
     """
 
     def __init__(self, parent: Path, prefix: str) -> None:
@@ -50,7 +45,7 @@ class TempDir:
             os.close(self._lock)
 
     def close(self) -> None:
-        """Remove it, if it has not been renamed."""
+        """Remove the folder, unless it has been renamed."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
@@ -66,16 +61,16 @@ class TempDir:
 def sweep(
     parent: Path, names: re.Pattern[str] = OWN, may_remove: Callable[[Path], bool] = lambda path: True
 ) -> None:
-    """Remove the abandoned folders of this user in a folder.
+    """Remove this user's abandoned folders in `parent`.
 
     Args:
-        parent: the folder; it may be missing.
-        names: what their names match.
-        may_remove: a second look at one of them.
+        parent: may be missing.
+        names: matches the names of temporary folders.
+        may_remove: a further condition on a folder.
     """
     try:
         found = [entry for entry in os.scandir(parent) if names.fullmatch(entry.name)]
-    except OSError:  # what can't be read is reported where it is used
+    except OSError:  # an unreadable folder is reported where it is used
         return
     for entry in found:
         try:
@@ -86,12 +81,10 @@ def sweep(
             if os.fstat(number).st_uid == os.geteuid() and may_remove(Path(entry.path)):
                 fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(entry.path)
-                log.info("removed %s, which a process that was killed had left", entry.path)
+                log.info("removed %s, left by a killed process", entry.path)
         except BlockingIOError:  # in use
             continue
         except OSError as error:
-            log.warning(
-                "%s was left by a process that was killed, and can't be removed: %s", entry.path, error
-            )
+            log.warning("%s was left by a killed process and can't be removed: %s", entry.path, error)
         finally:
             os.close(number)

@@ -1,4 +1,4 @@
-"""Whether bytes move fast enough: how far a transfer is behind a least rate. The clock is injected."""
+"""How far a transfer is behind a minimum rate. The clock is injected."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 
 class TransferRate:
-    """The seconds that a transfer is behind its least rate, as a leaky bucket.
+    """The seconds that a transfer is behind its minimum rate, as a leaky bucket.
 
-    Each second of waiting adds one, each byte takes off `1 / rate`, and being ahead isn't saved up. A
+    Each second of waiting adds one, each byte subtracts `1 / rate`, and the value never goes below 0. A
     transfer that has stopped is behind by the time since it stopped.
 
     Args:
-        rate: bytes a second.
+        rate: bytes per second.
         now: a monotonic clock, in seconds.
     """
 
@@ -26,25 +26,21 @@ class TransferRate:
 
     @property
     def is_running(self) -> bool:
-        """Whether the other side is being waited for."""
         return self._since is not None
 
     @property
     def behind_s(self) -> float:
-        """Seconds behind the least rate."""
         return self._behind_s + (0.0 if self._since is None else self._now() - self._since)
 
     def start(self) -> None:
-        """From here the other side is being waited for."""
+        """Start waiting for the other side."""
         if self._since is None:
             self._since = self._now()
 
     def stop(self) -> None:
-        """From here it isn't."""
         self._behind_s, self._since = self.behind_s, None
 
     def count(self, size_bytes: int) -> None:
-        """Bytes have moved."""
         self._behind_s = max(0.0, self.behind_s - size_bytes / self._rate)
         if self._since is not None:
             self._since = self._now()

@@ -1,12 +1,12 @@
-"""The voice library on disk: voices that people made from recordings. Knows no engine and no HTTP.
+"""The voice library on disk: voices made from recordings. Knows no engine and no HTTP.
 
     voices/
       aunt-mei/
         voice.json            name, transcript, description, language, gender, consent, created, owner
-        reference.wav         the recording, in whatever container it came
-        <key>.safetensors     what an engine made of it, named by content and checkpoint
+        reference.wav         the recording, in its original container
+        <key>.safetensors     an engine's cache, named by content and checkpoint
 
-A voice is written beside its place and then moved there, so that nobody ever sees half of one.
+A voice is written to a temporary folder and then renamed, so that readers never see a partial one.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class StoredVoice(NamedTuple):
     """A voice of the library.
 
     Attributes:
-        id: the name of its folder, and the name that requests use.
-        name: what people call it.
-        transcript: what the recording says; "" where nobody knows.
-        consent: who agreed that this voice is used, in the words of whoever made it.
+        id: the name of its folder, used in requests.
+        name: the display name.
+        transcript: what the recording says; "" if unknown.
+        consent: the statement of who agreed to the use of this voice.
         created: seconds since the epoch.
-        description: one line for a person who chooses.
-        language: BCP 47 tag; "" where it isn't known.
+        description: one line for users that choose a voice.
+        language: BCP 47 tag; "" if unknown.
         gender: "female", "male" or "".
-        owner: the name of the API key that it is for alone; "" is for every caller.
+        owner: the name of the only API key that may use it; "" is for every caller.
     """
 
     id: str
@@ -65,9 +65,9 @@ class VoiceLibrary:
     """The voices below one folder.
 
     Args:
-        root: the folder; it is made when the first voice is.
-        caller: the name of an API key, or "" for none, where a voice is for the key alone that made it;
-            voices of other keys don't exist for it, and those that it makes are its own. None sees all.
+        root: the folder; it is created with the first voice.
+        caller: for private voices, the name of an API key, or "" for none: voices of other keys are
+            invisible, and new ones belong to this key. None sees all voices.
     """
 
     def __init__(self, root: Path, caller: str | None = None) -> None:
@@ -75,28 +75,27 @@ class VoiceLibrary:
         self._caller = caller
 
     def list(self) -> list[StoredVoice]:
-        """Every voice, by id. What isn't a whole voice is left out.
+        """Every complete voice, sorted by id.
 
         Raises:
-            OSError: the folder may not be read.
+            OSError: the folder can't be read.
         """
         return sorted(self._voices(), key=lambda voice: voice.id)
 
     def _voices(self) -> Iterator[StoredVoice]:
-        """Read each folder that holds a voice."""
         try:
             names = os.listdir(self.root)
-        except FileNotFoundError:  # made with the first voice
+        except FileNotFoundError:  # created with the first voice
             return
         for name in names:
             if ID.fullmatch(name):
                 path = self.root / name / METADATA
                 try:
                     voice = _read(path)
-                except (FileNotFoundError, NotADirectoryError):  # no voice, or deleted since it was listed
+                except (FileNotFoundError, NotADirectoryError):  # not a voice, or deleted meanwhile
                     continue
                 except (OSError, ValueError, TypeError) as error:
-                    log.warning("%s is no voice: %s", path, error)
+                    log.warning("%s is not a valid voice: %s", path, error)
                 else:
                     if self._sees(voice):
                         yield voice
@@ -105,7 +104,7 @@ class VoiceLibrary:
         return self._caller is None or voice.owner in ("", self._caller)
 
     def get(self, id: str) -> StoredVoice:
-        """The voice of that id.
+        """Return a voice by its id.
 
         Raises:
             NotFound: there is none.
@@ -120,7 +119,7 @@ class VoiceLibrary:
                 pass
             except (OSError, ValueError, TypeError) as error:
                 if self._caller is not None:
-                    raise self._absent(id) from None  # it may be another key's
+                    raise self._absent(id) from None  # it may belong to another key
                 raise NotFound(
                     f"The voice {id!r} is damaged: {METADATA} can't be read ({type(error).__name__}). "
                     "Delete its folder and make it again.",
@@ -133,25 +132,25 @@ class VoiceLibrary:
         return NotFound(f"There is no voice {id[:80]!r} in the library. Voices here: {known}.", "voice")
 
     def recording(self, id: str) -> Path:
-        """The voice's recording.
+        """The path of the voice's recording.
 
         Raises:
-            NotFound: there is no such voice, or its recording is gone.
+            NotFound: there is no such voice, or its recording is missing.
         """
         self.get(id)
         for path in sorted((self.root / id).glob(f"{REFERENCE}.*")):
             return path
         raise NotFound(
-            f"The recording of the voice {id!r} is gone. Delete the voice and make it again.", "voice"
+            f"The recording of the voice {id!r} is missing. Delete the voice and make it again.", "voice"
         )
 
     def require_free(self, name: str) -> str:
-        """The id that a new voice of that name would have.
+        """The id for a new voice of this name.
 
-        A key's own voice has a random end: its id is never another key's, and doesn't tell of one.
+        A private voice's id ends in random digits, so that it can't collide with, or reveal, another key's.
 
         Raises:
-            InvalidRequest: there is no letter and no digit in the name, or it is taken.
+            InvalidRequest: the name has no letter and no digit, or it is taken.
         """
         id = make_id(name)
         if self._caller:
@@ -178,19 +177,10 @@ class VoiceLibrary:
         language: str = "",
         gender: str = "",
     ) -> StoredVoice:
-        """Make a voice from a recording, which is copied.
-
-        Args:
-            name: what people call it; the id is made from it.
-            recording: the file, with the suffix of its container.
-            transcript: what it says, or "".
-            consent: who agreed, in words; it is asked for because a voice is somebody's.
-            description: one line for a person who chooses.
-            language: BCP 47 tag.
-            gender: "female", "male" or "".
+        """Make a voice from a copy of a recording, a file with the suffix of its container.
 
         Raises:
-            InvalidRequest: there is no name, it is taken, or there is no consent.
+            InvalidRequest: the name is invalid or taken, or there is no consent.
         """
         id = self.require_free(name)
         if not consent.strip():
@@ -208,7 +198,7 @@ class VoiceLibrary:
         )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:  # mkdir's word for something that is there and isn't a folder
+        except FileExistsError as error:  # from mkdir: the path exists and isn't a folder
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.root)) from error
         scratch = TempDir(self.root, UNFINISHED)
         unfinished = scratch.path
@@ -219,7 +209,7 @@ class VoiceLibrary:
             )
             for kept in unfinished.iterdir():
                 with kept.open("rb") as file:
-                    os.fsync(file.fileno())  # or a power cut could leave the name without the contents
+                    os.fsync(file.fileno())  # a power failure could leave the name without the contents
             os.rename(unfinished, self.root / id)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
@@ -230,7 +220,7 @@ class VoiceLibrary:
         return voice
 
     def delete(self, id: str) -> None:
-        """Remove a voice and everything that was made of it.
+        """Remove a voice with its caches.
 
         Raises:
             NotFound: there is none.
@@ -245,15 +235,15 @@ class VoiceLibrary:
 
 
 def make_id(name: str) -> str:
-    """A folder's name from what people call a voice: Aunt Mei is `aunt-mei`.
+    """Make a folder name from a display name: Aunt Mei is `aunt-mei`.
 
-    Letters that a folder's name can't have are told apart by a digest: 小美 is `voice-` and eight digits.
+    A name with other than ASCII letters gets a digest to be unique: 小美 is `voice-` and eight digits.
 
     Raises:
-        InvalidRequest: there is no letter and no digit in it.
+        InvalidRequest: the name has no letter and no digit.
     """
     if not any(c.isalnum() for c in name):
-        raise InvalidRequest(f"{name[:80]!r} names nobody: a voice's name needs a letter or a digit.", "name")
+        raise InvalidRequest(f"{name[:80]!r} can't be a voice's name: it needs a letter or a digit.", "name")
     id = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:50].strip("-")
     if all(c.isascii() for c in name if c.isalnum()):
         return id
@@ -261,5 +251,5 @@ def make_id(name: str) -> str:
 
 
 def _read(path: Path) -> StoredVoice:
-    """One voice's metadata; the folder's name is its id, whatever the file says."""
+    """Read one voice's metadata; its id is the folder's name, even if the file says otherwise."""
     return StoredVoice(**json.loads(path.read_text(encoding="utf-8")) | {"id": path.parent.name})

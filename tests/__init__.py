@@ -1,3 +1,3 @@
-"""The tests. The package is imported first: it switches off the reports of libraries here and in children."""
+"""The tests. They import the package first, which disables the telemetry of libraries."""
 
 import stepaudiod  # noqa: F401

@@ -1,4 +1,4 @@
-"""The daemon as systemd runs it: it gets its sockets from outside, and is started on a connection."""
+"""Starts the daemon as systemd does: with sockets from outside, at a connection."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ THREADS: dict[str, object] = {"threads": 1} if "PYTEST_XDIST_WORKER" in os.envir
 
 
 class NotifySocket:
-    """The manager's end of sd_notify(3): keeps every message, and waits for one."""
+    """The manager's end of sd_notify(3): stores every message, and waits for one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,7 +37,6 @@ class NotifySocket:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
             last.sendto(b"", str(self.path))
         self._thread.join(DEADLINE_S)
@@ -50,7 +49,7 @@ class NotifySocket:
                 self._arrived.notify_all()
 
     def wait_for(self, text: str, count: int = 1) -> str:
-        """The first message that starts so; with `count`, once that many have come."""
+        """The first message with this beginning; with `count`, after that many of them."""
 
         def found() -> list[str]:
             return [m for m in self.messages if m.startswith(text)]
@@ -61,7 +60,7 @@ class NotifySocket:
 
 
 class DaemonProcess:
-    """A running daemon with the sockets it was given.
+    """A running daemon with its inherited sockets.
 
     Args:
         folder: for its unix socket, its notify socket and its log.
@@ -122,7 +121,7 @@ class DaemonProcess:
         return httpx.Client(base_url=self.url_of(role) if role else self.url, timeout=DEADLINE_S)
 
     def client_of(self, listener: socket.socket) -> httpx.Client:
-        """A client of that very socket, TCP or unix."""
+        """A client of this socket, TCP or unix."""
         if listener.family == socket.AF_UNIX:
             transport = httpx.HTTPTransport(uds=listener.getsockname())
             return httpx.Client(base_url="http://localhost", transport=transport, timeout=DEADLINE_S)
@@ -134,22 +133,21 @@ class DaemonProcess:
         return self.client()
 
     def log(self) -> str:
-        """Everything it has said on stderr."""
+        """The daemon's stderr."""
         return self.log_path.read_text()
 
     def wait(self) -> int:
-        """The exit status, once it has gone."""
+        """Wait for the exit status."""
         return self.process.wait(DEADLINE_S)
 
     def worker_pid(self) -> int:
-        """The process of the worker, by asking the daemon."""
+        """The process id of the worker, from the daemon's status."""
         with self.client() as client:
             pid = client.get("/api/v1/models/status").json()["daemon"]["worker_pid"]
         assert pid is not None
         return int(pid)
 
     def end(self) -> None:
-        """Kill it if it still runs, and close the sockets."""
         if "shared_client" in vars(self):
             self.shared_client.close()
         if self.process.poll() is None:
@@ -201,17 +199,16 @@ class Activator:
 
     @property
     def starts(self) -> int:
-        """How many daemons have been started."""
+        """The number of started daemons."""
         return len(self.daemons)
 
     @property
     def exit_codes(self) -> list[int]:
-        """The exit status of each that has exited."""
+        """The exit status of each daemon that has exited."""
         codes = [daemon.process.returncode for daemon in self.daemons]
         return [code for code in codes if code is not None]
 
     def end(self) -> None:
-        """Start no more; the present daemon leaves when it is idle."""
         self._activator.stop()
         self._thread.join(DEADLINE_S)
         self._activator.close()

@@ -1,4 +1,4 @@
-"""The smallest checkpoint of random weights, for tests of other things; they skip without torch."""
+"""The smallest checkpoint of random weights, for other tests; they are skipped without torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stepaudiod.editx.checkpoint.layout import Checkpoint
 
 
 def write_checkpoint(models: Path) -> Checkpoint:
-    """Write it into a folder of models."""
+    """Write it to a folder of models."""
     pytest.importorskip("torch")
     from tests.editx.trees import write_tree
 

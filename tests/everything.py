@@ -1,4 +1,4 @@
-"""One request of each kind to each engine of a daemon, the page, and a program that imports hub clients."""
+"""One request of each kind to each engine, the page, and a program that imports hub clients."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ ModelScope(None)
 
 
 def a_users_environ(home: Path) -> dict[str, str]:
-    """The environment of a user who is no continuous integration and has changed no library's setting."""
+    """The environment of a user outside continuous integration, with the libraries' default settings."""
     unset = {*CI_MARKS, "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY", "DO_NOT_TRACK"}
     unset |= {"GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "HF_HUB_OFFLINE"}
     return {k: v for k, v in os.environ.items() if k not in unset} | {"HOME": str(home)}
 
 
 def ask_everything(client: httpx.Client, text: str | None = None) -> set[str]:
-    """Speak, transcribe and edit with each engine that is installed; returns their names.
+    """Speak, transcribe and edit with each installed engine; returns their names.
 
     Args:
         client: of the daemon.
@@ -79,7 +79,7 @@ def ask_everything(client: httpx.Client, text: str | None = None) -> set[str]:
 
 
 def open_page(client: httpx.Client) -> None:
-    """Have the page made by gradio, and open it."""
+    """Make the page with gradio, and open it."""
     client.get("/").raise_for_status()
     wait_until(lambda: state(client)["ready"] is True)
     for path in ("/", "/theme.css", "/v1/voices", "/v1/tags", "/metrics", "/openapi.json", "/docs"):

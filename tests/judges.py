@@ -1,4 +1,4 @@
-"""Judges of speech: what an English recogniser hears, how clean it is, whether Chinese says what it should.
+"""Judges of speech: English word errors, audio quality, and the pronunciation of Chinese.
 
 Everything is inside packages: nothing is downloaded. No judge knows an engine.
 """
@@ -88,12 +88,12 @@ def transcribe(waveform: Array, sample_rate: int) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Words to compare: lower case, no marks."""
+    """Words for comparison: lower case, without punctuation."""
     return re.findall(r"[a-z0-9]+(?:'[a-z]+)?", text.lower().replace("’", "'"))
 
 
 def word_errors(said: str, heard: str) -> int:
-    """How many words are wrong, missing or too many."""
+    """The number of wrong, missing and additional words."""
     left, right = words(said), words(heard)
     row = list(range(len(right) + 1))
     for i, a in enumerate(left, 1):
@@ -118,7 +118,7 @@ def _dnsmos() -> Any:
 
 
 def p808_mos(waveform: Array, sample_rate: int) -> float:
-    """DNSMOS P.808: the opinion score, 1 to 5, that listeners would give; the mean over windows of 9 s."""
+    """DNSMOS P.808: the predicted mean opinion score, 1 to 5; the mean over windows of 9 s."""
     audio = resample(waveform, sample_rate, RATE)
     length = int(9.01 * RATE)
     while len(audio) < length:  # doubled, as the reference does it: the windows must be the same
@@ -139,7 +139,7 @@ def p808_mos(waveform: Array, sample_rate: int) -> float:
 
 
 def speech_distance(one: Array, one_rate: int, other: Array, other_rate: int) -> float:
-    """How differently two recordings pronounce: 0 is the same; about .26 the same sentence, .5 another one.
+    """The distance in pronunciation: 0 is equal; about .26 the same sentence, .5 another one.
 
     The mean cosine distance between Whisper's encoder features along the best alignment in time. The
     recogniser is English, but its encoder hears sounds; it is no judge of tones.
@@ -157,7 +157,7 @@ def _encode(waveform: Array, sample_rate: int) -> Array:
 
 
 def _without_silence(audio: Array) -> Array:
-    """Without the silence at both ends and with long pauses shortened, at the loudness of the other."""
+    """Remove the silence at both ends and shorten long pauses, at the loudness of the other."""
     frame = RATE // 100
     frames = audio[: len(audio) // frame * frame].reshape(-1, frame)  # (frames, 160)
     level = np.sqrt((frames**2).mean(axis=1))
@@ -187,7 +187,7 @@ def _aligned(left: Array, right: Array) -> float:
 
 
 def recordings() -> dict[str, tuple[Path, str]]:
-    """The recordings beside the repository and their transcripts; empty where there are none."""
+    """The recordings beside the repository and their transcripts; empty if there are none."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "recordings"
     listing = folder / "transcripts-upstream.txt"
     if not listing.is_file():

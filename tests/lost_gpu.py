@@ -1,4 +1,4 @@
-"""An engine whose GPU fails: what a driver does then can't be had without one, and not at will with one."""
+"""An engine that simulates GPU failures, which can't be caused at will."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from stepaudiod.requests import SpeechRequest
 
 
 class OutOfMemory(torch.AcceleratorError):
-    """As PyTorch raises it, beyond what its own allocator gives out."""
+    """PyTorch's error when memory outside its allocator is exhausted."""
 
     error_code = 2
 
 
 class LostGpu(HibariEngine):
-    """Speaks, until a text says "fail" or "full"; cannot be loaded if told so."""
+    """Speaks, until a text says "fail" or "full"; loading fails if configured."""
 
     def __init__(self, *, cache_dir: Path, threads: int, loads: bool) -> None:
         super().__init__(cache_dir=cache_dir, threads=threads)

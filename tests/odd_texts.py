@@ -1,4 +1,4 @@
-"""Texts as odd as they come: a strategy over all of Unicode, and what people write besides sentences."""
+"""A strategy of odd texts: all of Unicode, and non-sentences that users write."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ _joint = st.sampled_from(("", "", " ", " ", ", ", ". ", "。", "\n"))
 
 @st.composite
 def odd_texts(draw: st.DrawFn, max_pieces: int = 8) -> str:
-    """A text of odd pieces, with or without something between them."""
+    """A text of odd pieces, with or without separators."""
     pieces = draw(st.lists(st.tuples(_piece, _joint), min_size=1, max_size=max_pieces))
     return "".join(part for pair in pieces for part in pair)

@@ -1,4 +1,4 @@
-"""An engine that ends its worker at certain texts, as a fault in native code does."""
+"""An engine that ends its worker at certain texts, like a fault in native code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stepaudiod.requests import SpeechRequest
 
 
 class Poison(HibariEngine):
-    """Speaks; "die" ends the process at once, "die later" after the first sound."""
+    """Speaks; "die" ends the process at once, "die later" after the first audio."""
 
     def speak(self, request: SpeechRequest) -> Iterator[Waveform]:
         """Say the text."""

@@ -13,7 +13,7 @@ OF_A_CONNECTION = ("connection", "keep-alive", "transfer-encoding", "server", "d
 
 
 class Proxy(ThreadingHTTPServer):
-    """The proxy, and what it was asked for outside of its location."""
+    """The proxy, and the requests outside of its location."""
 
     daemon_threads = True
 
@@ -25,7 +25,7 @@ class Proxy(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where the daemon is for the proxy's clients, without a slash at the end."""
+        """The daemon's address for the proxy's clients, without a trailing slash."""
         return f"http://127.0.0.1:{self.server_address[1]}{PREFIX}"
 
 

@@ -1,4 +1,4 @@
-"""The activator of `make run`: it refuses no connection, failures don't spin, a stop leaves nothing."""
+"""The activator of `make run`: no refused connections, no restart loops, no leftovers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXITED = "asleep until the next connection"
 def activated(
     *arguments: str, options: tuple[str, ...] = ("--set=engine=hibari", "--set=idle_timeout=0.1")
 ) -> Iterator[subprocess.Popen[str]]:
-    """The program with these `--listen` arguments; killed in the end, if it still runs."""
+    """The program with these `--listen` arguments; killed at the end if it still runs."""
     command = [sys.executable, "-m", "stepaudiod.activate", *(f"--listen={each}" for each in arguments)]
     with subprocess.Popen([*command, "--", *options], stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -138,7 +138,7 @@ def test_a_daemon_that_cannot_start_ends_it_with_its_status(tmp_path: Path) -> N
         assert process.stderr is not None
         said = process.stderr.read()
     assert said.count("unrecognized arguments: --no-such-option") == 3
-    assert "3 starts in a row have failed" in said
+    assert "failed to start 3 times in a row" in said
     assert not path.exists()
 
 

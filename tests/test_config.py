@@ -1,4 +1,4 @@
-"""Where settings come from, and how mistakes in them are told."""
+"""The sources of settings, and their error messages."""
 
 from __future__ import annotations
 
@@ -116,9 +116,9 @@ def test_a_mistake_on_the_command_line_is_told_as_that(path: Path) -> None:
 
 def test_a_file_that_is_not_toml_is_named(path: Path) -> None:
     path.write_text("idle_timeout = = 3")
-    assert message(path).startswith(f"{path}: this isn't TOML")
+    assert message(path).startswith(f"{path}: invalid TOML")
     path.write_bytes(b"\xff\xfe")
-    assert message(path).startswith(f"{path}: this isn't TOML")
+    assert message(path).startswith(f"{path}: invalid TOML")
 
 
 def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A worker that dies of one request: the others without any sound are served by the next one."""
+"""A worker that dies of one request: other requests without audio are served by the next worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Trial = Callable[[Callable[[Dispatcher], Awaitable[None]]], None]
 
 @pytest.fixture
 def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
-    """Run something with a service that has real workers."""
+    """Run with a dispatcher that has real workers."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     options = WorkerOptions(tmp_path, 1, "info", 10.0, 60.0, 60.0)
 
@@ -49,7 +49,7 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
 
 
 async def say(service: Dispatcher, text: str, heard: Callable[[], None] = lambda: None) -> int:
-    """Bytes of sound that came."""
+    """The bytes of received audio."""
     size = 0
     async for piece in service.run(POISON, SpeechRequest(text, POISON.voices[0].id), "pcm", "id"):
         if isinstance(piece, Audio):
@@ -59,7 +59,7 @@ async def say(service: Dispatcher, text: str, heard: Callable[[], None] = lambda
 
 
 async def lose_the_worker(service: Dispatcher) -> None:
-    """Once the request before has one."""
+    """Kill the worker once it has the request."""
     await asyncio.sleep(0)
     worker = await service._ready_worker()
     assert worker.is_working

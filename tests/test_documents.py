@@ -1,4 +1,4 @@
-"""The documents agree with the code: their commands run, their tables are complete, both languages agree.
+"""The documents are correct: their commands run, their tables match the code, both languages agree.
 
 In a document a comment before a code block says how it is tested:
 
@@ -97,7 +97,7 @@ def rows(name: str) -> list[list[str]]:
 
 
 def option_keys(model: type[BaseModel], above: str = "") -> dict[str, object]:
-    """Every key path of the configuration and its default."""
+    """Every key path of the configuration with its default."""
     keys: dict[str, object] = {}
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -108,7 +108,7 @@ def option_keys(model: type[BaseModel], above: str = "") -> dict[str, object]:
 
 
 def requirements(extra: str) -> set[str]:
-    """Every distribution that the base install (`""`) or an extra brings, all the way down."""
+    """Every distribution that the base installation (`""`) or an extra brings, with dependencies."""
     found: set[str] = set()
     left = _required("stepaudiod", extra)
     while left:
@@ -120,7 +120,7 @@ def requirements(extra: str) -> set[str]:
 
 
 def _required(distribution: str, extra: str) -> set[str]:
-    """Its direct requirements on this machine; none where it isn't installed."""
+    """Its direct requirements; none if it isn't installed."""
     try:
         wanted = [Requirement(line) for line in metadata.requires(distribution) or []]
     except metadata.PackageNotFoundError:
@@ -141,7 +141,7 @@ def awake(start_module_daemon: StartDaemon) -> DaemonProcess:
 
 @pytest.fixture
 def environ(awake: DaemonProcess, tmp_path: Path) -> dict[str, str]:
-    """A reader's shell: our programs, a player that writes its input to a file, and nothing configured."""
+    """A user's shell: the programs, a player that stores its input, and no configuration."""
     programs = tmp_path / "programs"
     programs.mkdir()
     _program(programs / "stepaudioctl", f'exec {BIN}/stepaudioctl --socket {awake.unix_path} "$@"')
@@ -158,7 +158,7 @@ def _program(path: Path, line: str) -> None:
 
 
 def run(block: Block, daemon: DaemonProcess, environ: dict[str, str], folder: Path) -> str:
-    """Run it at this daemon's addresses; returns its standard output."""
+    """Run a command with this daemon's addresses; return its output."""
     code = block.code.replace("http://127.0.0.1:7860", daemon.url)
     code = code.replace("/run/stepaudiod.sock", daemon.unix_path)
     shell = ["bash", "-euo", "pipefail", "-c"] if block.language == "sh" else [sys.executable, "-c"]

@@ -1,4 +1,4 @@
-"""Turns: who works, who waits, and that one caller's requests leave room for another's."""
+"""The fair queue: the order of turns, and the shares of callers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def turns() -> FairQueue:
 
 
 def ask(turns: FairQueue, *callers: str) -> list[Turn]:
-    """A request of each caller, in that order."""
+    """Request a turn for each caller, in this order."""
     asked = [Turn(caller) for caller in callers]
     for turn in asked:
         turns.ask(turn, lambda: None)

@@ -1,4 +1,4 @@
-"""The idle clock: what counts as work, and the way out."""
+"""The idle clock: what counts as work, and the exit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from stepaudiod.idle import IdleClock, Phase
 
 
 class Clock:
-    """Time that passes when told to."""
+    """A clock that is set by the test."""
 
     def __init__(self) -> None:
         self.time_s = 1000.0
@@ -67,7 +67,7 @@ def test_a_late_connection_calls_the_exit_off_and_it_is_tried_again(clock: Clock
     clock.time_s += 10
     idle.drain()
     assert not idle.is_due
-    idle.call_off()
+    idle.cancel_exit()
     assert idle.is_due
 
 
@@ -75,6 +75,6 @@ def test_there_is_no_way_back_from_gone(clock: Clock) -> None:
     idle = IdleClock(10, clock)
     clock.time_s += 10
     idle.drain()
-    idle.leave()
+    idle.exit()
     idle.begin()
     assert idle.phase is Phase.GONE

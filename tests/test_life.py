@@ -1,4 +1,4 @@
-"""Life and death: what wakes the daemon, what keeps it awake, how it leaves; nobody is lost by it."""
+"""The daemon's life: what wakes it, what keeps it awake, how it exits without losing a connection."""
 
 from __future__ import annotations
 

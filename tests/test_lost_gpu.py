@@ -1,4 +1,4 @@
-"""A GPU that fails takes the worker with it, and nothing else: its context never works again."""
+"""A GPU failure ends only the worker, since its context never works again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manual pages and completions that the packages bring: they know every option, and shells take them."""
+"""The manual pages and completions have every option, and the shells accept them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ BASH_COMPLETION = Path("/usr/share/bash-completion/bash_completion")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of them, as the package build makes them."""
+    """All files, as in the package build."""
     folder = tmp_path_factory.mktemp("manuals")
     subprocess.run([sys.executable, str(ROOT / "packaging/manuals"), str(folder)], check=True)
     return folder
 
 
 def parsers(parser: argparse.ArgumentParser, *words: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Every command with its words, as argparse has them."""
+    """Every command with its words, from argparse."""
     yield " ".join(words), parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -45,7 +45,7 @@ def options(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def shown(page: Path) -> str:
-    """The page as a terminal shows it, on one very long line a paragraph, without its spaces."""
+    """The rendered page with one line per paragraph, without spaces."""
     done = subprocess.run(
         ["man", "--warnings", "--local-file", "--encoding=UTF-8", str(page)],
         env={"PATH": "/usr/bin:/bin", "MANWIDTH": "500", "LC_ALL": "C.UTF-8"},
@@ -101,7 +101,7 @@ def test_the_page_of_the_configuration_explains_every_key(made: Path) -> None:
 
 
 def complete_in_bash(made: Path, line: str) -> set[str]:
-    """What bash offers at the end of the line."""
+    """Bash's completions of a line."""
     if not BASH_COMPLETION.exists():
         pytest.skip("bash-completion isn't installed")
     script = f"""
@@ -120,7 +120,7 @@ def complete_in_bash(made: Path, line: str) -> set[str]:
 
 
 def complete_in_fish(made: Path, line: str) -> set[str]:
-    """What fish offers at the end of the line."""
+    """Fish's completions of a line."""
     if shutil.which("fish") is None:
         pytest.skip("fish isn't installed")
     script = f"source {made}/stepaudioctl.fish; complete -C '{line}'"

@@ -1,4 +1,4 @@
-"""Sockets, however they come: from systemd under any name, or bound by ourselves."""
+"""Sockets from systemd under any name, and sockets bound by the daemon."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_only_a_socket_is_replaced(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_socket_that_is_listened_at_is_never_taken(tmp_path: Path) -> None:
-    """Neither where the queue of its listener is full, nor where it isn't of our kind."""
+    """Also if the listener's queue is full, or if it isn't a stream socket."""
     full, datagrams = str(tmp_path / "full"), str(tmp_path / "datagrams")
     with (
         socket.socket(socket.AF_UNIX) as listener,

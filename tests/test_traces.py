@@ -25,7 +25,7 @@ HALF = len(BODY) // 2
 
 
 class HalfSent:
-    """A request of which half has come: its recording lies in the spool."""
+    """A half-received request, whose recording is in the spool."""
 
     def __init__(self, daemon: DaemonProcess, spool: Path) -> None:
         before = set(spool.iterdir())
@@ -37,7 +37,7 @@ class HalfSent:
         wait_until(lambda: any(set(new.iterdir()) for new in set(spool.iterdir()) - before))
 
     def finish(self) -> bytes:
-        """Send the rest; the answer."""
+        """Send the rest; return the response."""
         self._socket.sendall(BODY[HALF:])
         with self._socket, self._socket.makefile("rb") as answer:
             return answer.read()

@@ -1,4 +1,4 @@
-"""Pace: a transfer at the least rate is never behind for long; one below it is, in the end."""
+"""The transfer rate: a transfer at the minimum rate is never far behind, a slower one is at some time."""
 
 from __future__ import annotations
 

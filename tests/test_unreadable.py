@@ -1,4 +1,4 @@
-"""Folders and files that the daemon's user may not read, or that aren't what they should be."""
+"""Folders and files that the daemon's user may not read, or of the wrong kind."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that every user may pass through, which pytest's own don't allow."""
+    """A folder that every user may enter, unlike pytest's."""
     folder = Path(tempfile.mkdtemp(prefix="unreadable-"))
     folder.chmod(0o755)
     yield folder
@@ -59,7 +59,7 @@ Start = Callable[..., DaemonProcess]
 
 @pytest.fixture
 def start(place: Path) -> Iterator[Start]:
-    """Start the daemon as a user of its own, with its cache."""
+    """Start the daemon as another user, with its own cache."""
     started: list[DaemonProcess] = []
 
     def start(settings: dict[str, object], within: tuple[str, ...] = (), **environ: str) -> DaemonProcess:
@@ -233,7 +233,7 @@ def test_a_home_of_another_user_and_no_cache_leave_what_needs_neither(start: Sta
 
 
 def test_what_keeps_the_daemon_from_being_built_is_answered_with_its_reason(start: Start) -> None:
-    """A user without an entry in passwd(5) and without HOME has no folder for anything."""
+    """A user without a passwd(5) entry and without HOME has no home folder."""
     daemon = start({"cache_dir": "auto", "data_dir": "auto"}, ("env", "--unset=HOME"))
     for path in ("/healthz", "/v1/models", "/"):
         with daemon.client() as client:

@@ -1,4 +1,4 @@
-"""The voice library: made, listed, found, deleted; nothing half, nothing outside its folder."""
+"""The voice library: creating, listing and deleting voices; no partial ones, nothing outside its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process border: deaths, hangs, cancellation, the queue. Each costs only the requests in flight."""
+"""The worker process: deaths, hangs, cancellation, the queue. Each costs only the requests in flight."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def speech_request(body: Mapping[str, object]) -> bytes:
 
 @contextlib.contextmanager
 def read_all(daemon: DaemonProcess, body: Mapping[str, object]) -> Iterator[socket.socket]:
-    """A client that reads its response as fast as it comes, until the test is done with it."""
+    """A client that reads its response until the end of the test."""
     with socket.create_connection(daemon.address, timeout=DEADLINE_S) as connection:
         connection.sendall(speech_request(body))
 

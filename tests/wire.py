@@ -1,4 +1,4 @@
-"""A network of its own for a process, and everything that the process sends into it.
+"""A network namespace for a process, and everything that the process sends.
 
     with Wire.tap(tmp_path) as wire:
         daemon = start_daemon(within=wire.enter)
@@ -38,7 +38,7 @@ A, AAAA = 1, 28
 
 @dataclass
 class Wire:
-    """What came out of the inner network.
+    """The packets from the inner network.
 
     Attributes:
         enter: a command prefix that runs a program in the inner network.
@@ -56,7 +56,7 @@ class Wire:
     @classmethod
     @contextlib.contextmanager
     def tap(cls, folder: Path) -> Iterator[Wire]:
-        """Make the networks, or skip the test where they can't be made."""
+        """Make the networks, or skip the test where that is impossible."""
         if os.geteuid() != 0:
             pytest.skip("needs root, to make network namespaces")
         if missing := [name for name in ("ip", "nsenter", "unshare") if shutil.which(name) is None]:
@@ -89,7 +89,7 @@ class Wire:
         )
 
     def wait(self) -> None:
-        """Until a packet has come."""
+        """Wait until a packet has arrived."""
         with self._arrived:
             assert self._arrived.wait_for(lambda: bool(self.packets), DEADLINE_S)
 
@@ -111,7 +111,7 @@ class Wire:
         return made
 
     def _sniff(self, sniffer: socket.socket) -> None:
-        """Keep each IP packet that comes from the inner network."""
+        """Store each IP packet from the inner network."""
         with contextlib.suppress(OSError):
             while True:
                 frame, address = sniffer.recvfrom(65535)
@@ -139,7 +139,7 @@ class Wire:
                 dns.sendto(header + question[12:end] + record, client)
 
     def _accept(self, listener: socket.socket) -> None:
-        """Keep what each client says first."""
+        """Store the first bytes of each client."""
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = listener.accept()
@@ -149,7 +149,7 @@ class Wire:
 
 
 def _destination(frame: bytes) -> str | None:
-    """Protocol and destination of an IP packet; None for what the kernel sends by itself."""
+    """Protocol and destination of an IP packet; None for packets that the kernel sends by itself."""
     (kind,) = struct.unpack_from(">H", frame, 12)
     if kind == ETH_IPV4:
         end = 14 + 4 * (frame[14] & 0x0F)
@@ -185,7 +185,7 @@ def _namespace(*kinds: str) -> Iterator[int]:
 
 
 def _lay_cable(outer: int, inner: int, resolver: Path) -> None:
-    """Connect the two; the outer one takes packets to any address for its own."""
+    """Connect the two namespaces; the outer one accepts packets to any address."""
     _in(outer, f"ip link add cable type veth peer name cable netns {inner}")
     for pid, address, address_v6 in ((outer, OUTER, OUTER_V6), (inner, INNER, INNER_V6)):
         _in(pid, "ip link set lo up")
@@ -209,6 +209,6 @@ def _in(pid: int, command: str, *kinds: str) -> None:
 
 
 def _wake(listener: socket.socket) -> None:
-    """Let the thread that waits on a socket end."""
+    """End the thread that waits on a socket."""
     with contextlib.suppress(OSError):
         listener.shutdown(socket.SHUT_RDWR)

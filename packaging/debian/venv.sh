@@ -6,11 +6,11 @@
 set -eu
 kind=$1 list=$2 stage=$(realpath "$3")
 
-# Debian's interpreter and no other: PATH may hold one that the target machine lacks.
+# Debian's interpreter: PATH may have another one, which the target machine lacks.
 python=$(readlink -e /usr/bin/python3)
 library=/usr/lib/stepaudiod
 
-# The digests were checked when the wheels came; some were built here from source, and those have none.
+# The digests were verified when the wheels were downloaded; those built from source have none.
 locked=$(mktemp)
 trap 'rm -f "$locked"' EXIT
 sed 's/ --hash=.*//' "packaging/lock/$list.txt" > "$locked"
@@ -25,7 +25,7 @@ case $kind in
     "$python" -m venv --without-pip "$venv"
     install --python "$venv/bin/python3" install --root-user-action=ignore
     packages=$(echo "$venv"/lib/python3.*/site-packages)
-    # Nothing in bin/ but the interpreter: the scripts of other packages are none of ours and name the build folder.
+    # Only the interpreter in bin/: the scripts of other packages are unused and contain the build folder's path.
     rm -rf "$venv/bin" "$venv/include"
     mkdir "$venv/bin"
     ln -s "$python" "$venv/bin/python3"
@@ -39,44 +39,44 @@ case $kind in
     ;;
 esac
 
-# What only their developers use. Installing takes as long as there are files.
+# Remove what only developers of the packages use: the installation time depends on the number of files.
 cd "$packages"
 find . -type d '(' -name tests -o -name test -o -name __pycache__ ')' -prune -exec rm -rf {} +
 find . -type f ! -path './triton/*' '(' -name '*.py[xi]' -o -name '*.pxd' -o -name '*.pyc' -o -name '*.a' -o -name '*.lib' -o -name '*.h' \
   -o -name py.typed -o -name '*.c' -o -name '*.cpp' ')' -delete
 find . -path '*.dist-info/*' '(' -name RECORD -o -name INSTALLER -o -name REQUESTED -o -name direct_url.json ')' -delete
-# Copies of libraries: lib64/ is read by nobody, and of liba.so, liba.so.0 and liba.so.0.9 one is enough.
+# Duplicates of libraries: lib64/ is unused, and liba.so, liba.so.0 and liba.so.0.9 become links to one file.
 rm -rf lib64
 find . -name '*.so' -type f | while read -r library_file; do
   for copy in "$library_file".*; do
     if cmp -s "$library_file" "$copy"; then ln -sf "$(basename "$library_file")" "$copy"; fi
   done
 done
-# Debugging symbols of machine code that nobody here debugs: 67 of ctranslate2's 68 MB.
+# Debugging symbols: 67 of ctranslate2's 68 MB.
 find . -name '*.so*' -type f | while read -r library_file; do
   if readelf --section-headers --wide "$library_file" | grep -q ' \.debug_info '; then strip --strip-debug "$library_file"; fi
 done
 find . -name '*_tests.*.so' -delete
-# Modules, not programs, whatever their authors' machines made of them.
+# Modules aren't programs.
 find . -type f ! -name '*.so*' -exec chmod a-x {} +
 find . -name '*.py' -exec sed -i '1{/^#!/d}' {} +
 rm -rf onnxruntime/tools onnxruntime/transformers onnxruntime/quantization onnxruntime/datasets
 rm -rf torch/include torch/share
-# Of torch's programs one is looked for when torch is imported.
+# Of torch's programs, only one is needed when torch is imported.
 if [ -d torch/bin ]; then
   find torch/bin -type f ! -name torch_shm_manager -delete
   chmod a+x torch/bin/torch_shm_manager
 fi
-# triton compiles with its own headers and programs.
+# Triton compiles with its own headers and programs.
 find triton/backends -path '*/bin/*' -type f -exec chmod a+x {} + 2>/dev/null || true
-# Of gradio's front end what no component of our page loads: video editing in the browser, plots of bokeh, rendering by
-# node (ssr_mode is off), examples.
+# Parts of gradio's front end that the page doesn't load: video editing, bokeh plots, rendering by node (ssr_mode is
+# off), examples.
 rm -rf gradio/templates/frontend/static/ffmpeg gradio/templates/frontend/static/bokeh gradio/templates/node gradio/media_assets
-# written for a later Python than this one, and used by torch's own tests only
+# For a newer Python, and used by torch's tests only.
 rm -f torch/testing/_internal/py312_intrinsics.py
 find . -type d -empty -delete
 
 if [ "$kind" = venv ]; then
-  # Never checked against the sources' times, which a package manager sets as it likes.
+  # unchecked-hash: a package manager doesn't preserve the sources' modification times.
   "$python" -m compileall -q -j0 --invalidation-mode unchecked-hash -s "$stage" -p / "$packages"
 fi

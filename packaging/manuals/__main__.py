@@ -1,7 +1,4 @@
-"""Write the manual pages and completions into a folder: `python3 packaging/manuals FOLDER`.
-
-They are made from the command lines and the settings themselves, so that they can't lag behind.
-"""
+"""Generates the manual pages and completions from the code: `python3 packaging/manuals FOLDER`."""
 
 from __future__ import annotations
 
@@ -19,7 +16,6 @@ from stepaudiod.ctl.options import global_options
 
 
 def main(folder: Path) -> None:
-    """Write them."""
     shared = tree.options_of(global_options())
     stepaudioctl = tree.read(ctl.build_parser(), shared)
     stepaudiod = tree.read(daemon.build_parser())

@@ -1,4 +1,4 @@
-"""Completions for bash, zsh and fish from a command line's tree."""
+"""Generates completions for bash, zsh and fish."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tree import Command, Option
 
 
 def bash(root: Command, shared: tuple[Option, ...]) -> str:
-    """A function for bash-completion: which command we are in, then what may follow."""
+    """A function for bash-completion, which determines the command and then offers its words."""
     name = root.words[0]
     function = f"_{name}"
     cases, values = [], {}
@@ -20,7 +20,7 @@ def bash(root: Command, shared: tuple[Option, ...]) -> str:
             if option.names and option.value:
                 values["|".join(option.names)] = option
     lines = [
-        f"# bash completion for {name}; written from its command line.",
+        f"# bash completion for {name}; generated from its command line.",
         f"{function}() {{",
         "    local cur prev words cword",
         "    _init_completion || return",
@@ -52,9 +52,9 @@ def bash(root: Command, shared: tuple[Option, ...]) -> str:
 
 
 def zsh(root: Command, shared: tuple[Option, ...]) -> str:
-    """A function a command, each with _arguments."""
+    """A function per command, with _arguments."""
     name = root.words[0]
-    parts = [f"#compdef {name}\n# Written from the command line of {name}.\n"]
+    parts = [f"#compdef {name}\n# Generated from the command line of {name}.\n"]
     for command in root.all():
         function = "_" + "_".join(command.words)
         specs = [spec for option in (*command.options, *shared) for spec in _zsh_specs(option)]
@@ -84,16 +84,16 @@ def _zsh_specs(option: Option) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """Inside single quotes, and without what _arguments reads as its own."""
-    for sign in ":[]":
-        text = text.replace(sign, f"\\{sign}")
+    """Escape for single quotes and for _arguments."""
+    for character in ":[]":
+        text = text.replace(character, f"\\{character}")
     return text.replace("'", "'\\''")
 
 
 def fish(root: Command, shared: tuple[Option, ...]) -> str:
-    """A line an option, with the words that must have come before it."""
+    """A line per option, with the condition on the preceding words."""
     name = root.words[0]
-    lines = [f"# fish completion for {name}; written from its command line.", f"complete -c {name} -f"]
+    lines = [f"# fish completion for {name}; generated from its command line.", f"complete -c {name} -f"]
     for command in root.all():
         seen = " ".join(f"__fish_seen_subcommand_from {word};" for word in command.words[1:]).replace(
             "; _", "; and _"

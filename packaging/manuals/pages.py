@@ -1,4 +1,4 @@
-"""Manual pages in roff, man(7). What the code knows is taken from it; the prose stands in *.roff."""
+"""Generates manual pages in roff, man(7), from the code and from the texts in *.roff."""
 
 from __future__ import annotations
 
@@ -20,24 +20,21 @@ BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 def heading(name: str, section: int, summary: str) -> str:
-    """How each page begins."""
     title = f'.TH {name.upper()} {section} "" "stepaudiod {__version__}"'
     return f"{title}\n.SH NAME\n{escape(name)} \\- {escape(summary)}\n"
 
 
 def escape(text: str) -> str:
-    """Text that roff shows as it is."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq").replace("…", "...")
     return re.sub(r"(?m)^([.'])", r"\\&\1", text)
 
 
 def prose(name: str) -> str:
-    """A piece that is written by hand."""
     return (HERE / f"{name}.roff").read_text()
 
 
 def page_of_program(command: Command, section: int, summary: str, body: str) -> str:
-    """A program without commands below it."""
+    """The page of a program without commands."""
     own = [option for option in command.options if option.names]
     return "".join(
         [
@@ -51,10 +48,10 @@ def page_of_program(command: Command, section: int, summary: str, body: str) -> 
 
 
 def page_of_commands(root: Command, shared: tuple[Option, ...], exit_codes: str, body: str) -> str:
-    """A program with commands, each with its own options."""
+    """The page of a program with commands, each with its own options."""
     below = [command for command in root.all()[1:] if not command.commands]
     parts = [
-        heading(root.words[0], 1, "speak through stepaudiod, and look after it"),
+        heading(root.words[0], 1, "speak through stepaudiod, and manage it"),
         ".SH SYNOPSIS\n",
         ".br\n".join(map(_synopsis, below)),
         f".SH DESCRIPTION\n{prose('stepaudioctl-description')}",
@@ -70,7 +67,7 @@ def page_of_commands(root: Command, shared: tuple[Option, ...], exit_codes: str,
 
 
 def page_of_settings(body: str) -> str:
-    """The configuration file."""
+    """The page of the configuration file."""
     name = "stepaudiod.toml"
     parts = [heading(name, 5, "the configuration of stepaudiod"), prose("toml-description")]
     parts += [".SH KEYS\n", *_keys(Settings, ())]
@@ -83,7 +80,7 @@ def page_of_settings(body: str) -> str:
 
 
 def _keys(model: type[BaseModel], above: tuple[str, ...]) -> Iterator[str]:
-    """Each key with its default, its values, its meaning and the variable that sets it."""
+    """Each key with its default, meaning, values and variable."""
     for key, field in model.model_fields.items():
         if _is_table(field):
             continue
@@ -104,7 +101,7 @@ def _sentence(text: str) -> str:
 
 
 def _bounds(field: FieldInfo) -> str:
-    """Which values there are, as far as the type says it."""
+    """The allowed values, as far as the type has them."""
     if get_origin(field.annotation) is Literal:
         return "One of " + ", ".join(json.dumps(value) for value in get_args(field.annotation))
     found = []
@@ -125,8 +122,8 @@ def _synopsis(command: Command) -> str:
 def _item(option: Option) -> str:
     names = ", ".join(f"\\fB{escape(name)}\\fR" for name in option.names)
     value = f"\\fI{escape(option.value)}\\fR" if option.value else ""
-    said = option.help and f"{option.help[0].upper()}{option.help[1:]}."
-    return f".TP\n{' '.join(part for part in (names, value) if part)}\n{escape(said)}\n"
+    text = option.help and f"{option.help[0].upper()}{option.help[1:]}."
+    return f".TP\n{' '.join(part for part in (names, value) if part)}\n{escape(text)}\n"
 
 
 def _exit_codes(text: str) -> Iterator[str]:

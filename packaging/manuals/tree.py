@@ -1,4 +1,4 @@
-"""A command line as data: what argparse knows of it. Knows neither manuals nor shells."""
+"""A command line as data, read from argparse."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Option:
-    """One option or argument.
+    """An option or a positional argument.
 
     Attributes:
-        names: `-o`, `--output`; none where it is an argument without a name.
-        value: what stands for its value in the help; "" where it takes none.
-        help: what it does.
-        choices: the values that there are; none where any will do.
-        is_path: whether a file's name is wanted.
-        is_required: whether it can't be left out.
+        names: `-o`, `--output`; none for a positional argument.
+        value: the value's name in the help; "" without a value.
+        help: its description.
+        choices: the allowed values; none if any value is allowed.
+        is_path: whether the value is a path.
+        is_required: whether it must be given.
     """
 
     names: tuple[str, ...]
@@ -30,14 +30,14 @@ class Option:
 
 @dataclass(frozen=True)
 class Command:
-    """One command, with the commands below it.
+    """A command with its subcommands.
 
     Attributes:
-        words: how it is called: `stepaudioctl`, `models`, `pull`.
+        words: its words: `stepaudioctl`, `models`, `pull`.
         summary: one line.
-        description: the paragraph of its own help.
-        options: its own, without those that every command has.
-        commands: those below it.
+        description: the paragraph of its help.
+        options: its options, without those of every command.
+        commands: its subcommands.
     """
 
     words: tuple[str, ...]
@@ -47,7 +47,6 @@ class Command:
     commands: tuple[Command, ...]
 
     def all(self) -> list[Command]:
-        """This one and everything below it."""
         return [self, *(each for command in self.commands for each in command.all())]
 
 
@@ -57,13 +56,13 @@ def read(
     words: tuple[str, ...] = (),
     summary: str = "",
 ) -> Command:
-    """What a parser takes.
+    """Read a parser.
 
     Args:
-        parser: the program's, or a command's.
-        shared: options that are told elsewhere.
-        words: how it is called; nothing is the program's name.
-        summary: what the list of commands says of it.
+        parser: the parser of a program or of a command.
+        shared: options of every command, which are left out.
+        words: the command's words; by default the program's name.
+        summary: the command's summary.
     """
     words = words or (parser.prog,)
     known = {name for option in shared for name in option.names}
@@ -80,7 +79,6 @@ def read(
 
 
 def options_of(parser: argparse.ArgumentParser) -> tuple[Option, ...]:
-    """The options of a parser that others have as their parent."""
     return tuple(_option(action, parser) for action in parser._actions)
 
 

@@ -1,6 +1,6 @@
-"""HTTP to the daemon: one request at a time, every failure as an error that says what to do.
+"""The HTTP client of the daemon. Every failure is an error that says what to do.
 
-Only this module needs the HTTP library, and it is imported when a request is made.
+Only this module imports the HTTP library; commands import it when they make a request.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
     from stepaudiod.ctl.terminal import Terminal
 
 RETRIES = {429: 5, 503: 1}
-"""How often to come back when an answer says `Retry-After`; 503 is a daemon or a worker that is leaving."""
+"""Number of retries after a response with `Retry-After`; 503 is a daemon or a worker that is exiting."""
 
-LONGEST_WAIT_S = 60.0
-"""All waits for one answer together."""
+MAX_WAIT_S = 60.0
+"""Limit of all waits for one response together."""
 
 CONNECT_TIMEOUT_S = 10.0
 
 CLOSED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
-"""The connection ended under us."""
+"""The server closed the connection."""
 
 
 class Client:
-    """One daemon.
+    """A client of one daemon.
 
     Args:
-        options: where it is.
-        terminal: is told when a wait is long.
+        options: the daemon's address.
+        terminal: shows long waits.
 
     Raises:
-        WrongUsage: the server's name can't be one.
+        WrongUsage: the server's name is invalid.
     """
 
     def __init__(self, options: Options, terminal: Terminal) -> None:
@@ -73,34 +73,31 @@ class Client:
         self._http.close()
 
     def get(self, path: str, **params: str) -> Any:
-        """What the daemon says there."""
         return self._json(self._http.build_request("GET", path, params=params))
 
     def post(self, path: str) -> Any:
-        """What the daemon says to an order without a body."""
         return self._json(self._http.build_request("POST", path))
 
     @contextmanager
     def speak(self, form: dict[str, Any]) -> Iterator[Iterator[bytes]]:
-        """The audio of one request, as it comes. Leaving the context stops the work in the daemon.
+        """Stream the audio of one request. Leaving the context stops the work in the daemon.
 
         Raises:
-            IncompleteAudio: while iterating, when the audio ends before its end.
+            IncompleteAudio: while iterating, if the audio is cut off.
         """
-        with self._listen(self._http.build_request("POST", "/v1/audio/speech", json=form)) as audio:
+        with self._stream(self._http.build_request("POST", "/v1/audio/speech", json=form)) as audio:
             yield audio
 
     @contextmanager
     def edit(self, fields: dict[str, str], recording: bytes) -> Iterator[Iterator[bytes]]:
-        """The audio of a changed recording, as it comes; see `speak`."""
+        """Stream the audio of an edited recording; see `speak`."""
         files = {"file": ("recording.wav", recording, "audio/wav")}
         request = self._http.build_request("POST", "/v1/audio/edits", data=fields, files=files)
-        with self._listen(request) as audio:
+        with self._stream(request) as audio:
             yield audio
 
     @contextmanager
-    def _listen(self, request: httpx.Request) -> Iterator[Iterator[bytes]]:
-        """The audio that answers a request."""
+    def _stream(self, request: httpx.Request) -> Iterator[Iterator[bytes]]:
         response = self._send(request)
         try:
             self._expect(response, "audio/")
@@ -109,21 +106,18 @@ class Client:
             response.close()
 
     def _audio(self, response: httpx.Response) -> Iterator[bytes]:
-        """The body; an end that HTTP doesn't confirm is an error."""
         try:
             yield from response.iter_raw()
         except CLOSED:
-            message = (
-                "The daemon cut the audio off before its end; its journal says why. Send the text again."
-            )
-            raise IncompleteAudio(message) from None
+            raise IncompleteAudio(
+                "The daemon cut the audio off; its journal says why (journalctl -u stepaudiod). Try again."
+            ) from None
         except httpx.TimeoutException:
             raise IncompleteAudio(
                 f"No more audio came for {self._options.timeout_s:g} s (--timeout)."
             ) from None
 
     def _json(self, request: httpx.Request) -> Any:
-        """A small answer, whole."""
         response = self._send(request)
         try:
             self._expect(response, "application/json")
@@ -131,37 +125,37 @@ class Client:
             return response.json()
         except (*CLOSED, httpx.TimeoutException, ValueError) as error:
             raise Unreachable(
-                f"The answer of {self._options.where} came incomplete ({error}). Try again."
+                f"The response of {self._options.where} was incomplete ({error}). Try again."
             ) from None
         finally:
             response.close()
 
     def _expect(self, response: httpx.Response, media_type: str) -> None:
-        """Not every server that answers is the daemon."""
+        """Require a content type: another server may answer at the address."""
         found = response.headers.get("content-type", "")
         if not found.startswith(media_type):
             message = f"{self._options.where} sent {found or 'nothing'}, not {media_type}. Is it stepaudiod?"
             raise DaemonRefused(message, response.status_code)
 
     def _send(self, request: httpx.Request) -> httpx.Response:
-        """The answer to a request; comes back later when told to."""
+        """Send a request, and retry it when the response asks for that."""
         retries = dict(RETRIES)
-        patience_s = min(LONGEST_WAIT_S, self._options.timeout_s)
+        remaining_s = min(MAX_WAIT_S, self._options.timeout_s)
         while True:
             response = self._connect_and_send(request)
             if response.is_success:
                 return response
             wait_s = _retry_after_s(response)
-            if wait_s is None or wait_s > patience_s or not retries.get(response.status_code):
+            if wait_s is None or wait_s > remaining_s or not retries.get(response.status_code):
                 raise _refused(response)
             response.close()
             retries[response.status_code] -= 1
-            patience_s -= wait_s
+            remaining_s -= wait_s
             self._terminal.progress(f"the daemon is busy, trying again in {wait_s:g} s")
             time.sleep(wait_s)
 
     def _connect_and_send(self, request: httpx.Request, *, is_retry: bool = False) -> httpx.Response:
-        """The head of an answer. A daemon that is just leaving may close first: the next one answers."""
+        """Receive the response's headers. A daemon that is exiting may close first: the next one answers."""
         try:
             return self._http.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -169,40 +163,39 @@ class Client:
         except CLOSED:
             if not is_retry:
                 return self._connect_and_send(request, is_retry=True)
-            message = f"{self._options.where} closes connections without an answer: journalctl -u stepaudiod"
+            message = f"{self._options.where} closes connections without a response: journalctl -u stepaudiod"
             raise Unreachable(message) from None
         except httpx.TimeoutException:
             message = f"{self._options.where} gave no answer for {self._options.timeout_s:g} s (--timeout)."
             raise Unreachable(message) from None
 
     def _advice(self, error: httpx.TransportError) -> str:
-        """Why there is no connection, and what to do."""
         where = self._options.where
         if self._options.url:
-            return f"No connection to {where} ({error}). Is the server on, and the address right?"
+            return f"No connection to {where} ({error}). Is the server running, and is the address correct?"
         match _errno(error):
             case errno.ENOENT:
                 return (
                     f"There is no socket {where}. Is stepaudiod.socket active? "
-                    "Start it: systemctl enable --now stepaudiod.socket. Is it elsewhere? --socket, --url."
+                    "Start it: systemctl enable --now stepaudiod.socket. Another address: --socket, --url."
                 )
             case errno.ECONNREFUSED if not Path(where).is_socket():
                 return f"{where} isn't a socket. Name the daemon's: --socket, $STEPAUDIOCTL_SOCKET or --url."
             case errno.ECONNREFUSED:
                 return (
-                    f"Nobody listens at {where}; the file is left over from a daemon that ended. "
+                    f"No process listens at {where}; the file was left by a daemon that has exited. "
                     "Is stepaudiod.socket active? Start it: systemctl restart stepaudiod.socket."
                 )
             case errno.EACCES | errno.EPERM:
                 return (
-                    f"You may not use {where}. Its users are the group stepaudio: "
-                    "sudo usermod -aG stepaudio $USER, then log in again."
+                    f"You may not use {where}; members of the group stepaudio may. "
+                    "Join it: sudo usermod -aG stepaudio $USER, then log in again."
                 )
         return f"No connection to {where} ({error}). Is stepaudiod.socket active?"
 
 
 def _errno(error: BaseException) -> int | None:
-    """The system's own word, below the library's errors."""
+    """The error number of the OSError below the library's error."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError):
@@ -212,13 +205,12 @@ def _errno(error: BaseException) -> int | None:
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:
-    """When to come back, where the answer says it in seconds."""
+    """The Retry-After header, if it is in seconds."""
     text = response.headers.get("retry-after", "")
     return max(1.0, float(text)) if text.isascii() and text.isdigit() else None
 
 
 def _refused(response: httpx.Response) -> DaemonRefused:
-    """The daemon's error, in OpenAI's form or in any other."""
     status = response.status_code
     try:
         response.read()

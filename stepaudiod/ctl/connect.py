@@ -1,4 +1,4 @@
-"""A client of the daemon that the command line names. The HTTP library is imported when it is needed."""
+"""Connects to the daemon. The HTTP library is imported on the first use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 
 def connect(options: Options, terminal: Terminal) -> Client:
-    """Make the client; its first request opens the connection."""
     from stepaudiod.ctl.client import Client
 
     return Client(options, terminal)

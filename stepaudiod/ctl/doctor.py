@@ -1,4 +1,4 @@
-"""`stepaudioctl doctor`: what works here, what doesn't, and what to do. Wakes nothing and needs no rights."""
+"""`stepaudioctl doctor`: finds problems and says how to solve them, without waking the daemon."""
 
 from __future__ import annotations
 
@@ -24,28 +24,26 @@ if TYPE_CHECKING:
     from stepaudiod.ctl.terminal import Terminal
 
 NAME = "doctor"
-SUMMARY = "look at everything the daemon needs, without waking it"
+SUMMARY = "check everything that the daemon needs, without waking it"
 
 INSTANCES = Path("/etc/stepaudiod/instances")
 MARKS = {"ok": "  ok  ", "note": " note ", "unknown": "  ?   ", "problem": "WRONG "}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
     parser.add_argument(
         "--instance",
         type=word,
         metavar="NAME",
-        help="of stepaudiod@NAME, with its own configuration; default: the daemon without a name, or all "
-        "instances that listen where that one is off",
+        help="the instance stepaudiod@NAME, with its own configuration; default: the daemon without a name, "
+        "or, if that is off, all instances that listen",
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="the daemon's configuration, where it isn't the default"
+        "--config", type=Path, metavar="FILE", help="the daemon's configuration file, if not the default"
     )
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
-    """Look, tell, and fail where something is wrong."""
     findings = list(examine(arguments.instance, arguments.config, options, terminal))
     counts = {level: sum(f.level == level for f in findings) for level in MARKS}
     value = {
@@ -55,15 +53,15 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
         "findings": [asdict(finding) for finding in findings],
     }
     terminal.result(value, _report(findings))
-    if wrong := counts["problem"]:
-        what = "1 thing is" if wrong == 1 else f"{wrong} things are"
-        raise ProblemsFound(f"{what} wrong, marked WRONG in the report; an arrow says what to do.")
+    if count := counts["problem"]:
+        found = "1 problem" if count == 1 else f"{count} problems"
+        raise ProblemsFound(f"Found {found}, marked WRONG in the report; the arrow says what to do.")
 
 
 def examine(
     instance: str | None, config: Path | None, options: Options, terminal: Terminal
 ) -> Iterator[Finding]:
-    """One daemon; all instances, where the daemon without a name is off and they listen in its place."""
+    """Check one daemon, or all instances if the daemon without a name is off and they listen instead."""
     from stepaudiod.ctl.checks.finding import note
     from stepaudiod.ctl.checks.units import SINGLE, Units
 
@@ -87,7 +85,6 @@ def examine(
 def _examine(
     units: Units, usual: Path | None, config: Path | None, options: Options, terminal: Terminal
 ) -> Iterator[Finding]:
-    """Everything of one daemon, from the sockets inwards."""
     from stepaudiod.ctl.checks import permissions
     from stepaudiod.ctl.checks.engines import Configured
     from stepaudiod.ctl.checks.finding import note
@@ -96,7 +93,7 @@ def _examine(
     if options.url is None:
         yield from permissions.socket_findings(Path(options.socket), f"{units.service}.socket")
     else:
-        yield note("address", f"{options.url} isn't asked: that would wake a daemon behind it")
+        yield note("address", f"{options.url} isn't checked: a connection would wake the daemon behind it")
     account = None
     if units.is_installed:
         yield from permissions.account_findings()
@@ -104,23 +101,22 @@ def _examine(
     configured = Configured.read(config or usual, os.environ | units.environment)
     yield from configured.findings(account)
     if configured.settings is not None:
-        yield from _about_engines(configured.settings, units, account)
+        yield from _engine_findings(configured.settings, units, account)
     if units.is_awake:
         yield _ask(options, terminal)
 
 
-def _about_engines(settings: Settings, units: Units, account: Account | None) -> Iterator[Finding]:
-    """Folders, model files, the engine that serves, the GPU that it would use."""
+def _engine_findings(settings: Settings, units: Units, account: Account | None) -> Iterator[Finding]:
+    """Check the folders, the model files, the engine, and the GPU that it would use."""
+    from stepaudiod.config import SYSTEM_CACHE, SYSTEM_DATA
     from stepaudiod.ctl.checks import disk, engines, gpu, memory
     from stepaudiod.ctl.checks.finding import problem, unknown
     from stepaudiod.engines.local_models import STEP_AUDIO
 
-    models = engines.Models(
-        settings, _folder(settings.data_dir, settings.data_path, engines.SYSTEM_DATA, units)
-    )
-    cache = _folder(settings.cache_dir, settings.cache_path, engines.SYSTEM_CACHE, units)
-    to_come = 0 if models.is_hidden or models.is_whole else engines.PUBLISHED_BYTES
-    yield from disk.folder_findings(models.data, "data", account, to_come)
+    models = engines.Models(settings, _folder(settings.data_dir, settings.data_path, SYSTEM_DATA, units))
+    cache = _folder(settings.cache_dir, settings.cache_path, SYSTEM_CACHE, units)
+    wanted_bytes = 0 if models.is_hidden or models.is_complete else engines.PUBLISHED_BYTES
+    yield from disk.folder_findings(models.data, "data", account, wanted_bytes)
     yield from disk.folder_findings(cache, "cache", account, 0)
     yield from models.findings(account)
     yield engines.engine_finding(models)
@@ -129,42 +125,40 @@ def _about_engines(settings: Settings, units: Units, account: Account | None) ->
         gpu.ask_driver() if gpus.driver else None, units.environment.get("CUDA_VISIBLE_DEVICES")
     )
     if settings.step_audio.device == "cpu":
-        yield from gpus.findings(cards, 0, 'step_audio.device = "cpu", so it isn\'t used')
-    elif models.is_whole and cards:
+        yield from gpus.findings(cards, 0, 'unused, since step_audio.device = "cpu"')
+    elif models.is_complete and cards:
         need = memory.ask(models.checkpoint.root, settings.step_audio)
-        if need.is_refused:
-            yield problem("GPU memory", need.trouble, "see the sentence before")
-        elif need.trouble:
-            yield unknown("GPU memory", f"what {STEP_AUDIO} needs can't be told: {need.trouble}")
+        if need.is_too_small:
+            yield problem("GPU memory", need.error, "see the message")
+        elif need.error:
+            yield unknown("GPU memory", f"the need of {STEP_AUDIO} is unknown: {need.error}")
         yield from gpus.findings(cards, need.free_bytes, STEP_AUDIO if need.free_bytes else "see above")
-    elif models.is_whole:
+    elif models.is_complete:
         yield from gpus.findings(cards, 0, STEP_AUDIO)
     else:
-        yield from gpus.findings(cards, 0, f"nothing uses it while {STEP_AUDIO} isn't here")
+        yield from gpus.findings(cards, 0, f"unused while {STEP_AUDIO} isn't installed")
 
 
 def _folder(setting: object, path: Path, system: Path, units: Units) -> Path:
-    """Where the daemon has it: "auto" means another folder for the unit than for whoever asks."""
-    is_units = units.is_installed or (bool(units.silence) and system.exists())
-    return system if setting == "auto" and is_units else path
+    """The daemon's folder: "auto" is another one for the unit than for the current user."""
+    is_system = units.is_installed or (bool(units.error) and system.exists())
+    return system if setting == "auto" and is_system else path
 
 
 def _ask(options: Options, terminal: Terminal) -> Finding:
-    """What a daemon that is awake anyway says of itself."""
+    """Ask the daemon, which is awake, for its status."""
     from stepaudiod.ctl.checks.finding import ok, unknown
 
     try:
         with connect(options, terminal) as client:
             daemon = client.get("/api/v1/models/status").get("daemon", {})
     except CtlError as error:
-        return unknown("daemon", f"it is awake, and doesn't answer here: {error}")
-    return ok(
-        "daemon", f"{daemon.get('version')} says: {daemon.get('status')}; engine {daemon.get('engine')}"
-    )
+        return unknown("daemon", f"it is awake and doesn't answer here: {error}")
+    return ok("daemon", f"{daemon.get('version')}: {daemon.get('status')}; engine {daemon.get('engine')}")
 
 
 def _report(findings: list[Finding]) -> str:
-    """The findings for a person, each with what to do below it."""
+    """Format the findings, each with its advice on the next line."""
     width = max(len(plain(finding.subject)) for finding in findings)
     lines = []
     for finding in findings:

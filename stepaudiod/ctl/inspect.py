@@ -1,4 +1,4 @@
-"""`stepaudioctl inspect`: is a file marked as synthetic, and by which model. Needs no daemon."""
+"""`stepaudioctl inspect`: shows whether an audio file is marked as synthetic. Needs no daemon."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stepaudiod.ctl.terminal import Terminal
 
 NAME = "inspect"
-SUMMARY = "tell whether a sound file is marked as synthetic, and by which model"
+SUMMARY = "show whether an audio file is marked as synthetic, and by which model"
 
 SYNTHETIC_TYPES = (
     "trainedAlgorithmicMedia",
@@ -23,26 +23,23 @@ SYNTHETIC_TYPES = (
     "algorithmicMedia",
     "compositeSynthetic",
 )
-"""IPTC's digital source types that other programs' synthetic sound may have."""
+"""IPTC's digital source types of synthetic audio, also from other programs."""
 WITHOUT_METADATA = ("aac",)
-"""FFmpeg's names of formats that have no place for a mark."""
+"""FFmpeg's names of formats without metadata."""
 MAX_PACKETS = 2_000_000
-"""How many are looked at for a length that no header tells: over five hours of any codec."""
+"""Limit of packets that are read to find a stream's duration: over five hours of any codec."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a file says of itself.
+    """The metadata of a file.
 
     Attributes:
-        file: its name.
-        format: its container.
-        codec: of the sound.
-        duration_s: None where it can't be told.
-        is_marked: whether it says that it is synthetic.
-        how: `generated`, `edited`, or None where another program made the mark.
-        model: which model made it; None where the mark doesn't name one.
-        digital_source_type: IPTC's, without the address before it; None where there is none.
+        duration_s: None if unknown.
+        is_marked: whether the file is marked as synthetic.
+        how: `generated`, `edited`, or None if another program made the mark.
+        model: the model that the mark names, if any.
+        digital_source_type: IPTC's term, without the URL before it; None if there is none.
     """
 
     file: str
@@ -56,28 +53,27 @@ class Inspection:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
-    parser.add_argument("file", metavar="FILE", help="mp3, opus, flac, wav, m4a or another sound file")
+    parser.add_argument("file", metavar="FILE", help="mp3, opus, flac, wav, m4a or another audio file")
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
-    """Look and tell; a file without a mark is an error, so that scripts can ask."""
+    """Inspect a file; a missing mark is an error, for scripts."""
     found = inspect(arguments.file)
     terminal.result(asdict(found), _report(found))
     if not found.is_marked:
-        place = (
-            f"{found.format} has no place for one; the response's header X-StepAudio-Synthetic had it"
+        reason = (
+            f"since {found.format} has no metadata; the response had the header X-StepAudio-Synthetic"
             if found.format in WITHOUT_METADATA
-            else "which is no proof that it isn't: metadata can be taken off"
+            else "but it may be synthetic nevertheless: metadata can be removed"
         )
-        raise NotMarked(f"{arguments.file} isn't marked as synthetic, {place}.")
+        raise NotMarked(f"{arguments.file} isn't marked as synthetic, {reason}.")
 
 
 def inspect(path: str) -> Inspection:
     """Read a file's metadata. Nothing is decoded.
 
     Raises:
-        WrongUsage: it can't be read, or it is no sound file.
+        WrongUsage: it can't be read, or it isn't an audio file.
     """
     import av
 
@@ -86,7 +82,7 @@ def inspect(path: str) -> Inspection:
     try:
         with Path(path).open("rb") as file, _opened(av, file, DEMUXERS) as container:
             if not container.streams.audio:
-                raise WrongUsage(f"{path} has no sound in it.")
+                raise WrongUsage(f"{path} has no audio.")
             stream = container.streams.audio[0]
             mark, source_type = find_mark({**stream.metadata, **container.metadata})
             plain_type = source_type.removeprefix(IPTC).removeprefix(IPTC.replace("http:", "https:"))
@@ -103,21 +99,21 @@ def inspect(path: str) -> Inspection:
             )
     except av.FFmpegError as error:
         raise WrongUsage(
-            f"{path} isn't a sound file that is known here ({error.strerror}). "
-            "Give one of mp3, opus, flac, wav, m4a and similar formats; pcm has no header, and so no mark."
+            f"{path} isn't an audio file of a known format ({error.strerror}). "
+            "Use mp3, opus, flac, wav, m4a or similar formats; pcm has no header, and so no mark."
         ) from None
     except OSError as error:
         raise WrongUsage(f"{path} can't be read: {error.strerror}.") from None
 
 
 def _opened(av: Any, file: Any, demuxers: str) -> Any:
-    """The container of an open file: no name reaches FFmpeg, which takes some names for addresses."""
+    """Open a file object: FFmpeg never gets the name, since it opens some names as URLs."""
     options = {"format_whitelist": demuxers}
     return av.open(file, options=options, metadata_errors="replace")
 
 
 def _duration_s(av: Any, container: Any, stream: Any) -> float | None:
-    """The length that the header tells, or where the last packet ends: a stream's header tells none."""
+    """The duration from the header, or the end of the last packet: a stream's header has no duration."""
     if container.duration is not None:
         return round(float(container.duration / av.time_base), 3)
     end = None
@@ -130,7 +126,6 @@ def _duration_s(av: Any, container: Any, stream: Any) -> float | None:
 
 
 def _report(found: Inspection) -> str:
-    """The same for people."""
     length = "" if found.duration_s is None else f", {found.duration_s:.1f} s"
     kind = found.codec if found.codec == found.format else f"{found.codec} in {found.format}"
     lines = [f"{kind}{length}"]
@@ -140,7 +135,7 @@ def _report(found: Inspection) -> str:
     elif found.is_marked:
         lines.append("synthetic: the mark doesn't name the model")
     else:
-        lines.append("no mark")
+        lines.append("not marked as synthetic")
     if found.digital_source_type:
         lines.append(f"IPTC digital source type: {found.digital_source_type}")
     return "\n".join(lines)

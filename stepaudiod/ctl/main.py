@@ -1,4 +1,4 @@
-"""`stepaudioctl`: one module a command; this one reads the command line and turns errors into exit codes."""
+"""`stepaudioctl`: parses the command line and maps errors to exit codes. Every command has its own module."""
 
 from __future__ import annotations
 
@@ -20,40 +20,37 @@ from stepaudiod.ctl.terminal import Terminal
 EXIT_CODES = """\
 exit codes:
   0    success
-  1    the daemon or a model hub answered with an error, or files belong to somebody else
+  1    the daemon or a model hub answered with an error, or another user owns the files
   2    wrong usage
   3    the daemon can't be reached, or the model hub
-  4    audio or a model is incomplete, or there was no room for it
-  5    no player was found, or it failed; or a package that is needed isn't installed
-  6    doctor found something wrong
-  7    inspect found no mark of synthetic sound
-  130  interrupted by Ctrl-C (the daemon stops the work, a pull goes on later); 143 by a termination signal
-  141  whoever read the output has gone
+  4    audio or a model is incomplete, or there was not enough disk space
+  5    no player was found, or it failed; or a required package isn't installed
+  6    doctor found a problem
+  7    inspect found no mark of synthetic audio
+  130  interrupted by Ctrl-C (the daemon stops the work, a pull can be resumed); 143 by a termination signal
+  141  the reader of the output closed the pipe
 """
 
 
 class Command(Protocol):
-    """What a command's module has."""
+    """The interface of a command's module."""
 
     NAME: str
     SUMMARY: str
 
-    def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add the command's own options."""
+    def configure(self, parser: argparse.ArgumentParser) -> None: ...
 
-    def run(self, arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
-        """Do it; what goes wrong is a `CtlError`."""
+    def run(self, arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None: ...
 
 
 COMMANDS: tuple[Command, ...] = (say, status, warm, unload, voices, models, keys, inspect, doctor)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
     shared = global_options()
     parser = argparse.ArgumentParser(
         prog="stepaudioctl",
-        description="Speak through stepaudiod, and look after it.",
+        description="Speak through stepaudiod, and manage it.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[shared],
@@ -75,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; argparse has no place for a last `-` behind options: `say "text" --voice x -`."""
+    """Parse the command line; argparse can't parse the last `-` after options: `say "text" --voice x -`."""
     parser = build_parser()
     arguments, left = parser.parse_known_args(argv)
     if left == ["-"] and vars(arguments).get("to_pipe", "-") is None:
@@ -105,7 +102,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    """The command, with its errors said."""
     given = vars(arguments)
     terminal = Terminal(as_json=given.get("json", False), is_quiet=given.get("quiet", False))
     try:
@@ -121,7 +117,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _termination_raises() -> Iterator[None]:
-    """A termination signal unwinds like Ctrl-C, so that no half file stays and the player is silenced."""
+    """Make termination signals unwind like Ctrl-C, which removes partial files and stops the player."""
     numbers = (signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, _raise_terminated) for number in numbers]
     try:
@@ -132,7 +128,6 @@ def _termination_raises() -> Iterator[None]:
 
 
 def _raise_terminated(number: int, frame: FrameType | None) -> None:
-    """The handler."""
     raise Terminated(number)
 
 

@@ -1,4 +1,4 @@
-"""`stepaudioctl models`: fetch published weights, list them, check them, remove them."""
+"""`stepaudioctl models`: pull, list, verify, remove and quantize published models."""
 
 from __future__ import annotations
 
@@ -16,26 +16,22 @@ from stepaudiod.ctl.options import global_options, word
 from stepaudiod.ctl.terminal import plain, table
 
 if TYPE_CHECKING:
-    from stepaudiod.ctl.hub.catalog import PublishedModel
     from stepaudiod.ctl.hub.installed import Installed, Problem
     from stepaudiod.ctl.options import Options
     from stepaudiod.ctl.terminal import Terminal
 
 NAME = "models"
-SUMMARY = "fetch published models, list, check and remove them"
-
-SYSTEM_DATA = Path("/var/lib/stepaudiod")
+SUMMARY = "pull published models, list, verify and remove them"
 
 VARIABLES = """\
-variables that the hubs' clients read:
+environment variables:
   HF_ENDPOINT, MODELSCOPE_ENDPOINT   another server (also --endpoint)
-  HF_TOKEN, MODELSCOPE_API_TOKEN     who asks, where a hub wants to know
-  HTTPS_PROXY, HTTP_PROXY, NO_PROXY  the way out
+  HF_TOKEN, MODELSCOPE_API_TOKEN     an access token, where a hub requires one
+  HTTPS_PROXY, HTTP_PROXY, NO_PROXY  proxies
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The command's own commands."""
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="action")
     shared = global_options()
 
@@ -49,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             parents=[shared],
         )
 
-    pull = add("pull", "fetch a model, or what is missing or wrong of it", VARIABLES)
+    pull = add("pull", "download a model, or its missing and damaged files", VARIABLES)
     pull.add_argument("model", type=word, metavar="MODEL", help="step-audio-editx, whisper, whisper-small, …")
     pull.add_argument(
         "--from",
@@ -63,17 +59,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     pull.add_argument("--endpoint", type=word, metavar="URL", help="a mirror, as https://hf-mirror.com")
     pull.add_argument("--to", type=Path, dest="folder", metavar="DIR", help="default: models in data_dir")
-    listed = add("list", "list the models that are here")
-    verify = add("verify", "check a model's files against the digests that the hub told")
-    verify.add_argument("model", type=word, nargs="?", metavar="MODEL", help="default: all that are here")
-    verify.add_argument("--quick", action="store_true", help="look at sizes and headers only")
-    remove = add("remove", "delete a model, and what an interrupted pull has left of it")
+    listed = add("list", "list the installed models")
+    verify = add("verify", "check a model's files against the hub's digests")
+    verify.add_argument("model", type=word, nargs="?", metavar="MODEL", help="default: all installed models")
+    verify.add_argument("--quick", action="store_true", help="check sizes and headers only")
+    remove = add("remove", "delete a model and the files of an interrupted pull")
     remove.add_argument("model", type=word, metavar="MODEL")
-    remove.add_argument("--yes", action="store_true", help="don't ask")
-    quantize = add(
-        "quantize", "write Step-Audio-EditX in fewer bits, so that loading it so need not read all of it"
-    )
-    quantize.add_argument("bits", choices=("int8", "int4"), help="how many")
+    remove.add_argument("--yes", action="store_true", help="don't ask for confirmation")
+    quantize = add("quantize", "write a quantized copy of Step-Audio-EditX, which loads faster")
+    quantize.add_argument("bits", choices=("int8", "int4"), help="the weights' type")
     for action in (listed, verify, remove, quantize):
         action.add_argument(
             "--in", type=Path, dest="folder", metavar="DIR", help="default: models in data_dir"
@@ -81,25 +75,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
-    """Do one of the five."""
     actions = {"pull": _pull, "list": _list, "verify": _verify, "remove": _remove, "quantize": _quantize}
     root = arguments.folder.absolute() if arguments.folder else _models_folder(arguments, terminal)
-    owner = _act_as_owner(arguments, root)
+    owner = _become_owner(arguments, root)
     try:
         with suppress(FileNotFoundError):
-            # a folder that can't be looked into isn't an empty one
-            os.stat(root)
+            os.stat(root)  # a folder without permission must not look like an empty one
         actions[arguments.action](arguments, root, terminal)
     except PermissionError as error:
         if owner is not None:
             raise NotPermitted(
-                f"The folder belongs to the user {owner}, and this command has that user's rights. "
-                f"They don't allow it to use {error.filename or root}. "
-                f"Do: chown -R {owner}: {error.filename or root}"
+                f"The folder belongs to the user {owner}, so this command runs with that user's rights, "
+                f"which don't allow it to use {error.filename or root}. "
+                f"Run: chown -R {owner}: {error.filename or root}"
             ) from None
         raise NotPermitted(
-            f"You may not use {error.filename or root}. Run it as root: sudo {_again(arguments)} (sudo drops "
-            "variables such as HF_ENDPOINT and HF_TOKEN: write them behind it, sudo HF_ENDPOINT=… …)."
+            f"You may not use {error.filename or root}. Run as root: sudo {_command_line(arguments)} (sudo "
+            "drops variables such as HF_ENDPOINT and HF_TOKEN: set them as in sudo HF_ENDPOINT=… …)."
         ) from None
     except BrokenPipeError:
         raise
@@ -107,19 +99,19 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
         raise IncompleteModel(f"{error.filename or root} can't be used: {error.strerror or error}.") from None
 
 
-def _act_as_owner(arguments: argparse.Namespace, root: Path) -> str | None:
-    """As root, go on as the owner of the folder; returns that user's name."""
+def _become_owner(arguments: argparse.Namespace, root: Path) -> str | None:
+    """As root, continue as the owner of the folder; return that user's name."""
     from stepaudiod.ctl.hub.catalog import FOLDERS, find
-    from stepaudiod.ctl.owner import act_as_owner
+    from stepaudiod.ctl.privileges import become_owner
 
     is_pull = arguments.action == "pull"
     if is_pull:
-        find(arguments.model)  # a wrong name shall leave no folder behind
-    return act_as_owner(root, FOLDERS, make=is_pull)
+        find(arguments.model)  # an unknown name must not create a folder
+    return become_owner(root, FOLDERS, make=is_pull)
 
 
-def _again(arguments: argparse.Namespace) -> str:
-    """The command, without what has no say in where files go."""
+def _command_line(arguments: argparse.Namespace) -> str:
+    """This command, to be repeated with sudo."""
     words = ["stepaudioctl", "models", arguments.action]
     words += [given for name in ("model", "bits") if (given := vars(arguments).get(name))]
     if vars(arguments).get("source") == "modelscope":
@@ -130,38 +122,37 @@ def _again(arguments: argparse.Namespace) -> str:
 
 
 def _models_folder(arguments: argparse.Namespace, terminal: Terminal) -> Path:
-    """Where the daemon looks."""
-    from stepaudiod.config import load
+    """The daemon's folder of models."""
+    from stepaudiod.config import SYSTEM_DATA, load
     from stepaudiod.errors import ConfigError
 
     try:
         settings = load()
     except ConfigError as error:
-        raise WrongUsage(f"The configuration doesn't tell where models are: {error}") from None
+        raise WrongUsage(f"The configuration, which names the models' folder, is invalid: {error}") from None
     is_own = settings.data_dir == "auto" and os.geteuid() != 0
     if arguments.action == "pull" and is_own and SYSTEM_DATA.exists():
-        command = f"sudo {_again(arguments)}"
-        terminal.note(f"This is for a daemon of your own. The machine's looks in {SYSTEM_DATA}: {command}")
+        terminal.note(
+            f"The model goes to {settings.data_path}, for a daemon that you start yourself. For the system's "
+            f"daemon: sudo {_command_line(arguments)}"
+        )
     return settings.data_path / "models"
 
 
 def _pull(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
-    """Fetch one model."""
     from stepaudiod.ctl.hub.catalog import find
-    from stepaudiod.ctl.hub.clients import open_source
     from stepaudiod.ctl.hub.download import Pull
     from stepaudiod.ctl.hub.progress import Progress, size
+    from stepaudiod.ctl.hub.sources import open_source
 
     model = find(arguments.model)
     if arguments.endpoint and not arguments.endpoint.startswith(("http://", "https://")):
-        raise WrongUsage(
-            f"{arguments.endpoint!r} isn't a server's address. Write it as https://hf-mirror.com."
-        )
+        raise WrongUsage(f"{arguments.endpoint!r} isn't a URL. Write it as https://hf-mirror.com.")
     source = open_source(arguments.source, arguments.endpoint)
     try:
         pulled = Pull(model, source, arguments.revision, root, Progress(terminal)).run()
     except KeyboardInterrupt:
-        terminal.note("Interrupted. What has come is kept: the same command goes on from there.")
+        terminal.note("Interrupted. The downloaded part is kept: run the same command to continue.")
         raise
     value = {
         "model": model.name,
@@ -174,14 +165,11 @@ def _pull(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None
         "fetched_bytes": pulled.fetched_bytes,
     }
     where = " and ".join(str(folder) for folder in pulled.folders)
-    counted = (
-        f"{pulled.files} files, {size(pulled.size_bytes)}, {size(pulled.fetched_bytes)} of it fetched now"
-    )
-    terminal.result(value, f"{model.name} is complete in {where} ({counted})")
+    counts = f"{pulled.files} files, {size(pulled.size_bytes)}, {size(pulled.fetched_bytes)} downloaded now"
+    terminal.result(value, f"{model.name} is complete in {where} ({counts})")
 
 
 def _list(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
-    """Say what is here."""
     from stepaudiod.ctl.hub.installed import list_installed
     from stepaudiod.ctl.hub.progress import size
 
@@ -207,7 +195,6 @@ def _list(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None
 
 
 def _describe(installed: Installed) -> dict[str, Any]:
-    """One model for a program."""
     sources = sorted({manifest.source for manifest in installed.manifests})
     return {
         "model": installed.model.name,
@@ -220,7 +207,6 @@ def _describe(installed: Installed) -> dict[str, Any]:
 
 
 def _verify(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
-    """Check one model, or all."""
     from stepaudiod.ctl.hub.installed import check_digests, check_quickly, list_installed
     from stepaudiod.ctl.hub.progress import Progress
 
@@ -235,42 +221,39 @@ def _verify(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> No
             problems = list(check_digests(model, root, Progress(terminal)))
         checked = "structure" if arguments.quick or not installed.manifests else "digests"
         values.append({"model": model.name, "checked": checked, "problems": [asdict(p) for p in problems]})
-        lines += [problem.message for problem in problems] or [f"{model.name}: {_praise(installed, checked)}"]
+        lines += [p.message for p in problems] or [f"{model.name}: {_describe_valid(installed, checked)}"]
         if problems:
-            damaged.append(_mend(model, installed, arguments))
+            damaged.append(_repair_command(installed, arguments))
     terminal.result(values, "\n".join(lines) or f"no models in {root}")
     if damaged:
-        raise IncompleteModel(
-            f"Not everything is as it should be. What is wrong is fetched by: {'; '.join(damaged)}"
-        )
+        raise IncompleteModel(f"Some files are missing or damaged. To repair them: {'; '.join(damaged)}")
 
 
-def _praise(installed: Installed, checked: str) -> str:
-    """What is known of a model without problems."""
+def _describe_valid(installed: Installed, checked: str) -> str:
+    """What was verified of a model without problems."""
     if checked == "digests":
         files = sum(len(manifest.files) for manifest in installed.manifests)
         by_hand = len(installed.model.repositories) - len(installed.manifests)
-        return f"{files} files, all digests right" + (
-            f"; {by_hand} folder by hand, structure only" if by_hand else ""
+        return f"{files} files, all digests are correct" + (
+            f"; {by_hand} folder copied by hand, structure only" if by_hand else ""
         )
     if installed.manifests:
-        return "sizes and headers are right"
+        return "sizes and headers are correct"
     return (
-        "sizes and headers are right. It was put here by hand, without a manifest, so digests aren't known; "
+        "sizes and headers are correct. It was copied by hand, without a manifest, so digests are unknown; "
         f"`stepaudioctl models pull {installed.model.name}` compares it with the hub"
     )
 
 
-def _mend(model: PublishedModel, installed: Installed, arguments: argparse.Namespace) -> str:
-    """The command that fetches what is wrong, from where the rest came."""
-    command = f"stepaudioctl models pull {model.name}"
+def _repair_command(installed: Installed, arguments: argparse.Namespace) -> str:
+    """The command that downloads damaged files from the same hub as the others."""
+    command = f"stepaudioctl models pull {installed.model.name}"
     for manifest in installed.manifests[:1]:
         command += " --from modelscope" if manifest.source == "modelscope" else ""
     return command + (f" --to {arguments.folder}" if arguments.folder else "")
 
 
 def _remove(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
-    """Delete one model."""
     from stepaudiod.ctl.hub.installed import remove
     from stepaudiod.ctl.hub.progress import size
 
@@ -278,7 +261,7 @@ def _remove(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> No
     name = installed.model.name
     if not arguments.yes:
         if not sys.stdin.isatty():
-            raise WrongUsage(f"Nobody can be asked whether {name} shall go: add --yes.")
+            raise WrongUsage(f"Standard input isn't a terminal, so deleting {name} needs --yes.")
         print(
             plain(f"Delete {name} ({size(installed.size_bytes)}) from {root}? [y/N] "),
             end="",
@@ -289,25 +272,24 @@ def _remove(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> No
             terminal.result({"removed": None}, "kept")
             return
     remove(installed.model, root)
-    terminal.note("A worker that has it loaded keeps its files until it ends: stepaudioctl unload.")
+    terminal.note("A worker that has loaded it keeps the files open until: stepaudioctl unload")
     terminal.result({"removed": name, "size_bytes": installed.size_bytes}, f"removed {name}")
 
 
 def _quantize(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
-    """Write the language model in fewer bits."""
     from stepaudiod.ctl.hub.download import check_rights
     from stepaudiod.ctl.hub.progress import size
     from stepaudiod.editx.checkpoint.layout import Checkpoint
     from stepaudiod.errors import ModelFileError
 
     try:
-        from stepaudiod.ctl.quantizing import quantize_checkpoint
+        from stepaudiod.ctl.quantize import quantize_checkpoint
     except ImportError as error:
         raise ClientMissing(
             f"This needs PyTorch ({error}). Install stepaudiod[step-audio], or a runtime package with torch."
         ) from None
     check_rights(Checkpoint(root).quantized)
-    terminal.note("This reads the whole language model and writes a good part of it: a minute or more.")
+    terminal.note("Quantizing the language model takes a minute or more.")
     try:
         written = quantize_checkpoint(root, arguments.bits)
     except ModelFileError as error:
@@ -315,20 +297,19 @@ def _quantize(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> 
     value = asdict(written) | {"path": str(written.path), "bits": arguments.bits}
     text = (
         f"wrote {written.path}: {size(written.size_bytes)} in memory instead of {size(written.full_bytes)}; "
-        f"scores off by {written.logits_error:.3f} of their spread, {written.agreement:.0%} of choices "
-        "alike. "
-        f'step_audio.quantization = "{arguments.bits}" takes it'
+        f"relative error of the logits {written.logits_error:.3f}, {written.agreement:.0%} of predictions "
+        f'equal. To use it: step_audio.quantization = "{arguments.bits}"'
     )
     terminal.result(value, text)
 
 
 def _named(name: str, root: Path) -> Installed:
-    """The model of that name, which must be here."""
+    """The installed model of that name."""
     from stepaudiod.ctl.hub.catalog import find
-    from stepaudiod.ctl.hub.installed import list_installed, look
+    from stepaudiod.ctl.hub.installed import find_installed, list_installed
 
     model = find(name)
-    installed = look(model, root)
+    installed = find_installed(model, root)
     if installed is None:
         here = ", ".join(found.model.name for found in list_installed(root)) or "none"
         raise WrongUsage(f"{model.name} isn't in {root}. Models there: {here}.")

@@ -1,4 +1,4 @@
-"""The options that every command has: where the daemon is and how to talk. Knows no HTTP."""
+"""The options of every command: the daemon's address and how to communicate with it."""
 
 from __future__ import annotations
 
@@ -13,40 +13,36 @@ from stepaudiod.ctl.errors import WrongUsage
 DEFAULT_SOCKET = "/run/stepaudiod.sock"
 NO_URL = "{!r} isn't the URL of a server. Write it as http://127.0.0.1:7860."
 DEFAULT_TIMEOUT_S = 600.0
-"""The first audio may have to wait for a large model to be read from a slow disk."""
+"""The first audio may have to wait until a large model is read from a slow disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Where the daemon is and how to talk to it.
+    """The options of every command.
 
     Attributes:
-        socket: the path of its unix socket; not used when there is a URL.
+        socket: the path of the daemon's unix socket; unused if there is a URL.
         url: the address of a TCP server, without a trailing slash; None is the socket.
         api_key: sent as a bearer token.
-        timeout_s: how long to wait for the next sign of the daemon.
-        as_json: results for programs.
-        is_quiet: nothing but results and errors.
+        timeout_s: how long to wait for the next bytes from the daemon.
     """
 
     socket: str
     url: str | None
     api_key: str | None
     timeout_s: float
-    as_json: bool
-    is_quiet: bool
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, environ: Mapping[str, str]) -> Options:
-        """The command line, and the environment where it is silent.
+        """Read the command line, then the environment.
 
         Raises:
-            WrongUsage: the address can't be one.
+            WrongUsage: the address is invalid.
         """
         given = vars(arguments)
         socket, url = given.get("socket"), given.get("url")
         if socket and url:
-            raise WrongUsage("--socket and --url name two daemons. Give one of them.")
+            raise WrongUsage("--socket and --url can't be used together. Give one of them.")
         if not socket and not url:
             socket, url = environ.get("STEPAUDIOCTL_SOCKET"), environ.get("STEPAUDIOCTL_URL")
         api_key = given.get("api_key") or environ.get("STEPAUDIOCTL_API_KEY") or None
@@ -57,8 +53,6 @@ class Options:
             url=_checked(url) if url else None,
             api_key=api_key,
             timeout_s=given.get("timeout", DEFAULT_TIMEOUT_S),
-            as_json=given.get("json", False),
-            is_quiet=given.get("quiet", False),
         )
 
     @property
@@ -68,20 +62,19 @@ class Options:
 
 
 def _checked(url: str) -> str:
-    """A URL that can be asked."""
     try:
         parts = urlsplit(url)
-        is_sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        (parts.hostname or "").encode("idna")  # names that can't be asked for: "a..b", too long
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        (parts.hostname or "").encode("idna")  # rejects invalid names: "a..b", too long ones
     except ValueError:
-        is_sound = False
-    if not is_sound:
+        is_valid = False
+    if not is_valid:
         raise WrongUsage(NO_URL.format(url))
     return url.rstrip("/")
 
 
 def number(text: str) -> float:
-    """A number that JSON has, for argparse."""
+    """Parse a finite number, for argparse."""
     value = float(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text} isn't a number")
@@ -89,7 +82,7 @@ def number(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """A positive number of seconds, for argparse."""
+    """Parse a positive number of seconds, for argparse."""
     value = number(text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text} isn't a number of seconds above 0")
@@ -97,7 +90,7 @@ def seconds(text: str) -> float:
 
 
 def word(text: str) -> str:
-    """A name that can be sent, for argparse: bytes that aren't UTF-8 can't."""
+    """Accept a name that can be sent as UTF-8, for argparse."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -106,14 +99,14 @@ def word(text: str) -> str:
 
 
 def global_options() -> argparse.ArgumentParser:
-    """These options as a parent parser: they may stand before the command and after it."""
+    """The options as a parent parser: they are accepted before and after the command."""
     parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = parser.add_argument_group("options of every command")
     group.add_argument(
         "--socket", metavar="PATH", help=f"unix socket (default: $STEPAUDIOCTL_SOCKET or {DEFAULT_SOCKET})"
     )
     group.add_argument(
-        "--url", metavar="URL", help="a TCP server instead, as http://host:port (default: $STEPAUDIOCTL_URL)"
+        "--url", metavar="URL", help="a TCP server, as http://host:port (default: $STEPAUDIOCTL_URL)"
     )
     group.add_argument(
         "--api-key", metavar="KEY", help="sent as a bearer token (better: $STEPAUDIOCTL_API_KEY)"
@@ -122,7 +115,7 @@ def global_options() -> argparse.ArgumentParser:
         "--timeout",
         type=seconds,
         metavar="S",
-        help=f"wait so long for the next sign (default: {DEFAULT_TIMEOUT_S:g})",
+        help=f"seconds to wait for the next bytes from the daemon (default: {DEFAULT_TIMEOUT_S:g})",
     )
     group.add_argument(
         "--json", action="store_true", help="JSON on standard output; errors as JSON on standard error"

@@ -1,4 +1,4 @@
-"""Programs that play sound from their standard input, and one of them at work."""
+"""Plays audio with a program that reads its standard input."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from stepaudiod.ctl.errors import PlayerMissing
 
 BUFFERED_CHUNKS = 1024
-"""What may have been received and not played yet, at most 64 KiB each: over 20 minutes of sound."""
+"""Received chunks that may wait for the player, at most 64 KiB each: over 20 minutes of audio."""
 
 
 @dataclass(frozen=True, slots=True)
 class Player:
-    """A program and how it is called.
+    """An audio player.
 
     Attributes:
         program: its name on the PATH.
-        arguments: make it play what comes on standard input.
-        format: what it is given, `wav` or `pcm` (24 kHz, 16 bit, mono).
+        arguments: make it play standard input.
+        format: its input format, `wav` or `pcm` (24 kHz, 16 bit, mono).
     """
 
     program: str
@@ -38,29 +38,26 @@ PLAYERS = (
     Player("ffplay", ("-nodisp", "-autoexit", "-loglevel", "error", "-i", "-"), "wav"),
     Player("mpv", ("--no-video", "--really-quiet", "--no-terminal", "-"), "wav"),
 )
-"""The first that is installed plays."""
+"""In order of preference."""
 
 
 def find_player(wanted: str | None = None) -> Player:
-    """The first player of this machine, or the one that is wanted.
+    """Find the wanted player, or the first that is installed.
 
     Raises:
-        PlayerMissing: there is none.
+        PlayerMissing: it isn't installed.
     """
     for player in PLAYERS:
         if wanted in (None, player.program) and shutil.which(player.program):
             return player
     names = wanted or ", ".join(player.program for player in PLAYERS)
-    raise PlayerMissing(f"There is no player here ({names}). Install one, or write to a file: -o speech.mp3.")
+    raise PlayerMissing(f"No player is installed ({names}). Install one, or write to a file: -o speech.mp3.")
 
 
 class Playback:
-    """A player at work. Sound starts with the first chunk; what comes faster than it is played waits here.
+    """A running player, started with the first chunk.
 
-    A thread of its own feeds the player, so that the daemon isn't held up by sound that takes its time.
-
-    Args:
-        player: which; it is started by the first chunk.
+    A thread feeds it from a queue, so that the daemon doesn't have to wait for the playback.
     """
 
     def __init__(self, player: Player) -> None:
@@ -71,7 +68,7 @@ class Playback:
         self._feeder = threading.Thread(target=self._feed, name="player", daemon=True)
 
     def write(self, data: bytes) -> bool:
-        """Take audio; says whether the player wants more."""
+        """Queue audio; return whether the player wants more."""
         if self._process is None:
             command = [self._player.program, *self._player.arguments]
             try:
@@ -84,7 +81,7 @@ class Playback:
         return not self._has_stopped
 
     def finish(self) -> None:
-        """Wait for the last sound.
+        """Wait for the end of the playback.
 
         Raises:
             PlayerMissing: the player failed.
@@ -97,12 +94,12 @@ class Playback:
             how = f"exit status {status}" if status > 0 else f"signal {-status}"
             others = ", ".join(p.program for p in PLAYERS if p is not self._player)
             raise PlayerMissing(
-                f"{self._player.program} could not play this ({how}). "
+                f"{self._player.program} could not play the audio ({how}). "
                 f"Choose another with --player ({others}), or write to a file: -o speech.mp3."
             )
 
     def abort(self) -> None:
-        """Silence, now."""
+        """Stop the playback at once."""
         if self._process is not None:
             self._process.terminate()
             self._chunks.put(None)
@@ -110,7 +107,7 @@ class Playback:
             self._process.wait()
 
     def _feed(self) -> None:
-        """Hand the chunks on; when the player has gone, take them all the same: nobody waits for room."""
+        """Write the chunks to the player; once it has exited, discard them, so that `write` never blocks."""
         assert self._process is not None
         assert self._process.stdin is not None
         while (data := self._chunks.get()) is not None:

@@ -1,4 +1,4 @@
-"""`stepaudioctl say`: text in; sound, a file or a pipe out."""
+"""`stepaudioctl say`: speak a text to a player, a file or a pipe."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from stepaudiod.audio.formats import MEDIA_TYPES
 from stepaudiod.ctl.connect import connect
+from stepaudiod.ctl.daemon_progress import DaemonProgress
 from stepaudiod.ctl.errors import WrongUsage
-from stepaudiod.ctl.meter import Meter
 from stepaudiod.ctl.options import number, word
 from stepaudiod.ctl.output import FileOutput, PipeOutput, Sink
 from stepaudiod.ctl.players import PLAYERS, Playback, find_player
-from stepaudiod.ctl.waiting import Waiting
+from stepaudiod.ctl.wav import ReceivedAudio
 
 if TYPE_CHECKING:
     from stepaudiod.ctl.options import Options
@@ -24,29 +24,28 @@ NAME = "say"
 SUMMARY = "speak a text: play it, or write it to a file or a pipe"
 
 DEFAULT_MODEL = "tts-1"
-"""OpenAI's name, which here means whichever engine the daemon has chosen."""
+"""OpenAI's name, which means the engine that the daemon has selected."""
 
 PIPE_FORMAT = "wav"
 EXTENSIONS = {"ogg": "opus", "oga": "opus"} | {name: name for name in MEDIA_TYPES}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
-    parser.add_argument("text", nargs="?", help="what to say; without it, or with -, standard input is read")
+    parser.add_argument("text", nargs="?", help="the text; without it, or with -, standard input is read")
     parser.add_argument(
         "to_pipe", nargs="?", choices=["-"], metavar="-", help="after the text: the same as -o -"
     )
-    parser.add_argument("--file", metavar="FILE", help="say what stands in this file (UTF-8)")
+    parser.add_argument("--file", metavar="FILE", help="read the text from this file (UTF-8)")
     parser.add_argument(
         "-o",
         "--output",
         metavar="FILE",
-        help="write there instead of playing; - is standard output (wav unless --format)",
+        help="write to FILE instead of playing; - is standard output (wav unless --format)",
     )
     parser.add_argument(
         "--format",
         choices=list(MEDIA_TYPES),
-        help="of the output; without it, its extension decides (.ogg is opus)",
+        help="format of the output; default: by its extension (.ogg is opus)",
     )
     parser.add_argument(
         "--voice", type=word, default="", metavar="VOICE", help="one of `stepaudioctl voices`"
@@ -56,58 +55,59 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=word,
         default=DEFAULT_MODEL,
         metavar="MODEL",
-        help="default: what the daemon has chosen",
+        help="default: the one that the daemon has selected",
     )
-    parser.add_argument("--speed", type=number, metavar="X", help="0.25 to 4; 1 is the voice's own pace")
-    parser.add_argument("--seed", type=int, metavar="N", help="the same number makes the same audio")
+    parser.add_argument("--speed", type=number, metavar="X", help="0.25 to 4; 1 is the voice's normal speed")
+    parser.add_argument("--seed", type=int, metavar="N", help="the same seed produces the same audio")
     names = [player.program for player in PLAYERS]
-    parser.add_argument("--player", choices=names, help="default: the first of these that is installed")
+    parser.add_argument("--player", choices=names, help="default: the first that is installed")
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
-    """Speak."""
     output = _output(arguments)
     if arguments.file is not None and arguments.text not in (None, "-"):
-        raise WrongUsage("There is a text and a --file. Give one of them.")
+        raise WrongUsage("A text and --file can't be used together. Give one of them.")
     player = find_player(arguments.player) if output is None else None
     audio_format = player.format if player else _format(arguments.format, output or "-")
     form = _form(arguments, audio_format, _text(arguments, terminal))
     sink: Sink = (
         Playback(player) if player else PipeOutput() if output == "-" else FileOutput(Path(output or ""))
     )
-    meter = Meter(audio_format)
+    received = ReceivedAudio(audio_format)
     try:
-        _receive(form, sink, meter, options, terminal)
+        _receive(form, sink, received, options, terminal)
         sink.finish()
     except BaseException:
         sink.abort()
         raise
     terminal.end_progress()
     if output not in (None, "-") and terminal.shows_progress:
-        terminal.note(f"{output}: {meter}")
-    said = {
+        terminal.note(f"{output}: {received}")
+    value = {
         "output": output,
         "player": player and player.program,
         "format": audio_format,
-        "size_bytes": meter.size_bytes,
-        "duration_s": meter.duration_s,
+        "size_bytes": received.size_bytes,
+        "duration_s": received.duration_s,
     }
-    terminal.result(said, "", sys.stderr if output == "-" else None)
+    terminal.result(value, "", sys.stderr if output == "-" else None)
 
 
-def _receive(form: dict[str, Any], sink: Sink, meter: Meter, options: Options, terminal: Terminal) -> None:
-    """From the request to the last byte that is wanted."""
+def _receive(
+    form: dict[str, Any], sink: Sink, received: ReceivedAudio, options: Options, terminal: Terminal
+) -> None:
+    """Send the request and write its audio, until the sink wants no more."""
     with (
         connect(options, terminal) as client,
-        Waiting(options, terminal) as waiting,
+        DaemonProgress(options, terminal) as waiting,
         client.speak(form) as audio,
     ):
         for data in audio:
             waiting.end()
-            meter.add(data)
+            received.add(data)
             if not sink.write(data):
                 return
-            terminal.progress(str(meter))
+            terminal.progress(str(received))
 
 
 def _output(arguments: argparse.Namespace) -> str | None:
@@ -115,25 +115,23 @@ def _output(arguments: argparse.Namespace) -> str | None:
     output: str | None = arguments.output
     if arguments.to_pipe:
         if output not in (None, "-"):
-            raise WrongUsage(
-                f"The last - means standard output, and -o says {output}. Leave one of them out."
-            )
+            raise WrongUsage(f"The last - means standard output, but -o is {output}. Leave one of them out.")
         output = "-"
     if output == "":
         raise WrongUsage("-o needs the name of a file, or - for standard output.")
     if output == "-" and sys.stdout.isatty():
         raise WrongUsage(
-            "Audio isn't for a terminal. Send standard output to a program or a file, or leave out -o -."
+            "Audio can't be written to a terminal. Redirect standard output to a program or a file, or leave "
+            "out -o -."
         )
     if output is not None and arguments.player:
-        raise WrongUsage("--player plays, and -o writes. Leave one of them out.")
+        raise WrongUsage("--player and -o can't be used together. Leave one of them out.")
     if output is None and arguments.format:
-        raise WrongUsage("--format is for -o: a player is given what it understands.")
+        raise WrongUsage("--format is only for -o, since a player has a format of its own. Leave it out.")
     return output
 
 
 def _format(wanted: str | None, output: str) -> str:
-    """What to ask the daemon for."""
     if wanted is not None:
         return wanted
     if output == "-":
@@ -141,12 +139,11 @@ def _format(wanted: str | None, output: str) -> str:
     extension = Path(output).suffix.lower().removeprefix(".")
     if extension not in EXTENSIONS:
         known = " ".join(sorted(EXTENSIONS))
-        raise WrongUsage(f"The name {output} doesn't say which format. Extensions: {known}. Or use --format.")
+        raise WrongUsage(f"{output} has none of the extensions {known}. Use one of them, or --format.")
     return EXTENSIONS[extension]
 
 
 def _form(arguments: argparse.Namespace, audio_format: str, text: str) -> dict[str, Any]:
-    """The request."""
     form = {
         "model": arguments.model,
         "voice": arguments.voice,
@@ -161,14 +158,14 @@ def _form(arguments: argparse.Namespace, audio_format: str, text: str) -> dict[s
 
 
 def _text(arguments: argparse.Namespace, terminal: Terminal) -> str:
-    """What to say: the argument, a file, or standard input."""
+    """Read the text: the argument, a file, or standard input."""
     try:
         if arguments.file not in (None, "-"):
             return Path(arguments.file).read_bytes().decode()
         if arguments.text not in (None, "-"):
             return str(arguments.text).encode(errors="surrogateescape").decode()
         if sys.stdin.isatty():
-            terminal.note("Type the text, then Ctrl-D.")
+            terminal.note("Type the text, then press Ctrl-D.")
         return sys.stdin.buffer.read().decode()
     except OSError as error:
         raise WrongUsage(f"{arguments.file or 'standard input'} can't be read: {error.strerror}.") from None

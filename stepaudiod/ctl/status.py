@@ -1,4 +1,4 @@
-"""`stepaudioctl status`: what the daemon does, what is loaded, when it sleeps."""
+"""`stepaudioctl status`: the daemon's state, the loaded models, the time until it sleeps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from stepaudiod.ctl.connect import connect
-from stepaudiod.ctl.sleep import is_asleep
+from stepaudiod.ctl.systemctl import is_asleep
 from stepaudiod.ctl.terminal import plain, table
 
 if TYPE_CHECKING:
@@ -14,22 +14,20 @@ if TYPE_CHECKING:
     from stepaudiod.ctl.terminal import Terminal
 
 NAME = "status"
-SUMMARY = "say what the daemon does; this wakes it, unless --no-wake"
+SUMMARY = "show the daemon's state; this wakes it, unless --no-wake"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
     parser.add_argument(
         "--no-wake",
         action="store_true",
-        help="let a sleeping daemon sleep, and say so (asks systemd; exit code 3 if it can't tell)",
+        help="don't wake a sleeping daemon, report that it sleeps (from systemd; exit code 3 if unknown)",
     )
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
-    """Report."""
     if arguments.no_wake and is_asleep(options):
-        terminal.result({"asleep": True}, "asleep: nothing runs until somebody connects")
+        terminal.result({"asleep": True}, "asleep: nothing runs until a client connects")
         return
     with connect(options, terminal) as client:
         status = client.get("/api/v1/models/status")
@@ -37,7 +35,6 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
 
 
 def _report(status: dict[str, Any]) -> str:
-    """The answer for a person."""
     models = {n: m for n, m in status.items() if n != "daemon" and m.get("model", n) == n}
     daemon = status.get("daemon", {})
     requests = ", ".join(f"{count} {outcome}" for outcome, count in daemon.get("requests", {}).items())
@@ -66,5 +63,4 @@ def _report(status: dict[str, Any]) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    """A time until sleep."""
     return "never" if value is None else f"{value:.0f} s"

@@ -1,4 +1,4 @@
-"""What people and programs see: results on standard output, everything else on standard error."""
+"""Output for users and programs: results on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ ERASE_LINE = "\r\x1b[K"
 NEWLINE = "\n"
 
 UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Categories of characters that command a terminal, or that change the order or the lines of others."""
+"""Unicode categories that can control a terminal or change the order of other characters."""
 JOINERS = "\u200c\u200d"
-"""Of these, what words and emoji are written with."""
+"""Characters of these categories that words and emoji need."""
 
 
 class Terminal:
-    """The two streams.
+    """The two output streams.
 
     Args:
-        as_json: results and errors are JSON, one object a line.
-        is_quiet: no progress and no notes; results and errors remain.
+        as_json: print results and errors as JSON, one object per line.
+        is_quiet: print no progress and no notes.
     """
 
     def __init__(self, *, as_json: bool, is_quiet: bool) -> None:
@@ -33,10 +33,10 @@ class Terminal:
         self._is_quiet = is_quiet
         self._has_progress = False
         self.shows_progress = not is_quiet and not as_json and sys.stderr.isatty()
-        """Whether somebody is watching."""
+        """Whether progress is printed."""
 
     def result(self, value: Any, text: str, stream: TextIO | None = None) -> None:
-        """Print what was asked for: `value` for programs, `text` for people; nothing where it is empty."""
+        """Print the result: `value` as JSON, or `text`; an empty text is not printed."""
         if written := _as_json(value) if self.as_json else plain(text, keep=NEWLINE):
             if stream is None:
                 write_out(f"{written}\n".encode())
@@ -44,60 +44,58 @@ class Terminal:
                 print(written, file=stream, flush=True)
 
     def note(self, text: str) -> None:
-        """Tell a person something that no program needs."""
+        """Print a message for users only."""
         if not self._is_quiet and not self.as_json:
             self.end_progress()
             print(plain(text, keep=NEWLINE), file=sys.stderr, flush=True)
 
     def progress(self, text: str) -> None:
-        """Replace the line that says how far we are."""
+        """Replace the progress line."""
         if self.shows_progress:
             self._has_progress = True
             print(ERASE_LINE + plain(text), end="", file=sys.stderr, flush=True)
 
     def end_progress(self) -> None:
-        """Leave no trace of that line."""
+        """Erase the progress line."""
         if self._has_progress:
             self._has_progress = False
             print(ERASE_LINE, end="", file=sys.stderr, flush=True)
 
     def error(self, error: CtlError) -> None:
-        """Say why the command failed."""
         self.end_progress()
         if not self.as_json:
             print(f"stepaudioctl: {plain(error.message, keep=NEWLINE)}", file=sys.stderr)
             return
-        said: dict[str, Any] = {"message": error.message, "code": error.code, "exit_code": error.exit_code}
+        value: dict[str, Any] = {"message": error.message, "code": error.code, "exit_code": error.exit_code}
         if isinstance(error, DaemonRefused):
-            said |= {"status": error.status, "param": error.param}
-        print(_as_json({"error": said}), file=sys.stderr)
+            value |= {"status": error.status, "param": error.param}
+        print(_as_json({"error": value}), file=sys.stderr)
 
 
 def write_out(data: bytes) -> None:
-    """Write to standard output at once.
+    """Write to standard output and flush it.
 
     Raises:
-        BrokenPipeError: whoever read it has gone.
-        IncompleteAudio: there is no room for it.
+        BrokenPipeError: the reader has closed the pipe.
+        IncompleteAudio: another error, such as a full disk.
     """
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except OSError as error:
-        # the interpreter would try to write what is left once more at its end, and complain
+        # the interpreter would flush the rest again at its exit, and print an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise
-        message = f"Standard output could not be written to its end: {error.strerror}."
-        raise IncompleteAudio(message) from None
+        raise IncompleteAudio(f"Standard output could not be written: {error.strerror}.") from None
 
 
 def plain(text: str, keep: str = "") -> str:
-    """Text in which nothing commands the terminal: such characters are written as in Python.
+    """Escape characters that can control the terminal, as in Python strings.
 
     Args:
-        text: from wherever: names of voices and models, paths, what a daemon or a hub has said.
-        keep: characters that are let through.
+        text: untrusted: names of voices and models, paths, messages of a daemon or a hub.
+        keep: characters that are not escaped.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -107,13 +105,13 @@ def plain(text: str, keep: str = "") -> str:
 
 
 def _as_json(value: Any) -> str:
-    """One line of JSON: the same values, with what a terminal would obey written as JSON can."""
+    """One line of JSON in which characters that can control a terminal are escaped."""
     text = json.dumps(value, ensure_ascii=False)
     return "".join(json.dumps(c)[1:-1] if category(c) in UNSAFE else c for c in text)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell."""
+    """Format rows in columns as wide as their widest cells."""
     lines = [[plain(cell) for cell in line] for line in (header, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""`stepaudioctl unload`: give the memory back now."""
+"""`stepaudioctl unload`: free the memory of models."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ SUMMARY = "free the memory of a model"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
-    parser.add_argument("model", type=word, nargs="?", metavar="MODEL", help="default: all that is loaded")
+    parser.add_argument("model", type=word, nargs="?", metavar="MODEL", help="default: all loaded models")
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
-    """Unload one model, or all."""
     with connect(options, terminal) as client:
         if arguments.model:
             names = [arguments.model]
@@ -31,7 +29,7 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
             models = client.get("/api/v1/models/status")
             names = [name for name, model in models.items() if model.get("loaded")]
         answers = [client.post(f"/api/v1/models/{quote(name, safe='')}/unload") for name in names]
-    # one worker holds them all: by the second order there may be nothing left, and that is as it should be
+    # one worker holds all models, so the second request may find none loaded, which is not an error
     unloaded = [a["model"] for a in answers if a["unloaded"] or not arguments.model]
     text = f"unloaded {', '.join(unloaded)}" if unloaded else "nothing was loaded"
     terminal.result({"unloaded": unloaded}, text)

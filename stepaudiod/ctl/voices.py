@@ -1,4 +1,4 @@
-"""`stepaudioctl voices`: who can speak."""
+"""`stepaudioctl voices`: list the voices."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ SUMMARY = "list the voices"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
     parser.add_argument(
-        "--model", type=word, metavar="MODEL", help="of this model; default: the one the daemon has chosen"
+        "--model",
+        type=word,
+        metavar="MODEL",
+        help="of this model; default: the one that the daemon has selected",
     )
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
-    """List the voices."""
     with connect(options, terminal) as client:
         voices = client.get("/v1/voices", **({"model": arguments.model} if arguments.model else {}))
     rows = [

@@ -1,8 +1,7 @@
-"""`stepaudioctl warm`: have everything made that can be kept, so that no later request waits for it.
+"""`stepaudioctl warm`: load a model and fill its caches, so that no later request waits for that.
 
-It asks the daemon for small requests: the caches belong to the daemon's user, and its worker has the GPU.
-Kernels are compiled for one sequence, for up to four and for more, so requests come alone, three at once, and
-as many at once as fit.
+It sends small requests, since the caches belong to the daemon's user, and its worker has the GPU. Kernels are
+compiled for one sequence, for up to four and for more, so it sends 1, 3 and 16 requests at a time.
 """
 
 from __future__ import annotations
@@ -16,56 +15,52 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from stepaudiod.ctl.connect import connect
+from stepaudiod.ctl.daemon_progress import DaemonProgress
 from stepaudiod.ctl.errors import DaemonRefused
 from stepaudiod.ctl.options import word
-from stepaudiod.ctl.waiting import Waiting
 
 if TYPE_CHECKING:
     from stepaudiod.ctl.options import Options
     from stepaudiod.ctl.terminal import Terminal
 
 NAME = "warm"
-SUMMARY = "load a model and fill its caches: what can be compiled or made beforehand"
+SUMMARY = "load a model and fill its caches, so that later requests start faster"
 
 TEXTS = {"en": "The birch canoe slid on the smooth planks.", "zh": "今天天气很好，我们出去走走。"}
-"""One for each language that has files of its own in the cache."""
-AT_ONCE = (3, 16)
-"""Requests at a time, after a single one; the daemon works on as many as `limits.concurrency` says."""
+"""One for each language that has its own files in the cache."""
+BATCHES = (3, 16)
+"""Requests at a time, after a single one; the daemon serves up to `limits.concurrency` of them."""
 SPEAKER = "hibari"
-"""Whose speech is changed where a model has no voice yet: it comes with every installation."""
+"""Speaks the recording to edit for a model without a voice: this engine is part of every installation."""
 MODE = "denoise"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
     parser.add_argument(
-        "model", type=word, nargs="?", metavar="MODEL", help="default: the one the daemon has chosen"
+        "model", type=word, nargs="?", metavar="MODEL", help="default: the one that the daemon has selected"
     )
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What was done, and how long it took."""
-
     what: str
     duration_s: float
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
-    """Warm one model."""
     with connect(options, terminal) as client:
         name = arguments.model or client.get("/api/v1/models/status")["daemon"]["engine"]
         if name is None:
             reason = client.get("/api/v1/models/status")["daemon"]["reason"]
             raise DaemonRefused(reason, 503, "engine_unavailable")
         model = client.get(f"/v1/models/{quote(name, safe='')}")
-        ask = _asker(model, options, terminal)
-    stages = [_together(1, ask, options, terminal, "loaded, and the first request")]
+        request = _make_request(model, options, terminal)
+    stages = [_send_batch(1, request, options, terminal, "loading and the first request")]
     with connect(options, terminal) as client:
         device = str(client.get("/api/v1/models/status").get(name, {}).get("device", "cpu"))
     is_compiled = device.startswith("cuda")
-    for count in AT_ONCE if is_compiled else ():
-        stages.append(_together(count, ask, options, terminal, f"{count} requests at once"))
+    for count in BATCHES if is_compiled else ():
+        stages.append(_send_batch(count, request, options, terminal, f"{count} requests at once"))
     terminal.result(
         {
             "model": name,
@@ -77,25 +72,25 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
     )
 
 
-def _asker(model: dict[str, Any], options: Options, terminal: Terminal) -> Callable[[int], None]:
-    """What sends one request to a model, whatever it can do, and takes the answer to its end."""
+def _make_request(model: dict[str, Any], options: Options, terminal: Terminal) -> Callable[[int], None]:
+    """Return a function that sends one request that the model supports and reads the whole response."""
     name, abilities = model["id"], model["capabilities"]
     if not abilities["speak"] and MODE not in abilities["edits"]:
         raise DaemonRefused(
-            f"{name} neither speaks nor changes recordings, so there is nothing to warm. "
+            f"{name} neither speaks nor edits recordings, so there is nothing to warm. "
             "`stepaudioctl status` lists the models.",
             422,
             "unsupported",
         )
     languages = {language.partition("-")[0] for language in model["languages"]}
     texts = [text for language, text in TEXTS.items() if language in languages] or list(TEXTS.values())[:1]
-    spoken = b"" if abilities["speak"] else _recording(options, terminal)
+    recording = b"" if abilities["speak"] else _recording(options, terminal)
 
-    def ask(seed: int) -> None:
+    def request(seed: int) -> None:
         with connect(options, terminal) as client:
-            if spoken:
+            if recording:
                 fields = {"model": name, "mode": MODE, "seed": str(seed), "response_format": "wav"}
-                with client.edit(fields, spoken) as audio:
+                with client.edit(fields, recording) as audio:
                     _drain(audio)
                 return
             for text in texts:
@@ -103,11 +98,11 @@ def _asker(model: dict[str, Any], options: Options, terminal: Terminal) -> Calla
                 with client.speak(form) as audio:
                     _drain(audio)
 
-    return ask
+    return request
 
 
 def _recording(options: Options, terminal: Terminal) -> bytes:
-    """Something that was said, as WAV."""
+    """Make a recording with the embedded voice, as WAV."""
     form = {"model": SPEAKER, "voice": "", "input": TEXTS["en"], "seed": 1, "response_format": "wav"}
     with connect(options, terminal) as client, client.speak(form) as audio:
         return b"".join(audio)
@@ -118,26 +113,25 @@ def _drain(audio: Any) -> None:
         pass
 
 
-def _together(
-    count: int, ask: Callable[[int], None], options: Options, terminal: Terminal, what: str
+def _send_batch(
+    count: int, request: Callable[[int], None], options: Options, terminal: Terminal, what: str
 ) -> Stage:
-    """Send so many requests at once; the first error is the command's."""
+    """Send `count` requests at once; raise the first error."""
     started = time.monotonic()
-    with Waiting(options, terminal) as waiting, ThreadPoolExecutor(count) as pool:
-        for answer in [pool.submit(ask, seed) for seed in range(1, count + 1)]:
-            answer.result()
+    with DaemonProgress(options, terminal) as waiting, ThreadPoolExecutor(count) as pool:
+        for response in [pool.submit(request, seed) for seed in range(1, count + 1)]:
+            response.result()
         waiting.end()
     terminal.end_progress()
     return Stage(what, time.monotonic() - started)
 
 
 def _report(name: str, device: str, is_compiled: bool, stages: Sequence[Stage]) -> str:
-    """The answer for a person."""
     width = max(len(stage.what) for stage in stages)
-    lines = [f"{name}, on {'the processor' if device == 'cpu' else device}"]
+    lines = [f"{name}, on {'the CPU' if device == 'cpu' else device}"]
     lines += [f"  {stage.what.ljust(width)}  {stage.duration_s:6.1f} s" for stage in stages]
     if is_compiled:
-        lines.append("Its kernels are compiled and kept: the next start finds them.")
+        lines.append("The compiled kernels are in the cache for the next start.")
     else:
-        lines.append("There is nothing to compile for a processor. What else this model keeps is there.")
+        lines.append("Nothing is compiled for a CPU; the model's other caches are filled.")
     return "\n".join(lines)

@@ -1,1 +1,1 @@
-"""Text before it is spoken: sentences, languages, written forms. Knows no audio."""
+"""Text processing before synthesis: sentences, languages, written forms."""

@@ -1,4 +1,4 @@
-"""Languages as clients write them, as the codes that engines know: `en-US`, `English` and `eng` are `en`.
+"""Maps languages as clients write them to language codes: `en-US`, `English` and `eng` are `en`.
 
 The codes are ISO 639-1 where there is one, and those of Whisper (`haw`, `yue`, and `jw` for Javanese)
 otherwise: OpenAI, "Robust Speech Recognition via Large-Scale Weak Supervision" (arXiv 2212.04356).
@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from functools import cache
 
-UNSAID = frozenset({"", "auto", "automatic", "detect", "none", "null", "undefined", "und", "mul", "multi"})
-"""Words for: find it out."""
+UNSPECIFIED = frozenset(
+    {"", "auto", "automatic", "detect", "none", "null", "undefined", "und", "mul", "multi"}
+)
+"""Values that request language detection."""
 
 _NAMES = """
 af afrikaans afr; am amharic; ar arabic ara العربية; as assamese; az azerbaijani; ba bashkir; be belarusian;
@@ -37,22 +39,21 @@ _TAG = r"([a-z]{2,3})[-_][a-z0-9_-]*"
 
 @cache
 def _codes() -> dict[str, str]:
-    """Every word of the table with its code; made at its first use, which no health check is."""
+    """Every word of the table with its code; built at first use, which no health check needs."""
     return {word: entry.split()[0] for entry in _NAMES.split(";") for word in entry.split()}
 
 
 def language_code(text: str) -> str:
-    """The code of a language.
+    """Return the code of a language.
 
     Args:
-        text: a code, a BCP 47 tag, or a name in English or in the language itself; case does not matter.
+        text: a code, a BCP 47 tag, or a name in English or in the language itself; case-insensitive.
 
     Returns:
-        The code; "" where the text leaves the language open; the text itself, in lower case, where it names
-        no language that is known here.
+        The code; "" if the text requests detection; the text in lower case if the language is unknown.
     """
     plain = text.strip().lower()
-    if plain in UNSAID:
+    if plain in UNSPECIFIED:
         return ""
     if tag := re.fullmatch(_TAG, plain):
         plain = tag[1]

@@ -1,6 +1,6 @@
-"""Written forms into spoken words: what the libraries leave open, before they do the rest.
+"""Text normalization before the libraries' own, for written forms that they misread.
 
-English: hibari's converter reads numbers, dates, times and units itself. Chinese: wetext's grammars do.
+English numbers, dates, times and units are read by hibari's converter, Chinese ones by wetext's grammars.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\u20e3\ufe00-\ufe0f\ufeff\ud800-\udfff]"
 )
-_DRAWN = re.compile(
+_PICTOGRAPHS = re.compile(
     "[\u2190\u2191\u2193-\u21ff\u2300-\u23ff\u2500-\u27bf\u2b00-\u2bff\ue000-\uf8ff\ufffc-\uffff"
     "\U0001f000-\U0001faff\U000e0000-\U0010ffff]+"
 )
@@ -41,12 +41,12 @@ _FULL_WIDTH |= {
 
 
 def clean(text: str) -> str:
-    """Take out what has no sound and only confuses: control characters, emoji, drawn signs, emphasis.
+    """Remove what is not pronounced: control characters, emoji, pictographs, Markdown emphasis.
 
-    Numerals of every script become ASCII digits, but for superscripts and fractions.
+    Numerals of every script become ASCII digits, except superscripts and fractions.
     """
     text = plain_numerals(text)
-    text = _DRAWN.sub(" ", _INVISIBLE.sub("", text))
+    text = _PICTOGRAPHS.sub(" ", _INVISIBLE.sub("", text))
     text = _HEADING.sub("", _EMPHASIS.sub(r"\2", text))
     return " ".join(unicodedata.normalize("NFC", text).translate(_FULL_WIDTH).split())
 
@@ -57,8 +57,8 @@ _NUMBER = r"\d+(?:,\d{3})*"
 _WITH_COMMAS = re.compile(r"[0-9]+(?:,[0-9]+)+")
 _GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
 _WITH_APOSTROPHES = re.compile(r"(?<!\d)\d+(?:['‘’]\d+)+")
-MOST_DIGITS = 36
-"""As far as hibari can count."""
+MAX_DIGITS = 36
+"""The longest number that hibari's converter can spell."""
 
 _MONEY = re.compile(
     rf"(?:US|CA|AU|NZ|HK)?([$£€])\s?({_NUMBER})(?:\.(\d+))?"
@@ -75,52 +75,48 @@ _SCALES = {"k": "thousand", "m": "million", "b": "billion", "bn": "billion", "tn
 _VERSION = re.compile(r"(?<![\w.])([vV]?\d+(?:\.\d+){2,})(?![\w]*\.\d)")
 _PHONE = re.compile(r"(?<![\w.])(\+\d{1,3}[ -])?(?:\(\d{2,4}\) ?|\d{2,3}[ -])\d{3,4}[ -]\d{4}(?![\w-])")
 _LONG_NUMBER = re.compile(r"(?<![\d,.])\d{13,}")
-_BEYOND_COUNTING = re.compile(rf"\d{{{MOST_DIGITS + 1},}}")
+_TOO_LONG_NUMBER = re.compile(rf"\d{{{MAX_DIGITS + 1},}}")
 _HEIGHT = re.compile(r"(\d)['’′](\d{1,2})[\"”″]")
 _TIMES = re.compile(r"(?<=\d)(\s?)[x×](\s?)(?=\d)")
 _RANGE_OF_PERCENT = re.compile(r"(?<![\w.-])(\d+(?:\.\d+)?)%?\s?[-–]\s?(\d+(?:\.\d+)?)%")
 _ADDRESS = re.compile(r"\b(?:https?|ftp)://(?:www\.)?|\bwww\.(?=\w)")
 _LONG_WORD = re.compile(r"\S{41,}")
-_PARTS_OF_A_LONG_WORD = re.compile(r"\S{1,39}\W|\S{1,40}")
-"""The converter's time grows with the third power of a word's parts: 240 characters of "a/" take it 5 s."""
+_WORD_PARTS = re.compile(r"\S{1,39}\W|\S{1,40}")
+"""The converter's time is cubic in a word's parts: 240 characters of "a/" take 5 s."""
 _GREEK_LETTER = re.compile(r"(?<![\u0370-\u03ff])[\u0391-\u03a9\u03b1-\u03c9](?![\u0370-\u03ff])")
 
 
-def _numbers_apart(match: re.Match[str]) -> str:
-    """Commas that group no thousands part a list; a number beyond counting is read digit by digit."""
+def _split_commas(match: re.Match[str]) -> str:
+    """Separate a list at commas that don't group thousands; spell a too long number digit by digit."""
     written = match.group()
     if not _GROUPED.fullmatch(written):
         return written.replace(",", ", ")
     digits = written.replace(",", "")
-    return written if len(digits) <= MOST_DIGITS else " ".join(digits)
+    return written if len(digits) <= MAX_DIGITS else " ".join(digits)
 
 
-def _between_apostrophes(match: re.Match[str]) -> str:
-    """Apostrophes that group thousands are commas, any other parts two numbers; the converter joins both."""
+def _replace_apostrophes(match: re.Match[str]) -> str:
+    """Replace apostrophes by commas if they group thousands, else by spaces; the converter joins both."""
     with_commas = re.sub("['‘’]", ",", match.group())
     return with_commas if _GROUPED.fullmatch(with_commas) else with_commas.replace(",", " ")
 
 
 def normalize_english(text: str) -> str:
-    """English text in the form that hibari's converter reads best.
-
-    Args:
-        text: what `clean` gave.
-    """
+    """Normalize English text, the output of `clean`, for hibari's converter."""
     text = english_powers_and_fractions(text)
     text = _ADDRESS.sub("", text).replace("№", "number ")
     text = _GREEK_LETTER.sub(_greek_name, text)
     if any(character.isdigit() for character in text):
         text = _english_numbers(text)
-    return _LONG_WORD.sub(lambda word: " ".join(_PARTS_OF_A_LONG_WORD.findall(word.group())), text)
+    return _LONG_WORD.sub(lambda word: " ".join(_WORD_PARTS.findall(word.group())), text)
 
 
 def _english_numbers(text: str) -> str:
-    """Forms of numbers that the converter reads wrongly or fails on."""
+    """Rewrite numbers that the converter misreads or fails on."""
     text = _HEIGHT.sub(r"\1 foot \2", text)
-    text = _WITH_APOSTROPHES.sub(_between_apostrophes, text)
-    text = _WITH_COMMAS.sub(_numbers_apart, text)
-    text = _PHONE.sub(lambda phone: _digits_apart(phone.group()), text)
+    text = _WITH_APOSTROPHES.sub(_replace_apostrophes, text)
+    text = _WITH_COMMAS.sub(_split_commas, text)
+    text = _PHONE.sub(lambda phone: _spell_phone(phone.group()), text)
     text = _VERSION.sub(_version, text)
     text = _MONEY.sub(_money, text)
     text = _YUAN.sub(r"\1 yuan", text)
@@ -128,7 +124,7 @@ def _english_numbers(text: str) -> str:
     text = _RANGE_OF_PERCENT.sub(r"\1 to \2%", text)
     text = _TIMES.sub(lambda sign: " times " if sign.group(1) else " by ", text)
     text = _LONG_NUMBER.sub(lambda number: " ".join(number.group()), text)
-    return _BEYOND_COUNTING.sub(lambda number: " ".join(number.group()), text)
+    return _TOO_LONG_NUMBER.sub(lambda number: " ".join(number.group()), text)
 
 
 def _greek_name(match: re.Match[str]) -> str:
@@ -138,7 +134,7 @@ def _greek_name(match: re.Match[str]) -> str:
 
 
 def _money(match: re.Match[str]) -> str:
-    """Make "$1,234.50" "1,234 dollars and 50 cents": the converter carries a sign on to the next number."""
+    """Make "$1,234.50" "1,234 dollars and 50 cents": the converter applies a sign to the next number too."""
     sign, whole, fraction, scale = match.groups()
     one, many, small_one, small_many = _UNITS_OF_MONEY[sign]
     if scale:
@@ -155,12 +151,12 @@ def _money(match: re.Match[str]) -> str:
 
 
 def _version(match: re.Match[str]) -> str:
-    """Make "2.13.0" "2 point 13 point 0"; four numbers are an address and have dots."""
+    """Make "2.13.0" "2 point 13 point 0"; four numbers are an IP address and are read with "dot"."""
     parts = match.group().split(".")
     return (" dot " if len(parts) == 4 else " point ").join(parts)
 
 
-def _digits_apart(phone: str) -> str:
+def _spell_phone(phone: str) -> str:
     plus = "plus " if phone.startswith("+") else ""
     return plus + ", ".join(" ".join(group) for group in re.findall(r"\d+", phone))
 
@@ -189,12 +185,12 @@ _DISCOUNT = re.compile(r"(\d+)\.(\d+)折")
 _LETTER_HYPHEN = re.compile(r"(?<=[A-Za-z])-(?=\d)")
 _FLOOR = re.compile(r"(?<=[A-Za-z])2(?=[层楼座栋单号口])")
 _DECADE = re.compile(r"(?<=\d{4})s(?![A-Za-z])")
-_HAN_SIGNS = {
+_HAN_SYMBOLS = {
     "㎡": "平方米", "㎏": "千克", "㎜": "毫米", "㎝": "厘米", "㎞": "千米",
     "°C": "摄氏度", "℉": "华氏度", "°F": "华氏度", "№": "第", "〇": "零", "&": "和", "@": "艾特",
     "÷": "除以", "±": "正负", "≈": "约等于", "≥": "大于等于", "≤": "小于等于",
 }  # fmt: skip
-_LEFT_OVER = str.maketrans(
+_REMAINING_SYMBOLS = str.maketrans(
     {"¥": "元", "$": "美元", "€": "欧元", "£": "英镑", "%": "百分号", "+": "加", "=": "等于"}
 )
 
@@ -207,23 +203,22 @@ def _chinese_grammar() -> Any:
 
 
 def normalize_chinese(text: str) -> str:
-    """Chinese text with every number, date, amount and unit in characters; Latin words stay as they are.
+    """Spell every number, date, amount and unit of a Chinese text, the output of `clean`.
 
-    Args:
-        text: what `clean` gave.
+    Latin words are left unchanged.
     """
     text = chinese_powers_and_fractions(text)
-    for sign, name in _HAN_SIGNS.items():
+    for sign, name in _HAN_SYMBOLS.items():
         text = text.replace(sign, name)
     if any(character.isdigit() for character in text):
-        text = _before_the_grammar(text)
+        text = _prepare_chinese(text)
         text = str(_chinese_grammar().normalize(text))
-    text = text.translate(_LEFT_OVER)
+    text = text.translate(_REMAINING_SYMBOLS)
     return "".join(_digit(character) for character in text)
 
 
-def _before_the_grammar(text: str) -> str:
-    """Forms that wetext reads wrongly or leaves alone."""
+def _prepare_chinese(text: str) -> str:
+    """Rewrite forms that wetext misreads or ignores."""
     text = _THOUSANDS.sub(lambda number: number.group().replace(",", ""), text)
     for sign, words in _CURRENCY_BEFORE:
         text = sign.sub(words, text)
@@ -241,14 +236,14 @@ def _before_the_grammar(text: str) -> str:
 
 
 def _mobile(match: re.Match[str]) -> str:
-    """A mobile number, digit by digit; a one among them is "yāo", so that nobody hears a seven."""
+    """Spell a mobile number digit by digit; 1 is read "yāo", which can't be confused with 7."""
     country, *groups = match.groups()
     spoken = "".join(groups).translate(_HAN_DIGITS).replace("一", "幺")
     return f"加八六，{spoken}" if country else spoken
 
 
 def _digit(character: str) -> str:
-    """Whatever digit is left, so that none is dropped in silence."""
+    """Spell a remaining digit, which the engine would drop."""
     if not character.isdigit():
         return character
     return str(unicodedata.digit(character)).translate(_HAN_DIGITS)

@@ -1,7 +1,7 @@
-r"""Digits of other scripts, enclosed numbers, superscripts and fractions in the digits 0 to 9.
+r"""Converts digits of other scripts, enclosed numbers, superscripts and fractions to ASCII digits.
 
-Python's `\d` and `isdigit` take many characters that `int` or a converter of spelling refuses. After
-`plain_numerals` the only digits in a text are ASCII ones and superscripts; the rest is of one language.
+Python's `\d` and `isdigit` accept many characters that `int` or a number speller rejects. After
+`plain_numerals` the only digits of a text are ASCII digits and superscripts.
 
     "第①章" ──► "第1章"    "⑴first" ──► "1 first"    "٣٤" ──► "34"    "H₂O" ──► "H2O"    "Ⅳ" ──► "4"
 """
@@ -23,7 +23,7 @@ _POWERS_IN_CHINESE = {"2": "的平方", "3": "的立方"}
 
 
 def plain_numerals(text: str) -> str:
-    """Text whose numerals are ASCII digits; superscripts and vulgar fractions stay for the language."""
+    """Convert numerals to ASCII digits, except superscripts and vulgar fractions (language-dependent)."""
     if text.isascii():
         return text
     return _NOT_ASCII.sub(_plain, text)
@@ -38,13 +38,13 @@ def _plain(match: re.Match[str]) -> str:
     value = unicodedata.numeric(sign)
     if sign in "〇⅟" or unicodedata.category(sign) not in ("No", "Nl") or value != int(value):
         return sign
-    # two of them side by side are two numbers
+    # two adjacent symbols are two numbers
     before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
-    return f"{' ' * _is_apart(before)}{int(value)}{' ' * _is_apart(after)}"
+    return f"{' ' * _needs_space(before)}{int(value)}{' ' * _needs_space(after)}"
 
 
-def _is_apart(neighbour: str) -> bool:
-    """Whether a number written as one sign needs a space on this side."""
+def _needs_space(neighbour: str) -> bool:
+    """Whether a number written as one symbol needs a space between it and its neighbour."""
     return neighbour.isnumeric() or (neighbour.isascii() and neighbour.isalpha())
 
 
@@ -60,7 +60,7 @@ def english_powers_and_fractions(text: str) -> str:
 
 
 def chinese_powers_and_fractions(text: str) -> str:
-    """The same in Chinese: "x²" is "x的平方", "1½" is "1又1/2"; the grammar knows "5m²" itself."""
+    """The same in Chinese: "x²" is "x的平方", "1½" is "1又1/2"; wetext's grammar handles "5m²" itself."""
 
     def power(match: re.Match[str]) -> str:
         number = _number(match.group())
@@ -73,14 +73,13 @@ def chinese_powers_and_fractions(text: str) -> str:
 
 
 def _number(superscripts: str) -> str:
-    """The number that a run of superscripts writes."""
     return unicodedata.normalize("NFKC", superscripts).replace("\u2212", "minus ")
 
 
-def _fraction(match: re.Match[str], joint: str) -> str:
-    """Make "⅓" "1/3", apart from what stands beside it but for the whole number before it."""
+def _fraction(match: re.Match[str], joiner: str) -> str:
+    """Make "⅓" "1/3", joined to a whole number before it and separated from other neighbours."""
     whole, sign = match.groups()
     ratio = unicodedata.normalize("NFKC", sign).replace("\u2044", "/")
     before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
-    ratio = f"{whole}{joint}{ratio}" if whole else " " * _is_apart(before) + ratio
-    return ratio + " " * _is_apart(after)
+    ratio = f"{whole}{joiner}{ratio}" if whole else " " * _needs_space(before) + ratio
+    return ratio + " " * _needs_space(after)

@@ -1,16 +1,16 @@
-"""A text reduced to what every converter of spelling takes. Knows no converter."""
+"""Reduces a text to characters that every grapheme-to-phoneme converter accepts."""
 
 from __future__ import annotations
 
 import unicodedata
 
-_MARKS = frozenset(" .,!?;:'。，！？；：、")
+_PUNCTUATION = frozenset(" .,!?;:'。，！？；：、")
 
 
 def plain_text(text: str) -> str:
-    """The text in compatibility form (NFKC), with nothing in it but letters, ASCII digits and common marks.
+    """Reduce a text to letters, ASCII digits and common punctuation, in compatibility form (NFKC).
 
-    Marks over letters are taken off; every other sign becomes a space.
+    Diacritics are removed; every other character becomes a space.
     """
     spelled = unicodedata.normalize(
         "NFKC", "".join(_plain(sign) for sign in unicodedata.normalize("NFKD", text))
@@ -23,5 +23,5 @@ def _plain(sign: str) -> str:
         return str(unicodedata.decimal(sign))
     if unicodedata.combining(sign):
         return ""
-    # what is a digit and no decimal one isn't a number to int()
-    return sign if sign in _MARKS or (sign.isalpha() and not sign.isdigit()) else " "
+    # int() rejects digits that aren't decimal
+    return sign if sign in _PUNCTUATION or (sign.isalpha() and not sign.isdigit()) else " "

@@ -1,7 +1,7 @@
-"""Which languages a text is in, and its runs by language. Knows English, Chinese, and "something else".
+"""Language detection by script: English, Chinese, Japanese or other; and runs of one language.
 
-Letters decide: Han is Chinese (unless kana stand beside it: then it is Japanese), Latin is English. Digits,
-symbols and spaces belong to their neighbours:
+Letters decide: Han is Chinese (Japanese if there are kana as well), Latin is English. Digits, symbols and
+spaces belong to their neighbours:
 
     "我买了3个apples and 4 pears。"  ──►  zh "我买了3个"  en "apples and 4 pears"  zh "。"
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 SAMPLE = 20_000
-"""How many characters are looked at to tell a text's main language, and what its signs stand for."""
+"""Number of characters that are examined for language detection."""
 
 HAN = r"\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 LATIN = (
@@ -24,7 +24,7 @@ LATIN = (
 KANA = r"\u3041-\u3096\u30a1-\u30fa\u31f0-\u31ff\uff66-\uff9d"
 GREEK = r"\u0370-\u03ff"
 
-# strings, which `re` compiles at their first use: the front imports this module and seldom needs them
+# strings, which `re` compiles at first use: the front imports this module and rarely needs them
 _HAN = f"[{HAN}]"
 _LATIN_WORD = rf"(?<![{LATIN}\d/'’])(?:[AaI](?![{LATIN}\d])|[{LATIN}]{{2,}}(?!\d))"
 _LATIN = f"[{LATIN}]"
@@ -36,17 +36,16 @@ _STRONG = rf"(?P<zh>[{HAN}]+)|(?P<en>[{LATIN}]+)"
 
 
 class Run(NamedTuple):
-    """A stretch of text in one language."""
-
     language: str
     text: str
 
 
 def main_language(text: str) -> str:
-    """The language that most of the text is in: "en", "zh", "ja" or "other".
+    """The language of most of the text: "en", "zh", "ja" or "other".
 
-    Four Chinese characters weigh as much as three Latin words; units and lone letters ("5kg", "U盘") weigh
-    nothing. Text without letters is English. Signs count as what they stand for: "①" is a digit, "㎏" Latin.
+    Four Chinese characters count as much as three Latin words; units and single letters ("5kg", "U盘") don't
+    count. Text without letters is English.
+    Compatibility characters are decomposed: "①" is a digit, "㎏" is Latin.
     """
     if text.isascii():
         return "en"
@@ -64,25 +63,23 @@ def main_language(text: str) -> str:
 
 
 def _compatible(text: str) -> str:
-    """The text with letters and digits in place of signs that stand for them; any number is a digit."""
-    compatible = unicodedata.normalize("NFKC", text)[:SAMPLE]  # one sign may stand for eighteen
+    """Replace compatibility characters by the letters and digits that they stand for."""
+    compatible = unicodedata.normalize("NFKC", text)[:SAMPLE]  # one character may become eighteen
     return "".join("1" if sign.isnumeric() and not sign.isalpha() else sign for sign in compatible)
 
 
 def has_chinese(text: str) -> bool:
-    """Whether there is any Han character."""
     return not text.isascii() and re.search(_HAN, text) is not None
 
 
 def has_letters(text: str) -> bool:
-    """Whether there is a letter of any script."""
     return re.search(_LETTER, _compatible(text)) is not None
 
 
 def has_letters_of(text: str, languages: tuple[str, ...]) -> bool:
-    """Whether anything here can be said in one of the languages: their letters, or digits.
+    """Whether the text has letters of one of the languages, or only digits and symbols.
 
-    English has names for Greek letters that stand alone.
+    Single Greek letters count as English, which has names for them.
     """
     if text.isascii():
         return "en" in languages or not re.search(_LETTER, text)
@@ -95,14 +92,14 @@ def has_letters_of(text: str, languages: tuple[str, ...]) -> bool:
 
 
 def runs(text: str, main: str | None = None) -> Iterator[Run]:
-    """Split text into runs by language, nothing lost.
+    """Split text into runs of one language, which together are the text.
 
-    Digits and symbols between two Chinese runs are Chinese, between two English ones English; between one
-    of each they belong to the main language, since that is how people read them aloud.
+    Digits and symbols between two runs of one language belong to it; between an English and a Chinese run
+    they belong to the main language, as in reading aloud.
 
     Args:
-        text: one sentence, say.
-        main: its main language; found out if not given.
+        text: a sentence.
+        main: its main language; detected if not given.
     """
     main = main or main_language(text)
     marks = [(match.start(), match.lastgroup or main) for match in re.finditer(_STRONG, text)]
@@ -122,10 +119,10 @@ def runs(text: str, main: str | None = None) -> Iterator[Run]:
 
 
 def _border(text: str, left: int, right: int, before: str, main: str) -> int:
-    """Where in the neutral stretch between two runs the one ends and the other begins."""
+    """Where the first run ends in the neutral characters between two runs."""
     between = text[left:right]
     if not any(character.isdigit() for character in between):
-        # opening brackets and quotes go with what they open, everything else stays behind
+        # opening brackets and quotes belong to the second run, everything else to the first
         while right > left and text[right - 1] in "\"'“‘«(（[【《「『〔":
             right -= 1
         return right

@@ -1,9 +1,9 @@
-"""Text of any length into pieces that an engine can say in one breath. Knows no engine and no audio.
+"""Splits a text of any length into pieces that an engine can synthesize at a time.
 
     text ──► sentence marks, newlines ──► short ones joined ──► long ones cut at clauses, spaces, characters
 
-The work is lazy and linear: the first piece of 10 MB comes at once, and no input makes it slow.
-Lengths are *spoken lengths*: a Chinese character stands for a syllable and counts as four Latin letters.
+The splitter is lazy and linear: the first piece of 10 MB comes at once, and no input makes it slow.
+Lengths are *spoken lengths*: a Chinese character is a syllable and counts as four Latin letters.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import NamedTuple
 from stepaudiod.text.speakable import is_speakable
 
 WIDE_COST = 4
-"""What a character of a syllabic or logographic script counts for in a spoken length."""
+"""Spoken length of a character of a syllabic or logographic script."""
 
 SHORT = 14
-"""A sentence of less spoken length than this joins the next one: voices say a lone word badly."""
+"""A sentence of less spoken length is joined with the next one: voices pronounce single words badly."""
 
 LOOK_BACK = 24
-"""How far before a full stop an abbreviation is looked for."""
+"""Number of characters before a full stop that are searched for an abbreviation."""
 
 LONG = 2_000
-"""A stretch of more characters than this ends at its next mark, whatever the mark means."""
+"""After more characters than this, the next mark ends the sentence, whatever it means."""
 
 WRAPPED_LINE = 55
-"""A line at least this long without an end mark was probably wrapped by an editor, not ended by a writer."""
+"""A line of at least this length without an end mark was probably wrapped by an editor."""
 
 
 class Break(Enum):
-    """What follows a piece, and so how long the silence after it should be."""
+    """What follows a piece; determines the silence after it."""
 
     NONE = "none"
     CLAUSE = "clause"
@@ -41,8 +41,6 @@ class Break(Enum):
 
 
 class Piece(NamedTuple):
-    """A stretch of text to be spoken in one go, and what follows it."""
-
     text: str
     after: Break
 
@@ -57,12 +55,12 @@ _CLAUSE_MARK = re.compile(
     r"[,:][\"'”’)\]]*(?=\s)|[，、：][”’」』）】》]*|[—–]+|(?<=\s)-(?=\s)|[)）\]】](?=\s)"
 )
 _OPENING = "\"'“‘«(（[【《「『〔"
-_JOINT = re.compile(
+_PHRASE_START = re.compile(
     r"\s(?=(?:and|but|or|because|which|that|who|when|while|where|if|so|then|with|for|to|in|on|at|from|as)\s)"
     r"|(?<=[\u4e00-\u9fff])(?=然后|但是|所以|因为|而且|如果|虽然|接着|并且|或者|可是|以及|最后|不过|因此)"
     r"|(?<=[\u4e00-\u9fff][了的着过吗呢吧])(?=[\u4e00-\u9fff])"
 )
-"""Where a sentence without marks may best be taken apart: before a conjunction, after a particle."""
+"""The best places to cut a sentence without punctuation: before a conjunction, after a particle."""
 
 _BULLET = re.compile(r"^[-*•–·]\s+")
 _FULL_WIDTH_MARKS = frozenset("。！？；｡")
@@ -75,19 +73,19 @@ _ABBREVIATIONS = frozenset(
     """.split()  # noqa: SIM905
 )
 _MAY_END = frozenset("etc inc ltd co corp bros jr sr al ave blvd rd hwy est".split())  # noqa: SIM905
-"""Abbreviations that end a sentence as readily as not; a capital after them decides."""
+"""Abbreviations that may also end a sentence, if a capital letter follows."""
 
 
 def split_sentences(text: str, limit: int = 240, first_limit: int = 100) -> Iterator[Piece]:
-    """Cut text into pieces to be spoken one after the other.
+    """Cut a text into pieces for synthesis.
 
     Args:
         text: any text.
-        limit: the longest spoken length of a piece.
-        first_limit: the same for the first piece, smaller so that audio starts early.
+        limit: the maximum spoken length of a piece.
+        first_limit: the same for the first piece; smaller, so that audio starts early.
 
     Yields:
-        Pieces that each have something to say, whitespace collapsed, in order.
+        Speakable pieces in order, with whitespace collapsed.
     """
     allowed = first_limit = min(first_limit, limit)
     for sentence in _joined(_sentences(text), first_limit, limit):
@@ -97,12 +95,12 @@ def split_sentences(text: str, limit: int = 240, first_limit: int = 100) -> Iter
 
 
 def spoken_length(text: str) -> int:
-    """How long a text is to say, in Latin letters."""
+    """The length of a text when spoken, in Latin letters."""
     return len(text) if text.isascii() else len(text) + (WIDE_COST - 1) * sum(1 for _ in _WIDE.finditer(text))
 
 
 def _sentences(text: str) -> Iterator[Piece]:
-    """Split at every mark that ends a sentence; empty and unspeakable stretches are left out."""
+    """Split at every mark that ends a sentence; omit empty and unspeakable ones."""
     start = 0
     line_start = 0
     for mark in _MARKS.finditer(text):
@@ -120,9 +118,9 @@ def _sentences(text: str) -> Iterator[Piece]:
 
 
 def _tidy(text: str, start: int, end: int, after: Break) -> Iterator[Piece]:
-    stretch = _BULLET.sub("", " ".join(text[start:end].split()))
-    if is_speakable(stretch):
-        yield Piece(stretch, after)
+    sentence = _BULLET.sub("", " ".join(text[start:end].split()))
+    if is_speakable(sentence):
+        yield Piece(sentence, after)
 
 
 def _after_newline(text: str, line_start: int, mark: re.Match[str]) -> Break:
@@ -136,7 +134,7 @@ def _after_newline(text: str, line_start: int, mark: re.Match[str]) -> Break:
 
 
 def _after_mark(text: str, mark: re.Match[str], line_start: int) -> Break:
-    """What a run of end marks (with the quotes that close after it) ends."""
+    """What a run of end marks, with closing quotes after it, ends."""
     marks = mark.group()
     last = marks.rstrip("\"'”’»)]】）》」』〕")[-1]
     if last in _FULL_WIDTH_MARKS:
@@ -147,7 +145,7 @@ def _after_mark(text: str, mark: re.Match[str], line_start: int) -> Break:
         return Break.NONE
     if last == ";":
         return Break.CLAUSE
-    if following and _goes_on(text, mark.end()):
+    if following and _continues(text, mark.end()):
         return Break.NONE
     if marks == "." and (
         _is_abbreviation(text, mark.start(), following) or _is_list_number(text, line_start, mark.start())
@@ -160,8 +158,8 @@ def _is_list_number(text: str, line_start: int, stop: int) -> bool:
     return stop - line_start < LOOK_BACK and text[line_start:stop].strip().isdecimal()
 
 
-def _goes_on(text: str, position: int) -> bool:
-    """Whether what follows begins in lower case, and so belongs to the same sentence."""
+def _continues(text: str, position: int) -> bool:
+    """Whether the text after `position` begins in lower case, and so belongs to the same sentence."""
     following = text[position : position + 4].lstrip().lstrip(_OPENING)
     return following[:1].islower()
 
@@ -183,7 +181,7 @@ def _is_abbreviation(text: str, stop: int, following: str) -> bool:
 
 
 def _joined(sentences: Iterator[Piece], first_limit: int, limit: int) -> Iterator[Piece]:
-    """Join a sentence that is too short to be said well with the next one of its paragraph."""
+    """Join a short sentence with the next one of its paragraph."""
     held: Piece | None = None
     bound = first_limit
     for sentence in sentences:
@@ -205,7 +203,7 @@ def _joined(sentences: Iterator[Piece], first_limit: int, limit: int) -> Iterato
 
 
 def _join(left: str, right: str) -> str:
-    """Two sentences as one; a line that ended without a mark gets one."""
+    """Join two sentences; add a full stop if the first ends without a mark."""
     wide = _WIDE.match(left[-1]) is not None
     if left[-1].isalnum():
         left += "。" if wide else "."
@@ -213,7 +211,7 @@ def _join(left: str, right: str) -> str:
 
 
 def _cut(sentence: Piece, first_limit: int, limit: int) -> Iterator[Piece]:
-    """Cut a sentence that is longer than the limit, at the best place near it."""
+    """Cut a sentence that is longer than the limit at the best place before it."""
     text = sentence.text
     start = 0
     allowed = first_limit
@@ -231,7 +229,7 @@ def _cut(sentence: Piece, first_limit: int, limit: int) -> Iterator[Piece]:
 
 
 def _window(text: str, start: int, limit: int) -> int:
-    """How many characters from `start` have a spoken length of at most `limit`."""
+    """The number of characters from `start` whose spoken length is at most `limit`."""
     candidate = text[start : start + limit]
     if candidate.isascii():
         return len(candidate)
@@ -244,7 +242,7 @@ def _window(text: str, start: int, limit: int) -> int:
 
 
 def _best_cut(text: str, start: int, end: int) -> tuple[int, Break]:
-    """Where to cut `text[start:end]`: after a clause, else at a joint or a space, else between letters."""
+    """Where to cut `text[start:end]`: after a clause, else before a phrase, at a space, between letters."""
     earliest = start + (end - start) // 3
     clause = -1
     for mark in _CLAUSE_MARK.finditer(text, start, min(end + 1, len(text))):
@@ -252,9 +250,9 @@ def _best_cut(text: str, start: int, end: int) -> tuple[int, Break]:
             clause = mark.end()
     if clause > 0:
         return clause, Break.CLAUSE
-    joints = [mark.start() for mark in _JOINT.finditer(text, earliest + 1, end)]
-    if joints:
-        return joints[-1], Break.NONE
+    phrases = [mark.start() for mark in _PHRASE_START.finditer(text, earliest + 1, end)]
+    if phrases:
+        return phrases[-1], Break.NONE
     space = text.rfind(" ", earliest, end + 1)
     if space > start:
         return space, Break.NONE

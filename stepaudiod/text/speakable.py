@@ -1,4 +1,4 @@
-"""Whether a text has anything to say. Imports nothing heavy: the front asks before any work begins."""
+"""Whether a text has anything to pronounce. Imports nothing heavy: the front checks every request."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 def is_speakable(text: str) -> bool:
     """Whether the text has a letter or a digit of any script.
 
-    A sign that stands for letters, as "㎏" does, counts as they do. Emoji, punctuation and whitespace alone
-    are not speakable.
+    Symbols for letters count, as "㎏" does. Emoji, punctuation and whitespace alone are not speakable.
     """
     if _LETTER_OR_DIGIT.search(text) is not None:
         return True

@@ -1,4 +1,4 @@
-"""A sentence as runs of words, each in one language, with nothing written in it that isn't spoken.
+"""Splits a sentence into runs of one language, with symbols and numbers spelled out.
 
 "iPhone 15 Pro Max卖¥9,999。"  ──►  en "iPhone 15 Pro Max"  zh "卖九千九百九十九元。"
 """
@@ -12,9 +12,9 @@ from stepaudiod.text.scripts import Run, runs
 
 
 def spoken_runs(text: str, main: str) -> Iterator[Run]:
-    """Split a sentence by language and spell out what is written in signs.
+    """Split a sentence by language and spell out symbols and numbers.
 
-    In a Chinese sentence a lone Latin word belongs to the Chinese around it ("H100", "5G", "80GB"): its
+    In a Chinese sentence a single Latin word belongs to the Chinese around it ("H100", "5G", "80GB"): its
     digits are read in Chinese. Several words with a number between them are English.
 
     Args:
@@ -39,7 +39,7 @@ def spoken_runs(text: str, main: str) -> Iterator[Run]:
 
 
 def _is_phrase(text: str) -> bool:
-    """Whether a run is English in its own right: two words or more."""
+    """Whether an English run has two words or more."""
     return sum(word[:1].isalpha() and len(word) > 1 for word in text.split()) > 1
 
 

@@ -86,7 +86,7 @@ class Access:
         except StepaudiodError as error:
             client = scope["client"][0] if scope["client"] else "a client that has gone"
             request_id = scope["state"]["request_id"]
-            self._refusals.say(logging.INFO, "refused %s: %s [%s]", client, error.code, request_id)
+            self._refusals.log(logging.INFO, "refused %s: %s [%s]", client, error.code, request_id)
             response = await _refusal(error, scope, headers)
             await response(scope, receive, send)
             return

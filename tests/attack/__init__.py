@@ -1,1 +1,1 @@
-"""Attacks on a running daemon: bounded in count and time, on loopback and in namespaces of their own."""
+"""Attacks on a running daemon, limited in number and time, on loopback and in network namespaces."""

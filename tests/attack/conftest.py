@@ -1,4 +1,4 @@
-"""How often each attack is tried, and the table of what was tried and what held."""
+"""The number of attempts of each attack, and the table of results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ ROWS = pytest.StashKey[list[tuple[str, int, int]]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin with an empty table."""
     config.stash[ROWS] = []
 
 
@@ -25,7 +24,7 @@ def scale() -> int:
 
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Tally:
-    """Record one attack: its name, the number of attempts, and how many of them the daemon withstood."""
+    """Record an attack: its name, the number of attempts, and the number that the daemon withstood."""
 
     def record(name: str, tried: int, held: int) -> None:
         request.config.stash[ROWS].append((name, tried, held))

@@ -1,4 +1,4 @@
-"""More connections than there are descriptors, and connections that never say a word."""
+"""More connections than file descriptors, and connections that send nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DESCRIPTORS = 256
 
 @pytest.fixture(autouse=True)
 def _many_descriptors() -> Iterator[None]:
-    """The attacker needs many itself."""
+    """Raise the attacker's own limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield
@@ -38,7 +38,7 @@ def _many_descriptors() -> Iterator[None]:
 
 
 def answer_to(daemon: DaemonProcess, data: bytes) -> tuple[bytes, float]:
-    """The answer on a connection of its own, and the seconds that it took."""
+    """The response on a new connection, and its time in seconds."""
     started = time.monotonic()
     with socket.create_connection(daemon.address, DEADLINE_S) as client:
         client.sendall(data)
@@ -73,7 +73,7 @@ def test_more_connections_than_descriptors(
 def test_a_long_answer_that_is_not_read_leaves_room(
     start_daemon: StartDaemon, tally: Tally, tmp_path: Path
 ) -> None:
-    """The front has closed it and keeps it until the client has taken the rest."""
+    """The front has closed the connection, but keeps it until the client has read the rest."""
     (tmp_path / "voice.wav").write_bytes(b"RIFF")
     library = VoiceLibrary(tmp_path / "voices")
     for number in range(40):
@@ -138,6 +138,6 @@ def test_many_watchers_cost_little(start_daemon: StartDaemon, tally: Tally) -> N
 
 
 def cpu_s(daemon: DaemonProcess) -> float:
-    """Seconds of a processor that the front has used: proc(5)."""
+    """CPU seconds of the front: proc(5)."""
     fields = Path(f"/proc/{daemon.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

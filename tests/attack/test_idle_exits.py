@@ -1,4 +1,4 @@
-"""Requests at random instants around idle exits: none is lost."""
+"""Requests at random times around idle exits: none is lost."""
 
 from __future__ import annotations
 

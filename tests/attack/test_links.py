@@ -1,4 +1,4 @@
-"""Links that the daemon's user puts where root works: every place, every command, and while it works."""
+"""Links planted by the daemon's user in every path that root uses, before and during every command."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_links_in_every_place(hub: Hub, tmp_path: Path, tally: Tally) -> None:
 
 
 def test_links_that_come_and_go(hub: Hub, tmp_path: Path, scale: int, tally: Tally) -> None:
-    """A folder is a folder when it is looked at and a link when it is used, and the other way round."""
+    """A folder is swapped with a link between its check and its use, and back."""
     tried = held = 0
     for _ in range(RACES * scale):
         for command in COMMANDS:
@@ -68,7 +68,7 @@ def test_links_that_come_and_go(hub: Hub, tmp_path: Path, scale: int, tally: Tal
 
 
 def _swap(machine: Machine, done: threading.Event) -> None:
-    """Be the daemon's user: exchange folders and links as fast as can be."""
+    """As the daemon's user, swap folders and links as fast as possible."""
     places = (machine.models, machine.models / ".pulling" / "whisper-tiny", machine.models / "whisper-tiny")
     with suppress(FileExistsError):
         machine.models.mkdir()

@@ -1,4 +1,4 @@
-"""DNS rebinding and cross-site requests: every false name and origin, on every kind of path."""
+"""DNS rebinding and cross-site requests: every wrong name and origin, on every kind of path."""
 
 from __future__ import annotations
 

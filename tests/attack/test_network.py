@@ -1,4 +1,4 @@
-"""Long use in a network that hears every packet; 60 times the default lasts 10 minutes."""
+"""Long use in a network that captures every packet; 60 times the default lasts 10 minutes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mutated recordings of every container that can be written here: no worker dies, and none gives a 500."""
+"""Mutated recordings of every container that can be written: no worker dies, and no response is 500."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def recording(container: str, codec: str, layout: str, rate: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def sound() -> dict[str, bytes]:
-    """A good recording in each form, at the first rate that its codec knows."""
+    """A valid recording in each format, at the first sample rate of its codec."""
     made: dict[str, bytes] = {}
     for container, codec, layout in FORMATS:
         for rate in RATES:
@@ -104,7 +104,7 @@ def sound() -> dict[str, bytes]:
 
 
 def mutated(sound: dict[str, bytes], count: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """That many, each with how it came about; the same for the same seed."""
+    """`count` mutations with their descriptions, reproducible by the seed."""
     chance = random.Random(seed)
     names, ways = sorted(sound), sorted(WAYS)
     for number in range(count):
@@ -199,7 +199,7 @@ def test_mutated_recordings_cost_no_worker_and_no_500(
 
 
 def speaking(start_daemon: StartDaemon, tmp_path: Path) -> DaemonProcess:
-    """A daemon that takes recordings: Step-Audio-EditX on the smallest weights."""
+    """A daemon with Step-Audio-EditX on the smallest weights, which accepts recordings."""
     (tmp_path / "models").mkdir()
     write_checkpoint(tmp_path / "models")
     settings: dict[str, object] = {"engine": "auto", "threads": 1, "data_dir": tmp_path}

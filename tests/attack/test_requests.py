@@ -1,4 +1,4 @@
-"""Requests that two readers understand differently, and lines in the journal that a client causes at will."""
+"""Request smuggling, and log lines that a client causes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LENGTHS = {
 
 
 def exchange(daemon: DaemonProcess, data: bytes) -> bytes:
-    """Everything that comes back until the daemon closes."""
+    """Everything received until the daemon closes."""
     with socket.create_connection(daemon.address, DEADLINE_S) as client:
         client.sendall(data)
         parts = []

@@ -1,4 +1,4 @@
-"""Clients that take or send too slowly, so that others wait for their place."""
+"""Clients that read or send too slowly, while others wait for their slot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORM = "multipart/form-data; boundary=edge"
 
 
 def request(path: str, body: bytes, length: int | None = None, kind: str = "application/json") -> bytes:
-    """A POST whose body may be shorter than it says."""
+    """A POST whose body may be shorter than its Content-Length."""
     size = len(body) if length is None else length
     head = (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {size}\r\n\r\n"
@@ -28,7 +28,7 @@ def request(path: str, body: bytes, length: int | None = None, kind: str = "appl
 
 
 def connect(daemon: DaemonProcess) -> socket.socket:
-    """A client with a small receive buffer, so that little is on its way to it."""
+    """A client with a small receive buffer, so that few bytes are in flight."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.settimeout(DEADLINE_S)
@@ -89,7 +89,7 @@ def test_silent_uploads_leave_a_place(start_daemon: StartDaemon, tally: Tally) -
 
 
 def test_half_sent_bodies_stay_small(start_daemon: StartDaemon, tally: Tally) -> None:
-    """As JSON without and with a recording in it, and as a form."""
+    """As JSON with and without a recording, and as a form."""
     daemon = start_daemon()
     tried = 300
     large = b"a" * 1_000_000

@@ -1,4 +1,4 @@
-"""Texts over all of Unicode: none may fail in a converter, none may be cut off in the middle of its sound."""
+"""Texts over all of Unicode: no converter fails, and no audio is cut off."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = [HIBARI.name, KOKORO.name]
 
 
 def each_of(count: int, attempt: Callable[[str], bool], max_pieces: int) -> tuple[int, int]:
-    """How many texts were tried, and how many of them held."""
+    """The number of texts, and of those that succeeded."""
     results: list[bool] = []
 
     @settings(

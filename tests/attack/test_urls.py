@@ -1,4 +1,4 @@
-"""Server-side request forgery: URLs that lead into the machine or its network, in every disguise."""
+"""Server-side request forgery: URLs of the machine or its network, in every disguise."""
 
 from __future__ import annotations
 

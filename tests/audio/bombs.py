@@ -1,4 +1,4 @@
-"""Small files that unpack to something huge, or claim to."""
+"""Small files that unpack to huge ones, or claim to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIDE = 12_000
 
 
 def encoded(container_format: str, codec: str, seconds: float, rate: int = 24_000, seed: int = 0) -> bytes:
-    """A recording of quiet noise, or of silence where the seed is 0."""
+    """A recording of quiet noise, or of silence if the seed is 0."""
     amplitude = 3000 if seed else 0
     noise = np.random.default_rng(seed)
     output = io.BytesIO()
@@ -34,7 +34,7 @@ def encoded(container_format: str, codec: str, seconds: float, rate: int = 24_00
 
 
 def mp3(seconds: float = 1.0) -> bytes:
-    """A good one."""
+    """A valid mp3."""
     encoder = make_encoder("mp3", 24_000)
     waveform = np.random.default_rng(0).uniform(-0.3, 0.3, round(seconds * 24_000)).astype(np.float32)
     return encoder.encode(waveform) + encoder.finish()
@@ -86,7 +86,7 @@ def _atom(kind: bytes, data: bytes) -> bytes:
 
 
 def _seven_bits(number: int) -> bytes:
-    """ID3's numbers: seven bits a byte."""
+    """ID3's numbers, with seven bits per byte."""
     return bytes((number >> shift) & 127 for shift in (21, 14, 7, 0))
 
 

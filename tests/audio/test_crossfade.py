@@ -1,4 +1,4 @@
-"""Joined pieces don't click and pause sensibly; tempo changes duration and nothing else."""
+"""Joined pieces don't click and have pauses; tempo changes only the duration."""
 
 from __future__ import annotations
 

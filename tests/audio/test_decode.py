@@ -1,4 +1,4 @@
-"""Recordings from strangers: what can be read is read, the rest is refused with a reason."""
+"""Untrusted recordings: valid ones are decoded, others are rejected with a reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def wav(channels: list[np.ndarray], rate: int) -> bytes:
 
 
 def compressed(container: str, codec: str, layout: str, rate: int = 48_000) -> bytes:
-    """Noise in the first channel of as many as the layout has."""
+    """Noise in the first channel of the layout."""
     output = io.BytesIO()
     with av.open(output, "w", format=container) as file:
         stream = cast(Any, file.add_stream(codec, rate=rate, layout=layout))

@@ -1,4 +1,4 @@
-"""The six formats: what comes out decodes, lasts as long as what went in, and comes early."""
+"""The six formats: the output decodes, has the input's duration, and starts early."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ SERVICE, SOCKET = "stepaudiod.service", "stepaudiod.socket"
 
 
 def wake(booted: Machine, data: bytes) -> tuple[float, float]:
-    """Seconds from connect to the first byte of the body, and the front's memory; asleep again after."""
+    """Seconds from connect to the first byte of the body, and the front's memory."""
     started = time.perf_counter()
     connection = booted.connect()
     with connection:

@@ -70,7 +70,7 @@ print(json.dumps([[name, at - before] for (_, before), (name, at) in zip(marks, 
 
 
 def lay_out(folder: Path, models: Path) -> Path:
-    """A data folder with these models and one voice of 6 s."""
+    """Make a data folder with these models and one voice of 6 s."""
     data = folder / "data"
     data.mkdir()
     (data / "models").symlink_to(models.resolve())
@@ -98,7 +98,7 @@ def wake(settings: Sequence[str]) -> float:
 
 
 def stages(data: Path, cache: Path, settings: dict[str, object], threads: int) -> list[tuple[str, float]]:
-    """Seconds of each stage, in a process of its own."""
+    """Seconds of each stage, in a separate process."""
     asked = {
         "data": str(data),
         "cache": str(cache),

@@ -1,4 +1,4 @@
-"""What decoding in a process of its own costs: `python -m tests.bench.decoding`.
+"""The cost of decoding in a separate process: `python -m tests.bench.decoding`.
 
 Both ways in turn. Processor time beside wall time: on a machine with other work only the former means much.
 """
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def spent(child: int, act: Callable[[Path], object], path: Path) -> tuple[float, float]:
-    """Seconds by the clock, and of a processor in both processes."""
+    """Wall-clock and CPU seconds of both processes."""
     clock = (~child << 3) | 2  # a process's processor time: clock_getcpuclockid(3)
     started, used = time.perf_counter(), time.process_time() + time.clock_gettime(clock)
     act(path)

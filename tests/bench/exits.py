@@ -1,4 +1,4 @@
-"""Connections at random instants around idle exits, none to be lost: `python -m tests.bench.exits [N]`.
+"""Connections at random times around idle exits: `python -m tests.bench.exits [N]`.
 
 Idle periods of 0.1 to 0.5 s; every fourth client dawdles up to 0.4 s between connecting and asking; some
 leave a keep-alive connection open behind them.
@@ -22,7 +22,7 @@ CLIENTS = 3
 
 
 class Client(threading.Thread):
-    """Calls again and again, each time after a pause of about an idle period."""
+    """Sends requests, each after a pause of about the idle timeout."""
 
     def __init__(self, seed: int, calls: int, address: tuple[str, int], idle_s: float) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Client(threading.Thread):
             connection.close()
 
     def _call(self) -> list[socket.socket]:
-        """One call; the connection, where it is kept open."""
+        """Send a request; return the connection if it is kept open."""
         keep = self._luck.random() < 0.2
         connection = socket.create_connection(self._address, timeout=60)
         if self._luck.random() < 0.25:
@@ -64,7 +64,7 @@ class Client(threading.Thread):
 
 
 def main() -> None:
-    """Print what was lost."""
+    """Print the lost requests."""
     total = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     print(machine())
     for idle_s in (0.1, 0.2, 0.3, 0.4, 0.5):

@@ -36,7 +36,7 @@ def prompt_of(length: int) -> list[int]:
 
 
 def tokens_a_second(batch: Batch, prompt: list[int], requests: int, tokens: int) -> float:
-    """Of all requests together, each read in turn, as one thread serves them."""
+    """Tokens per second of all requests together, stepped in turn by one thread."""
     options = SamplingOptions(temperature=1.0)
     sequences = [batch.join(prompt, options, seed, tokens) for seed in range(requests)]
     for sequence in sequences:
@@ -59,7 +59,7 @@ def tokens_a_second(batch: Batch, prompt: list[int], requests: int, tokens: int)
 
 
 def decoding(table: Table) -> None:
-    """Tokens a second of one sequence and of sixteen; the same ids as single steps give."""
+    """Tokens per second of one sequence and of sixteen; the ids equal those of single steps."""
     for kind in table.kinds:
         wanted = "–" if kind is Quantization.INT4 else "more than bf16" if kind else "280, aim 350"
         model = load_step1(Checkpoint(table.models), CUDA, torch.bfloat16, kind, table.quantized)
@@ -94,7 +94,7 @@ def _rates(table: Table, model: Step1ForCausalLM, name: str, wanted: str) -> Non
 
 
 def _same_ids(table: Table, model: Step1ForCausalLM, prompt: list[int], name: str) -> None:
-    """Greedy ids against single steps fed with the same ids, and beside others against alone."""
+    """Compare greedy ids with single steps, and batched with unbatched ones."""
     ids = _ids(CudaBatch(model, 1, 1024, 2048), prompt, GREEDY, 0)
     cache = model.new_cache(1, 1024)
     hidden = model.prefill(prompt, cache)[-1]
@@ -127,7 +127,7 @@ def _same_ids(table: Table, model: Step1ForCausalLM, prompt: list[int], name: st
 
 
 def _place(token: int) -> int:
-    """Where a token stands among `audio_logits`."""
+    """The rank of a token among `audio_logits`."""
     return AUDIO_CODES if token == END_OF_TURN else token - AUDIO_BASE
 
 
@@ -137,7 +137,7 @@ def _ids(batch: Batch, prompt: list[int], options: SamplingOptions, seed: int) -
 
 
 def accuracy(table: Table) -> None:
-    """How far bf16 is from float32 with our kernels and with PyTorch's, after one token."""
+    """The error of bf16 against float32, with our kernels and with PyTorch's, after one token."""
     prompt, checkpoint = prompt_of(400), Checkpoint(table.models)
     model = load_step1(checkpoint, CUDA, torch.float32)
     right = model.audio_logits(model.prefill(prompt, model.new_cache(1, 400), block=400)[-1])
@@ -169,7 +169,6 @@ SUITES: dict[str, Callable[[Table], None]] = {
 
 @torch.inference_mode()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse and measure."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.gpu", description=__doc__)
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--quantized", type=Path, required=True, help="a folder for quantized weights")

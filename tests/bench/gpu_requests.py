@@ -1,4 +1,4 @@
-"""Whole requests on a GPU: loading, memory, first sound, many at once, and that nothing grows.
+"""Whole requests on a GPU: loading, memory, first audio, concurrency, memory growth.
 
 A part of `python -m tests.bench.gpu`.
 """
@@ -40,7 +40,7 @@ TEXT = "The quick brown fox jumps over the lazy dog, and then it goes on for a l
 def load(
     table: Table, kind: Quantization | None, quantized: Path | None, options: PipelineOptions
 ) -> Pipeline:
-    """Load everything, the host's memory watched."""
+    """Load everything while the host's memory is sampled."""
     name, most, done = kind.value if kind else "bf16", [own_memory()], threading.Event()
 
     def watch() -> None:
@@ -72,7 +72,7 @@ def load(
 
 
 def requests(table: Table) -> None:
-    """Whole requests: loading, memory, first sound, gaps, growth."""
+    """Whole requests: loading, memory, first audio, gaps, growth."""
     _forget()  # what other suites left
     bench = Bench(Checkpoint(table.models), CUDA, torch.bfloat16, None, 6.0)
     waveform = bench.waveform()
@@ -134,7 +134,7 @@ def _forget() -> None:
 
 
 def _long_voice(table: Table, pipeline: Pipeline, bench: Bench) -> None:
-    """A voice of 25 s, taken in kernel by kernel, and then shared."""
+    """A voice of 25 s, prefilled, and then shared."""
     long = replace(bench, seconds=25.0)
     voice = pipeline.encode_reference(long.waveform(), 24000, SAID * 4)
     for what in ("taken in now", "taken in before"):
@@ -159,7 +159,7 @@ def _encode(table: Table, pipeline: Pipeline, waveform: Tensor) -> None:
 
 
 def _decoder(table: Table, pipeline: Pipeline, voice: Reference) -> None:
-    """Ten seconds of codes to sound."""
+    """Decode ten seconds of codes."""
     flow, vocoder = pipeline.networks.flow, pipeline.networks.vocoder
     codes = torch.tensor([100, 200, 1100, 1200, 1300] * 83)
     columns = to_columns(codes)
@@ -185,7 +185,7 @@ def _decoder(table: Table, pipeline: Pipeline, voice: Reference) -> None:
 
 
 def _streams(table: Table, pipeline: Pipeline, voice: Reference, name: str) -> None:
-    """First sound, and the least time by which a chunk comes before it is needed."""
+    """First audio, and the minimum time by which a chunk precedes its playback."""
     results = [_heard(pipeline.clone(voice, TEXT, seed=seed, stream=True)) for seed in range(2, 9)]
     firsts, spares = [first for first, _ in results], [spare for _, spare in results]
     table.add(
@@ -206,7 +206,7 @@ def _streams(table: Table, pipeline: Pipeline, voice: Reference, name: str) -> N
 
 
 def _heard(result: Synthesis) -> tuple[float, float]:
-    """When a stream's first sound came, and by how much its latest chunk was early."""
+    """The time of a stream's first audio, and the minimum lead of its chunks."""
     start = time.perf_counter()
     first = heard = 0.0
     spare = float("inf")
@@ -234,7 +234,7 @@ def _whole(table: Table, pipeline: Pipeline, voice: Reference, waveform: Tensor,
 
 
 def _one_by_one(table: Table, pipeline: Pipeline, voice: Reference, name: str) -> None:
-    """What it brings to decode up to four chunks at a time: to one stream, which only pays, to sixteen."""
+    """The gain of decoding up to four chunks at a time, for one stream and for sixteen."""
     most = step_graphs.MOST_SLOTS
     for streams in (1, 16):
         for slots in (most, 1):
@@ -253,7 +253,7 @@ def _one_by_one(table: Table, pipeline: Pipeline, voice: Reference, name: str) -
 
 
 def _many(table: Table, pipeline: Pipeline, voice: Reference, name: str, plan: MemoryPlan) -> None:
-    """Sixteen streams in one thread, of short and of long texts; the second time, when all sizes came up."""
+    """Sixteen streams in one thread, of short and of long texts; measured on the second run."""
     for what, text in (("", TEXT), (" of long texts", TEXT * 3)):
         torch.cuda.reset_peak_memory_stats()
         for _ in range(2):
@@ -270,7 +270,7 @@ def _many(table: Table, pipeline: Pipeline, voice: Reference, name: str, plan: M
 
 
 def _voices(table: Table, pipeline: Pipeline, bench: Bench, name: str, plan: MemoryPlan) -> None:
-    """Voices of every length that there is room for, two streams each, shortest first."""
+    """Voices of every length that fits, two streams each, shortest first."""
     torch.cuda.reset_peak_memory_stats()
     lengths = [
         seconds for seconds in (1.5, 2.5, 4.0, 6.0, 9.0, 13.0, 17.0) if seconds <= plan.longest_voice_s
@@ -287,7 +287,7 @@ def _voices(table: Table, pipeline: Pipeline, bench: Bench, name: str, plan: Mem
 
 
 def _in_turn(results: list[Synthesis]) -> float:
-    """Step requests in turn, as the worker does; gives their seconds of sound."""
+    """Step requests in turn, as the worker does; returns their seconds of audio."""
     parts, samples = [iter(result) for result in results], 0
     while parts:
         for part in list(parts):

@@ -1,4 +1,4 @@
-"""What a front costs that has nothing to do: `python -m tests.bench.idle [SECONDS]`.
+"""The cost of an idle front: `python -m tests.bench.idle [SECONDS]`.
 
 Model files are there, as `models pull` leaves them, with an index as long as the published one; then a tab of
 the page watches, then ten. Prints the share of one core that the front's threads ran: proc_pid_schedstat.
@@ -36,19 +36,19 @@ def write_models(data: Path) -> None:
 
 
 def run_ns(pid: int) -> int:
-    """Nanoseconds that the threads of a process have run."""
+    """CPU nanoseconds of a process's threads."""
     return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
 
 
 def share(pid: int, seconds: float) -> float:
-    """Share of one core that a process takes for so long."""
+    """The fraction of one core that a process uses during that time."""
     before, began = run_ns(pid), time.monotonic()
     time.sleep(seconds)
     return (run_ns(pid) - before) / 1e9 / (time.monotonic() - began)
 
 
 class Tab:
-    """An open tab: it reads the page's stream of events and asks nothing."""
+    """An open tab: it reads the page's event stream and sends no requests."""
 
     def __init__(self, url: str) -> None:
         self._client = httpx.Client(base_url=url, timeout=None)

@@ -1,4 +1,4 @@
-"""The worker killed at random instants under load: `python -m tests.bench.kills [KILLS]`.
+"""The worker killed at random times under load: `python -m tests.bench.kills [KILLS]`.
 
 Eight clients speak without a pause. Every request must end as audio, as an error in form, or as a body that
 is visibly cut off; the one after each kill must be served.
@@ -26,7 +26,7 @@ TEXT = " ".join([str(SAY["input"])] * 2)
 
 
 def speak(client: httpx.Client, text: str) -> str:
-    """One request and how it ended."""
+    """Send one request; return its outcome."""
     try:
         response = client.post("/v1/audio/speech", json=SAY | {"input": text, "response_format": "wav"})
     except httpx.RemoteProtocolError as error:
@@ -39,7 +39,7 @@ def speak(client: httpx.Client, text: str) -> str:
 
 
 def main() -> None:
-    """Print how the requests ended."""
+    """Print the outcomes of the requests."""
     kills = int(sys.argv[1]) if len(sys.argv) > 1 else 50
     print(machine())
     luck, ends = random.Random(1), collections.Counter[str]()

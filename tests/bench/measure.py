@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: medians, memory, and a daemon that sleeps until somebody connects."""
+"""Shared by the benchmarks: medians, memory, and a daemon that is started by a connection."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PASSED_ON = ("PYTHONPATH", "CUDA_VISIBLE_DEVICES")
 
 
 def request(path: str, body: Mapping[str, object] | None = None) -> bytes:
-    """One HTTP request that asks for the connection to be closed after it."""
+    """An HTTP request with Connection: close."""
     payload = b"" if body is None else json.dumps(body).encode()
     head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     return f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
 
 
 def first_byte_of_body(connection: socket.socket) -> bytes:
-    """Read until the body has begun; what has come so far."""
+    """Read until the body begins; return what was received."""
     data = b""
     while b"\r\n\r\n" not in data or data.endswith(b"\r\n\r\n"):
         part = connection.recv(65536)
@@ -75,13 +75,13 @@ def seconds_of(command: Sequence[str]) -> float:
 
 
 def spread(values: Sequence[float], unit: str = "s", digits: int = 3) -> str:
-    """Median and range, for people."""
+    """The median and the range, as text."""
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"median {middle:.{digits}f} {unit} ({low:.{digits}f} to {high:.{digits}f}, n={len(values)})"
 
 
 def machine() -> str:
-    """The machine, in words."""
+    """A description of the machine."""
     model = next(
         line.split(":")[1].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()

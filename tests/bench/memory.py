@@ -27,7 +27,7 @@ EDITS = (("speed", "faster"), ("denoise", ""), ("vad", ""))
 
 
 def requests(count: int) -> list[tuple[str, dict[str, object]]]:
-    """That many: a path and what is posted there."""
+    """`count` requests: the path and the posted data."""
     chance = random.Random(1)
     clips = [("clip.wav", wav(hum(seconds))) for seconds in (1.0, 3.0, 8.0)]
     clips += list(good().items())
@@ -54,7 +54,7 @@ def requests(count: int) -> list[tuple[str, dict[str, object]]]:
 
 
 def main() -> None:
-    """Print a row after each hundred."""
+    """Print a row after each hundred requests."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     print(machine())
     with tempfile.TemporaryDirectory() as folder:

@@ -35,7 +35,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 @dataclass(frozen=True)
 class Bench:
-    """What is measured, and where."""
+    """The measured model and device."""
 
     checkpoint: Checkpoint
     device: torch.device
@@ -44,7 +44,7 @@ class Bench:
     seconds: float
 
     def waveform(self) -> Tensor:
-        """Something that sounds a little like speech, at 24 kHz."""
+        """A speech-like waveform at 24 kHz."""
         t = torch.arange(int(self.seconds * 24000)) / 24000
         pitch = 140 + 30 * torch.sin(2 * torch.pi * 0.7 * t)
         phase = torch.cumsum(pitch / 24000, 0) * 2 * torch.pi
@@ -52,7 +52,7 @@ class Bench:
         return (0.1 * voice * (0.6 + 0.4 * torch.sin(2 * torch.pi * 3 * t))).to(self.device)
 
     def timed(self, name: str, run: Callable[[], object], repeats: int = 3, per: str = "") -> None:
-        """Run a few times and print the best wall and CPU time."""
+        """Run several times and print the best wall and CPU time."""
         run()
         walls, cpus = [], []
         for _ in range(repeats):
@@ -70,7 +70,7 @@ class Bench:
 
 
 def memory() -> str:
-    """Tell what the process holds for itself, what of files, and what of the GPU."""
+    """Print the process's anonymous, file and GPU memory."""
     status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     sizes = {line.split(":")[0]: int(line.split()[1]) / 1e6 for line in status if line.startswith("Rss")}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -103,7 +103,7 @@ def speaker(bench: Bench) -> None:
 
 
 def decode(bench: Bench) -> None:
-    """One step of the language model, and reading a prompt."""
+    """One step of the language model, and the prefill of a prompt."""
     start = time.perf_counter()
     model = load_step1(bench.checkpoint, bench.device, bench.dtype, bench.quantization)
     took = time.perf_counter() - start
@@ -118,7 +118,7 @@ def decode(bench: Bench) -> None:
 
 
 def fidelity(bench: Bench) -> None:
-    """How near a quantized language model stays to the full one, on the same prompt."""
+    """The error of a quantized language model against the full one, on the same prompt."""
     full = load_step1(bench.checkpoint, bench.device, bench.dtype)
     prompt = torch.randint(65536, 70656, (200,), generator=torch.Generator().manual_seed(0)).tolist()
     right = full.audio_logits(full.prefill(prompt, full.new_cache(1, 256)))
@@ -132,7 +132,7 @@ def fidelity(bench: Bench) -> None:
 
 
 def decoder(bench: Bench) -> None:
-    """Codes to mel to sound, 5.4 s after a reference of 5.4 s."""
+    """Decode codes to mel to audio, 5.4 s after a reference of 5.4 s."""
     flow, vocoder = (load(path, bench.device) for load, path in _decoders(bench.checkpoint))
     codes = torch.tensor([100, 200, 1100, 1200, 1300] * 45, device=bench.device)
     columns = to_columns(codes)
@@ -191,7 +191,6 @@ SUITES: dict[str, Callable[[Bench], None]] = {
 
 @torch.inference_mode()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse and measure."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.model", description=__doc__)
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--device", default="cpu")

@@ -27,7 +27,7 @@ ASK_S = 0.05
 
 
 def get(port: int, path: str) -> tuple[float, bytes]:
-    """Seconds to the first byte of the body, and all of the answer."""
+    """Seconds to the first byte of the body, and the whole response."""
     started = time.perf_counter()
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(request(path))
@@ -41,7 +41,7 @@ def get(port: int, path: str) -> tuple[float, bytes]:
 
 @contextmanager
 def asked_for_health(port: int, answered: list[float]) -> Iterator[None]:
-    """Somebody who looks whether it lives, on a new connection each time."""
+    """A health check, on a new connection each time."""
     has_ended = threading.Event()
 
     def ask() -> None:
@@ -58,7 +58,7 @@ def asked_for_health(port: int, answered: list[float]) -> Iterator[None]:
 
 
 def over_http(cache: Path, health: list[float]) -> tuple[float, float]:
-    """Seconds to the first byte, and to the whole of the real page."""
+    """Seconds to the first byte, and to the whole page."""
     with sleeping_daemon([f"cache_dir={cache}"]) as (port, _):
         started = time.perf_counter()
         first, page = get(port, "/")
@@ -71,7 +71,7 @@ def over_http(cache: Path, health: list[float]) -> tuple[float, float]:
 
 
 def in_chromium(cache: Path, health: list[float]) -> float:
-    """Seconds until the page can be used."""
+    """Seconds until the page is usable."""
     with sleeping_daemon([f"cache_dir={cache}"]) as (port, _), tempfile.TemporaryDirectory() as folder:
         browser = Browser(Path(folder), f"http://127.0.0.1:{port}")
         try:

@@ -24,7 +24,7 @@ PACKAGES = ("stepaudiod", "stepaudiod-runtime-lite", "stepaudiod-voices")
 
 
 def install(root: Path, pool: Path) -> None:
-    """Install every package of the pool into a Debian that isn't running."""
+    """Install all packages of the pool into a Debian that isn't running."""
     target = root / "mnt/packages"
     shutil.copytree(pool, target)
     enter = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", f"--root={root}", "--wd=/"]
@@ -39,7 +39,7 @@ def install(root: Path, pool: Path) -> None:
 
 
 def forget(root: Path) -> None:
-    """Have the kernel drop what it keeps of these files in memory; what is in use stays."""
+    """Drop these files from the kernel's page cache, except those in use."""
     os.sync()
     for folder, _, names in os.walk(root):
         for name in names:
@@ -51,7 +51,7 @@ def forget(root: Path) -> None:
 
 
 def first_answer(booted: Machine) -> float:
-    """Seconds from connect to the first byte of /healthz; asleep again after."""
+    """Seconds from connect to the first byte of /healthz."""
     assert booted.processes("stepaudiod.service") == []
     started = time.perf_counter()
     with booted.connect() as connection:

@@ -1,4 +1,4 @@
-"""What the front costs a request, and what many requests cost: `python -m tests.bench.requests`.
+"""The front's overhead per request, and the cost of many requests: `python -m tests.bench.requests`.
 
 The same sentence by the engine called directly and over the API, in turn; then 200 requests in a row and 50
 at once, with the memory of front and worker before and after.
@@ -24,7 +24,7 @@ WAV = SAY | {"response_format": "wav", "seed": 1}
 
 
 def directly(engine: HibariEngine) -> float:
-    """Seconds of one sentence without a daemon."""
+    """Seconds for a sentence without a daemon."""
     started = time.perf_counter()
     encoder = make_encoder("wav", engine.sample_rate)
     for waveform in engine.speak(SpeechRequest(str(SAY["input"]), "heart", seed=1)):
@@ -34,14 +34,14 @@ def directly(engine: HibariEngine) -> float:
 
 
 def over_http(client: httpx.Client) -> float:
-    """Seconds of the same sentence over the API."""
+    """Seconds for the same sentence over the API."""
     started = time.perf_counter()
     client.post("/v1/audio/speech", json=WAV).raise_for_status()
     return time.perf_counter() - started
 
 
 def memory(daemon: DaemonProcess) -> tuple[float, float]:
-    """MB of the front and of the worker."""
+    """Megabytes of the front and of the worker."""
     return resident_mb(daemon.process.pid), resident_mb(daemon.worker_pid())
 
 
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def post_alone(daemon: DaemonProcess) -> int:
-    """A client of its own."""
+    """Post with a new client."""
     with daemon.client() as client:
         return client.post("/v1/audio/speech", json=WAV).status_code
 

@@ -87,7 +87,7 @@ nˈɐ̃w̃ sˈej ˈõdʒi estˈa ˈa ʃˈavi.|namˈaste, ˈaːp kˈɛːse hɛ̃�
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the encoder makes of a clip.
+    """The encoder's output for a clip.
 
     Attributes:
         features: `(768,)`, see `pooled`.
@@ -101,7 +101,7 @@ class Sample:
 
 
 class Speakers:
-    """Kokoro with mixtures of its voices, and hibari."""
+    """Kokoro with mixed voices, and hibari."""
 
     def __init__(self, cache_dir: Path, chance: np.random.Generator) -> None:
         self._kokoro = KokoroEngine(cache_dir=cache_dir, threads=2)
@@ -114,25 +114,25 @@ class Speakers:
         self._chance = chance
 
     def say(self, text: str) -> Array:
-        """In a voice that lies somewhere between two."""
+        """Speak with a mixture of two voices."""
         voice = self._mix()
         pace = float(self._chance.uniform(0.8, 1.0))
         parts = list(self._kokoro.speak(SpeechRequest(text, voice, pace)))
         return resample(np.concatenate(parts), self._kokoro.sample_rate, RATE)
 
     def say_by_hibari(self, text: str) -> Array:
-        """English alone."""
+        """Speak English with hibari."""
         parts = list(self._hibari.speak(SpeechRequest(text, "heart")))
         return resample(np.concatenate(parts), self._hibari.sample_rate, RATE)
 
     def say_phonemes(self, phonemes: str) -> Array:
-        """Those that Kokoro knows."""
+        """Speak the phonemes that Kokoro knows."""
         known = "".join(sign for sign in phonemes if sign in SIGNS)
         spoken = self._kokoro._say(known, self._mix(), 1.0)
         return resample(spoken, self._kokoro.sample_rate, RATE)
 
     def _mix(self) -> str:
-        """Make the style of `af_heart` a mixture: the engine then speaks in it."""
+        """Make the style of `af_heart` a mixture, which the engine then uses."""
         first, second = self._chance.choice(list(self._styles), 2)
         share = self._chance.uniform()
         mixed = share * self._styles[first] + (1 - share) * self._styles[second]
@@ -141,7 +141,7 @@ class Speakers:
 
 
 def spoiled(clip: Array, chance: np.random.Generator) -> Array:
-    """As recordings are: cut, with pauses, in rooms, over telephones, with noise."""
+    """Degrade a recording: cuts, pauses, rooms, telephones, noise."""
     if chance.uniform() < 0.3 and len(clip) > 2 * RATE:
         length = round(chance.uniform(1.5, 4.0) * RATE)
         start = int(chance.integers(max(1, len(clip) - length)))
@@ -162,18 +162,18 @@ def spoiled(clip: Array, chance: np.random.Generator) -> Array:
 
 
 def repeated(clip: Array, chance: np.random.Generator) -> Array:
-    """Said over and over for up to 28 s."""
+    """Repeat it for up to 28 s."""
     return np.tile(clip, max(1, int(chance.uniform(8, 28) * RATE / len(clip))))
 
 
 def joined(clips: list[Array], chance: np.random.Generator) -> Array:
-    """One after another, with pauses, for up to 28 s, and spoiled."""
+    """Join recordings with pauses, for up to 28 s, and degrade them."""
     parts = [part for clip in clips for part in (clip, np.zeros(round(chance.uniform(0.1, 0.9) * RATE)))]
     return spoiled(np.concatenate(parts)[: 28 * RATE].astype(np.float32), chance)
 
 
 def samples(cache_dir: Path) -> Iterator[Sample]:
-    """Every sentence in several voices: as it is said, spoiled, and in a window that is full."""
+    """Every sentence in several voices: clean, degraded, and in a full window."""
     chance = np.random.default_rng(0)
     speakers = Speakers(cache_dir, chance)
     tiny = WhisperTinyEngine(cache_dir=cache_dir, threads=2)
@@ -195,7 +195,7 @@ def samples(cache_dir: Path) -> Iterator[Sample]:
 
 
 def sentences(text: str) -> list[str]:
-    """Those of a list."""
+    """The sentences of a list."""
     return [part for line in text.split("\n") for part in line.split("|") if part]
 
 
@@ -216,7 +216,7 @@ def fit(known: list[Sample]) -> Array:
 
 
 def judge(known: list[Sample]) -> None:
-    """How often sentences that weren't fitted are taken for what they aren't."""
+    """The error rates on sentences that were not used for the fit."""
     order = {text: index for index, text in enumerate(dict.fromkeys(sample.sentence for sample in known))}
     odds: dict[bool, list[float]] = {True: [], False: []}
     for fold in range(FOLDS):

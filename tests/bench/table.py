@@ -1,4 +1,4 @@
-"""A table of what was measured on a GPU, and how to measure there."""
+"""The results of GPU measurements, and functions for measuring."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stepaudiod.editx.lm.quantize import Quantization
 
 @dataclass
 class Table:
-    """What was measured."""
+    """The results."""
 
     models: Path
     quantized: Path
@@ -25,7 +25,7 @@ class Table:
     rows: list[tuple[str, str, str]] = field(default_factory=list)
 
     def add(self, what: str, measured: str, to_reach: str = "–") -> None:
-        """Note a number, and print it at once, should the rest fail."""
+        """Add a value, and print it at once in case the rest fails."""
         self.rows.append((what, to_reach, measured))
         print(f"{what}: {measured} ({to_reach})", flush=True)
 
@@ -37,7 +37,7 @@ class Table:
 
 
 def timed(run: Callable[[], object], repeats: int = 5, warm_up: int = 2) -> float:
-    """Seconds of one call, the median."""
+    """The median seconds of a call."""
     times = []
     for index in range(repeats + warm_up):
         torch.cuda.synchronize()
@@ -50,7 +50,7 @@ def timed(run: Callable[[], object], repeats: int = 5, warm_up: int = 2) -> floa
 
 
 def gpu_memory() -> str:
-    """What PyTorch holds, and what the driver says of the whole card."""
+    """PyTorch's memory, and the driver's for the whole GPU."""
     asked = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     used = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()[0]
     most, held = torch.cuda.max_memory_allocated() / 1e9, torch.cuda.memory_reserved() / 1e9
@@ -58,6 +58,6 @@ def gpu_memory() -> str:
 
 
 def own_memory() -> float:
-    """What the process holds for itself on the host, in GB."""
+    """The process's anonymous memory, in GB."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) / 1e6 for line in lines if line.startswith("RssAnon"))

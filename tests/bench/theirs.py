@@ -27,7 +27,7 @@ class TheirDecoder:
         self._past: list[tuple[Tensor, Tensor]] = []
 
     def feed(self, ids: list[int]) -> Tensor:
-        """Feed ids behind those that were fed; gives the last one's logits."""
+        """Feed ids after the previous ones; returns the logits of the last one."""
         model = self._model
         x = model.model.embed(torch.tensor([ids]))
         for index, layer in enumerate(model.model.layers):

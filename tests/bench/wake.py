@@ -40,7 +40,7 @@ print(*(b - a for a, b in zip(t, t[1:])))
 
 
 def wake(data: bytes) -> tuple[float, float]:
-    """Seconds from connect to the first byte of the body, and the front's memory then."""
+    """Seconds from connect to the first byte of the body, and the front's memory."""
     with sleeping_daemon() as (port, pid):
         started = time.perf_counter()
         with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
@@ -54,7 +54,7 @@ def wake(data: bytes) -> tuple[float, float]:
 
 
 def stages() -> list[float]:
-    """Seconds of the worker's imports, load, codec and first sentence, in a process of its own."""
+    """Seconds of the worker's imports, load, codec and first sentence, in a separate process."""
     code = STAGES % SAY["input"]
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     return [float(part) for part in output.split()]

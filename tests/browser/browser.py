@@ -1,4 +1,4 @@
-"""Chromium with a new profile that can reach nothing but one machine, and what it tried to reach."""
+"""Chromium with a new profile that can reach only one machine, and the addresses that it tried to reach."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ Found = TypeVar("Found")
 
 
 def missing_programs() -> list[str]:
-    """What isn't installed here of what a browser test needs."""
+    """Programs for browser tests that aren't installed."""
     return [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
 
 
 class Browser:
-    """One browser of one person.
+    """A browser with its own profile.
 
     Args:
         folder: for its profile and what it downloads.
@@ -87,7 +87,7 @@ class Browser:
         self.driver.quit()
 
     def open(self, path: str = "/") -> None:
-        """Load a page and wait until it is alive."""
+        """Load a page and wait until it is ready."""
         self.driver.get(self.url + path)
         self.wait_ready()
 
@@ -96,7 +96,7 @@ class Browser:
         self.wait(lambda: self.script("return document.documentElement.dataset.ready") == "yes")
 
     def wait(self, condition: Callable[[], Found], seconds: float = DEADLINE_S) -> Found:
-        """Wait until something is so."""
+        """Wait until a condition holds."""
 
         def look(_: Chrome) -> Found | bool:
             return condition() or False
@@ -112,19 +112,19 @@ class Browser:
         return self.driver.execute_script(text, *values)
 
     def at(self, selector: str) -> WebElement:
-        """The first element."""
+        """The first matching element."""
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
     def all(self, selector: str) -> list[WebElement]:
-        """Every element."""
+        """All matching elements."""
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def text(self, selector: str) -> str:
-        """What an element says, shown or not."""
+        """The text of an element, visible or not."""
         return str(self.script("return document.querySelector(arguments[0])?.textContent ?? ''", selector))
 
     def tab(self, name: str) -> None:
-        """Go to a tab; a small screen has some of them in a menu."""
+        """Open a tab; on a small screen some of them are in a menu."""
         if name not in [tab.text for tab in self.all("[role=tab]")]:
             self.click(".overflow-menu > button")
             self.press(name, ".overflow-dropdown")
@@ -132,7 +132,7 @@ class Browser:
             next(tab for tab in self.all("[role=tab]") if tab.text == name).click()
 
     def click(self, selector: str) -> None:
-        """Press something, once it stays in its place."""
+        """Click an element once it doesn't move."""
 
         def clicked() -> bool:
             with suppress(StaleElementReferenceException):
@@ -145,7 +145,7 @@ class Browser:
         self.wait(clicked)
 
     def press(self, text: str, within: str = "body") -> None:
-        """Press the button that says so, once it stays in its place."""
+        """Click the button with this label once it doesn't move."""
 
         def pressed() -> bool:
             with suppress(StaleElementReferenceException):
@@ -170,7 +170,7 @@ class Browser:
         self.wait(chosen)
 
     def write(self, selector: str, text: str) -> None:
-        """Type into a field in place of what is there."""
+        """Replace the contents of a field."""
 
         def written() -> bool:
             with suppress(StaleElementReferenceException):
@@ -194,7 +194,7 @@ class Browser:
         return [message for message in severe if not any(each in message for each in ignored)]
 
     def addresses(self) -> list[str]:
-        """Every address that the page has tried to reach, so far."""
+        """All addresses that the page has tried to reach."""
         for entry in self._log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":

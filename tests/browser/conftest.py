@@ -1,4 +1,4 @@
-"""Browsers, and daemons for them to visit."""
+"""Browsers and daemons for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the page is kept once it has been made."""
+    """The cache folder of the page."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="session")
 def axe() -> str:
-    """The script of axe-core, of the version in `package-lock.json`; fetched once, and held to its digest."""
+    """The script of axe-core, in the version of `package-lock.json`; verified by its digest."""
     wanted = json.loads((HERE / "package.json").read_text())["devDependencies"]["axe-core"]
     folder = NPM / "node_modules/axe-core"
     if not folder.is_dir() or json.loads((folder / "package.json").read_text())["version"] != wanted:
@@ -56,7 +56,7 @@ def axe() -> str:
 
 @pytest.fixture
 def start_browser(tmp_path: Path) -> Iterator[StartBrowser]:
-    """Start a browser of its own; what it met is looked through in the end."""
+    """Start a new browser; at the end its requests and errors are checked."""
     started: list[Browser] = []
 
     def start(url: str, **options: object) -> Browser:
@@ -82,7 +82,7 @@ def embedded(
 
 @pytest.fixture(scope="module")
 def step_audio(start_module_daemon: StartDaemon, data: Path, cache: Path) -> DaemonProcess:
-    """A daemon with Step-Audio-EditX on random weights, whose output is taken as it is."""
+    """A daemon with Step-Audio-EditX on random weights, whose output isn't checked."""
     settings: dict[str, object] = {
         "engine": "auto",
         "data_dir": data,
@@ -95,7 +95,7 @@ def step_audio(start_module_daemon: StartDaemon, data: Path, cache: Path) -> Dae
 
 @pytest.fixture
 def humming(tmp_path: Path) -> Path:
-    """A recording to choose."""
+    """A recording to upload."""
     path = tmp_path / "humming.wav"
     path.write_bytes(wav(hum()))
     return path

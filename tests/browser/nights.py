@@ -1,4 +1,4 @@
-"""What an open page lives through while its daemon sleeps and wakes, again and again.
+"""An open page while its daemon sleeps and wakes repeatedly.
 
 Knows nothing of who starts the daemon.
 """
@@ -15,7 +15,7 @@ QUIET_S = 3.0
 
 
 class Daemon(Protocol):
-    """A daemon that is started when somebody connects, and leaves when it is idle."""
+    """A daemon that is started by connections and exits when idle."""
 
     def starts(self) -> int:
         """How many times it has been started."""
@@ -30,12 +30,12 @@ def sleeps(browser: Browser) -> bool:
 
 
 def typed(browser: Browser) -> str | None:
-    """What stands in the field."""
+    """The contents of the field."""
     return browser.at("#speak_text textarea").get_attribute("value")
 
 
 def live_through(browser: Browser, daemon: Daemon) -> None:
-    """Speak after each of ten sleeps, on one page that is never loaded again."""
+    """Speak after each of ten sleeps, on one page that is never reloaded."""
     browser.open()
     browser.script("window.sameDocument = true")
     starts = daemon.starts()

@@ -1,4 +1,4 @@
-"""Somebody changes a recording, adds a voice and lets it speak."""
+"""A user edits a recording, adds a voice and speaks with it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def change(browser: Browser, task: str) -> None:
 
 
 def changed(browser: Browser, count: int) -> str:
-    """Wait for that many results; the title of the last."""
+    """Wait for that many results; return the title of the last one."""
     browser.wait(lambda: len(browser.all("#history audio")) == count, EDIT_S)
     return browser.text("#edit_card .card:last-child h3")
 
@@ -49,11 +49,11 @@ def test_a_recording_is_changed_in_steps_that_can_be_walked_back(browser: Browse
     change(browser, "emotion")
     assert changed(browser, 1) == "After: Happy: glad and bright"
     assert len(browser.all("#edit_card canvas")) == 4
-    browser.press("Go on with this", "#edit_card")
+    browser.press("Continue with this", "#edit_card")
     change(browser, "denoise")
     assert changed(browser, 2) == "After: Noise"
     assert "Happy" in browser.text("#edit_card .card:first-child h3")
-    browser.press("Go on with this", "#edit_card")
+    browser.press("Continue with this", "#edit_card")
     steps = [button.text for button in browser.all("#edit_chain button")]
     assert steps == ["1. humming.wav", "2. Happy: glad and bright", "3. Noise", "Back one step"]
     browser.click("#edit_back")
@@ -82,11 +82,11 @@ def test_other_words_are_said_in_the_voice_of_a_recording(
     browser.wait(lambda: browser.at("#edit_words textarea").is_displayed())
     assert not browser.at("#edit_text textarea").is_displayed()
     browser.click("#edit_start")
-    assert "Write what the voice is to say" in browser.wait(lambda: browser.text("#edit_result [role=alert]"))
+    assert "Enter the new words first" in browser.wait(lambda: browser.text("#edit_result [role=alert]"))
     browser.write("#edit_words textarea", "Mm.")
     browser.click("#edit_start")
     assert changed(browser, 1) == title
-    browser.press("Go on with this", "#edit_card")
+    browser.press("Continue with this", "#edit_card")
     assert browser.wait(lambda: browser.at("#edit_transcript textarea").get_attribute("value") == "Mm.")
     assert browser.console(HUM_IS_REFUSED) == []
 
@@ -160,7 +160,7 @@ def names(client: httpx.Client) -> set[str]:
 
 
 def speak_as(browser: Browser, voice: str) -> None:
-    """Choose a voice from the list, as a person does, with a feeling, and speak."""
+    """Select a voice and an emotion, and speak."""
     browser.tab("Speak")
     browser.write("#speak_text textarea", "Mm.")
     choose(browser, "#speak_voice", voice.split("/")[0], "Aunt May")

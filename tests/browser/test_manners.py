@@ -1,4 +1,4 @@
-"""Languages, small screens, keyboards, screen readers, and nothing from any other host."""
+"""Languages, small screens, keyboard, screen readers, and no requests to other hosts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ axe.run(document, {resultTypes: ["violations"]}).then((result) => done(result.vi
 
 
 def violations(browser: Browser, axe: str) -> list[str]:
-    """What axe calls serious or critical, with the elements."""
+    """Violations that axe calls serious or critical, with their elements."""
     browser.script(axe)
     found: list[dict[str, Any]] = browser.driver.execute_async_script(RUN_AXE)
     return [

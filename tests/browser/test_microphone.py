@@ -1,4 +1,4 @@
-"""Somebody speaks into the microphone, or can't."""
+"""Recording with the microphone, and its errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ const done = arguments[arguments.length - 1];
 
 
 def loudness(browser: Browser, selector: str) -> tuple[float, float]:
-    """Seconds and mean loudness of a player's sound."""
+    """The duration and the mean loudness of a player's audio."""
     seconds, level = browser.driver.execute_async_script(LOUDNESS, selector)
     return seconds, level
 

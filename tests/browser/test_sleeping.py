@@ -1,4 +1,4 @@
-"""A page and an idle exit together: the tab neither keeps the daemon awake nor wakes it."""
+"""An open page and the idle exit: the page neither keeps the daemon awake nor wakes it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Activated:
     activator: Activator
 
     def starts(self) -> int:
-        """How many there have been."""
+        """The number of daemons so far."""
         return self.activator.starts
 
     def sleeps(self) -> bool:
-        """Whether the last one has gone."""
+        """Whether the last one has exited."""
         return len(self.activator.exit_codes) == self.activator.starts
 
 

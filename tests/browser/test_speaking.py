@@ -1,4 +1,4 @@
-"""Somebody who has never read a manual makes a voice speak."""
+"""A user speaks a text on the page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def speak(browser: Browser, text: str) -> None:
 
 
 def made(browser: Browser, count: int = 1) -> str:
-    """Wait for that many results; the title of the last."""
+    """Wait for that many results; return the title of the last one."""
     browser.wait(lambda: len(browser.all("#history audio")) == count)
     return browser.text("#speak_card h3")
 
@@ -155,7 +155,7 @@ def test_sound_comes_while_it_is_made_and_stopping_stops_the_worker(
 
 def test_what_is_wrong_is_said_with_what_to_do(browser: Browser) -> None:
     speak(browser, " ")
-    assert browser.wait(lambda: browser.text("#speak_result [role=alert]")) == "Write a text first."
+    assert browser.wait(lambda: browser.text("#speak_result [role=alert]")) == "Enter a text first."
     speak(browser, "…!?")
     browser.wait(lambda: "That did not work" in browser.text("#speak_result [role=alert]"))
 

@@ -1,4 +1,4 @@
-"""How the daemon is: what it loads, what it holds, and that it can be put to sleep."""
+"""The status tab: loading, memory, and unloading."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sleepy(
 
 
 def facts(browser: Browser) -> dict[str, str]:
-    """The list of the tab."""
+    """The status list as a dictionary."""
     script = "return [...document.querySelectorAll('#status dt')].map((dt) => [dt.textContent,"
     return dict(browser.script(f"{script} dt.nextElementSibling.textContent])"))
 
@@ -58,14 +58,14 @@ def speak(browser: Browser, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_loading_is_seen_and_the_model_is_put_to_sleep(
+def test_loading_is_shown_and_the_model_can_be_unloaded(
     start_browser: StartBrowser, sleepy: DaemonProcess
 ) -> None:
     browser = start_browser(sleepy.url)
     browser.open()
     browser.tab("Status")
     browser.wait(lambda: facts(browser).get("Engine") == "step-audio-editx")
-    assert facts(browser)["Why"] == "the best that is installed"
+    assert facts(browser)["Reason"] == "the best that is installed"
     assert facts(browser)["step-audio-editx"] == "not in memory"
     assert re.fullmatch(r"in \d+ s", facts(browser)["Sleep"])
     assert not browser.at("#sleep_now").is_enabled()
@@ -78,11 +78,11 @@ def test_loading_is_seen_and_the_model_is_put_to_sleep(
     browser.tab("Status")
     browser.wait(lambda: facts(browser)["step-audio-editx"] == "in memory")
     # a request is counted down after its last sound
-    browser.wait(lambda: facts(browser)["Queue"] == "0 at work, 0 waiting")
-    assert facts(browser)["GPU memory"] == "none is held"
+    browser.wait(lambda: facts(browser)["Queue"] == "0 in progress, 0 waiting")
+    assert facts(browser)["GPU memory"] == "none used"
     assert daemon_status(sleepy)["worker_pid"] is not None
     browser.click("#sleep_now")
-    browser.wait(lambda: browser.text("#status [role=status]") == "The model is out of memory.")
+    browser.wait(lambda: browser.text("#status [role=status]") == "The model has been unloaded.")
     assert daemon_status(sleepy)["worker_pid"] is None
     browser.wait(lambda: facts(browser)["step-audio-editx"] == "not in memory")
     browser.wait(lambda: not browser.at("#sleep_now").is_enabled())
@@ -91,7 +91,7 @@ def test_loading_is_seen_and_the_model_is_put_to_sleep(
     assert browser.console() == []
 
 
-def test_what_loads_is_put_to_sleep_too(start_browser: StartBrowser, sleepy: DaemonProcess) -> None:
+def test_a_loading_model_can_be_unloaded(start_browser: StartBrowser, sleepy: DaemonProcess) -> None:
     browser = start_browser(sleepy.url)
     browser.open()
     browser.write("#speak_text textarea", "Mm.")
@@ -106,7 +106,7 @@ def test_what_loads_is_put_to_sleep_too(start_browser: StartBrowser, sleepy: Dae
     browser.tab("Status")
     browser.wait(lambda: daemon_status(sleepy)["active"] == 0)
     browser.click("#sleep_now")
-    browser.wait(lambda: browser.text("#status [role=status]") == "The model is out of memory.")
+    browser.wait(lambda: browser.text("#status [role=status]") == "The model has been unloaded.")
     assert daemon_status(sleepy)["worker_pid"] is None
 
 

@@ -1,4 +1,4 @@
-"""A daemon started by hand, and `stepaudioctl` as a process beside it."""
+"""A daemon started by hand, and `stepaudioctl` as a process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONG_TEXT = "This sentence is one of very many, and nobody will ever hear the la
 
 
 class HandStarted:
-    """`stepaudiod --set …`, as a person starts it; its log is awaited line by line."""
+    """`stepaudiod --set …`, as a user starts it; its log is read line by line."""
 
     def __init__(self, folder: Path, settings: dict[str, object]) -> None:
         self.socket = str(folder / "sock")
@@ -48,7 +48,7 @@ class HandStarted:
                 self._said.notify_all()
 
     def wait_for(self, text: str) -> str:
-        """The first line of the log that has this in it, once it is there."""
+        """The first line of the log that contains a text."""
 
         def found() -> list[str]:
             return [line for line in self._lines if text in line]
@@ -80,13 +80,13 @@ class Ctl:
         self.environ = {"PATH": path, **environ}
 
     def start(self, *arguments: str, **options: object) -> subprocess.Popen[bytes]:
-        """The process, its streams piped unless said otherwise."""
+        """Start a process, with pipes as its streams by default."""
         command = [sys.executable, "-m", "stepaudiod.ctl", *arguments, *self.address]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, env=_environ(**self.environ), **(pipes | options))  # type: ignore[call-overload,no-any-return]
 
     def run(self, *arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-        """What it did, once it is done."""
+        """Run to the end."""
         command = [sys.executable, "-m", "stepaudiod.ctl", *arguments, *self.address]
         environ = _environ(**self.environ)
         return subprocess.run(
@@ -94,19 +94,19 @@ class Ctl:
         )
 
     def ok(self, *arguments: str, stdin: bytes | None = None) -> bytes:
-        """Its standard output; it must succeed and have nothing to complain of."""
+        """The standard output of a successful command without messages."""
         done = self.run(*arguments, stdin=stdin)
         assert (done.returncode, done.stderr) == (0, b"")
         return done.stdout
 
 
 def _environ(**more: str) -> dict[str, str]:
-    """Ours without what would tell the programs where to go."""
+    """The environment without variables that configure the programs."""
     return {k: v for k, v in os.environ.items() if not k.startswith("STEPAUDIOD_")} | more
 
 
 def control(url: str, environ: dict[str, str], programs: Path, **more: str) -> Ctl:
-    """`stepaudioctl` that finds a hub there by the clients' own variables."""
+    """`stepaudioctl` that finds a hub by the clients' own variables."""
     return Ctl((), str(programs), **(environ | {"HF_ENDPOINT": url, "MODELSCOPE_ENDPOINT": url} | more))
 
 
@@ -140,7 +140,7 @@ def start_by_hand(tmp_path: Path) -> Iterator[StartByHand]:
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """The only folder on the PATH of `stepaudioctl`; what players' scripts need is there."""
+    """The only folder on the PATH of `stepaudioctl`, with the programs that players' scripts need."""
     folder = tmp_path / "programs"
     folder.mkdir()
     for name in ("sh", "cat", "head", "echo"):
@@ -162,7 +162,7 @@ def ctl(hand_started: HandStarted, programs: Path) -> Ctl:
 
 @pytest.fixture(scope="session")
 def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandStarted]:
-    """One daemon for the tests that leave no trace in it."""
+    """One daemon for the tests that don't change it."""
     daemon = HandStarted(tmp_path_factory.mktemp("daemon"), {})
     yield daemon
     daemon.end()
@@ -176,7 +176,7 @@ def shared_ctl(shared_daemon: HandStarted, programs: Path) -> Ctl:
 
 @pytest.fixture
 def start_hub() -> Iterator[StartHub]:
-    """Start a hub whose large file has so many bytes."""
+    """Start a hub whose large file has this size."""
     started: list[Hub] = []
 
     def start(large_bytes: int = 5000) -> Hub:
@@ -196,13 +196,13 @@ def hub(start_hub: StartHub) -> Hub:
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """Where models go."""
+    """The folder of all models."""
     return tmp_path / "data" / "models"
 
 
 @pytest.fixture
 def hub_environ(tmp_path: Path) -> dict[str, str]:
-    """A user without any login, and a configuration that says where models are."""
+    """The environment of a user without credentials, with a configured models' folder."""
     return {
         "HOME": str(tmp_path),
         "HF_HOME": str(tmp_path / "huggingface"),

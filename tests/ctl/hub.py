@@ -1,4 +1,4 @@
-"""A server that speaks as Hugging Face and ModelScope do, well enough for their own clients; and a proxy.
+"""A server with the protocols of Hugging Face and ModelScope, sufficient for their clients; and a proxy.
 
 It can stop in the middle of a file, send wrong bytes, list wrong sizes, and refuse; it remembers what was
 asked.
@@ -37,7 +37,7 @@ LARGE = (".safetensors", ".pt", ".onnx", ".npy")
 
 @dataclass
 class Asked:
-    """One request for a file's bytes, and how many of them were sent."""
+    """A request for a file's bytes, and the number of bytes sent."""
 
     path: str
     first_byte: int
@@ -49,7 +49,7 @@ class Asked:
 
 @dataclass
 class Hub:
-    """The repositories, what is wrong with them today, and what was asked."""
+    """The repositories, the simulated failures, and the received requests."""
 
     repositories: dict[str, dict[str, bytes]]
     asked: list[Asked] = field(default_factory=list)
@@ -81,15 +81,15 @@ class Hub:
         self._thread.start()
 
     def forget(self) -> None:
-        """Begin to count anew."""
+        """Clear the received requests."""
         self.asked.clear()
 
     def sent_bytes(self, name: str) -> int:
-        """What was sent of one file, by the requests that aren't forgotten."""
+        """The number of bytes of a file that were sent since `forget`."""
         return sum(asked.sent_bytes for asked in self.asked if asked.path == name)
 
     def fetched(self) -> set[str]:
-        """The files that were asked for."""
+        """The files that were requested."""
         return {asked.path for asked in self.asked}
 
     def close(self) -> None:
@@ -100,8 +100,6 @@ class Hub:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection."""
-
     protocol_version = "HTTP/1.1"
     hub: Hub
 
@@ -161,7 +159,7 @@ class Handler(BaseHTTPRequestHandler):
         return self._answer(200, {"Code": 200, "Data": {"Files": files}, "Success": True})
 
     def _file(self, repository: str, name: str) -> None:
-        """Its bytes, from where they are wanted."""
+        """The file's bytes from an offset."""
         data = self.hub.repositories[repository][name]
         if name in self.hub.spoiled:
             data = bytes([data[0] ^ 1]) + data[1:]
@@ -180,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(asked, data)
 
     def _send(self, asked: Asked, data: bytes) -> None:
-        """Send to the end, or to where it stalls."""
+        """Send everything, or stall at the configured byte."""
         name = asked.path
         stall_at = self.hub.stall_at.get(name)
         for start in range(asked.first_byte, len(data), BLOCK_BYTES):
@@ -214,7 +212,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Proxy:
-    """A forward proxy: takes whole addresses, and asks the hub whatever their host is."""
+    """A forward proxy that forwards every request to the hub, whatever its host."""
 
     def __init__(self, hub: Hub) -> None:
         self.hosts: list[str] = []
@@ -253,7 +251,7 @@ class Proxy:
 
 
 class SocksProxy:
-    """A SOCKS 5 proxy without passwords: connects to the hub, whatever host is wanted."""
+    """A SOCKS 5 proxy without passwords that connects to the hub, whatever the host."""
 
     def __init__(self, hub: Hub) -> None:
         self.hosts: list[str] = []
@@ -287,7 +285,7 @@ class SocksProxy:
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
-    """All bytes, and the end."""
+    """Copy until the end."""
     with contextlib.suppress(OSError):
         while data := source.recv(BLOCK_BYTES):
             target.sendall(data)
@@ -303,7 +301,7 @@ def git_name(data: bytes) -> str:
 
 
 def safetensors(size_bytes: int, seed: int = 0) -> bytes:
-    """A whole file of that format with one tensor."""
+    """A complete safetensors file with one tensor."""
     data = Random(seed).randbytes(size_bytes)
     header = json.dumps(
         {"w": {"dtype": "U8", "shape": [size_bytes], "data_offsets": [0, size_bytes]}}
@@ -312,7 +310,7 @@ def safetensors(size_bytes: int, seed: int = 0) -> bytes:
 
 
 def torch_file(text: str) -> bytes:
-    """What looks like one from outside."""
+    """A file with the header of a PyTorch checkpoint."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("data.pkl", text)
@@ -320,7 +318,7 @@ def torch_file(text: str) -> bytes:
 
 
 def published(large_bytes: int) -> dict[str, dict[str, bytes]]:
-    """The repositories as they are published, with tiny files; Whisper's weights are as large as is told."""
+    """The repositories as they are published, with tiny files; the size of Whisper's weights can be set."""
     linguistic = "dengcunqin/speech_paraformer-large_asr_nat-zh-cantonese-en-16k-vocab8501-online"
     whisper = {
         "README.md": b"# Whisper",

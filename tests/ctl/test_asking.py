@@ -31,7 +31,7 @@ def test_status_as_json_is_what_the_daemon_says(shared_ctl: Ctl) -> None:
 
 
 def test_no_wake_lets_a_sleeping_daemon_sleep(programs: Path, tmp_path: Path) -> None:
-    socket = tmp_path / "nobody-listens-here"
+    socket = tmp_path / "sock"
     add_program(programs, "systemctl", SYSTEMCTL.format(socket=socket, state="inactive"))
     ctl = Ctl(("--socket", str(socket)), str(programs))
     assert ctl.ok("status", "--no-wake").startswith(b"asleep")
@@ -54,32 +54,29 @@ def test_no_wake_knows_the_addresses_of_tcp_sockets(programs: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("systemctl", "why"),
+    ("systemctl", "reason"),
     [
-        (None, b"systemctl can't be asked"),
-        ("echo Failed to connect to bus >&2; exit 1", b"systemctl doesn't tell (Failed to connect to bus)"),
-        (SYSTEMCTL.format(socket="/run/another.sock", state="active"), b"systemd holds no such socket"),
+        (None, b"systemctl can't be run"),
+        ("echo Failed to connect to bus >&2; exit 1", b"systemctl failed (Failed to connect to bus)"),
+        (SYSTEMCTL.format(socket="/run/another.sock", state="active"), b"systemd has no such socket"),
     ],
 )
-def test_no_wake_says_when_it_cannot_tell(
-    shared_ctl: Ctl, programs: Path, systemctl: str | None, why: bytes
+def test_no_wake_fails_without_an_answer_from_systemd(
+    shared_ctl: Ctl, programs: Path, systemctl: str | None, reason: bytes
 ) -> None:
     if systemctl is not None:
         add_program(programs, "systemctl", systemctl)
     done = shared_ctl.run("status", "--no-wake")
     assert done.returncode == 3
-    assert why in done.stderr
+    assert reason in done.stderr
 
 
-def test_an_answer_that_has_no_room_is_an_error(shared_ctl: Ctl) -> None:
+def test_a_full_disk_behind_standard_output_is_an_error(shared_ctl: Ctl) -> None:
     with open("/dev/full", "wb") as full:
         process = shared_ctl.start("status", stdout=full)
-        _, complaint = process.communicate(timeout=DEADLINE_S)
+        _, error = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 4
-    assert (
-        complaint
-        == b"stepaudioctl: Standard output could not be written to its end: No space left on device.\n"
-    )
+    assert error == b"stepaudioctl: Standard output could not be written: No space left on device.\n"
 
 
 def test_voices_are_a_table(shared_ctl: Ctl) -> None:

@@ -1,4 +1,4 @@
-"""doctor: what it sees, in words and for programs; it wakes nothing."""
+"""doctor: its findings as text and as JSON; it doesn't wake the daemon."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ esac"""
 
 
 def systemctl(programs: Path, path: object, **properties: str) -> None:
-    """A systemd that says this of its units."""
+    """A systemctl that reports these properties."""
     usual = {
         "service": "inactive",
         "sub": "dead",
@@ -61,7 +61,7 @@ def systemctl(programs: Path, path: object, **properties: str) -> None:
 
 @pytest.fixture
 def silent_socket(tmp_path: Path) -> Iterator[Path]:
-    """A listening socket; whoever connects to it is noticed, and nobody ever answers."""
+    """A listening socket that never accepts; a connection to it fails the test."""
     path = tmp_path / "listening.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -78,7 +78,7 @@ def ctl(silent_socket: Path, programs: Path) -> Ctl:
 
 
 def findings(ctl: Ctl, *arguments: str) -> dict[str, Finding]:
-    """What it finds, by subject."""
+    """The findings by their subjects."""
     return by_subject(report(ctl, *arguments)["findings"])
 
 
@@ -93,7 +93,7 @@ def by_subject(found: list[dict[str, str]]) -> dict[str, Finding]:
     return {f["subject"]: Finding(**f) for f in found}  # type: ignore[arg-type]
 
 
-def test_it_looks_at_a_sleeping_daemon_without_a_connection(
+def test_a_sleeping_daemon_is_checked_without_a_connection(
     ctl: Ctl, silent_socket: Path, programs: Path
 ) -> None:
     systemctl(programs, silent_socket)
@@ -114,7 +114,7 @@ def test_the_report_is_for_people_and_the_exit_code_for_scripts(
     assert b"marked WRONG" in done.stderr
 
 
-def test_without_systemd_it_says_so_and_goes_on(ctl: Ctl) -> None:
+def test_without_systemd_the_other_checks_are_made(ctl: Ctl) -> None:
     found = findings(ctl)
     assert found["systemd"].level == "unknown"
     assert found["engine"].level == "ok"
@@ -196,7 +196,7 @@ END
 esac"""
 
 
-def test_instances_that_listen_in_place_of_the_daemon_are_looked_at(ctl: Ctl, programs: Path) -> None:
+def test_instances_that_listen_instead_of_the_daemon_are_checked(ctl: Ctl, programs: Path) -> None:
     add_program(programs, "systemctl", APART.format(enabled="disabled", page="inactive"))
     found = findings(Ctl((), ctl.path))
     assert found["stepaudiod.socket"].level == "note"
@@ -208,9 +208,11 @@ def test_instances_that_listen_in_place_of_the_daemon_are_looked_at(ctl: Ctl, pr
     assert "page.toml: there is no such file" in found["page: configuration"].text
 
 
-def test_a_daemon_that_ought_to_listen_is_not_excused_by_instances(ctl: Ctl, programs: Path) -> None:
+def test_an_enabled_daemon_that_does_not_listen_is_a_problem_despite_instances(
+    ctl: Ctl, programs: Path
+) -> None:
     add_program(programs, "systemctl", APART.format(enabled="enabled", page="inactive"))
-    assert "nothing can wake" in findings(ctl)["stepaudiod.socket"].text
+    assert "can't wake the daemon" in findings(ctl)["stepaudiod.socket"].text
 
 
 def test_only_the_instance_itself_is_asked(ctl: Ctl, silent_socket: Path, programs: Path) -> None:
@@ -224,7 +226,7 @@ def test_the_units_environment_is_part_of_the_configuration(
     ctl: Ctl, silent_socket: Path, programs: Path
 ) -> None:
     systemctl(programs, silent_socket, environment="STEPAUDIOD_ENGINE=hibari")
-    assert findings(ctl)["engine"].text.startswith('"hibari" takes hibari')
+    assert findings(ctl)["engine"].text.startswith('"hibari" selects hibari')
     systemctl(programs, silent_socket, environment="STEPAUDIOD_IDLE_TIMEOUT=soon")
     found = findings(ctl)["configuration"]
     assert found.level == "problem"
@@ -239,12 +241,14 @@ def test_a_broken_file_is_named(ctl: Ctl, tmp_path: Path) -> None:
     assert f"{broken}: idle_timout: there is no such key" in found.text
 
 
-def test_it_says_which_engine_auto_takes_and_why(ctl: Ctl) -> None:
+def test_the_engine_that_auto_selects_is_shown_with_the_reason(ctl: Ctl) -> None:
     text = findings(ctl)["engine"].text
-    assert text.startswith('"auto" takes kokoro: the best that is installed; step-audio-editx can\'t be used')
+    assert text.startswith(
+        '"auto" selects kokoro: the best that is installed; step-audio-editx can\'t be used'
+    )
 
 
-def test_a_socket_that_nobody_holds_any_more(tmp_path: Path, programs: Path) -> None:
+def test_a_socket_without_a_listener_is_a_problem(tmp_path: Path, programs: Path) -> None:
     path = tmp_path / "left-over.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -254,19 +258,28 @@ def test_a_socket_that_nobody_holds_any_more(tmp_path: Path, programs: Path) -> 
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that strangers may look into, unlike pytest's own."""
+    """A world-readable folder, unlike pytest's."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_without_rights_it_says_what_it_cannot_see(open_folder: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_without_permissions_the_result_is_unknown(open_folder: Path) -> None:
     path, hidden = open_folder / "sock", open_folder / "data"
     (hidden / "models").mkdir(parents=True)
     hidden.chmod(0o700)
-    as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    command = [*as_nobody, sys.executable, "-m", "stepaudiod.ctl", "doctor", "--json", "--socket", str(path)]
+    as_other_user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    command = [
+        *as_other_user,
+        sys.executable,
+        "-m",
+        "stepaudiod.ctl",
+        "doctor",
+        "--json",
+        "--socket",
+        str(path),
+    ]
     environ = os.environ | {"STEPAUDIOD_DATA_DIR": str(hidden), "HOME": str(open_folder)}
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -284,7 +297,7 @@ def test_without_rights_it_says_what_it_cannot_see(open_folder: Path) -> None:
 
 
 def gpu_machine(root: Path, *, driver: bool = True, nodes: bool = True, card: bool = True) -> Gpus:
-    """The files by which a machine with an NVIDIA GPU is known."""
+    """The files that an NVIDIA GPU, its driver and its device nodes have."""
     if card:
         device = root / "sys/bus/pci/devices/0000:65:00.0"
         device.mkdir(parents=True)
@@ -327,12 +340,12 @@ def test_missing_device_nodes_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("free", "total", "level", "text"),
     [
-        (20, 24, "ok", "there is room"),
-        (3, 24, "problem", "3.0 GiB are free at most"),
-        (7, 8, "problem", "the largest card here has 8.0 GiB"),
+        (20, 24, "ok", "which is free"),
+        (3, 24, "problem", "at most 3.0 GiB are free"),
+        (7, 8, "problem", "the largest GPU has 8.0 GiB"),
     ],
 )
-def test_free_memory_is_held_against_what_the_model_needs(
+def test_free_memory_is_compared_with_the_models_need(
     tmp_path: Path, free: int, total: int, level: str, text: str
 ) -> None:
     card = Card(0, "NVIDIA GeForce RTX 4090", free * GIB, total * GIB)
@@ -352,7 +365,7 @@ def test_only_the_cards_that_the_unit_sees_count() -> None:
 # ---- models and folders
 
 
-def test_a_model_that_is_not_whole_is_a_problem(tmp_path: Path) -> None:
+def test_an_incomplete_model_is_a_problem(tmp_path: Path) -> None:
     models = Models(Settings(), tmp_path)
     assert next(models.findings(None)).level == "note"
     folder = tmp_path / "models" / MODEL_FOLDER
@@ -361,7 +374,7 @@ def test_a_model_that_is_not_whole_is_a_problem(tmp_path: Path) -> None:
     found = list(models.findings(None))
     assert {f.level for f in found} == {"problem"}
     assert any("config.json is missing" in f.text for f in found)
-    assert not models.is_whole
+    assert not models.is_complete
     assert "kokoro" in engine_finding(models).text
 
 
@@ -372,11 +385,11 @@ def test_an_engine_that_cannot_serve_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_the_daemon_may_not_write_to(open_folder: Path) -> None:
-    stranger = Account("stepaudio", 4242, frozenset({4242}))
-    (found,) = folder_findings(open_folder, "data", stranger, 0)
+    account = Account("stepaudio", 4242, frozenset({4242}))
+    (found,) = folder_findings(open_folder, "data", account, 0)
     assert (found.level, found.subject) == ("problem", "data folder")
     open_folder.chmod(0o777)
-    (found,) = folder_findings(open_folder, "data", stranger, 0)
+    (found,) = folder_findings(open_folder, "data", account, 0)
     assert found.level == "ok"
 
 
@@ -391,6 +404,6 @@ def test_a_file_in_the_place_of_a_folder_is_a_problem(tmp_path: Path) -> None:
         ]
 
 
-def test_too_little_room_for_the_model_is_noted(tmp_path: Path) -> None:
+def test_too_little_space_for_the_model_is_noted(tmp_path: Path) -> None:
     (found,) = folder_findings(tmp_path, "data", None, 10**18)
     assert found.level == "note"

@@ -1,4 +1,4 @@
-"""Models are fetched from a hub through its own client, interrupted or not, and only as wholes."""
+"""Pulling models from a hub through its client, with interruptions, and only as a whole."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tests.ctl.hub import Hub
 
 MEGABYTE = 1 << 20
 LARGE_BYTES = 32 * MEGABYTE
-"""Hugging Face's client keeps what it receives in pieces of 10 MB."""
+"""Hugging Face's client writes received data in chunks of 10 MB."""
 
 BOTH = pytest.mark.parametrize("source", ["huggingface", "modelscope"])
 
 
 def files_of(folder: Path) -> set[str]:
-    """What a model's folder shows."""
+    """The files in a model's folder, without the manifest."""
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     return found - {".stepaudiod.json"}
 
 
 @BOTH
-def test_a_pull_brings_what_the_loader_reads_and_no_code(
+def test_a_pull_downloads_the_files_of_the_loader_and_no_code(
     hub_ctl: Ctl, hub: Hub, models: Path, source: str
 ) -> None:
     said = json.loads(hub_ctl.ok("models", "pull", "step-audio-editx", "--from", source, "--json"))
@@ -62,7 +62,7 @@ def test_whisper_comes_in_one_format(hub_ctl: Ctl, hub: Hub, models: Path, sourc
 
 
 @BOTH
-def test_an_interrupted_pull_goes_on_where_it_stopped(
+def test_an_interrupted_pull_is_resumed(
     start_hub: StartHub, hub_environ: dict[str, str], programs: Path, models: Path, source: str
 ) -> None:
     hub = start_hub(LARGE_BYTES)
@@ -73,7 +73,7 @@ def test_an_interrupted_pull_goes_on_where_it_stopped(
     pulling.send_signal(signal.SIGINT)
     _, said = pulling.communicate(timeout=DEADLINE_S)
     assert pulling.returncode == 130
-    assert said == b"Interrupted. What has come is kept: the same command goes on from there.\n"
+    assert said == b"Interrupted. The downloaded part is kept: run the same command to continue.\n"
 
     assert not (models / "whisper-tiny").exists()
     listed = json.loads(ctl.ok("models", "list", "--json"))
@@ -92,7 +92,7 @@ def test_an_interrupted_pull_goes_on_where_it_stopped(
 
 
 @BOTH
-def test_a_line_that_breaks_is_taken_up_again(
+def test_a_broken_connection_is_resumed(
     start_hub: StartHub, hub_environ: dict[str, str], programs: Path, models: Path, source: str
 ) -> None:
     hub = start_hub(LARGE_BYTES)
@@ -104,7 +104,7 @@ def test_a_line_that_breaks_is_taken_up_again(
     assert second >= 10 * MEGABYTE
 
 
-def test_half_a_model_is_never_in_its_place(hub_ctl: Ctl, hub: Hub, models: Path) -> None:
+def test_an_incomplete_model_is_never_in_its_folder(hub_ctl: Ctl, hub: Hub, models: Path) -> None:
     hub.stall_at["speech_tokenizer_v1.onnx"] = 0
     pulling = hub_ctl.start("models", "pull", "step-audio-editx")
     assert hub.stalled.wait(DEADLINE_S)
@@ -139,7 +139,7 @@ def test_a_folder_that_was_copied_by_hand_is_completed(hub_ctl: Ctl, hub: Hub, m
     assert json.loads(hub_ctl.ok("models", "list", "--json"))[0]["state"] == "complete"
 
 
-def test_what_another_revision_had_does_not_stay(hub_ctl: Ctl, hub: Hub, models: Path) -> None:
+def test_files_of_another_revision_are_removed(hub_ctl: Ctl, hub: Hub, models: Path) -> None:
     folder, files = models / "Step-Audio-EditX", hub.repositories["stepfun-ai/Step-Audio-EditX"]
     hub_ctl.ok("models", "pull", "step-audio-editx")
     (folder / "notes.txt").write_text("mine")
@@ -148,10 +148,10 @@ def test_what_another_revision_had_does_not_stay(hub_ctl: Ctl, hub: Hub, models:
     hub_ctl.ok("models", "pull", "step-audio-editx")
     assert [path.name for path in Checkpoint(models).shards()] == ["model.safetensors"]
     assert (folder / "notes.txt").exists()
-    assert b"all digests right" in hub_ctl.ok("models", "verify")
+    assert b"all digests are correct" in hub_ctl.ok("models", "verify")
 
 
-def test_what_was_fetched_of_another_revision_is_not_used(hub_ctl: Ctl, hub: Hub, models: Path) -> None:
+def test_downloaded_files_of_another_revision_are_not_used(hub_ctl: Ctl, hub: Hub, models: Path) -> None:
     folder, files = models / "whisper-tiny", hub.repositories["openai/whisper-tiny"]
     hub.spoiled.add("model.safetensors")
     assert hub_ctl.run("models", "pull", "whisper-tiny").returncode == 4
@@ -165,14 +165,12 @@ def test_what_was_fetched_of_another_revision_is_not_used(hub_ctl: Ctl, hub: Hub
 
 @BOTH
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_file_that_comes_wrong_is_thrown_away(
-    hub_ctl: Ctl, hub: Hub, models: Path, source: str, name: str
-) -> None:
+def test_a_damaged_file_is_deleted(hub_ctl: Ctl, hub: Hub, models: Path, source: str, name: str) -> None:
     hub.spoiled.add(name)
     done = hub_ctl.run("models", "pull", "whisper-tiny", "--from", source)
     assert done.returncode == 4
     assert f"{name} of ".encode() in done.stderr
-    assert b"thrown away" in done.stderr
+    assert b"It was deleted." in done.stderr
     assert not (models / "whisper-tiny").exists()
     hub.spoiled.clear()
     hub.forget()
@@ -181,19 +179,17 @@ def test_a_file_that_comes_wrong_is_thrown_away(
 
 
 @BOTH
-def test_room_is_looked_for_before_anything_is_fetched(
-    hub_ctl: Ctl, hub: Hub, models: Path, source: str
-) -> None:
+def test_free_space_is_checked_before_the_download(hub_ctl: Ctl, hub: Hub, models: Path, source: str) -> None:
     hub.listed_sizes["model.safetensors"] = 7 * 10**18
     done = hub_ctl.run("models", "pull", "whisper-tiny", "--from", source)
     assert done.returncode == 4
     assert b"needs 7000000.0 TB more" in done.stderr
-    assert b"B are free. Nothing was fetched." in done.stderr
+    assert b"B are free. Nothing was downloaded." in done.stderr
     assert hub.asked == []
 
 
 @BOTH
-def test_a_disk_that_takes_no_more_keeps_what_has_come(
+def test_a_full_disk_keeps_the_downloaded_part(
     start_hub: StartHub, hub_environ: dict[str, str], programs: Path, models: Path, source: str
 ) -> None:
     hub = start_hub(LARGE_BYTES)
@@ -212,7 +208,7 @@ def test_a_disk_that_takes_no_more_keeps_what_has_come(
     assert asked.first_byte >= 10 * MEGABYTE
 
 
-def test_one_line_shows_how_far_it_is(hub_ctl: Ctl, hub: Hub) -> None:
+def test_progress_is_one_line(hub_ctl: Ctl, hub: Hub) -> None:
     ours, theirs = pty.openpty()
     pulling = hub_ctl.start("models", "pull", "step-audio-editx", stderr=theirs)
     pulling.communicate(timeout=DEADLINE_S)
@@ -220,5 +216,5 @@ def test_one_line_shows_how_far_it_is(hub_ctl: Ctl, hub: Hub) -> None:
     shown = os.read(ours, 1 << 20).decode()
     os.close(ours)
     assert f"\r\x1b[Kasking {hub.url} for stepfun-ai/Step-Audio-EditX" in shown
-    assert "fetching " in shown
+    assert "downloading " in shown
     assert "\n" not in shown

@@ -1,4 +1,4 @@
-"""Each thing that goes wrong has its exit code and says what to do."""
+"""Every error has an exit code and says what to do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Answers = Callable[[list[bytes]], Ctl]
 
 @pytest.fixture
 def answers(tmp_path: Path, programs: Path) -> Iterator[Answers]:
-    """A server that gives each connection its answer, whole or not, and closes it."""
+    """A server that sends each connection a response, complete or not, and closes it."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     threads: list[threading.Thread] = []
 
@@ -127,12 +127,12 @@ def test_no_daemon_is_3_and_names_the_unit(programs: Path, tmp_path: Path) -> No
     assert b"Is stepaudiod.socket active?" in done.stderr
 
 
-def test_a_socket_that_nobody_holds_is_3(programs: Path, tmp_path: Path) -> None:
+def test_a_socket_without_a_listener_is_3(programs: Path, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as left_over:
         left_over.bind(str(tmp_path / "sock"))
     done = Ctl(("--socket", str(tmp_path / "sock")), str(programs)).run("status")
     assert done.returncode == 3
-    assert b"Nobody listens" in done.stderr
+    assert b"No process listens" in done.stderr
 
 
 def test_a_socket_that_is_an_ordinary_file_is_3_and_stays(programs: Path, tmp_path: Path) -> None:
@@ -164,14 +164,14 @@ sys.exit(main())
     assert b"usermod -aG stepaudio" in done.stderr
 
 
-def test_a_url_that_nobody_answers_is_3(programs: Path) -> None:
+def test_a_url_without_a_listener_is_3(programs: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     done = Ctl(("--url", f"http://127.0.0.1:{port}"), str(programs)).run("voices")
     assert done.returncode == 3
 
 
-def test_a_daemon_that_says_nothing_is_3(answers: Answers, tmp_path: Path, programs: Path) -> None:
+def test_a_daemon_without_a_response_is_3(answers: Answers, tmp_path: Path, programs: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(tmp_path / "silent"))
         listener.listen()
@@ -203,7 +203,7 @@ def test_another_server_is_not_taken_for_the_daemon(answers: Answers) -> None:
     assert b"Is it stepaudiod?" in done.stderr
 
 
-def test_an_error_in_another_form_is_said(answers: Answers) -> None:
+def test_an_error_in_another_form_is_shown(answers: Answers) -> None:
     done = answers([b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 2\r\n\r\nno"]).run("say", "Hello.", "-")
     assert done.returncode == 1
     assert b"502 Bad Gateway" in done.stderr

@@ -1,4 +1,4 @@
-"""The way to a hub: mirrors, proxies, tokens, and each way in which it can fail."""
+"""Connecting to a hub: mirrors, proxies, tokens, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file says of itself: the mark that every format carries, and files without one."""
+"""The marks of all formats, and files without a mark."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXTENSIONS = {"mp3": "mp3", "opus": "ogg", "flac": "flac", "wav": "wav"}
 
 @pytest.fixture
 def alone(programs: Path) -> Ctl:
-    """`stepaudioctl` without any daemon."""
+    """`stepaudioctl` without a daemon."""
     return Ctl(("--socket", "/nonexistent/socket"), str(programs))
 
 
@@ -34,7 +34,7 @@ def encoded(response_format: str, mark: Mark | None) -> bytes:
 
 
 def m4a(metadata: dict[str, str]) -> bytes:
-    """A file as another program would write it."""
+    """A file of another program."""
     file = io.BytesIO()
     options = {"movflags": "use_metadata_tags"}
     with av.open(file, "w", format="ipod", container_options=options) as container:
@@ -105,7 +105,7 @@ def test_what_is_no_sound_file_is_said(alone: Ctl, tmp_path: Path) -> None:
 
 
 def test_damaged_tags_end_in_an_answer(alone: Ctl, tmp_path: Path) -> None:
-    """In this process: two hundred interpreters would take minutes."""
+    """In this process, since two hundred interpreters would take minutes."""
     path = tmp_path / "a"
     random = np.random.default_rng(1)
     files = [encoded(name, Mark(GENERATED, "kokoro")) for name in EXTENSIONS]

@@ -1,4 +1,4 @@
-"""`stepaudioctl keys`: what it writes is what the daemon reads."""
+"""`stepaudioctl keys`: the daemon reads the lines that it writes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_name_that_the_file_cannot_hold_is_refused(
 ) -> None:
     assert main(["keys", "add", name, "--file", str(tmp_path / "api-keys")]) == 2
     assert not (tmp_path / "api-keys").exists()
-    assert "name a key" in capfd.readouterr().err
+    assert "a key's name" in capfd.readouterr().err
 
 
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Root at work in a folder whose owner puts links into it: nothing of others is changed or given away."""
+"""Commands run as root in a folder whose owner plants links: files of other users are not changed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Machine:
 
     Attributes:
         data: belongs to the daemon's user.
-        victim: has a model's files by name, belongs to the victim, and every user may read it.
+        victim: belongs to another user, has files with the names of a model's files, and is world-readable.
     """
 
     data: Path
@@ -43,11 +43,11 @@ class Machine:
 
     @property
     def models(self) -> Path:
-        """Where models go."""
+        """The folder of all models."""
         return self.data / "models"
 
     def plant(self, link: Path, target: Path) -> None:
-        """Put a link there, as the daemon's user does."""
+        """Make a link that belongs to the daemon's user."""
         for folder in reversed(link.relative_to(self.data).parents):
             (self.data / folder).mkdir(exist_ok=True)
             os.chown(self.data / folder, DAEMON, DAEMON)
@@ -55,7 +55,7 @@ class Machine:
         os.chown(link, DAEMON, DAEMON, follow_symlinks=False)
 
     def precious(self) -> dict[str, tuple[int, int, bytes]]:
-        """The owner, the mode and the content of all that is the victim's."""
+        """The owner, the mode and the content of the victim's files."""
         found = {}
         for path in (self.victim, *sorted(self.victim.rglob("*"))):
             known = path.lstat()
@@ -66,7 +66,7 @@ class Machine:
 
 @contextmanager
 def shared_machine() -> Iterator[Machine]:
-    """Where every user may look, which pytest's own folders don't allow."""
+    """A machine in a world-readable folder, unlike pytest's."""
     folder = Path(tempfile.mkdtemp(prefix="links-"))
     folder.chmod(0o755)
     made = Machine(folder / "data", folder / "victim")
@@ -84,14 +84,13 @@ def shared_machine() -> Iterator[Machine]:
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    """One of them."""
     with shared_machine() as made:
         yield made
 
 
 @pytest.fixture
 def root_ctl(hub: Hub, hub_environ: dict[str, str], programs: Path, machine: Machine) -> Ctl:
-    """`sudo stepaudioctl`, with a home that is root's alone."""
+    """`sudo stepaudioctl`, with a home folder of root."""
     return control(hub.url, hub_environ, programs, STEPAUDIOD_DATA_DIR=str(machine.data))
 
 
@@ -157,14 +156,14 @@ def test_quantize_writes_through_no_link(root_ctl: Ctl, machine: Machine) -> Non
 
 
 def test_what_root_pulls_belongs_to_the_owner_of_the_data(root_ctl: Ctl, hub: Hub, machine: Machine) -> None:
-    """A token reaches the hub, and root's own home isn't needed."""
+    """The token is sent to the hub, and root's home folder isn't needed."""
     hub.token = "secret"
     root_ctl.environ |= {"HOME": "/root", "HF_TOKEN": "secret"}
     del root_ctl.environ["HF_HOME"]
     root_ctl.ok("models", "pull", "step-audio-editx")
     assert {path.lstat().st_uid for path in (machine.models, *machine.models.rglob("*"))} == {DAEMON}
     assert json.loads(root_ctl.ok("models", "list", "--json"))[0]["state"] == "complete"
-    assert b"all digests right" in root_ctl.ok("models", "verify")
+    assert b"all digests are correct" in root_ctl.ok("models", "verify")
     root_ctl.ok("models", "remove", "step-audio-editx", "--yes", "--quiet")
     assert [path.name for path in machine.models.iterdir()] == [".pulling"]
 
@@ -177,7 +176,7 @@ def test_a_link_on_the_way_is_followed_only_where_root_made_it(root_ctl: Ctl, ma
     os.chown(way, DAEMON, DAEMON, follow_symlinks=False)
     done = root_ctl.run("models", "remove", "whisper-tiny", "--yes", "--in", str(way / "models"))
     assert done.returncode == 1
-    assert b"is a link to" in done.stderr
+    assert b"has a link to" in done.stderr
     assert (machine.models / "whisper-tiny").exists()
 
 
@@ -188,7 +187,7 @@ def test_in_a_folder_of_roots_nothing_of_others_is_touched(root_ctl: Ctl, machin
     for command in (("pull", "whisper-tiny", "--to"), ("remove", "whisper-tiny", "--yes", "--in")):
         done = root_ctl.run("models", *command, str(own))
         assert done.returncode == 1
-        assert b"others can change it" in done.stderr
+        assert b"other users can change it" in done.stderr
     os.chown(own / "whisper-tiny", 0, 0)
     own.chmod(0o777)
     assert root_ctl.run("models", "remove", "whisper-tiny", "--yes", "--in", str(own)).returncode == 1
@@ -225,4 +224,4 @@ def test_sound_is_not_written_through_a_link_of_another_user(shared_ctl: Ctl, ma
     done = shared_ctl.run("say", "Hello.", "--output", str(machine.data / "sound.wav"))
     assert machine.precious() == before
     assert done.returncode == 2
-    assert b"another user has made" in done.stderr
+    assert b"made by another user" in done.stderr

@@ -1,4 +1,4 @@
-"""Models that are here: listed, checked, mended, removed; and whose files they are."""
+"""Installed models: list, verify, repair, remove; and the owner of their files."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def test_list_tells_where_each_came_from(hub_ctl: Ctl, models: Path) -> None:
     assert line.split()[:3] + line.split()[4:] == wanted[:3] + wanted[4:]
 
 
-def test_a_flipped_byte_is_found_and_only_that_file_mended(hub_ctl: Ctl, hub: Hub, models: Path) -> None:
+def test_a_flipped_byte_is_found_and_only_that_file_is_repaired(hub_ctl: Ctl, hub: Hub, models: Path) -> None:
     hub_ctl.ok("models", "pull", "step-audio-editx")
-    assert b"13 files, all digests right" in hub_ctl.ok("models", "verify")
+    assert b"13 files, all digests are correct" in hub_ctl.ok("models", "verify")
     damaged = models / "Step-Audio-EditX" / "CosyVoice-300M-25Hz" / "flow.pt"
     flip(damaged)
     (models / "Step-Audio-EditX-quantized").mkdir()
@@ -48,7 +48,7 @@ def test_a_flipped_byte_is_found_and_only_that_file_mended(hub_ctl: Ctl, hub: Hu
     hub_ctl.ok("models", "pull", "step-audio-editx")
     assert hub.fetched() == {"CosyVoice-300M-25Hz/flow.pt"}
     assert not (models / "Step-Audio-EditX-quantized").exists()
-    assert b"all digests right" in hub_ctl.ok("models", "verify")
+    assert b"all digests are correct" in hub_ctl.ok("models", "verify")
 
 
 def test_quick_looks_at_sizes(hub_ctl: Ctl, models: Path) -> None:
@@ -64,28 +64,26 @@ def test_quick_looks_at_sizes(hub_ctl: Ctl, models: Path) -> None:
     assert json.loads(done.stderr)["error"]["code"] == "model_incomplete"
 
 
-def test_what_was_put_there_by_hand_is_checked_as_far_as_it_can_be(
-    hub_ctl: Ctl, hub: Hub, models: Path
-) -> None:
+def test_a_folder_without_a_manifest_is_checked_by_its_headers(hub_ctl: Ctl, hub: Hub, models: Path) -> None:
     folder = models / "whisper-tiny"
     folder.mkdir(parents=True)
     for name, data in hub.repositories["openai/whisper-tiny"].items():
         (folder / name).write_bytes(data)
     assert json.loads(hub_ctl.ok("models", "list", "--json"))[0]["state"] == "by hand"
-    assert b"put here by hand, without a manifest" in hub_ctl.ok("models", "verify")
+    assert b"copied by hand, without a manifest" in hub_ctl.ok("models", "verify")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     assert hub_ctl.run("models", "verify").returncode == 4
     assert json.loads(hub_ctl.ok("models", "list", "--json"))[0]["state"] == "incomplete"
 
 
-def test_a_broken_manifest_is_named_and_mended(hub_ctl: Ctl, models: Path) -> None:
+def test_a_broken_manifest_is_named_and_repaired(hub_ctl: Ctl, models: Path) -> None:
     hub_ctl.ok("models", "pull", "whisper-tiny")
     manifest = models / "whisper-tiny" / ".stepaudiod.json"
     manifest.write_text("{")
     assert str(manifest).encode() in hub_ctl.run("models", "verify").stdout
     hub_ctl.ok("models", "pull", "whisper-tiny")
-    assert b"all digests right" in hub_ctl.ok("models", "verify")
+    assert b"all digests are correct" in hub_ctl.ok("models", "verify")
 
 
 # ---- removing

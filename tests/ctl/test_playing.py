@@ -1,4 +1,4 @@
-"""Sound comes from the first player that is installed: here a script that keeps what it is given."""
+"""The first installed player plays the audio; here it is a script that stores its input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXT = "Hello there, this is a test."
 
 @pytest.fixture
 def heard(programs: Path, tmp_path: Path) -> Path:
-    """What `aplay` was given."""
+    """The input of `aplay`."""
     add_program(programs, "aplay", f'echo "$@" > {tmp_path}/arguments; cat > {tmp_path}/heard')
     return tmp_path / "heard"
 
@@ -64,7 +64,7 @@ def test_a_player_that_fails_is_named(shared_ctl: Ctl, programs: Path) -> None:
     done = shared_ctl.run("say", TEXT)
     assert done.returncode == 5
     assert b"no sound card" in done.stderr
-    assert b"aplay could not play this (exit status 1)" in done.stderr
+    assert b"aplay could not play the audio (exit status 1)" in done.stderr
 
 
 def test_a_player_that_is_closed_ends_the_work(hand_started: HandStarted, ctl: Ctl) -> None:
@@ -83,8 +83,7 @@ def test_progress_is_for_terminals(shared_ctl: Ctl, tmp_path: Path) -> None:
         while part := os.read(main, 4096):
             shown += part
     except OSError:
-        # the other end is closed, which a terminal says so
-        os.close(main)
+        os.close(main)  # the other end of the terminal is closed
     assert process.returncode == 0
     assert b"s of audio" in shown
     assert shown.rstrip().endswith(b"s of audio")

@@ -1,4 +1,4 @@
-"""Text in; files and pipes out."""
+"""`stepaudioctl say`: texts, files and pipes."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_named_pipe_is_written_to_and_stays_one(shared_ctl: Ctl, tmp_path: Pat
 
 
 def begin(ctl: Ctl) -> subprocess.Popen[bytes]:
-    """`say` with much to say, once its audio has begun to come."""
+    """`say` with a long text, once its audio has begun."""
     process = ctl.start("say", LONG_TEXT, "-o", "-")
     assert process.stdout is not None
     assert process.stdout.read(4) == b"RIFF"

@@ -1,4 +1,4 @@
-"""What comes from outside reaches a terminal as text, never as a command to it."""
+"""Untrusted text can't control the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`stepaudioctl warm`: what can be made beforehand is made, by the daemon and as its user."""
+"""`stepaudioctl warm`: the daemon fills the caches."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def served(ctl: Ctl) -> int:
     return int(json.loads(ctl.ok("status", "--json"))["daemon"]["requests"]["served"])
 
 
-def test_on_a_processor_it_says_that_nothing_is_compiled(shared_ctl: Ctl) -> None:
+def test_nothing_is_compiled_for_a_cpu(shared_ctl: Ctl) -> None:
     lines = shared_ctl.ok("warm").decode().splitlines()
-    assert lines[0] == "hibari, on the processor"
-    assert lines[1].startswith("  loaded, and the first request  ")
-    assert lines[2].startswith("There is nothing to compile for a processor.")
+    assert lines[0] == "hibari, on the CPU"
+    assert lines[1].startswith("  loading and the first request  ")
+    assert lines[2].startswith("Nothing is compiled for a CPU")
     assert len(lines) == 3
     assert json.loads(shared_ctl.ok("status", "--json"))["hibari"]["loaded"] is True
 
 
-def test_as_json_it_tells_what_took_how_long(shared_ctl: Ctl) -> None:
-    told = json.loads(shared_ctl.ok("warm", "hibari", "--json"))
-    assert (told["model"], told["device"], told["compiled"]) == ("hibari", "cpu", False)
-    (stage,) = told["stages"]
+def test_json_has_the_duration_of_each_stage(shared_ctl: Ctl) -> None:
+    result = json.loads(shared_ctl.ok("warm", "hibari", "--json"))
+    assert (result["model"], result["device"], result["compiled"]) == ("hibari", "cpu", False)
+    (stage,) = result["stages"]
     assert 0 < stage["duration_s"] < 60
 
 
-def test_what_an_engine_keeps_is_there_afterwards(start_by_hand: StartByHand, programs: Path) -> None:
+def test_the_caches_of_an_engine_are_filled(start_by_hand: StartByHand, programs: Path) -> None:
     daemon = start_by_hand(engine="kokoro")
     cache = Path(daemon.socket).parent
     assert not (cache / FILE_NAME).exists()
@@ -49,7 +49,7 @@ def test_what_an_engine_keeps_is_there_afterwards(start_by_hand: StartByHand, pr
     assert list((cache / "jieba").iterdir())  # its dictionary is parsed at the first Chinese text
 
 
-def test_a_model_that_has_no_voice_yet_changes_a_recording(
+def test_a_model_without_a_voice_is_warmed_by_an_edit(
     start_by_hand: StartByHand, programs: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
@@ -58,33 +58,33 @@ def test_a_model_that_has_no_voice_yet_changes_a_recording(
     daemon = start_by_hand(data_dir=data, step_audio__check_output="false", step_audio__device="cpu")
     ctl = control(daemon, programs)
     lines = ctl.ok("warm", "step-audio-editx").decode().splitlines()
-    assert lines[0] == "step-audio-editx, on the processor"
+    assert lines[0] == "step-audio-editx, on the CPU"
     assert json.loads(ctl.ok("status", "--json"))["step-audio-editx"]["loaded"] is True
 
 
 @pytest.mark.parametrize(
-    ("model", "why"),
+    ("model", "reason"),
     [
         ("no-such-model", b"There is no model 'no-such-model'"),
-        ("whisper-tiny.en", b"neither speaks nor changes recordings"),
+        ("whisper-tiny.en", b"neither speaks nor edits recordings"),
     ],
 )
-def test_what_cannot_be_warmed_is_said(shared_ctl: Ctl, model: str, why: bytes) -> None:
+def test_a_model_that_cannot_be_warmed_is_an_error(shared_ctl: Ctl, model: str, reason: bytes) -> None:
     done = shared_ctl.run("warm", model)
     assert done.returncode == 1
-    assert why in done.stderr
+    assert reason in done.stderr
     assert done.stdout == b""
 
 
 def test_requests_at_once_are_all_served(shared_daemon: HandStarted, shared_ctl: Ctl) -> None:
-    """What a GPU's kernels for several sequences need; the command asks for it where there is one."""
-    options = Options(shared_daemon.socket, None, None, 60.0, as_json=False, is_quiet=True)
+    """These requests compile a GPU's kernels for several sequences."""
+    options = Options(shared_daemon.socket, None, None, 60.0)
     terminal = Terminal(as_json=False, is_quiet=True)
     with connect(options, terminal) as client:
-        ask = warm._asker(client.get("/v1/models/hibari"), options, terminal)
+        request = warm._make_request(client.get("/v1/models/hibari"), options, terminal)
     before = served(shared_ctl)
-    stages = [warm._together(count, ask, options, terminal, f"{count} at once") for count in warm.AT_ONCE]
-    assert served(shared_ctl) == before + sum(warm.AT_ONCE)
+    stages = [warm._send_batch(n, request, options, terminal, f"{n} at once") for n in warm.BATCHES]
+    assert served(shared_ctl) == before + sum(warm.BATCHES)
     report = warm._report("step-audio-editx", "cuda:0", is_compiled=True, stages=stages)
     assert report.splitlines()[0] == "step-audio-editx, on cuda:0"
-    assert report.splitlines()[-1] == "Its kernels are compiled and kept: the next start finds them."
+    assert report.splitlines()[-1] == "The compiled kernels are in the cache for the next start."

@@ -130,7 +130,7 @@ def test_doctor_calls_enough_what_the_engine_takes_and_no_less(
 ) -> None:
     settings = StepAudio.model_validate({"quantization": quantization, "gpu_memory": gpu_memory})
     need = ask(tiny.root, settings)
-    assert not need.trouble
+    assert not need.error
     needs = MemoryNeeds.of(tiny, torch.bfloat16, Quantization.named(quantization))
     needs.plan(settings.gpu_memory_bytes, need.free_bytes)
     with pytest.raises(EngineUnavailable):
@@ -139,5 +139,5 @@ def test_doctor_calls_enough_what_the_engine_takes_and_no_less(
 
 def test_doctor_says_that_the_configured_size_is_too_little(tiny: Checkpoint) -> None:
     need = ask(tiny.root, StepAudio.model_validate({"gpu_memory": "1M"}))
-    assert need.is_refused
-    assert "step_audio.gpu_memory allows" in need.trouble
+    assert need.is_too_small
+    assert "step_audio.gpu_memory allows" in need.error

@@ -1,4 +1,4 @@
-"""The packages, a repository of them, and one Debian to live in; skipped where there can't be one."""
+"""The packages, a repository of them, and a Debian to install them in; skipped where that is impossible."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def debian() -> Path:
 
 @pytest.fixture(scope="session")
 def repository(debian: Path) -> Iterator[Repository]:
-    """The packages of this checkout, and what they need of Debian's, in a folder that apt can read."""
+    """The packages of this checkout and their dependencies from Debian, in a folder that apt can read."""
     done = subprocess.run(["make", "deb"], cwd=CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = CHECKOUT / "build" / "tests-repository"
@@ -50,7 +50,7 @@ def repository(debian: Path) -> Iterator[Repository]:
 
 @pytest.fixture(scope="module")
 def machine(debian: Path, repository: Repository) -> Iterator[Machine]:
-    """A Debian without a network, whose apt knows that repository and no other."""
+    """A Debian without a network, whose apt knows only that repository."""
     try:
         with Machine.boot(debian, read_only=[repository.folder]) as booted:
             booted.remove("/etc/apt/sources.list")

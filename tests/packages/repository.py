@@ -1,4 +1,4 @@
-"""The signed repository of `make apt-repo`. Knows only how to make a later version of a package in it."""
+"""The signed repository of `make apt-repo`, with later versions of packages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parent.parent.parent / "packaging" / "apt-repo.sh"
 
 @dataclass(frozen=True)
 class Repository:
-    """Packages, a signed index of them, and the key to check it with.
+    """Packages, a signed index of them, and its key.
 
     Attributes:
         folder: where all of it is.
@@ -23,17 +23,16 @@ class Repository:
 
     @property
     def pool(self) -> Path:
-        """Where the packages are."""
         return self.folder / "pool"
 
     @property
     def sources(self) -> str:
-        """What apt has to know."""
+        """The apt configuration."""
         return (self.folder / "stepaudiod.sources").read_text()
 
     @classmethod
     def of(cls, debs: list[Path], folder: Path, debian: Path) -> Repository:
-        """Put these packages there, and those of Debian's that they need and `debian` lacks."""
+        """Make a repository of these packages, and of Debian's dependencies that `debian` lacks."""
         repository = cls(folder)
         repository.pool.mkdir(parents=True)
         for name in sorted(_needed(debs) - _installed(debian)):
@@ -43,12 +42,12 @@ class Repository:
         return repository
 
     def index(self, *debs: Path) -> None:
-        """Add these packages, and tell apt of everything that is there now."""
+        """Add these packages, and update the index."""
         done = subprocess.run([SCRIPT, self.folder, *debs], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
     def add_debian(self, debian: Path, *packages: str) -> None:
-        """Add these packages of Debian's, and what they need beyond what `debian` has."""
+        """Add these packages of Debian with their dependencies that `debian` lacks."""
         (self.pool / "partial").mkdir(exist_ok=True)
         command = ["apt-get", "install", "--yes", "--download-only", "--no-install-recommends", "-qq"]
         command += ["-o", f"Dir::State::status={debian}/var/lib/dpkg/status"]
@@ -63,7 +62,7 @@ class Repository:
     def add_later(
         self, package: str, edits: dict[str, tuple[str, str]] | None = None, is_broken: bool = False
     ) -> str:
-        """Make a later version, with pieces of text files replaced; returns the version.
+        """Make a later version, with parts of text files replaced; returns the version.
 
         Args:
             package: its name.
@@ -99,7 +98,7 @@ class Repository:
         return later
 
     def remove(self, package: str, version: str) -> None:
-        """Take a version away again."""
+        """Remove a version."""
         next(self.pool.glob(f"{package}_{version}_*.deb")).unlink()
         self.index()
 
@@ -108,7 +107,7 @@ class Repository:
 
 
 def _needed(debs: list[Path]) -> set[str]:
-    """The names that these packages depend on, of alternatives the first; not each other's."""
+    """The names of the dependencies of these packages, the first of alternatives; without each other."""
     ours, needed = set(), set()
     for deb in debs:
         show = ["dpkg-deb", "--show", "--showformat=${Package}|${Depends}", str(deb)]

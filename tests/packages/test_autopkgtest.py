@@ -1,4 +1,4 @@
-"""Debian's own tests of the packages, run by Debian's own tool, in a Debian without a network."""
+"""The packages' autopkgtests, in a Debian without a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real speech-dispatcher speaks through the daemon, into a file where a sound card would be."""
+"""A real speech-dispatcher speaks through the daemon, to a file instead of a sound card."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pcm.!default {{
 
 @pytest.fixture(scope="module")
 def desktop(machine: Machine, repository: Repository, debian: Path) -> Iterator[Machine]:
-    """The machine with our packages and a speech-dispatcher, and no sound card."""
+    """The machine with the packages and a speech-dispatcher, without a sound card."""
     repository.add_debian(debian, *DESKTOP)
     machine.run("apt-get", "update")
     install(machine, "stepaudiod", *DESKTOP, timeout_s=240)
@@ -42,7 +42,7 @@ def desktop(machine: Machine, repository: Repository, debian: Path) -> Iterator[
 
 
 def spd_say(machine: Machine, *arguments: str) -> float:
-    """Speak, wait for the end, and say how many seconds were heard."""
+    """Speak, wait for the end, and return the seconds of audio."""
     machine.remove(HEARD)
     machine.run("spd-say", "--wait", "--output-module", "stepaudiod-generic", *arguments)
     with wave.open(str(machine.path(HEARD))) as heard:

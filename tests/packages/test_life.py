@@ -1,4 +1,4 @@
-"""The packages' whole life in one Debian without a network and without pip. The tests follow one another."""
+"""The packages in a Debian without a network, from installation to purge. The tests depend on their order."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ LEFT_TO_OTHERS = (
 
 @pytest.fixture(scope="module", autouse=True)
 def before(machine: Machine) -> dict[str, str]:
-    """Every file of the machine, and what the users' files say."""
+    """Every file of the machine, and the users' and groups' files."""
     return snapshot(machine)
 
 
 @pytest.fixture
 def short_sleep(machine: Machine) -> Iterator[None]:
-    """A daemon that leaves after a second."""
+    """A daemon with an idle timeout of one second."""
     machine.write("/etc/stepaudiod/conf.d/90-test.toml", "idle_timeout = 1\n")
     yield
     machine.remove("/etc/stepaudiod/conf.d/90-test.toml")
@@ -95,7 +95,7 @@ def fall_asleep(machine: Machine) -> None:
 
 
 def under_load(machine: Machine, work: Callable[[], object], clients: int = 4) -> list[int]:
-    """Do the work while clients ask and speak without a pause; returns each answer's status, 0 for none."""
+    """Do the work under load; returns the status of each response, 0 for none."""
     statuses: list[int] = []
     over = threading.Event()
 
@@ -160,7 +160,7 @@ def test_the_first_connection_is_answered(machine: Machine) -> None:
 
 
 def test_its_bytecode_comes_with_it(machine: Machine) -> None:
-    """On a read-only /usr every start would pay for its absence."""
+    """Bytecode can't be written to a read-only /usr."""
     program = "import uvicorn, stepaudiod.daemon as d; print(d.__cached__, uvicorn.__cached__)"
     done = machine.run("/usr/lib/stepaudiod/venv/bin/python3", "-c", program)
 
@@ -335,7 +335,7 @@ def test_the_doctor_finds_it_well_and_asleep(machine: Machine) -> None:
     found = {finding["subject"]: finding for finding in report["findings"]}
     assert report["is_well"]
     assert found[SERVICE]["text"].startswith("asleep")
-    assert found["engine"]["text"].startswith('"auto" takes kokoro')
+    assert found["engine"]["text"].startswith('"auto" selects kokoro')
     assert machine.processes(SERVICE) == []
 
 

@@ -1,4 +1,4 @@
-"""lintian has nothing to say against the packages beyond what an override explains."""
+"""lintian reports nothing, except for the explained overrides."""
 
 from __future__ import annotations
 

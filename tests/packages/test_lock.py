@@ -1,4 +1,4 @@
-"""What the runtimes are made of is what the code needs, in the versions that everybody installs."""
+"""The runtimes have the packages that the code needs, in locked versions."""
 
 from __future__ import annotations
 

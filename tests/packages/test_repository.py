@@ -1,4 +1,4 @@
-"""The repository of `make apt-repo`, as far as it can be looked at without installing from it."""
+"""The repository of `make apt-repo`, without installing from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTROL = (
 
 @pytest.fixture
 def deb(tmp_path: Path) -> Path:
-    """A package with nothing in it, which only its owner may read."""
+    """An empty package that only its owner may read."""
     for tool in ("apt-ftparchive", "dpkg-deb", "gpg"):
         if shutil.which(tool) is None:
             pytest.skip(f"not installed: {tool}")
@@ -35,7 +35,7 @@ def say(folder: Path, deb: Path) -> str:
 
 
 def test_it_says_which_folder_apt_may_not_enter(deb: Path, tmp_path: Path) -> None:
-    """apt reads as a user of its own, and homes are closed to others."""
+    """apt reads as the user _apt, which can't enter home folders."""
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     assert f"{home} " in say(home / "apt", deb).partition("chmod o+x ")[2]

@@ -1,4 +1,4 @@
-"""Another runtime takes the place of the default one, and nothing else changes; where one has been built."""
+"""Another runtime replaces the default one, if one has been built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bare root of each release, with the internet; every test of a module lives in the same one."""
+"""A bare root of each release, with internet access, shared by the tests of a module."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PIP_OPTION = re.compile(r"(?:global|:env:)\.(index-url|cert|proxy|trusted-host|d
 
 @dataclass(frozen=True)
 class Release:
-    """A booted machine with an ordinary user who may use sudo.
+    """A booted machine with an ordinary user that may use sudo.
 
     Attributes:
         suite: its name.
@@ -39,12 +39,12 @@ class Release:
     environ: dict[str, str]
 
     def command(self, script: str) -> tuple[str, ...]:
-        """A shell in the user's home."""
+        """A shell in the user's home folder."""
         settings = [f"{key}={value}" for key, value in self.environ.items()]
         return ("env", f"--chdir={HOME}", f"HOME={HOME}", f"USER={USER}", *settings, "sh", "-euc", script)
 
     def run(self, script: str, timeout_s: float = 600) -> str:
-        """Run it as the user; what it prints."""
+        """Run a command as the user; return its output."""
         return self.machine.run(*self.command(script), user=USER, timeout_s=timeout_s).stdout
 
 
@@ -66,7 +66,7 @@ def release(request: pytest.FixtureRequest) -> Iterator[Release]:
 
 
 def index_settings(machine: Machine) -> dict[str, str]:
-    """The host's way to a package index, as variables of pip; its certificates are copied in."""
+    """The host's package index as pip's variables; its certificates are copied."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     settings = {f"PIP_{key.upper().replace('-', '_')}": value for key, value in PIP_OPTION.findall(listed)}

@@ -1,4 +1,4 @@
-"""The README's first steps from a bare root: git, make, a clone, `make run`, speech; then `make test`."""
+"""The README's first steps on a bare root: git, make, a clone, `make run`, speech; then `make test`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SOCKET = f"{HOME}/stepaudiod.sock"
 
 @dataclass
 class Running:
-    """`make run` and what it has printed.
+    """`make run` and its output.
 
     Attributes:
         release: where it runs.
@@ -54,20 +54,20 @@ class Running:
             self._grown.notify_all()
 
     def end(self) -> None:
-        """Wait until all that it started has ended."""
+        """Wait until all its processes have exited."""
         self._thread.join(DEADLINE_S)
 
     def count(self, text: str) -> int:
         return sum(text in line for line in self.lines)
 
     def wait_for(self, text: str, count: int = 1, timeout_s: float = DEADLINE_S) -> None:
-        """Until that many lines have the text in them, or it has ended."""
+        """Wait until that many lines contain the text, or the process has exited."""
         with self._grown:
             self._grown.wait_for(lambda: self.count(text) >= count or self.lines[-1:] == [""], timeout_s)
             assert self.count(text) >= count, "".join(self.lines[-60:])
 
     def speak(self, language: str, over: str) -> None:
-        """Say the README's sentence into a WAV file."""
+        """Speak the README's sentence to a WAV file."""
         body = json.dumps(
             {"model": "tts-1", "voice": "alloy", "input": SENTENCES[language], "response_format": "wav"}
         )
@@ -76,7 +76,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(release: Release) -> Iterator[Running]:
-    """From nothing to a daemon that sleeps after a second."""
+    """Install everything and run a daemon with an idle timeout of one second."""
     release.run("sudo apt-get -qq update && sudo apt-get -qq -y install git make", timeout_s=INSTALL_S)
     release.run("git clone --quiet stepaudiod.bundle stepaudiod")
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -109,7 +109,7 @@ def test_it_speaks(running: Running, language: str, over_unix: bool) -> None:
 
 
 def test_no_connection_is_refused_while_daemons_come_and_go(running: Running) -> None:
-    """A burst as each daemon says that it exits meets the exit, the pause and the next start."""
+    """Bursts of connections during the exit, the pause and the next start."""
     for _ in range(3):
         exits = running.count(ASLEEP)  # before the request: the daemon may exit before curl has ended
         running.release.run(f"curl -sS --fail-with-body http://127.0.0.1:{running.port}/healthz")
@@ -119,7 +119,7 @@ def test_no_connection_is_refused_while_daemons_come_and_go(running: Running) ->
 
 
 def test_ctrl_c_ends_all_of_it(running: Running) -> None:
-    """The last of the tests with it: the whole process group gets the signal, as from a terminal."""
+    """The last test with it: the whole process group gets the signal, as from a terminal."""
     machine = running.release.machine
     running.speak("en", f"http://127.0.0.1:{running.port}")
     find = "grep -l 'stepaudiod[.]activate' /proc/[0-9]*/cmdline | sed 's/[^0-9]*//g' | head -1"

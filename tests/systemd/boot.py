@@ -1,4 +1,4 @@
-"""Booting a folder with systemd-nspawn, on hosts with and without a systemd of their own.
+"""Boots a folder with systemd-nspawn, on hosts with and without systemd.
 
 Knows nothing of what is done with the booted system.
 """
@@ -78,7 +78,7 @@ def booted(
 
 
 def _binds(read_only: Sequence[Path], writable: Mapping[Path, str]) -> list[str]:
-    """The host's folders that are seen inside; a colon in a path is written with a backslash."""
+    """The bind mounts of the host's folders; a colon in a path is escaped with a backslash."""
     paths = {path: str(path).replace(":", "\\:") for path in (*read_only, *writable)}
     return [
         *(f"--bind-ro={paths[path]}" for path in read_only),
@@ -91,7 +91,7 @@ def _network(has_internet: bool) -> list[str]:
 
 
 def _command(name: str, root: Path, cgroup: Path | None, options: Sequence[str]) -> list[str]:
-    """The machine ends with us, whatever ends us: setpriv sees to it."""
+    """The machine ends with this process, by setpriv's parent-death signal."""
     nspawn = [
         *(
             "systemd-nspawn",
@@ -119,7 +119,7 @@ def _command(name: str, root: Path, cgroup: Path | None, options: Sequence[str])
 
 @contextlib.contextmanager
 def _own_cgroup(name: str) -> Iterator[Path | None]:
-    """A control group for systemd-nspawn to divide; None where the host's systemd gives it one."""
+    """A control group for systemd-nspawn; None if the host's systemd provides it."""
     if Path("/run/systemd/system").is_dir():
         yield None
         return
@@ -137,7 +137,7 @@ def _own_cgroup(name: str) -> Iterator[Path | None]:
 
 
 def _empty(cgroup: Path) -> None:
-    """Kill what still runs in there, and wait until nothing does: cgroups(7)."""
+    """Kill the processes of a control group, and wait until it is empty: cgroups(7)."""
     (cgroup / "cgroup.kill").write_text("1")
     deadline = time.monotonic() + BOOT_TIMEOUT_S
     with (cgroup / "cgroup.events").open() as events:
@@ -158,7 +158,7 @@ def cgroup_mount() -> Path:
 
 
 def cgroup_of(leader: int) -> Path:
-    """The control group that the machine calls its root."""
+    """The machine's root control group."""
     for line in Path(f"/proc/{leader}/cgroup").read_text().splitlines():
         if line.startswith("0::"):
             return cgroup_mount() / line.removeprefix("0::/").removesuffix("/init.scope")
@@ -166,7 +166,7 @@ def cgroup_of(leader: int) -> Path:
 
 
 def _wait_until_ready(nspawn: subprocess.Popen[bytes], ready: socket.socket) -> int:
-    """systemd-nspawn says who the init is, and later that all that starts at boot has started."""
+    """Wait for systemd-nspawn's leader, and then for the end of the boot."""
     deadline = time.monotonic() + BOOT_TIMEOUT_S
     end = os.pidfd_open(nspawn.pid)
     leader = 0
@@ -187,7 +187,7 @@ def _wait_until_ready(nspawn: subprocess.Popen[bytes], ready: socket.socket) -> 
 
 
 def _end(nspawn: subprocess.Popen[bytes]) -> None:
-    """Pull the plug: its init is killed, and all inside with it; systemd-nspawn then tidies up and ends."""
+    """Kill the machine's init with all processes; systemd-nspawn then cleans up and exits."""
     nspawn.terminate()
     try:
         nspawn.wait(20)

@@ -1,4 +1,4 @@
-"""One machine for all tests of this folder, with the units and this checkout's daemon installed."""
+"""One machine for all tests of this folder, with the units and this checkout's daemon."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def machine() -> Iterator[Machine]:
-    """A booted Debian; where there can't be one the tests are skipped, though not in CI."""
+    """A booted Debian; the tests are skipped if it can't be booted, but not in CI."""
     try:
         root = cached_root()
         folders = daemon_folders()
@@ -43,13 +43,13 @@ def machine() -> Iterator[Machine]:
 
 
 def daemon_folders() -> list[Path]:
-    """The code, and the environment it runs in if that is elsewhere."""
+    """The code, and its environment if that is elsewhere."""
     environment = Path(sys.prefix).resolve()
     return [CHECKOUT] if environment.is_relative_to(CHECKOUT) else [CHECKOUT, environment]
 
 
 def install_daemon(machine: Machine, folders: list[Path]) -> None:
-    """Put this checkout's `stepaudiod` where the units expect it."""
+    """Link this checkout's `stepaudiod` to where the units expect it."""
     machine.path("/usr/bin/stepaudiod").symlink_to(Path(sys.prefix).resolve() / "bin/stepaudiod")
     # The environment may belong to another checkout.
     text = f"[Service]\nEnvironment=PYTHONPATH={CHECKOUT}\n"

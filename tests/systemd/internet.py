@@ -1,4 +1,4 @@
-"""An internet of one server, on a cable to a machine. Knows nothing of systemd.
+"""A simulated internet with one server, connected to a machine.
 
     with Internet.beside(machine.leader) as internet:
         internet.files["/a.wav"] = recording
@@ -40,7 +40,7 @@ class Internet:
     @classmethod
     @contextlib.contextmanager
     def beside(cls, leader: int) -> Iterator[Internet]:
-        """Lay a cable between this and the network of that process."""
+        """Connect this to the network of that process."""
         command = [
             "setpriv",
             "--pdeathsig=KILL",
@@ -67,11 +67,9 @@ class Internet:
                 place.kill()  # the cable goes with its end
 
     def url(self, path: str) -> str:
-        """Where that is."""
         return f"http://{SERVER}{path}"
 
     def close(self) -> None:
-        """Serve no more."""
         self._server.shutdown()
         self._server.server_close()
 

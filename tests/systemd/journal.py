@@ -1,4 +1,4 @@
-"""The machine's journal as it grows.
+"""The machine's journal, followed.
 
 One follower lives as long as the machine, so that waiting for an entry costs nothing and misses nothing.
 
@@ -19,7 +19,7 @@ Entry = dict[str, Any]
 
 
 class Journal:
-    """Every entry since boot, and a way to wait for the next.
+    """All entries since boot, and a way to wait for the next.
 
     Args:
         follow: a running `journalctl --follow -o json`, from the first entry on.
@@ -45,7 +45,7 @@ class Journal:
         return len(self._entries)
 
     def mark(self) -> int:
-        """The journal's present end, for `since` and `wait_for`: what was logged before stands before."""
+        """The current end of the journal, for `since` and `wait_for`."""
         self._marks += 1
         text = f"mark {self._marks}"
         start = len(self._entries)
@@ -58,13 +58,13 @@ class Journal:
         )
 
     def since(self, mark: int, **fields: str) -> list[Entry]:
-        """What was logged between the mark and now, of the entries that have these fields."""
+        """The entries with these fields between the mark and now."""
         return _select(self._entries[mark : self.mark() - 1], fields)
 
     def wait_for(
         self, condition: Callable[[Entry], bool], *, since: int, timeout_s: float = 20, **fields: str
     ) -> Entry:
-        """The first entry after the mark that has these fields and fulfils the condition.
+        """The first entry after the mark that has these fields and meets the condition.
 
         Raises:
             TimeoutError: there was none in time; the message ends with what there was.
@@ -83,20 +83,20 @@ class Journal:
                     )
 
     def wait_for_growth(self, length: int, timeout_s: float) -> int:
-        """Wait until there are more entries than `length`, or the time is over; say how many there are."""
+        """Wait until there are more than `length` entries, or for the timeout; return their number."""
         with self._grown:
             self._grown.wait_for(lambda: len(self._entries) > length, timeout_s)
             return len(self._entries)
 
     def tail(self, since: int = 0, lines: int = 40) -> str:
-        """The last lines, for people."""
+        """The last lines as text."""
         return "\n".join(
             f"{entry.get('SYSLOG_IDENTIFIER', '?')}[{entry.get('_PID', '?')}]: {entry.get('MESSAGE')}"
             for entry in self._entries[since:][-lines:]
         )
 
     def close(self) -> None:
-        """Stop following; what has been read stays."""
+        """Stop following; the entries are kept."""
         self._follow.kill()
         self._follow.wait()
         self._reader.join()

@@ -1,4 +1,4 @@
-"""A Debian with a running systemd, to try the units and the daemon in.
+"""A Debian with a running systemd, for testing the units and the daemon.
 
     with Machine.boot(cached_root(), read_only=[checkout]) as machine:
         machine.install_units(checkout / "packaging/systemd")
@@ -74,7 +74,7 @@ class Machine:
                 machine._network.close()
 
     def power_off(self) -> None:
-        """Shut down in order, as a real machine would: services are stopped. Nothing works afterwards."""
+        """Shut down regularly: services are stopped. The machine can't be used afterwards."""
         self.systemctl("poweroff", "--no-block")
         self.wait_for_exit(self.leader, timeout_s=90)
 
@@ -106,7 +106,7 @@ class Machine:
         return done
 
     def spawn(self, *argv: str, user: str | None = None) -> subprocess.Popen[bytes]:
-        """Start a command inside and let it run; its standard output is a pipe."""
+        """Start a command inside without waiting; its standard output is a pipe."""
         command = self._command(argv, user)
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=ENVIRONMENT)
 
@@ -119,11 +119,11 @@ class Machine:
     # files
 
     def path(self, path: str | Path) -> Path:
-        """The host's path of a file inside. It must not lead through an absolute symbolic link."""
+        """The host's path of a file inside, without absolute symbolic links."""
         return Path(f"/proc/{self.leader}/root{path}")
 
     def write(self, path: str | Path, text: str, mode: int = 0o644) -> None:
-        """Write a file, and make the folders above it."""
+        """Write a file, creating its parent folders."""
         target = self.path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
@@ -139,7 +139,7 @@ class Machine:
             shutil.copy2(source, target)
 
     def remove(self, path: str | Path) -> None:
-        """Remove a file or a folder, if it is there."""
+        """Remove a file or a folder, if it exists."""
         target = self.path(path)
         if target.is_dir():
             shutil.rmtree(target)
@@ -149,7 +149,7 @@ class Machine:
     # units
 
     def install_units(self, folder: Path) -> None:
-        """Do with `packaging/systemd` what the installed package does, but enable and start nothing."""
+        """Install `packaging/systemd` like the package, but enable and start nothing."""
         for unit in (*folder.glob("*.socket"), *folder.glob("*.service")):
             self.copy_in(unit, f"/usr/lib/systemd/system/{unit.name}")
         self.copy_in(folder / "stepaudiod.sysusers", "/usr/lib/sysusers.d/stepaudiod.conf")
@@ -159,13 +159,13 @@ class Machine:
         self.systemctl("daemon-reload")
 
     def drop_in(self, unit: str, text: str) -> None:
-        """Override parts of a unit, until `reset`. A running one takes it at its next start."""
+        """Override parts of a unit, until `reset`. A running one uses it at its next start."""
         self.write(f"{DROP_INS}/{unit}.d/test.conf", text)
         self._overridden.add(unit)
         self.systemctl("daemon-reload")
 
     def reset(self, *units: str) -> None:
-        """Stop these units, forget that they failed, and take all drop-ins back."""
+        """Stop these units, reset their failures, and remove all drop-ins."""
         # An unclean stop is quick, and leaves no request behind that could start the service again.
         self.systemctl(
             "kill", "--signal=KILL", *(unit for unit in units if unit.endswith(".service")), check=False
@@ -179,7 +179,7 @@ class Machine:
             self.systemctl("daemon-reload")
 
     def systemctl(self, *argv: str, check: bool = True) -> str:
-        """What `systemctl` says; start, stop and reload come back when their job is done."""
+        """The output of `systemctl`; start, stop and reload wait for their jobs."""
         return self.run("systemctl", "--no-pager", *argv, check=check).stdout
 
     def show(self, unit: str, name: str) -> str:
@@ -187,7 +187,7 @@ class Machine:
         return self.systemctl("show", "--value", f"--property={name}", unit).strip()
 
     def wait_for_state(self, unit: str, *states: str, timeout_s: float = 20) -> str:
-        """Wait until the unit's ActiveState is one of these (active, inactive, failed...); say which."""
+        """Wait until the unit's ActiveState is one of these (active, inactive, failed...); return it."""
         return self.wait_until(
             lambda: (state := self.show(unit, "ActiveState")) in states and state,
             f"{unit} is {' or '.join(states)}",
@@ -195,7 +195,7 @@ class Machine:
         )
 
     def wait_until(self, condition: Callable[[], T | bool | None], what: str, *, timeout_s: float = 20) -> T:
-        """Wait until the condition gives something true, and return it. The journal prompts each look.
+        """Wait until the condition returns a true value, and return it. It is checked at each journal entry.
 
         Raises:
             TimeoutError: it never did; the message ends with the journal.
@@ -213,7 +213,7 @@ class Machine:
     # processes
 
     def processes(self, unit: str) -> list[int]:
-        """The unit's processes, as the host numbers them."""
+        """The unit's processes, as the host's process ids."""
         pids: set[int] = set()
         for path in self._cgroup.glob(f"system.slice/**/{unit}/**/cgroup.procs"):
             # A control group may go while we look; one whose last process is a zombie can't be read.
@@ -222,7 +222,7 @@ class Machine:
         return sorted(pids)
 
     def main_process(self, unit: str) -> int:
-        """The unit's main process, as the host numbers it; 0 when there is none."""
+        """The unit's main process, as the host's process id; 0 if there is none."""
         inside = self.show(unit, "MainPID")
         return next((pid for pid in self.processes(unit) if _number_inside(pid) == inside), 0)
 
@@ -232,7 +232,7 @@ class Machine:
         return [pid for pid in self.processes(unit) if pid != main]
 
     def workers(self, unit: str) -> list[int]:
-        """Its workers; the child that draws the page is none."""
+        """The unit's workers, without the child that makes the page."""
         return [
             pid
             for pid in self.children(unit)
@@ -240,7 +240,7 @@ class Machine:
         ]
 
     def wait_for_exit(self, pid: int, timeout_s: float = 20) -> None:
-        """Wait until that process of the host is gone.
+        """Wait until that process of the host has exited.
 
         Raises:
             TimeoutError: it is still there.
@@ -259,7 +259,7 @@ class Machine:
 
     @property
     def network(self) -> Path:
-        """The host's path of its network, for setns(2) and those who use it."""
+        """The network namespace, for setns(2)."""
         return Path(f"/proc/{self.leader}/ns/net")
 
     def connect(self, at: Address = TCP4, timeout_s: float = 30) -> socket.socket:
@@ -276,11 +276,11 @@ class Machine:
         at: Address = TCP4,
         timeout_s: float = 30,
     ) -> Reply:
-        """One HTTP request on a connection of its own."""
+        """An HTTP request on a new connection."""
         return self._network.request(method, path, body, headers, at=at, timeout_s=timeout_s)
 
     def listening_ports(self) -> set[int]:
-        """The TCP ports that somebody listens on: proc_net(5)."""
+        """The TCP ports with listeners: proc_net(5)."""
         listening, ports = "0A", set()
         for name in ("tcp", "tcp6"):
             for line in Path(f"/proc/{self.leader}/net/{name}").read_text().splitlines()[1:]:
@@ -290,7 +290,7 @@ class Machine:
         return ports
 
     def _follow_journal(self) -> subprocess.Popen[bytes]:
-        """From outside: a shutdown waits for strangers inside, and doesn't notice when they go."""
+        """Follow from outside: a shutdown waits for foreign processes inside."""
         folder = f"--directory={self.path('/run/log/journal')}"
         command = ["journalctl", folder, "--follow", "--lines=all", "--output=json", "--quiet"]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
@@ -302,7 +302,7 @@ class Machine:
 
 
 def _number_inside(pid: int) -> str:
-    """What the machine calls that process of the host."""
+    """The machine's process id of a process of the host."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("NSpid:"):

@@ -1,4 +1,4 @@
-"""A way into another network namespace: sockets made there connect from here.
+"""Sockets in another network namespace.
 
 Knows nothing of systemd.
 """
@@ -58,11 +58,11 @@ class Network:
         return made
 
     def make(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """Any socket in there, as `socket.socket` makes it."""
+        """Make a socket in the namespace, like `socket.socket`."""
         return self._inside.submit(socket.socket, family, kind, protocol).result()
 
     def listen(self, address: tuple[str, int]) -> socket.socket:
-        """A listening TCP socket in there."""
+        """A listening TCP socket in the namespace."""
         made = self.make(socket.AF_INET, socket.SOCK_STREAM)
         made.bind(address)
         made.listen()
@@ -78,7 +78,7 @@ class Network:
         at: Address,
         timeout_s: float = 30,
     ) -> Reply:
-        """One request on a connection of its own."""
+        """A request on a new connection."""
         with contextlib.closing(http.client.HTTPConnection("localhost")) as connection:
             connection.sock = self.connect(at, timeout_s)
             connection.request(method, path, body, {"Connection": "close", **(headers or {})})
@@ -86,12 +86,12 @@ class Network:
                 return Reply(response.status, response.headers, response.read())
 
     def close(self) -> None:
-        """End the thread; sockets that are open stay open."""
+        """End the thread; open sockets stay open."""
         self._inside.shutdown()
 
 
 def _enter(pid: int) -> None:
-    """Move the calling thread, and no other, into that process's network."""
+    """Move only the calling thread to that process's network."""
     libc = ctypes.CDLL(None, use_errno=True)
     namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
     try:

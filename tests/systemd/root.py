@@ -1,4 +1,4 @@
-"""The Debian or Ubuntu that the tests boot: built once by mmdebstrap, cached, never written to.
+"""The Debian or Ubuntu that the tests boot: built once by mmdebstrap, cached, never changed.
 
 Knows nothing of booting, nor of the daemon.
 """
@@ -49,11 +49,11 @@ MASKED = (
 
 
 class Unavailable(Exception):
-    """This machine cannot build or boot a Debian; the message is the reason."""
+    """This machine can't build or boot a Debian; the message is the reason."""
 
 
 def cached_root(suite: str = SUITE, packages: Sequence[str] = PACKAGES) -> Path:
-    """The folder of a bootable Debian; builds it, in about half a minute, where the cache has none.
+    """The folder of a bootable Debian; built in about half a minute if it isn't cached.
 
     Args:
         suite: a release of Debian, or one of UBUNTU_SUITES.
@@ -74,7 +74,7 @@ def cached_root(suite: str = SUITE, packages: Sequence[str] = PACKAGES) -> Path:
 
 
 def _build(root: Path, suite: str, packages: Sequence[str]) -> None:
-    """A build that is cut short leaves nothing at `root`."""
+    """Build at a temporary path, so that an interrupted build leaves nothing at `root`."""
     if shutil.which("mmdebstrap") is None:
         raise Unavailable("mmdebstrap is not installed")
     if os.geteuid() != 0:
@@ -94,7 +94,7 @@ def _build(root: Path, suite: str, packages: Sequence[str]) -> None:
 
 
 def _mmdebstrap(suite: str, root: Path, options: Sequence[str]) -> None:
-    """Fill the folder: Debian from where this machine has it, Ubuntu from mmdebstrap's default mirror."""
+    """Fill the folder: Debian from the host's sources, Ubuntu from mmdebstrap's default mirror."""
     with contextlib.ExitStack() as stack:
         arguments = [suite, str(root)]
         sources = ""
@@ -117,7 +117,7 @@ def _mmdebstrap(suite: str, root: Path, options: Sequence[str]) -> None:
 
 
 def _ubuntu_keyring(stack: contextlib.ExitStack) -> Path:
-    """This machine's, or the one in Debian's package, which is signed with Debian's key."""
+    """The host's keyring, or the one in Debian's package, which is signed with Debian's key."""
     here = Path("/", UBUNTU_KEYRING)
     if here.exists():
         return here
@@ -128,7 +128,7 @@ def _ubuntu_keyring(stack: contextlib.ExitStack) -> Path:
 
 
 def _host_sources(suite: str) -> str:
-    """The host's own sources of Debian, for this suite, in one-line form; empty where apt knows none."""
+    """The host's Debian sources for this suite, in one-line form; empty if there are none."""
     done = subprocess.run(
         [
             "apt-get",

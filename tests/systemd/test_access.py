@@ -1,4 +1,4 @@
-"""Who may call a daemon whose socket the network reaches, under the shipped units."""
+"""Access to a daemon that can be reached from the network, under the shipped units."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNITS = ("stepaudiod.service", "stepaudiod.socket")
 
 @pytest.fixture
 def exposed(machine: Machine) -> Iterator[Machine]:
-    """A machine with an address of its own, at which the socket listens."""
+    """A machine with an address at which the socket listens."""
     machine.reset(*UNITS)
     machine.run("python3", "-c", ADD_ADDRESS)
     machine.path("/etc/stepaudiod").mkdir(exist_ok=True)

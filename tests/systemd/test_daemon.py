@@ -1,4 +1,4 @@
-"""The daemon under a real systemd: its sockets, its sleep, its deaths, what it tells."""
+"""The daemon under a real systemd: sockets, idle exits, failures, notifications."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LONG = "This is one more sentence of a long text. " * 150
 
 @pytest.fixture
 def sleeping(machine: Machine) -> Iterator[Machine]:
-    """The machine with listening sockets, the small English voice, and no process of ours."""
+    """The machine with listening sockets, the small English voice, and no daemon."""
     configure(machine)
     machine.systemctl("start", SOCKET)
     yield machine

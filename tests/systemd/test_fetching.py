@@ -32,13 +32,13 @@ def internet(machine: Machine) -> Iterator[Internet]:
 
 
 def ask(machine: Machine, url: str) -> Reply:
-    """A request of an old client, whose recording is elsewhere."""
+    """A request of an old client with a remote recording."""
     body = {"input": "", "step_audio": {"mode": "denoise", "input_audio_url": url}}
     return machine.request("POST", "/v1/audio/speech", json.dumps(body).encode(), timeout_s=60)
 
 
 def refusal(reply: Reply) -> str:
-    """Why it was refused."""
+    """The reason of the refusal."""
     assert reply.status == 400, reply.body
     error = json.loads(reply.body)["error"]
     assert error["param"] == "step_audio.input_audio_url"

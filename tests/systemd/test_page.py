@@ -1,4 +1,4 @@
-"""The page in a real browser, under a real systemd: ten sleeps in a row under one open tab."""
+"""The page in a real browser under a real systemd: ten sleeps in a row under one open tab."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STARTED = "39f53479d3a045ac8e11786248231fbf"
 
 @dataclass(frozen=True)
 class Unit:
-    """The daemon as systemd has it.
+    """The daemon as systemd's unit.
 
     Attributes:
         machine: where it lives.
@@ -32,11 +32,11 @@ class Unit:
     mark: int
 
     def starts(self) -> int:
-        """How many times systemd has started it."""
+        """The number of starts, from systemd."""
         return len(self.machine.journal.since(self.mark, UNIT=SERVICE, MESSAGE_ID=STARTED))
 
     def sleeps(self) -> bool:
-        """Whether its control group is empty, and systemd calls it inactive."""
+        """Whether its control group is empty and systemd reports it inactive."""
         return (
             self.machine.processes(SERVICE) == [] and self.machine.show(SERVICE, "ActiveState") == "inactive"
         )
@@ -44,7 +44,7 @@ class Unit:
 
 @pytest.fixture
 def unit(machine: Machine) -> Iterator[Unit]:
-    """A sleeping daemon that leaves after a second."""
+    """A sleeping daemon with an idle timeout of one second."""
     configure(machine, idle_timeout=1)
     machine.systemctl("start", SOCKET)
     yield Unit(machine, machine.journal.mark())

@@ -1,4 +1,4 @@
-"""The unit files themselves: systemd has nothing to say against them, and both services are alike."""
+"""The unit files: systemd-analyze reports nothing, and both services are alike."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Running:
         return sum(len(self.machine.processes(f"{each}.service")) for each in self.way.instances)
 
     def memory_bytes(self) -> int:
-        """Resident memory of all processes, each page that several share counted once."""
+        """Resident memory of all processes, with shared pages counted once."""
         pids = [pid for each in self.way.instances for pid in self.machine.processes(f"{each}.service")]
         texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
         return sum(
@@ -89,7 +89,7 @@ class Running:
 
 @pytest.fixture(params=list(ALL.values()), ids=list(ALL))
 def running(machine: Machine, request: pytest.FixtureRequest) -> Iterator[Running]:
-    """The sockets of one way, and no process."""
+    """The sockets of one way, without a daemon."""
     way: Way = request.param
     for unit, name in way.drop_ins.items():
         machine.drop_in(unit, (WAYS / name).read_text())

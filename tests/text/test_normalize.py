@@ -1,4 +1,4 @@
-"""Written forms in both languages as the words that are spoken."""
+"""Normalization of written forms in both languages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numerals of every script as the digits that converters read."""
+"""Numerals of every script become the digits that converters read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Languages of a text and its runs."""
+"""Language detection and runs of one language."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentence splitting: where it cuts, that it loses nothing, and that no text makes it slow."""
+"""Sentence splitting: the cuts, completeness, and linear time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Daemons that the tests of this folder share, and recordings to send them."""
+"""Daemons that the tests of this folder share, and recordings for them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def wav(waveform: np.ndarray, rate: int = 24_000) -> bytes:
 
 
 def hum(seconds: float = 3.0, rate: int = 24_000) -> np.ndarray:
-    """Something with a pitch."""
+    """A waveform with a pitch."""
     t = np.arange(int(seconds * rate)) / rate
     phase = 2 * np.pi * np.cumsum(140 + 30 * np.sin(2 * np.pi * 0.7 * t)) / rate
     sound = sum(np.sin(k * phase) / k for k in range(1, 8)) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * t))
@@ -34,7 +34,7 @@ def hum(seconds: float = 3.0, rate: int = 24_000) -> np.ndarray:
 
 
 def samples(response: httpx.Response) -> np.ndarray:
-    """The samples of a WAV response, whose header doesn't know its length."""
+    """The samples of a WAV response, whose header has no length."""
     assert response.status_code == 200, response.text
     return np.frombuffer(response.content.partition(b"data\xff\xff\xff\xff")[2], "<i2")
 
@@ -52,13 +52,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def spool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where that daemon keeps what is uploaded."""
+    """The daemon's folder of uploads."""
     return tmp_path_factory.mktemp("spool")
 
 
 @pytest.fixture(scope="module")
 def step_audio(start_module_daemon: StartDaemon, data: Path, spool: Path) -> DaemonProcess:
-    """A daemon with Step-Audio-EditX on random weights, whose output is taken as it is."""
+    """A daemon with Step-Audio-EditX on random weights, whose output isn't checked."""
     settings: dict[str, object] = {
         "engine": "auto",
         "threads": 1,  # two that wait for each other are slow on a busy machine

@@ -1,4 +1,4 @@
-"""Good recordings in many containers, and damaged ones made of them by a seeded generator."""
+"""Valid recordings in many containers, and damaged ones made by a seeded generator."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL_BOMBS = ("a cover picture", "a packed tag", "an endless table")
 
 @dataclass(frozen=True)
 class Damaged:
-    """A file, its name, and how it came about."""
+    """A file, its name, and its mutations."""
 
     name: str
     data: bytes
@@ -50,7 +50,7 @@ def good() -> dict[str, bytes]:
 
 
 def damaged(count: int, seed: int) -> Iterator[Damaged]:
-    """That many; the same for the same seed."""
+    """`count` damaged files, reproducible by the seed."""
     chance = random.Random(seed)
     sound = good()
     others = [*WRONG, *(BOMBS[name]() for name in SMALL_BOMBS)]
@@ -69,7 +69,7 @@ def _truncated(chance: random.Random, data: bytes, _: dict[str, bytes]) -> bytes
 
 
 def _flipped(chance: random.Random, data: bytes, _: dict[str, bytes]) -> bytes:
-    """Bits anywhere."""
+    """Flip random bits."""
     changed = bytearray(data)
     for _bit in range(chance.choice((1, 10, 200))):
         changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
@@ -77,7 +77,7 @@ def _flipped(chance: random.Random, data: bytes, _: dict[str, bytes]) -> bytes:
 
 
 def _lying(chance: random.Random, data: bytes, _: dict[str, bytes]) -> bytes:
-    """Numbers in the header that claim much, or nothing."""
+    """Change numbers in the header to large values or 0."""
     changed = bytearray(data)
     for _place in range(chance.randrange(1, 6)):
         at = chance.randrange(4, min(200, len(changed) - 8))
@@ -89,19 +89,19 @@ LIES = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0", b"\0\0\0\1")
 
 
 def _torn(chance: random.Random, data: bytes, _: dict[str, bytes]) -> bytes:
-    """A stretch is missing, or there twice."""
+    """Remove or duplicate a range."""
     a, b = sorted(chance.randrange(len(data)) for _end in range(2))
     return data[:a] + data[b:] if chance.random() < 0.5 else data[:b] + data[a:]
 
 
 def _spliced(chance: random.Random, data: bytes, sound: dict[str, bytes]) -> bytes:
-    """The head of one and the tail of another."""
+    """Join the head of one file and the tail of another."""
     other = sound[chance.choice(sorted(sound))]
     return data[: chance.randrange(8, 400)] + other[chance.randrange(len(other)) :]
 
 
 def _buried(chance: random.Random, data: bytes, _: dict[str, bytes]) -> bytes:
-    """Behind rubbish."""
+    """Prepend random bytes."""
     return chance.randbytes(chance.randrange(1, 3000)) + data
 
 

@@ -1,4 +1,4 @@
-"""The API of the old containers as its clients speak it: a request, and what is expected of the answer."""
+"""The API of the old containers as its clients use it: a request, and the expected response."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLONE = {"mode": "clone", "prompt_audio_base64": IN_BASE64, "prompt_text": "a hu
 
 
 def ask(client: httpx.Client, step_audio: dict[str, Any] | None = None, **fields: Any) -> httpx.Response:
-    """A request as an old client writes it."""
+    """A request as an old client sends it."""
     body = {"model": "step-audio-editx", "input": "Hello there.", "seed": 1} | fields
     if step_audio is not None:
         body["step_audio"] = step_audio

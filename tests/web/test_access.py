@@ -1,4 +1,4 @@
-"""Who may call: names, origins and keys, tried as an attacker would."""
+"""Access control: names, origins and keys, as an attacker would try them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ FRIEND = "https://friend.example"
 
 @pytest.fixture(scope="module")
 def local(start_module_daemon: StartDaemon) -> DaemonProcess:
-    """On loopback, with a name and a friend."""
+    """A daemon on loopback, with a host name and an allowed origin."""
     settings = {"access.hosts": '["Speech.example", "192.0.2.7"]', "access.origins": f'["{FRIEND}"]'}
     return start_module_daemon(settings)
 
 
 def open_to_the_network(folder: Path) -> list[tuple[str, socket.socket]]:
-    """A socket on every address, which counts as the network although we call it over loopback."""
+    """A socket on every address, which counts as the network although the tests use loopback."""
     unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     unix.bind(str(folder / "sock"))
     unix.listen()
@@ -39,14 +39,14 @@ def open_to_the_network(folder: Path) -> list[tuple[str, socket.socket]]:
 
 @pytest.fixture
 def exposed(start_daemon: StartDaemon, tmp_path: Path) -> DaemonProcess:
-    """Reachable from the network, with one key."""
+    """A daemon reachable from the network, with one key."""
     keys = tmp_path / "keys"
     keys.write_text(f"# ours\nlaptop:{DIGEST}  # mine\n\nother:{'0' * 64}\n")
     return start_daemon({"access.keys_file": keys}, listeners=open_to_the_network(tmp_path))
 
 
 def ask(daemon: DaemonProcess, head: str, version: str = "1.1") -> tuple[int, dict[str, str], bytes]:
-    """One request, byte for byte: `head` is the request line up to the version, then headers."""
+    """A raw request: `head` is the request line up to the version, then headers."""
     line, *headers = head.split("\n")
     text = "\r\n".join([f"{line} HTTP/{version}", *headers, "Connection: close", "", ""])
     with socket.create_connection(("127.0.0.1", daemon.address[1]), timeout=DEADLINE_S) as connection:
@@ -304,7 +304,7 @@ def test_keys_can_be_done_without_where_that_is_written_out(
     daemon = start_daemon({"access.auth": "none"}, listeners=open_to_the_network(tmp_path))
     assert ask(daemon, "GET /v1/models\nHost: localhost")[0] == 200
     assert ask(daemon, "GET /v1/models\nHost: evil.example")[0] == 421
-    assert "everybody" in daemon.log()
+    assert "every client that reaches" in daemon.log()
 
 
 @pytest.mark.parametrize(

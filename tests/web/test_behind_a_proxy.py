@@ -1,4 +1,4 @@
-"""The page and the API where a proxy has taken the beginning of the path away, as at https://host/tts/."""
+"""The page and the API behind a proxy that strips a path prefix, as at https://host/tts/."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def client(proxy: Proxy) -> Iterator[httpx.Client]:
 
 
 class Addresses(HTMLParser):
-    """Everything that a page loads or links to."""
+    """All URLs that a page loads or links to."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def test_all_that_a_page_loads_is_below_the_prefix(
 
 
 def test_the_document_names_the_server_below_the_prefix(client: httpx.Client, proxy: Proxy) -> None:
-    """As a generated client reads it: relative to where the document was found."""
+    """As generated clients read it: relative to the document's URL."""
     answer = client.get(f"{proxy.url}/openapi.json")
     (server,) = answer.json()["servers"]
     assert urljoin(str(answer.url), server["url"]).rstrip("/") == proxy.url

@@ -1,4 +1,4 @@
-"""Damaged recordings through every field that takes one: an answer each, and nothing is left behind."""
+"""Damaged recordings in every field that accepts one: each gets a response, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ The edit wants a transcript, and asks for it when it has read the recording: no 
 
 
 async def send(client: httpx.AsyncClient, path: str, file: Damaged, number: int) -> tuple[int, str]:
-    """One upload; its status and code. A voice that came of it is deleted."""
+    """Upload one; return its status and code. A resulting voice is deleted."""
     field, more = FIELDS[path]
     data = more | ({"name": f"voice {number}"} if "name" in more else {})
     response = await client.post(path, data=data, files={field: (file.name, file.data)})
@@ -46,7 +46,7 @@ async def send(client: httpx.AsyncClient, path: str, file: Damaged, number: int)
 
 
 async def send_all(url: str, files: list[Damaged]) -> Counter[tuple[int, str]]:
-    """All of them, several at once, to one field after the other; how often each answer came."""
+    """Upload all of them concurrently, to one field after the other; count the responses."""
     answers: Counter[tuple[int, str]] = Counter()
     queue = iter(enumerate(files))
     paths = [*sorted(FIELDS), *["/v1/audio/voices"] * 5]  # the others work on what can be read
@@ -64,7 +64,7 @@ async def send_all(url: str, files: list[Damaged]) -> Counter[tuple[int, str]]:
 
 
 def survive(daemon: DaemonProcess, spool: Path, count: int, seed: int) -> Counter[tuple[int, str]]:
-    """Send that many, and see that the daemon is as it was."""
+    """Send that many, and check that the daemon still works."""
     whole = [Damaged(name, data, name) for name, data in good().items()]
     files = list(damaged(count, seed))
     asyncio.run(send_all(daemon.url, whole))

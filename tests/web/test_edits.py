@@ -1,4 +1,4 @@
-"""Recordings edited over the API, and speech that is cloned with a feeling."""
+"""Editing recordings over the API, and cloned speech with an emotion."""
 
 from __future__ import annotations
 

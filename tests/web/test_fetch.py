@@ -1,4 +1,4 @@
-"""Recordings behind URLs, against a server of ours: what is fetched, and every way in that stays shut."""
+"""Recordings behind URLs, with a local server: what is fetched, and every attack that is blocked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as the test says, and keeps what it was asked."""
+    """Responds as configured, and stores the requests."""
 
     protocol_version = "HTTP/1.1"
     answers: dict[str, Answer]
@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Site:
-    """A server on both addresses, at one port."""
+    """A server on both addresses, with one port."""
 
     def __init__(self) -> None:
         self.handler: type[Handler] = type("SiteHandler", (Handler,), {"answers": {}, "seen": []})
@@ -91,7 +91,7 @@ def redirect(to: str) -> Answer:
 
 
 def names(**hosts: str | list[str]) -> fetch.Resolve:
-    """A resolver that knows these names, and addresses; the dots of a name are underscores here."""
+    """A resolver of these names and addresses, with underscores for dots."""
     table = {host.replace("_", "."): found for host, found in hosts.items()}
 
     async def resolve(host: str, port: int) -> list[str]:
@@ -104,7 +104,7 @@ def names(**hosts: str | list[str]) -> fetch.Resolve:
 
 
 def get(url: str, folder: Path, max_bytes: int = 10_000, max_seconds: float = 20, **more: object) -> bytes:
-    """What a fetcher for which only `OUTSIDE` is public brings."""
+    """Fetch with only `OUTSIDE` as a public address."""
     options = {"resolve": names(sound_example=OUTSIDE), "is_public": lambda address: address == OUTSIDE}
     fetcher = Fetcher(max_bytes, max_seconds, **options | more)  # type: ignore[arg-type]
     target = folder / "target"

@@ -1,4 +1,4 @@
-"""Fields of other servers and of OpenAI's newest clients: followed, or ignored and named; never refused."""
+"""Fields of other servers and of OpenAI's newest clients: used, or ignored and reported; never refused."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def transcribe(client: httpx.Client, data: dict[str, Any] | None = None, **files
 
 
 def names(response: httpx.Response) -> list[str]:
-    """What the answer says that it ignored."""
+    """The fields that the response reports as ignored."""
     assert response.status_code == 200, response.text
     return response.headers.get(IGNORED, "").split(", ") if IGNORED in response.headers else []
 
@@ -202,7 +202,7 @@ def test_the_newest_fields_of_openai_are_taken(official: openai.OpenAI) -> None:
 
 
 def test_keywords_are_heard(official: openai.OpenAI) -> None:
-    """Read aloud, a name may be written in several ways; a keyword decides."""
+    """When read aloud, a name may be spelled in several ways; a keyword decides."""
     speech = official.audio.speech.create(
         model="tts-1",
         voice="alloy",

@@ -1,4 +1,4 @@
-"""Requests that no honest client sends: bodies, forms and headers, wrong in many ways. Each gets its 4xx."""
+"""Malformed requests: bodies, forms and headers that are wrong in many ways. Each gets its 4xx."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TRICKY_CODECS = (
 
 @pytest.fixture(scope="module")
 def awake(start_module_daemon: StartDaemon, tmp_path_factory: pytest.TempPathFactory) -> DaemonProcess:
-    """One daemon, which must live through all of it."""
+    """One daemon, which must survive all requests."""
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "spool").mkdir()
     settings: dict[str, object] = {"data_dir": folder / "data", "limits.max_body": 100_000}
@@ -50,7 +50,7 @@ def part(headers: bytes, data: bytes = b"x") -> bytes:
 
 
 def refused(response: httpx.Response) -> None:
-    """A mistake of the client's, said in our form."""
+    """A client error in the API's form."""
     assert 400 <= response.status_code < 500, (response.status_code, response.text)
     assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
@@ -213,7 +213,7 @@ HEADS = {
 
 
 def status_of(daemon: DaemonProcess, data: bytes) -> int:
-    """Send these bytes and read the status of the answer."""
+    """Send these bytes and read the response's status."""
     with socket.create_connection(daemon.address, timeout=DEADLINE_S) as connection:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)

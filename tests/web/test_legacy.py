@@ -1,4 +1,4 @@
-"""The requests of the containers before this daemon, replayed: each endpoint and example, and who serves."""
+"""Requests of the old containers, replayed: each endpoint and example, and the engine that serves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.web.old_client import CLONE, EMOTION, HUM, IN_BASE64, SPEECH, UPLOAD,
 
 @pytest.fixture(scope="module")
 def both_ports(start_module_daemon: StartDaemon, data: Path) -> DaemonProcess:
-    """Step-Audio-EditX as the old containers had it: the page's port, and one for the API alone."""
+    """Step-Audio-EditX as in the old containers: the page's port, and one for the API only."""
     settings = {
         "engine": "auto",
         "threads": 1,

@@ -1,4 +1,4 @@
-"""The fields of the containers before this daemon: what each does, and how a mistake in it is told."""
+"""The fields of the old containers: their effects, and the errors of wrong values."""
 
 from __future__ import annotations
 

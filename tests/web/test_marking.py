@@ -1,4 +1,4 @@
-"""Each sound says in its first bytes and its response's header that it is synthetic, and by which model."""
+"""All audio is marked as synthetic in its first bytes and in the response's header, with the model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def client(step_audio: DaemonProcess) -> httpx.Client:
 
 
 def metadata(data: bytes) -> dict[str, str]:
-    """What FFmpeg finds in a file: names in capitals."""
+    """The metadata that FFmpeg finds, with names in capitals."""
     with av.open(io.BytesIO(data)) as container:
         found = container.streams.audio[0].metadata | container.metadata
     return {name.upper(): value for name, value in found.items()}
@@ -75,7 +75,7 @@ def test_the_same_seed_of_an_edit_gives_the_same_bytes(client: httpx.Client, res
 
 
 def test_streams_of_opus_can_be_joined(client: httpx.Client) -> None:
-    """Which needs a serial number of its own for each: RFC 3533, section 4."""
+    """Each needs its own serial number: RFC 3533, section 4."""
     texts: list[dict[str, object]] = [
         {"input": "Hello."},
         {"input": "Goodbye."},

@@ -1,4 +1,4 @@
-"""Names that clients are configured with: models, and lists of voices as other programs look for them."""
+"""Names in clients' configurations: models, and lists of voices as other programs request them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ TRANSCRIPTION_NAMES = (
 
 @pytest.fixture(scope="module")
 def awake(start_module_daemon: StartDaemon, tmp_path_factory: pytest.TempPathFactory) -> DaemonProcess:
-    """The engines that packages bring, the best of them chosen."""
+    """The packaged engines, with the best of them selected."""
     return start_module_daemon({"engine": "auto", "data_dir": tmp_path_factory.mktemp("empty")})
 
 

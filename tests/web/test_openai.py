@@ -1,4 +1,4 @@
-"""The official client over TCP and the unix socket, sync and async: what it can do, and its errors."""
+"""The official client over TCP and the unix socket, sync and async: its features and its errors."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_the_async_client_speaks_to_several_at_once(awake: DaemonProcess) -> Non
 
 
 def test_a_full_queue_is_waited_for(start_daemon: StartDaemon) -> None:
-    """429 with Retry-After: the client comes again by itself, and is served once there is room."""
+    """429 with Retry-After: the client retries, and is served once there is capacity."""
     daemon = start_daemon({"limits.concurrency": 1, "limits.max_queue": 0})
     long = SAY | {"input": "This is one more sentence of a long text. " * 2000, "response_format": "wav"}
     refused = threading.Event()
@@ -154,7 +154,7 @@ def test_a_full_queue_is_waited_for(start_daemon: StartDaemon) -> None:
 
 
 def test_a_recording_travels_whole(awake: DaemonProcess, tmp_path: Path) -> None:
-    """A file that is larger than what stays in memory."""
+    """A file that is larger than the part kept in memory."""
     large = wav(hum(60.0))
     with over_unix(awake) as client:
         made = client.audio.voices.create(

@@ -1,4 +1,4 @@
-"""What an operator looks at: readiness, metrics, deadlines, and that a client who leaves stops the work."""
+"""Operation: readiness, metrics, deadlines, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Metrics = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def metrics(client: httpx.Client) -> Metrics:
-    """Every sample by name and labels."""
+    """Every sample by its name and labels."""
     response = client.get("/metrics")
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/plain; version=")
@@ -45,7 +45,7 @@ def value(found: Metrics, name: str, **labels: str) -> float:
 
 
 def wait_until(client: httpx.Client, condition: Callable[[Metrics], bool]) -> Metrics:
-    """Scrape until it is so, as a monitor would."""
+    """Scrape until the condition holds, as a monitor would."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition(found := metrics(client)):
         assert time.monotonic() < deadline, found

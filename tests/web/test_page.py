@@ -1,4 +1,4 @@
-"""The page's files and its stream, as a browser asks for them."""
+"""The page's files and its event stream, as a browser requests them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONG = "This sentence is one of many, and all of them together take a while to b
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Ask again and again; a daemon that is being waited for has no event to offer over HTTP."""
+    """Poll; the awaited state has no event over HTTP."""
     for _ in range(600):
         if condition():
             return
@@ -125,7 +125,7 @@ PATHS = ("/", "/simple", "/page/state", "/page/watch", "/page/main.js", "/theme.
 
 @pytest.fixture(scope="module")
 def alone(start_module_daemon: StartDaemon, page: DaemonProcess) -> DaemonProcess:
-    """A daemon whose first socket serves the page alone."""
+    """A daemon whose first socket serves the page only."""
     daemon = start_module_daemon({"cache_dir": page.folder / "cache"}, roles=("page", "http"))
     daemon.shared_client.get("/").raise_for_status()
     return daemon
@@ -179,7 +179,7 @@ def test_nothing_of_gradios_server_is_there(page: DaemonProcess) -> None:
 
 
 class Watcher:
-    """Somebody who watches, in a thread."""
+    """A client of the event stream, in a thread."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self.events: list[dict[str, object]] = []

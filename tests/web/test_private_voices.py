@@ -1,4 +1,4 @@
-"""Voices that are for the API key alone that made them."""
+"""Voices that only the API key that made them may use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEYS = {"alice": "sk-alice", "bob": "sk-bob"}
 
 @pytest.fixture(scope="module")
 def settings(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """Two keys, and a data folder of our own with the smallest checkpoint."""
+    """Two keys, and a data folder with the smallest checkpoint."""
     folder = tmp_path_factory.mktemp("private")
     keys = folder / "keys"
     keys.write_text("".join(f"{n}:{hashlib.sha256(k.encode()).hexdigest()}\n" for n, k in KEYS.items()))
@@ -44,7 +44,7 @@ def daemon(start_module_daemon: StartDaemon, settings: dict[str, object]) -> Dae
 
 
 def client_of(daemon: DaemonProcess, name: str) -> httpx.Client:
-    """A client that shows that key; "" shows none."""
+    """A client with that key; "" sends none."""
     client = daemon.client()
     if name:
         client.headers["Authorization"] = f"Bearer {KEYS[name]}"

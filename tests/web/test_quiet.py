@@ -1,4 +1,4 @@
-"""What the daemon sends to other machines, and what its libraries keep to send: nothing."""
+"""The daemon sends nothing to other machines, and its libraries store no telemetry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stepaudiod import SILENT
+from stepaudiod import NO_TELEMETRY
 from tests.conftest import StartDaemon
 from tests.everything import CLIENTS, a_users_environ, ask_everything, open_page
 from tests.wire import Wire
@@ -18,11 +18,11 @@ from tests.wire import Wire
 LINGER_S = 15.0
 """onnxruntime 1.32 sends its first report within ten seconds of loading a model."""
 LOOK_UP = "import socket; socket.getaddrinfo('control.invalid', 443)"
-PRINT_SILENT = "import os, stepaudiod; print(sorted((k, os.environ[k]) for k in stepaudiod.SILENT))"
+PRINT_VARIABLES = "import os, stepaudiod; print(sorted((k, os.environ[k]) for k in stepaudiod.NO_TELEMETRY))"
 
 
 def reports(folder: Path) -> list[Path]:
-    """What onnxruntime keeps until it can send it."""
+    """The telemetry files of onnxruntime."""
     return [
         path for path in folder.rglob("*") if path.name in ("Microsoft", ".onnxruntime", "onnxruntime.db")
     ]
@@ -43,9 +43,9 @@ def test_one_sentence_leaves_no_report_behind(start_daemon: StartDaemon, tmp_pat
 def test_whichever_part_is_imported_the_libraries_are_told_first(tmp_path: Path) -> None:
     environ = a_users_environ(tmp_path) | {"ORT_DISABLE_TELEMETRY": "0", "GRADIO_ANALYTICS_ENABLED": "True"}
     for module in ("worker.main", "ctl.main", "web.page.render", "engines.hibari", "editx", "audio.decode"):
-        command = [sys.executable, "-c", f"import stepaudiod.{module}; {PRINT_SILENT}"]
+        command = [sys.executable, "-c", f"import stepaudiod.{module}; {PRINT_VARIABLES}"]
         told = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
-        assert told.strip() == str(sorted(SILENT.items()))
+        assert told.strip() == str(sorted(NO_TELEMETRY.items()))
 
 
 @pytest.mark.slow  # a report is sent some seconds after a model has been loaded

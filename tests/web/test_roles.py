@@ -1,4 +1,4 @@
-"""What each kind of socket serves, and that the front stays light."""
+"""What each kind of socket serves, and the front's imports."""
 
 from __future__ import annotations
 

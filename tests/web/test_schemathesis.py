@@ -1,4 +1,4 @@
-"""Every operation of the document, asked in ways that it allows and in ways that it doesn't.
+"""Every operation of the OpenAPI document, with valid and invalid requests.
 
 Schemathesis makes requests from the document and compares the answers with it: status, type, headers, form.
 """
@@ -57,7 +57,7 @@ def embedded(start_module_daemon: StartDaemon) -> DaemonProcess:
 
 
 def explore(daemon: DaemonProcess, folder: Path) -> str:
-    """Ask one daemon everything; returns what schemathesis tells."""
+    """Test one daemon; return schemathesis's report."""
     (folder / "hooks.py").write_text(HOOKS)
     command = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""Speech as clients ask for it: every format, every limit, every mistake."""
+"""Speech over the API: every format, every limit, every error."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def post(client: httpx.Client, **changes: object) -> httpx.Response:
 
 
 def refused(response: httpx.Response, status: int, param: str | None, *words: str) -> None:
-    """The error is in OpenAI's form, with all four fields, and says what is wrong."""
+    """The error has OpenAI's form with all four fields, and names the problem."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     error = response.json()["error"]
@@ -271,7 +271,7 @@ def test_status_has_the_fields_of_the_old_containers(client: httpx.Client) -> No
 
 
 def test_a_body_that_drips_has_an_end(start_daemon: StartDaemon) -> None:
-    """Each piece in time, and the whole too late."""
+    """Each chunk is in time, but the whole body is too late."""
     daemon = start_daemon({"timeouts.body": 30, "timeouts.upload": 1})
     with socket.create_connection(daemon.address, DEADLINE_S) as client:
         client.sendall(

@@ -1,4 +1,4 @@
-"""Recordings written down over the API, in every form that OpenAI's clients ask for."""
+"""Transcriptions over the API, in every format that OpenAI's clients request."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def client(awake: DaemonProcess) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture(scope="module")
 def chinese(awake: DaemonProcess) -> bytes:
-    """A recording in a language that the installed recogniser doesn't know."""
+    """A recording in a language that the installed recogniser doesn't support."""
     say = {"model": "kokoro", "voice": "zf_xiaobei", "input": "今天天气不错，我们一起去公园散步吧。"}
     answer = awake.shared_client.post("/v1/audio/speech", json=say)
     if answer.status_code != 200:

@@ -1,4 +1,4 @@
-"""A place for a recording, taken from a body that comes too slowly."""
+"""An upload slot is taken from a body that arrives too slowly."""
 
 from __future__ import annotations
 

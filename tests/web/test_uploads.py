@@ -1,4 +1,4 @@
-"""Recordings on their way in: how many at a time, a disk that is full, and what is left afterwards."""
+"""Uploads: their number at a time, a full disk, and what is left afterwards."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ONE_AT_A_TIME = {"limits.concurrency": 1, "limits.max_queue": 0}
 
 
 class Upload:
-    """A client that has been told to go on with its form, and sends a chunk of it whenever it is asked to."""
+    """A client that has been told to continue with its form, and sends a chunk at a time."""
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self._socket = socket.create_connection(daemon.address, DEADLINE_S)
@@ -41,22 +41,22 @@ class Upload:
         assert self._socket.recv(100).startswith(b"HTTP/1.1 100 ")
 
     def send(self, data: bytes) -> None:
-        """Send some of it; nothing is the end."""
+        """Send a chunk; an empty one is the end."""
         self._socket.sendall(b"%x\r\n%s\r\n" % (len(data), data))
 
     def drip(self, until: threading.Event) -> None:
-        """Send ahead of the form what a reader of forms skips, as fast as an upload must come."""
+        """Send bytes before the form, which form parsers skip, at the minimum upload rate."""
         while not until.wait(0.01):
             self.send(b"\r\n" * 500)
 
     def finish(self) -> bytes:
-        """Send the form; the status line and what follows."""
+        """Send the form; return the status line and the rest."""
         self.send(FORM)
         self.send(b"")
         return self.answer()
 
     def answer(self) -> bytes:
-        """The status line and what follows."""
+        """The status line and the rest."""
         with self._socket, self._socket.makefile("rb") as answer:
             return answer.read()
 
@@ -85,7 +85,7 @@ def test_no_more_recordings_are_taken_than_can_be_worked_on(start_daemon: StartD
 
 
 def test_an_upload_that_has_stopped_gives_its_place_to_the_next(start_daemon: StartDaemon) -> None:
-    """Also to one that comes at once, before it is known that the first has stopped."""
+    """Also if the next arrives before the first is known to have stopped."""
     daemon = start_daemon({"engine": "auto", **ONE_AT_A_TIME})
     assert Upload(daemon).finish().startswith(b"HTTP/1.1 200 ")  # whatever is imported once is there
     stopped = Upload(daemon)
@@ -116,7 +116,7 @@ def test_a_long_text_is_taken_apart_on_the_disk_and_put_together(start_daemon: S
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of its own with room for next to nothing."""
+    """A folder on a very small file system."""
     folder = tmp_path / "small"
     folder.mkdir()
     if os.geteuid() != 0:

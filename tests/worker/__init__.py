@@ -1,1 +1,1 @@
-"""The worker's own parts, without a front."""
+"""The worker's parts, without a front."""

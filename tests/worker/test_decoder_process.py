@@ -1,4 +1,4 @@
-"""The decoder: what it reads is as in this process, it can do nothing else, and it may die."""
+"""The decoder process: its results equal in-process decoding, it is sandboxed, and it may die."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def clip(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recording that is still being decoded when it is looked at."""
+    """A recording whose decoding takes long enough to observe it."""
     path = tmp_path_factory.mktemp("long") / "long.flac"
     path.write_bytes(encoded("flac", "flac", LONG_S, 48_000))
     return path
 
 
 class AtFirstPacket:
-    """Do something to the decoder once it is at work, as often as told."""
+    """Runs a function once the decoder is working, as often as configured."""
 
     def __init__(self, act: signal.Signals, times: int = 1) -> None:
         self.left, self._signal = times, act
@@ -64,7 +64,7 @@ class AtFirstPacket:
 
 
 def decoder_pids() -> list[int]:
-    """The decoders among the children of this process: other tests may have left children of other kinds."""
+    """The decoders among this process's children, without those of other tests."""
     children = set(pids_of_group(os.getpid()))
     return [pid for pid in children if b"decoder_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 

@@ -1,4 +1,4 @@
-# What the tests share; they are in the shell of whoever reads this. After it the daemon leaves after a second.
+# Functions for the tests, which source this file. It sets an idle timeout of one second.
 unit=stepaudiod.service
 url=http://127.0.0.1:7860
 
@@ -15,7 +15,7 @@ fall_asleep() {
   tries=0
   until is_asleep; do
     tries=$((tries + 1))
-    [ "$tries" -lt 100 ] || fail "it doesn't fall asleep"
+    [ "$tries" -lt 100 ] || fail "the daemon doesn't exit when idle"
     sleep 0.2
   done
 }
@@ -23,6 +23,6 @@ fall_asleep() {
 speak() { # [curl's options]
   curl --silent --show-error --fail "$@" "$url/v1/audio/speech" -o "$AUTOPKGTEST_TMP/said.wav" \
     -d '{"model": "tts-1", "voice": "alloy", "input": "I was asleep until you called.", "response_format": "wav"}'
-  [ "$(head -c 4 "$AUTOPKGTEST_TMP/said.wav")" = RIFF ] || fail "this is no WAV"
-  [ "$(stat -c %s "$AUTOPKGTEST_TMP/said.wav")" -gt 20000 ] || fail "this is too short"
+  [ "$(head -c 4 "$AUTOPKGTEST_TMP/said.wav")" = RIFF ] || fail "the response isn't WAV"
+  [ "$(stat -c %s "$AUTOPKGTEST_TMP/said.wav")" -gt 20000 ] || fail "the audio is too short"
 }

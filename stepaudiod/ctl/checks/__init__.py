@@ -1,1 +1,1 @@
-"""What `stepaudioctl doctor` looks at: one subject a module. Nothing here connects to a sleeping daemon."""
+"""The checks of `stepaudioctl doctor`, by subject. None of them connects to a sleeping daemon."""

@@ -1,4 +1,4 @@
-"""The configuration, the engines and the model files: what `auto` would take, and why. Imports no engine."""
+"""The configuration, the model files and the engine that would serve. Imports no engine."""
 
 from __future__ import annotations
 
@@ -17,44 +17,40 @@ from stepaudiod.engines.local_models import STEP_AUDIO
 from stepaudiod.engines.registry import Catalog
 from stepaudiod.errors import ConfigError, EngineUnavailable
 
-SYSTEM_DATA = Path("/var/lib/stepaudiod")
-SYSTEM_CACHE = Path("/var/cache/stepaudiod")
 PUBLISHED_BYTES = 9_200_000_000
-"""What pulling Step-Audio-EditX brings."""
+"""The size of Step-Audio-EditX, to be pulled."""
 TORCH = ("torch", "tokenizers", "safetensors")
 
 
 @dataclass(frozen=True)
 class Configured:
-    """The daemon's configuration, or what is wrong with it.
+    """The daemon's configuration, or its errors.
 
     Attributes:
         path: the file.
-        settings: what it says; None where it is broken.
-        trouble: what is broken.
+        settings: None if the configuration is invalid.
+        errors: one line per error.
     """
 
     path: Path
     settings: Settings | None
-    trouble: str = ""
+    errors: str = ""
 
     @classmethod
     def read(cls, path: Path | None, environ: Mapping[str, str]) -> Configured:
-        """Read it as the daemon would."""
         try:
             return cls(path or DEFAULT_PATH, load(path, environ=environ))
         except ConfigError as error:
             return cls(path or DEFAULT_PATH, None, error.message)
 
     def findings(self, account: Account | None) -> Iterator[Finding]:
-        """What there is to say."""
-        if self.trouble:
-            for line in self.trouble.splitlines():
+        if self.errors:
+            for line in self.errors.splitlines():
                 yield problem(
-                    "configuration", line, f"mend it; until then every request gets 503 ({self.path})"
+                    "configuration", line, f"correct it; until then every request gets 503 ({self.path})"
                 )
         elif not self.path.exists():
-            yield ok("configuration", f"{self.path} isn't there, so all is default")
+            yield ok("configuration", f"{self.path} doesn't exist, so the defaults apply")
         elif account is not None and account.may(self.path, os.R_OK) is False:
             yield problem(
                 "configuration",
@@ -62,16 +58,16 @@ class Configured:
                 f"chmod a+r {self.path}",
             )
         else:
-            yield ok("configuration", f"{self.path} is sound")
+            yield ok("configuration", f"{self.path} is valid")
 
 
 @dataclass(frozen=True)
 class Models:
-    """The model files, as far as they can be seen from here.
+    """The model files.
 
     Args:
         settings: the configuration.
-        data: has `models` and `voices` in it.
+        data: the folder of `models` and `voices`.
     """
 
     settings: Settings
@@ -79,7 +75,7 @@ class Models:
 
     @property
     def is_hidden(self) -> bool:
-        """Whether the folder is somebody else's."""
+        """Whether the current user may not look into the folder."""
         try:
             os.listdir(self.data)
             os.listdir(self.data / "models")
@@ -91,78 +87,71 @@ class Models:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """Step-Audio-EditX."""
         return Checkpoint(self.data / "models")
 
     @property
-    def has_some(self) -> bool:
-        """Whether anything of Step-Audio-EditX is there."""
+    def is_present(self) -> bool:
         return not self.is_hidden and self.checkpoint.model.is_dir()
 
     @property
-    def is_whole(self) -> bool:
-        """Whether all of it is there."""
-        return self.has_some and next(self.checkpoint.problems(), None) is None
+    def is_complete(self) -> bool:
+        return self.is_present and next(self.checkpoint.problems(), None) is None
 
     def findings(self, account: Account | None) -> Iterator[Finding]:
-        """What there is to say."""
         if self.is_hidden:
-            yield unknown(
-                "model files", f"{self.data} can't be looked into without rights", "sudo stepaudioctl doctor"
-            )
+            yield unknown("model files", f"you may not look into {self.data}", "sudo stepaudioctl doctor")
             return
         for folder in (self.data / "models", self.data / "voices"):
             if folder.exists() and not folder.is_dir():
                 yield problem(
                     "model files", f"{folder} isn't a folder", f"move it away, then: mkdir {folder}"
                 )
-        if not self.has_some:
+        if not self.is_present:
             yield note(
                 "model files",
-                f"{STEP_AUDIO} isn't here; the embedded voices speak without it",
+                f"{STEP_AUDIO} isn't installed; the embedded voices work without it",
                 f"to clone and edit voices: sudo stepaudioctl models pull {STEP_AUDIO}",
             )
             return
-        broken = list(self.checkpoint.problems())
-        for trouble in broken:
-            yield problem("model files", str(trouble), f"sudo stepaudioctl models pull {STEP_AUDIO}")
-        if broken:
+        errors = list(self.checkpoint.problems())
+        for error in errors:
+            yield problem("model files", str(error), f"sudo stepaudioctl models pull {STEP_AUDIO}")
+        if errors:
             return
-        shut = [
+        unreadable = [
             path
             for path in self.checkpoint.files()
             if account is not None and account.may(path, os.R_OK) is False
         ]
-        if shut and account is not None:
+        if unreadable and account is not None:
             yield problem(
                 "model files",
-                f"the user {account.name} may not read {shut[0]}"
-                + (f" and {len(shut) - 1} more" if len(shut) > 1 else ""),
+                f"the user {account.name} may not read {unreadable[0]}"
+                + (f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""),
                 f"chown -R {DAEMON}:{DAEMON} {self.data / 'models'}",
             )
             return
         size = self.checkpoint.size_bytes()
-        yield ok("model files", f"{STEP_AUDIO}, {size / 1e9:.1f} GB, every file as long as it should be")
+        yield ok("model files", f"{STEP_AUDIO}, {size / 1e9:.1f} GB, every file has the right size")
         if missing := [name for name in TORCH if find_spec(name) is None]:
             yield problem(
                 "model files",
-                f"they are here, and what computes with them isn't: {', '.join(missing)}",
+                f"packages that the model needs aren't installed: {', '.join(missing)}",
                 "apt install stepaudiod-runtime-cpu, or stepaudiod-runtime-cuda for an NVIDIA GPU",
             )
 
 
 def engine_finding(models: Models) -> Finding:
-    """Which engine would serve, and why."""
     settings = models.settings
     catalog = Catalog() if models.is_hidden else catalog_of(settings, models.data)
     try:
         choice = catalog.choose(settings.engine)
     except EngineUnavailable as error:
         if models.is_hidden:
-            return unknown("engine", f'engine = "{settings.engine}" can\'t be judged without rights: {error}')
-        return problem("engine", f'engine = "{settings.engine}": {error}', "see the sentence before")
-    text = f'"{settings.engine}" takes {choice.engine.name}: {choice.reason}'
+            return unknown("engine", f'engine = "{settings.engine}" can\'t be checked as this user: {error}')
+        return problem("engine", f'engine = "{settings.engine}": {error}', "see the message")
+    text = f'"{settings.engine}" selects {choice.engine.name}: {choice.reason}'
     if models.is_hidden:
-        text = f"{choice.engine.name}, unless {STEP_AUDIO} lies in {models.data}, which can't be seen"
+        text = f"{choice.engine.name}, unless {STEP_AUDIO} is in {models.data}, which you may not look into"
         return note("engine", text, "sudo stepaudioctl doctor")
     return ok("engine", text)

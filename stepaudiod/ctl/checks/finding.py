@@ -1,4 +1,4 @@
-"""What a look at one thing found, in words for a person. Knows nothing of the things."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["ok", "note", "unknown", "problem"]
-"""Fine; worth knowing; can't be seen from here; keeps something from working."""
+"""Correct; worth knowing; can't be checked from here; prevents something from working."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One sentence about one thing.
+    """A result.
 
     Attributes:
-        subject: what was looked at: a unit, a folder, the GPU.
-        level: how bad it is.
+        subject: what was checked: a unit, a folder, the GPU.
         text: what was found.
-        advice: what to do; "" where nothing has to be done.
+        advice: what to do; "" if nothing.
     """
 
     subject: str
@@ -27,20 +26,16 @@ class Finding:
 
 
 def ok(subject: str, text: str) -> Finding:
-    """It is as it should be."""
     return Finding(subject, "ok", text)
 
 
 def note(subject: str, text: str, advice: str = "") -> Finding:
-    """It works, and there is something to know."""
     return Finding(subject, "note", text, advice)
 
 
 def unknown(subject: str, text: str, advice: str = "") -> Finding:
-    """It can't be seen from here."""
     return Finding(subject, "unknown", text, advice)
 
 
 def problem(subject: str, text: str, advice: str) -> Finding:
-    """Something doesn't work."""
     return Finding(subject, "problem", text, advice)

@@ -1,4 +1,4 @@
-"""The GPU: is there one, has it a driver and device nodes, how much of its memory is free. Loads no CUDA."""
+"""NVIDIA GPUs: driver, device nodes, torch, free memory. Loads no CUDA."""
 
 from __future__ import annotations
 
@@ -16,26 +16,17 @@ from stepaudiod.ctl.checks.permissions import DAEMON, Account
 
 NVIDIA = "0x10de"
 DISPLAY_CLASSES = ("0x0300", "0x0302")
-"""What a graphics card and a card without outputs say they are: pci.ids."""
+"""PCI classes of VGA and 3D controllers: pci.ids."""
 CARD = re.compile(r"nvidia\d+")
 TIMEOUT_S = 15.0
 GIB = 1 << 30
 
 DRIVER_FOR_CUDA = {11: 450, 12: 525, 13: 580}
-"""The oldest driver for programs of a CUDA release. Source: CUDA Compatibility, table of minor versions."""
+"""The minimum driver of each CUDA release. Source: CUDA Compatibility, table of minor versions."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """One GPU as its driver tells.
-
-    Attributes:
-        index: its number.
-        name: the product.
-        free_bytes: memory that nobody uses at this moment.
-        total_bytes: all of its memory.
-    """
-
     index: int
     name: str
     free_bytes: int
@@ -44,17 +35,17 @@ class Card:
 
 @dataclass(frozen=True)
 class Gpus:
-    """What this machine has of NVIDIA's.
+    """The NVIDIA GPUs of this machine.
 
     Args:
-        root: the folder whose `proc`, `sys` and `dev` are looked at.
+        root: the parent of `proc`, `sys` and `dev`.
     """
 
     root: Path = Path("/")
 
     @property
     def driver(self) -> str | None:
-        """The version of the loaded driver; None where none is."""
+        """The version of the loaded driver; None if none is loaded."""
         try:
             text = (self.root / "proc/driver/nvidia/version").read_text()
         except OSError:
@@ -64,7 +55,6 @@ class Gpus:
 
     @property
     def nodes(self) -> list[Path]:
-        """The device nodes of the cards."""
         try:
             names = os.listdir(self.root / "dev")
         except OSError:
@@ -72,7 +62,6 @@ class Gpus:
         return sorted(self.root / "dev" / name for name in names if CARD.fullmatch(name))
 
     def pci_cards(self) -> int:
-        """How many cards are plugged in, driver or not."""
         count = 0
         for device in (self.root / "sys/bus/pci/devices").glob("*"):
             vendor, kind = _line(device / "vendor"), _line(device / "class")
@@ -80,39 +69,39 @@ class Gpus:
         return count
 
     def findings(self, cards: list[Card] | None, needed_bytes: int, reason: str) -> Iterator[Finding]:
-        """What there is to say.
+        """Check the GPUs.
 
         Args:
-            cards: what the driver tells of them; None where it couldn't be asked.
-            needed_bytes: the GPU memory that the model needs; 0 where it wouldn't use a GPU.
-            reason: what it needs it for, or why it wouldn't use one.
+            cards: from the driver; None if it couldn't be asked.
+            needed_bytes: the GPU memory that the model needs; 0 if it wouldn't use a GPU.
+            reason: the model that needs it, or why no GPU would be used.
         """
         driver = self.driver
         if driver is None:
-            yield from self._without_driver()
+            yield from self._no_driver_findings()
             return
         yield ok("GPU driver", f"NVIDIA {driver}")
-        yield from self._about_nodes()
-        yield from about_torch(driver)
+        yield from self._node_findings()
+        yield from torch_findings(driver)
         if not cards:
-            yield unknown("GPU memory", "can't be told: nvidia-smi isn't here or doesn't answer")
+            yield unknown("GPU memory", "unknown: nvidia-smi isn't installed or failed")
         elif not needed_bytes:
             for card in cards:
                 yield ok(_title(card), f"{_memory(card)}; {reason}")
         else:
-            yield from _about_memory(cards, needed_bytes, reason)
+            yield from _memory_findings(cards, needed_bytes, reason)
 
-    def _without_driver(self) -> Iterator[Finding]:
+    def _no_driver_findings(self) -> Iterator[Finding]:
         if count := self.pci_cards():
             yield note(
                 "GPU driver",
-                f"{count} NVIDIA GPU{'s' if count > 1 else ''} without a loaded driver: nothing can use it",
+                f"{count} NVIDIA GPU{'s' if count > 1 else ''} without a loaded driver: unusable",
                 "apt install nvidia-driver (Debian: contrib and non-free), then restart",
             )
         else:
-            yield ok("GPU", "no NVIDIA GPU here; the embedded voices don't need one")
+            yield ok("GPU", "no NVIDIA GPU; the embedded voices don't need one")
 
-    def _about_nodes(self) -> Iterator[Finding]:
+    def _node_findings(self) -> Iterator[Finding]:
         wanted = [self.root / "dev/nvidiactl", self.root / "dev/nvidia-uvm"]
         missing = [path for path in wanted if not path.exists()]
         if not self.nodes:
@@ -121,27 +110,29 @@ class Gpus:
             names = ", ".join(f"/{path.relative_to(self.root)}" for path in missing)
             yield problem(
                 "GPU nodes",
-                f"missing: {names}; a sandboxed daemon can't make them itself",
+                f"missing: {names}; the sandboxed daemon can't create them",
                 "apt install nvidia-modprobe, which the unit calls, or: nvidia-modprobe -c0 -u",
             )
             return
         account = Account.find(DAEMON)
-        shut = [
+        forbidden = [
             node
             for node in (*self.nodes, *wanted)
             if account is not None and account.may(node, os.R_OK | os.W_OK) is False
         ]
-        if shut:
-            names = ", ".join(f"/{path.relative_to(self.root)}" for path in shut)
+        if forbidden:
+            names = ", ".join(f"/{path.relative_to(self.root)}" for path in forbidden)
             yield problem(
-                "GPU nodes", f"the user {DAEMON} may not use {names}", f"ls -l {names}: add it to that group"
+                "GPU nodes",
+                f"the user {DAEMON} may not use {names}",
+                f"add it to the group that ls -l {names} shows",
             )
         else:
             yield ok("GPU nodes", ", ".join(f"/{path.relative_to(self.root)}" for path in self.nodes))
 
 
-def about_torch(driver: str) -> Iterator[Finding]:
-    """Whether the torch that is installed can use that driver."""
+def torch_findings(driver: str) -> Iterator[Finding]:
+    """Check whether the installed torch can use the driver."""
     try:
         version = metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -158,16 +149,16 @@ def about_torch(driver: str) -> Iterator[Finding]:
     if cuda in DRIVER_FOR_CUDA and 0 < major < DRIVER_FOR_CUDA[cuda]:
         yield problem(
             "torch",
-            f"{version} is built for CUDA {cuda}, which needs a driver from {DRIVER_FOR_CUDA[cuda]} on; "
-            f"here is {driver}",
-            f"install a driver from {DRIVER_FOR_CUDA[cuda]} on",
+            f"{version} is built for CUDA {cuda}, which needs driver {DRIVER_FOR_CUDA[cuda]} or newer; "
+            f"found {driver}",
+            f"install driver {DRIVER_FOR_CUDA[cuda]} or newer",
         )
     else:
         yield ok("torch", f"{version}{f', CUDA {cuda}' if cuda else ''}")
 
 
 def _cuda_release() -> int | None:
-    """The CUDA that came with torch, by its package."""
+    """The CUDA release that torch was installed with, from the CUDA package's version."""
     for name in ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu13", "nvidia-cuda-runtime-cu12"):
         try:
             return int(metadata.version(name).split(".")[0])
@@ -177,7 +168,7 @@ def _cuda_release() -> int | None:
 
 
 def ask_driver() -> list[Card] | None:
-    """The cards by nvidia-smi(1), which starts no CUDA and takes no GPU memory; None where it can't tell."""
+    """Ask nvidia-smi(1), which uses no CUDA and no GPU memory; None if that fails."""
     query = "--query-gpu=index,name,memory.free,memory.total"
     command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
     try:
@@ -189,30 +180,30 @@ def ask_driver() -> list[Card] | None:
 
 
 def visible(cards: list[Card] | None, setting: str | None) -> list[Card] | None:
-    """Those that CUDA_VISIBLE_DEVICES leaves, where it names them by number."""
+    """The cards that CUDA_VISIBLE_DEVICES selects by number; all if it is unset or uses UUIDs."""
     if cards is None or setting is None or not re.fullmatch(r"\d+(,\d+)*", setting):
         return cards
     wanted = [int(number) for number in setting.split(",")]
     return [card for number in wanted for card in cards if card.index == number]
 
 
-def _about_memory(cards: list[Card], needed_bytes: int, reason: str) -> Iterator[Finding]:
+def _memory_findings(cards: list[Card], needed_bytes: int, reason: str) -> Iterator[Finding]:
     best = max(cards, key=lambda card: card.free_bytes)
     for card in cards:
         yield ok(_title(card), _memory(card))
     needs = f"{reason} needs about {needed_bytes / GIB:.1f} GiB"
     if best.free_bytes >= needed_bytes:
-        yield ok("GPU memory", f"{needs}; there is room")
+        yield ok("GPU memory", f"{needs}, which is free")
     elif best.total_bytes >= needed_bytes:
         yield problem(
             "GPU memory",
-            f"{needs}, and at this moment {best.free_bytes / GIB:.1f} GiB are free at most",
-            "nvidia-smi shows who uses it",
+            f"{needs}, and at most {best.free_bytes / GIB:.1f} GiB are free now",
+            "nvidia-smi shows the processes that use it",
         )
     else:
         yield problem(
             "GPU memory",
-            f"{needs}, and the largest card here has {best.total_bytes / GIB:.1f} GiB",
+            f"{needs}, and the largest GPU has {best.total_bytes / GIB:.1f} GiB",
             'quantization = "int8" or "int4" under [step_audio] needs less',
         )
 

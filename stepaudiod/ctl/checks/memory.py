@@ -1,6 +1,6 @@
-"""The GPU memory that the model needs, by the plan that the engine itself makes; in a process of its own.
+"""The GPU memory that the model needs, by the engine's own plan.
 
-`python -m stepaudiod.ctl.checks.memory` imports torch and makes the plan; what asks it imports none.
+`python -m stepaudiod.ctl.checks.memory` imports torch and makes the plan in a child process.
 """
 
 from __future__ import annotations
@@ -15,32 +15,27 @@ from stepaudiod.config import StepAudio
 from stepaudiod.errors import EngineUnavailable, StepaudiodError
 
 TIMEOUT_S = 120.0
-PLENTY_BYTES = 1 << 50
-"""Of a card that has room for everything: then only what is configured can be too little."""
+UNLIMITED_BYTES = 1 << 50
+"""Assumed free GPU memory, so that only the configured size can be too small."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """What the model needs of a GPU.
+    """The GPU memory that the model needs.
 
     Attributes:
-        free_bytes: must be free before it is loaded; 0 where that isn't known.
-        trouble: why it isn't, or why the configured size is too little.
-        is_refused: whether it is the latter.
+        free_bytes: must be free before the model is loaded; 0 if unknown.
+        error: why it is unknown, or why the configured size is too small.
+        is_too_small: whether the configured size is too small.
     """
 
     free_bytes: int
-    trouble: str = ""
-    is_refused: bool = False
+    error: str = ""
+    is_too_small: bool = False
 
 
 def ask(models: Path, settings: StepAudio) -> Need:
-    """Have the plan made.
-
-    Args:
-        models: holds both published folders.
-        settings: what is configured of the model.
-    """
+    """Make the plan in a child process, for the models below a folder."""
     command = [sys.executable, "-m", __name__, str(models), settings.model_dump_json()]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
@@ -52,14 +47,14 @@ def ask(models: Path, settings: StepAudio) -> Need:
 def main() -> None:
     """Make the plan as the engine does, with the rights of the user that owns the files."""
     from stepaudiod.ctl.hub.catalog import FOLDERS
-    from stepaudiod.ctl.owner import act_as_owner
+    from stepaudiod.ctl.privileges import become_owner
 
     models, settings = Path(sys.argv[1]), StepAudio.model_validate_json(sys.argv[2])
     try:
-        act_as_owner(models, FOLDERS)
+        become_owner(models, FOLDERS)
         need = _plan(models, settings)
     except EngineUnavailable as error:
-        need = Need(0, str(error), is_refused=True)
+        need = Need(0, str(error), is_too_small=True)
     except (StepaudiodError, OSError, ImportError) as error:
         need = Need(0, str(error))
     print(json.dumps(asdict(need)))
@@ -74,7 +69,7 @@ def _plan(models: Path, settings: StepAudio) -> Need:
 
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[settings.dtype]
     needs = MemoryNeeds.of(Checkpoint(models), dtype, Quantization.named(settings.quantization))
-    needs.plan(settings.gpu_memory_bytes, PLENTY_BYTES)
+    needs.plan(settings.gpu_memory_bytes, UNLIMITED_BYTES)
     return Need(needs.wanted_bytes(settings.gpu_memory_bytes))
 
 

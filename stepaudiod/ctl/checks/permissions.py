@@ -1,4 +1,4 @@
-"""Who may use what: the socket, the folders, the GPU's nodes. Reads owners and modes, tries nothing."""
+"""Permissions of the daemon's user and of the current user, read from owners and modes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
+from stepaudiod.ctl.privileges import user_name
 
 DAEMON = "stepaudio"
-"""The daemon's user, and the group of those who may use its unix socket."""
+"""The daemon's user, and the group that may use its unix socket."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """A user with the groups that the system's files give it.
-
-    Attributes:
-        name: as in passwd(5).
-        uid: its number.
-        gids: of all its groups.
-    """
+    """A user with its groups."""
 
     name: str
     uid: int
@@ -32,7 +27,6 @@ class Account:
 
     @classmethod
     def find(cls, name: str) -> Account | None:
-        """The account of that name; None where there is none."""
         try:
             entry = pwd.getpwnam(name)
         except KeyError:
@@ -40,7 +34,7 @@ class Account:
         return cls(name, entry.pw_uid, frozenset(os.getgrouplist(name, entry.pw_gid)))
 
     def may(self, path: Path, want: int) -> bool | None:
-        """Whether it has these rights (`os.R_OK`…) at the path; None where that can't be seen from here."""
+        """Whether it has these rights (`os.R_OK`…) on the path; None if the path can't be examined."""
         folders = [*reversed(path.parents)]
         for each, rights in [*((folder, os.X_OK) for folder in folders), (path, want)]:
             try:
@@ -64,11 +58,11 @@ class Account:
 
 
 def socket_findings(path: Path, unit: str) -> Iterator[Finding]:
-    """Whether whoever asks may use the unix socket, and whether somebody listens there. Doesn't connect.
+    """Check whether a process listens on the unix socket and the user may use it, without a connection.
 
     Args:
         path: the socket.
-        unit: the socket unit that makes it.
+        unit: the socket unit that creates it.
     """
     subject = str(path)
     try:
@@ -77,62 +71,59 @@ def socket_findings(path: Path, unit: str) -> Iterator[Finding]:
         yield problem(
             subject,
             "there is no such socket",
-            f"systemctl enable --now {unit}, or name another one: --socket",
+            f"systemctl enable --now {unit}, or give another one: --socket",
         )
         return
     except OSError as error:
-        yield unknown(subject, f"can't be looked at: {error.strerror}")
+        yield unknown(subject, f"can't be checked: {error.strerror}")
         return
     if not stat.S_ISSOCK(found.st_mode):
-        yield problem(subject, "this isn't a socket", "name another one: --socket")
+        yield problem(subject, "this isn't a socket", "give another one: --socket")
         return
-    if not _somebody_listens(path):
+    if not _is_listening(path):
         yield problem(
             subject,
-            "nobody listens; the file is left over from a daemon that ended",
+            "no process listens; the file was left by a daemon that has exited",
             f"systemctl restart {unit}",
         )
         return
-    yield _may_we_use(path, found)
+    yield _user_access(path, found)
 
 
-def _may_we_use(path: Path, found: os.stat_result) -> Finding:
+def _user_access(path: Path, found: os.stat_result) -> Finding:
     if os.access(path, os.R_OK | os.W_OK):
         return ok(str(path), "you may use it")
     group = _group_name(found.st_gid)
-    me = Account.find(_our_name())
-    if me is not None and found.st_gid in me.gids:
+    user = Account.find(user_name(os.geteuid()))
+    if user is not None and found.st_gid in user.gids:
         return problem(
-            str(path), f"you are in the group {group}, but this session began before", "log in again"
+            str(path), f"you joined the group {group} after this session had begun", "log in again"
         )
     return problem(
         str(path),
-        f"you may not use it: it is for root and the group {group}",
-        f"sudo usermod -aG {group} $USER, then log in again; the TCP ports are for everybody here",
+        f"you may not use it; root and the group {group} may",
+        f"sudo usermod -aG {group} $USER, then log in again; every local user may use the TCP ports",
     )
 
 
 def account_findings() -> Iterator[Finding]:
-    """The daemon's own user."""
     account = Account.find(DAEMON)
     if account is None:
-        yield problem(
-            f"user {DAEMON}", "there is no such user, and the daemon runs as it", "systemd-sysusers"
-        )
+        yield problem(f"user {DAEMON}", "the daemon's user does not exist", "systemd-sysusers")
         return
     missing = [name for name in ("video", "render") if _gid(name) not in account.gids | {None}]
     if missing:
         yield note(
             f"user {DAEMON}",
-            f"isn't in the group {' and '.join(missing)}, to whom GPUs belong on some systems",
+            f"isn't in the group {' and '.join(missing)}, which owns the GPUs on some systems",
             "systemd-sysusers",
         )
     else:
-        yield ok(f"user {DAEMON}", "is there")
+        yield ok(f"user {DAEMON}", "exists")
 
 
-def _somebody_listens(path: Path) -> bool:
-    """The kernel's own list: proc_net(5). The fourth column has the flag of a listening socket."""
+def _is_listening(path: Path) -> bool:
+    """Look the socket up in /proc/net/unix, whose fourth column has the flag of a listening socket."""
     listening = 0x10000
     names = {str(path), os.path.realpath(path)}
     for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]:
@@ -140,13 +131,6 @@ def _somebody_listens(path: Path) -> bool:
         if len(fields) == 8 and fields[7] in names and int(fields[3], 16) & listening:
             return True
     return False
-
-
-def _our_name() -> str:
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return ""
 
 
 def _group_name(gid: int) -> str:

@@ -1,14 +1,15 @@
-"""The units: what systemd holds, and whether the daemon sleeps. Asks systemd, never a socket."""
+"""The daemon's units as systemd sees them."""
 
 from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
+from stepaudiod.ctl.errors import Unreachable
+from stepaudiod.ctl.systemctl import TABLE, systemctl
 
 PROPERTIES = (
     "Id",
@@ -23,71 +24,57 @@ PROPERTIES = (
     "Environment",
     "MainPID",
 )
-TIMEOUT_S = 10.0
 SINGLE = "stepaudiod"
 """The daemon that isn't an instance of a template."""
 
 
 @dataclass(frozen=True)
 class Units:
-    """The units of one daemon as systemd sees them.
+    """The units of one daemon.
 
     Attributes:
         service: the daemon's service without its suffix: `stepaudiod` or `stepaudiod@gpu1`.
-        properties: of each unit by its name.
-        silence: why systemd tells nothing; "" where it does.
+        properties: the properties of each unit, by its name.
+        error: why systemd couldn't be asked; "" if it could.
     """
 
     service: str
     properties: dict[str, dict[str, str]]
-    silence: str = ""
+    error: str = ""
 
     @classmethod
     def ask(cls, service: str) -> Units:
-        """Ask systemd."""
         try:
-            listed = _systemctl(
-                "list-units", "--all", "--plain", "--no-legend", "--full", "stepaudiod*.socket"
-            )
-            names = [
-                f"{service}.service",
-                f"{service}.socket",
-                *(line.split()[0] for line in listed.splitlines()),
-            ]
-            shown = _systemctl("show", f"--property={','.join(PROPERTIES)}", *dict.fromkeys(names))
-        except OSError as error:
-            return cls(service, {}, f"systemctl can't be asked ({error.strerror})")
-        except subprocess.CalledProcessError as error:
-            return cls(service, {}, f"systemctl doesn't tell ({' '.join(error.stderr.split())})")
-        except subprocess.TimeoutExpired:
-            return cls(service, {}, f"systemctl gave no answer for {TIMEOUT_S:g} s")
+            listed = systemctl("list-units", "--all", *TABLE, "stepaudiod*.socket").splitlines()
+            names = [f"{service}.service", f"{service}.socket", *(line.split()[0] for line in listed)]
+            shown = systemctl("show", f"--property={','.join(PROPERTIES)}", *dict.fromkeys(names))
+        except Unreachable as error:
+            return cls(service, {}, error.message)
         units = [_table(block) for block in shown.strip().split("\n\n")]
         return cls(service, {unit["Id"]: unit for unit in units if "Id" in unit})
 
     def of(self, kind: str) -> dict[str, str]:
-        """The properties of the daemon's own `service` or `socket`."""
+        """The properties of the daemon's `service` or `socket`."""
         return self.properties.get(f"{self.service}.{kind}", {})
 
     @property
     def is_installed(self) -> bool:
-        """Whether systemd knows the service."""
         return self.of("service").get("LoadState") == "loaded"
 
     @property
     def is_awake(self) -> bool:
-        """Whether the daemon runs, and can be asked without waking it."""
         return self.of("service").get("ActiveState") in ("active", "reloading")
 
     @property
     def is_off(self) -> bool:
-        """Whether somebody has switched its sockets off, now and at boot."""
+        """Whether its sockets are stopped and disabled."""
         socket = self.of("socket")
         return (socket.get("ActiveState"), socket.get("UnitFileState")) == ("inactive", "disabled") and not (
             self.is_awake or any(unit.get("ActiveState") == "active" for unit in self.sockets())
         )
 
     def listening_instances(self) -> list[str]:
-        """The names of instances of the daemon's template that listen."""
+        """The names of the template's instances that listen."""
         found = [
             re.fullmatch(rf"{SINGLE}@(.+)\.socket", name)
             for name, unit in self.properties.items()
@@ -97,12 +84,12 @@ class Units:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the service's unit puts into its environment."""
+        """The variables that the service's unit sets."""
         words = shlex.split(self.of("service").get("Environment", ""))
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def sockets(self) -> list[dict[str, str]]:
-        """The sockets that wake this daemon, the main one first."""
+        """The socket units that start this daemon, the main one first."""
         main = f"{self.service}.socket"
         triggering = [
             unit
@@ -114,30 +101,26 @@ class Units:
         return [unit for unit in (self.of("socket"), *triggering) if unit]
 
     def findings(self) -> Iterator[Finding]:
-        """What there is to say."""
-        if self.silence:
-            yield unknown("systemd", f"{self.silence}: the units can't be looked at")
+        if self.error:
+            yield unknown("systemd", f"{self.error}: the units can't be checked")
             return
         if not self.is_installed:
-            yield note(
-                f"{self.service}.service",
-                "systemd doesn't know it: a daemon here is one that was started by hand",
-            )
+            yield note(f"{self.service}.service", "no such unit: a daemon here must be started by hand")
             return
-        yield from self._about_sockets()
-        yield self._about_service()
+        yield from self._socket_findings()
+        yield self._service_finding()
         for name, unit in self.properties.items():
             if unit.get("NeedDaemonReload") == "yes":
-                yield note(name, "its file has changed since systemd read it", "systemctl daemon-reload")
+                yield note(name, "the file has changed since systemd read it", "systemctl daemon-reload")
 
-    def _about_sockets(self) -> Iterator[Finding]:
+    def _socket_findings(self) -> Iterator[Finding]:
         listening = [unit for unit in self.sockets() if unit.get("ActiveState") == "active"]
         for unit in self.sockets():
             name = unit["Id"]
             if unit.get("ActiveState") == "failed":
                 yield problem(
                     name,
-                    f"it failed ({unit.get('Result', 'no reason is known')})",
+                    f"it failed ({unit.get('Result', 'unknown reason')})",
                     f"journalctl -u {name} says why; then: systemctl restart {name}",
                 )
             elif unit in listening:
@@ -151,46 +134,41 @@ class Units:
         if not listening:
             yield problem(
                 f"{self.service}.socket",
-                "nothing listens, so nothing can wake the daemon",
+                "nothing listens, so a connection can't wake the daemon",
                 f"systemctl enable --now {self.service}.socket",
             )
 
-    def _about_service(self) -> Finding:
+    def _service_finding(self) -> Finding:
         unit = self.of("service")
         name, state = unit["Id"], unit.get("ActiveState")
         if state == "failed":
             return problem(
-                name, f"it failed ({unit.get('Result', 'no reason is known')})", f"journalctl -u {name} -n 50"
+                name, f"it failed ({unit.get('Result', 'unknown reason')})", f"journalctl -u {name} -n 50"
             )
         if unit.get("SubState") == "auto-restart":
-            return problem(name, "it dies and is started again and again", f"journalctl -u {name} -n 50")
+            return problem(name, "it fails and is restarted again and again", f"journalctl -u {name} -n 50")
         if self.is_awake:
             return ok(name, f"awake, process {unit.get('MainPID', '?')}")
         if unit.get("SubState") == "start-pre":
             return note(
                 name,
-                "waits until an upgrade of its packages has ended, and so does whoever connects",
-                "if none is under way: dpkg --configure -a, then /usr/lib/stepaudiod/upgrade release",
+                "waits until an upgrade of its packages has ended; clients wait too",
+                "if no upgrade is running: dpkg --configure -a, then /usr/lib/stepaudiod/upgrade release",
             )
         if state == "activating":
-            return ok(name, "is just waking")
-        return ok(name, "asleep: nothing runs until somebody connects")
+            return ok(name, "starting")
+        return ok(name, "asleep: nothing runs until a client connects")
 
 
 def _addresses(listen: str) -> str:
-    """`127.0.0.1:7860 (Stream)` in lines, as one list."""
+    """Join lines such as `127.0.0.1:7860 (Stream)` to a list of addresses."""
     return ", ".join(word for word in listen.split() if not word.startswith("(")) or "no address"
 
 
 def _table(block: str) -> dict[str, str]:
-    """`Key=value` lines; a key that comes again (Listen) adds to the first."""
+    """Parse `Key=value` lines; the values of a repeated key (Listen) are joined."""
     table: dict[str, str] = {}
     for line in block.splitlines():
         key, _, value = line.partition("=")
         table[key] = f"{table[key]} {value}" if key in table else value
     return table
-
-
-def _systemctl(*arguments: str) -> str:
-    command = ["systemctl", "--no-pager", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout

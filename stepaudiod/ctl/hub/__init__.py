@@ -1,4 +1,4 @@
-"""Published models: which there are, how they come from a model hub, and what of them lies here.
+"""Published models: the catalog, downloading from a model hub, and the installed models.
 
-Only `stepaudioctl models` uses this; the daemon never calls out.
+Only `stepaudioctl models` uses this; the daemon never downloads models.
 """

@@ -1,6 +1,6 @@
-"""What can be pulled: repositories, the folders they go to, and which of their files are wanted.
+"""The models that can be pulled: their repositories, folders and files.
 
-Python files that a repository carries are never wanted: nothing here runs code that came with weights.
+Python files of a repository are never downloaded: no code that comes with weights is run.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ LICENCES = ("LICENSE*", "NOTICE*")
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """One repository of a hub, and its folder here.
+    """One repository of a hub, and its local folder.
 
     Attributes:
-        folder: below the folder of all models.
+        folder: its name in the folder of all models.
         huggingface: its name at Hugging Face.
         modelscope: its name at ModelScope.
-        needed: patterns of paths; each must match something.
-        optional: patterns of paths that are taken where they exist.
-        derived: folders that were made of its files here, and go when these change or go.
+        needed: path patterns; each must match a file.
+        optional: path patterns of files that are downloaded if they exist.
+        derived: folders made from its files, which are removed when these change.
     """
 
     folder: str
@@ -41,43 +41,32 @@ class Repository:
     derived: tuple[str, ...] = ()
 
     def id(self, source: str) -> str:
-        """Its name at one of the two."""
         return self.modelscope if source == "modelscope" else self.huggingface
 
     def wanted(self, paths: Iterable[str]) -> list[str]:
-        """Those of a listing's paths that are ours."""
+        """The paths of a listing that are to be downloaded."""
         patterns = (*self.needed, *self.optional)
         return [path for path in paths if any(_matches(path, pattern) for pattern in patterns)]
 
     def missing(self, paths: Iterable[str]) -> list[str]:
-        """What should be among the paths and isn't."""
+        """The needed patterns that match none of the paths."""
         known = list(paths)
         return [pattern for pattern in self.needed if not any(_matches(path, pattern) for path in known)]
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """What people pull by one name.
-
-    Attributes:
-        name: that name.
-        title: one line for a person.
-        repositories: all of them are needed.
-    """
-
     name: str
-    title: str
     repositories: tuple[Repository, ...]
 
 
 def _matches(path: str, pattern: str) -> bool:
-    """Like a shell: a star stops at a slash."""
+    """Match like a shell: a star doesn't match a slash."""
     return path.count("/") == pattern.count("/") and PurePosixPath(path).match(pattern)
 
 
 STEP_AUDIO = PublishedModel(
     name="step-audio-editx",
-    title="Step-Audio-EditX: clones and edits voices",
     repositories=(
         Repository(
             folder=MODEL_FOLDER,
@@ -113,10 +102,8 @@ DEFAULT_WHISPER = "whisper-large-v3-turbo"
 
 
 def _whisper(size: str) -> PublishedModel:
-    """One size of Whisper, as transformers reads it."""
     return PublishedModel(
         name=f"whisper-{size}",
-        title=f"Whisper {size}: writes down what a recording says",
         repositories=(
             Repository(
                 folder=f"whisper-{size}",
@@ -142,17 +129,17 @@ MODELS = (STEP_AUDIO, *(_whisper(size) for size in WHISPER_SIZES))
 
 
 PULLING = ".pulling"
-"""Where files come together before they are put into place."""
+"""The folder of incomplete downloads."""
 
 FOLDERS = (
     PULLING,
     *(name for model in MODELS for each in model.repositories for name in (each.folder, *each.derived)),
 )
-"""All that may be changed in the folder of all models."""
+"""Everything that is changed in the folder of all models."""
 
 
 def find(name: str) -> PublishedModel:
-    """The model of that name; `whisper` is the size that most people want.
+    """The model of that name; `whisper` is DEFAULT_WHISPER.
 
     Raises:
         WrongUsage: there is none.

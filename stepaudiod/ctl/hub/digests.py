@@ -1,4 +1,4 @@
-"""What a file holds, in one number: SHA-256, or git's own name for a small file. Knows no hub."""
+"""Digests of files: SHA-256, or git's blob name."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from typing import Literal
 
 BLOCK_BYTES = 1 << 22
 
-Told = Callable[[int], None]
-"""Takes how many more bytes have been read."""
-
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What a hub says that a file holds.
+    """A file's digest from a hub.
 
     Attributes:
-        algorithm: `sha256`, or `git` for the name of a blob, which is all that Hugging Face tells of files
-            that aren't in its large file storage.
+        algorithm: `sha256`, or `git` for a blob name, the only digest of Hugging Face for files that aren't
+            in its large file storage.
         value: in hexadecimal.
     """
 
@@ -28,15 +25,15 @@ class Digest:
     value: str
 
 
-def digest(path: Path, algorithm: str, told: Told = lambda size: None) -> str:
-    """Read the file and compute it, in hexadecimal."""
+def digest(path: Path, algorithm: str, on_read: Callable[[int], None] = lambda size_bytes: None) -> str:
+    """Compute the digest of a file, in hexadecimal; `on_read` gets the size of each block."""
     if algorithm == "git":
-        # not a matter of trust: git names its blobs so
+        # git's blob names are SHA-1; the digest is not used for security
         state = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     else:
         state = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):
             state.update(block)
-            told(len(block))
+            on_read(len(block))
     return state.hexdigest()

@@ -25,12 +25,12 @@ LISTING_TIMEOUT_S = 60.0
 class HuggingFace(Source):
     """The hub.
 
-    The client's `hf_hub_download` keeps nothing of an interrupted download: each attempt begins a new file
-    (huggingface_hub 2.4). Its `http_get`, which is below that, goes on from an offset; it is also plain HTTP,
-    which every mirror and proxy has, where the client would otherwise ask for Xet.
+    The client's `hf_hub_download` can't resume an interrupted download: each attempt begins a new file
+    (huggingface_hub 2.4). Its lower-level `http_get` resumes from an offset, and uses plain HTTP, which every
+    mirror and proxy supports, instead of Xet.
 
     Args:
-        endpoint: another server; None leaves it to the client, which reads HF_ENDPOINT.
+        endpoint: another server; None is the client's default, HF_ENDPOINT.
     """
 
     name = "huggingface"
@@ -42,39 +42,36 @@ class HuggingFace(Source):
         self.endpoint = self._api.endpoint
 
     def list(self, repository: str, revision: str | None) -> Listing:
-        """What is there."""
         try:
             info = self._api.model_info(
                 repository, revision=revision, files_metadata=True, timeout=LISTING_TIMEOUT_S
             )
         except (httpx2.HTTPError, OfflineModeIsEnabled) as error:
-            raise self._said(repository, error) from None
+            raise self._convert(repository, error) from None
         except (httpx2.InvalidURL, ImportError, ValueError) as error:
-            # an address or a proxy that can't be one, or a proxy's protocol whose package is missing
+            # an invalid address or proxy, or a proxy protocol whose package is missing
             raise unreachable(self, error) from None
         files = []
         for sibling in info.siblings or []:
             if sibling.size is None:
                 raise HubRefused(
-                    f"{self.endpoint} lists {repository} without sizes: it isn't a whole mirror. Take "
+                    f"{self.endpoint} lists {repository} without sizes: it isn't a complete mirror. Use "
                     "another --endpoint."
                 )
             digest = Digest("git", sibling.blob_id) if sibling.blob_id else None
             if sibling.lfs:
-                # git's name is that of a pointer to the file then
+                # the blob is only a pointer to the file
                 digest = Digest("sha256", sibling.lfs.sha256)
             files.append(RemoteFile(sibling.rfilename, sibling.size, digest))
         return Listing(info.sha or revision or "main", tuple(files))
 
     def partial_bytes(self, file: RemoteFile, scratch: Path) -> int:
-        """How much is here."""
         path = _partial(file, scratch)
         return path.stat().st_size if path.exists() else 0
 
     def fetch(
         self, repository: str, revision: str, file: RemoteFile, scratch: Path, received: Received
     ) -> Path:
-        """Fetch one file."""
         path = _partial(file, scratch)
         path.parent.mkdir(parents=True, exist_ok=True)
         url = hf_hub_url(repository, file.path, revision=revision, endpoint=self.endpoint)
@@ -83,7 +80,7 @@ class HuggingFace(Source):
             with _Counted(path, received) as partial:
                 size_bytes = partial.seek(0, os.SEEK_END)
                 if size_bytes > file.size_bytes:
-                    # it can't be the beginning of that file
+                    # it can't be a part of that file
                     partial.truncate(0)
                     size_bytes = partial.seek(0)
                 http_get(
@@ -94,31 +91,30 @@ class HuggingFace(Source):
                     expected_size=file.size_bytes,
                 )
         except (httpx2.HTTPError, OfflineModeIsEnabled) as error:
-            raise self._said(repository, error) from None
+            raise self._convert(repository, error) from None
         except OSError as error:
             if error.errno is not None:
                 raise
-            # how the client says that the connection gave another number of bytes than the listing
+            # the client's error if the size differs from the listing
             path.unlink()
             raise IncompleteModel(
-                f"{file.path} of {repository} came with another size than the {file.size_bytes} bytes that "
-                f"{self.endpoint} lists; it was thrown away. Run the same command again."
+                f"{file.path} of {repository} was received with another size than the {file.size_bytes} "
+                f"bytes that {self.endpoint} lists; it was deleted. Run the same command again."
             ) from None
         return path
 
-    def _said(self, repository: str, error: Exception) -> CtlError:
-        """The client's error as ours."""
+    def _convert(self, repository: str, error: Exception) -> CtlError:
         if isinstance(error, HfHubHTTPError):
             return refused(self, repository, error.response.status_code, error)
         return unreachable(self, error)
 
 
 class _Counted(io.BufferedRandom):
-    """A partial file that says how long it is.
+    """A partial file that reports its size.
 
     Args:
-        path: the file, made where it is missing.
-        received: takes its length.
+        path: the file, created if missing.
+        received: called with its size.
     """
 
     def __init__(self, path: Path, received: Received) -> None:
@@ -127,7 +123,7 @@ class _Counted(io.BufferedRandom):
         self._received = received
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
-        """Keep the next bytes on the disk, not in the buffer: an interruption may come at any moment."""
+        """Write through the buffer, so that an interrupted download loses nothing."""
         written = super().write(data)
         self.flush()
         self._received(self.tell())
@@ -135,6 +131,6 @@ class _Counted(io.BufferedRandom):
 
 
 def _partial(file: RemoteFile, scratch: Path) -> Path:
-    """Its name has the digest in it: another revision of the file begins anew."""
+    """The path has the digest in it, so that another revision of the file is not resumed."""
     mark = file.digest.value[:16] if file.digest else str(file.size_bytes)
     return scratch / f"{file.path}.{mark}{PARTIAL}"

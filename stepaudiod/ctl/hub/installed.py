@@ -1,4 +1,4 @@
-"""What lies in the folder of all models: listed, checked, removed. Asks no hub."""
+"""The installed models: listing, verifying and removing them, without a hub."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from stepaudiod.errors import ModelFileError
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """One model that is here, whole or not.
+    """An installed model, complete or not.
 
     Attributes:
-        model: which.
+        model: the model.
         folders: its folders that exist.
-        manifests: of those that were pulled.
-        size_bytes: on the disk, what an interrupted pull has left included.
-        state: `complete`, `incomplete`, or `by hand`: whole as far as can be told without a manifest.
+        manifests: the manifests of the folders that were pulled.
+        size_bytes: its size on the disk, with incomplete downloads.
+        state: `complete`, `incomplete`, or `by hand`: seems complete, but has no manifest.
     """
 
     model: PublishedModel
@@ -40,19 +40,16 @@ class Installed:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A file that isn't what it should be."""
-
     file: str
     message: str
 
 
 def list_installed(root: Path) -> list[Installed]:
-    """Every model of which anything is here."""
-    return [found for model in MODELS if (found := look(model, root))]
+    return [found for model in MODELS if (found := find_installed(model, root))]
 
 
-def look(model: PublishedModel, root: Path) -> Installed | None:
-    """What is here of a model; None is nothing at all."""
+def find_installed(model: PublishedModel, root: Path) -> Installed | None:
+    """The installed files of a model; None if there are none."""
     folders = [root / repository.folder for repository in model.repositories]
     staging = [root / PULLING / repository.folder for repository in model.repositories]
     here = tuple(folder for folder in folders if os.path.lexists(folder))
@@ -69,7 +66,7 @@ def look(model: PublishedModel, root: Path) -> Installed | None:
 
 
 def check_quickly(model: PublishedModel, root: Path) -> Iterator[Problem]:
-    """Look at sizes and headers; reads no weights."""
+    """Check sizes and headers, without reading the weights."""
     manifests, wrong = _manifests(model, root)
     for repository, found in manifests:
         for name, record in found.files.items():
@@ -79,7 +76,7 @@ def check_quickly(model: PublishedModel, root: Path) -> Iterator[Problem]:
 
 
 def check_digests(model: PublishedModel, root: Path, progress: Progress) -> Iterator[Problem]:
-    """Read every file that a manifest names, and compare; where all are right, look at the structure too."""
+    """Check the digest of every file in the manifests; if all are correct, check the structure too."""
     manifests, wrong = _manifests(model, root)
     progress.start("checking", 0, sum(found.size_bytes for _, found in manifests))
     for repository, found in manifests:
@@ -88,7 +85,6 @@ def check_digests(model: PublishedModel, root: Path, progress: Progress) -> Iter
 
 
 def _manifests(model: PublishedModel, root: Path) -> tuple[list[tuple[Repository, Manifest]], list[Problem]]:
-    """The manifests of a model's folders, and what is wrong with them."""
     manifests, wrong = [], []
     for repository in model.repositories:
         folder = root / repository.folder
@@ -101,7 +97,7 @@ def _manifests(model: PublishedModel, root: Path) -> tuple[list[tuple[Repository
 
 
 def _check_files(folder: Path, found: Manifest, progress: Progress) -> Iterator[Problem]:
-    """The files of one folder against its manifest."""
+    """Check the files of one folder against its manifest."""
     for name, record in found.files.items():
         path = folder / name
         if problem := _check_size(path, record.size_bytes):
@@ -113,7 +109,6 @@ def _check_files(folder: Path, found: Manifest, progress: Progress) -> Iterator[
 
 
 def _check_size(path: Path, size_bytes: int) -> Problem | None:
-    """Whether the file is there, with all its bytes."""
     if not path.is_file():
         return Problem(str(path), f"{path} is missing")
     if (found := path.stat().st_size) != size_bytes:
@@ -122,7 +117,7 @@ def _check_size(path: Path, size_bytes: int) -> Problem | None:
 
 
 def _structure(model: PublishedModel, root: Path) -> Iterator[Problem]:
-    """What the files say about themselves."""
+    """Check the files' headers."""
     if model is STEP_AUDIO:
         for error in Checkpoint(root).problems():
             yield Problem("", _without_advice(error))
@@ -138,12 +133,12 @@ def _structure(model: PublishedModel, root: Path) -> Iterator[Problem]:
 
 
 def _without_advice(error: ModelFileError) -> str:
-    """What is wrong; the advice to verify is for those who haven't yet."""
+    """The message without the advice to verify the model, which is what this command does."""
     return error.message.removesuffix(f"; {mend()}")
 
 
 def remove(model: PublishedModel, root: Path) -> None:
-    """Remove the model, what was made of it here, and what an interrupted pull has left of it."""
+    """Remove the model with derived folders and incomplete downloads."""
     with locked(root):
         for repository in model.repositories:
             for name in (repository.folder, *repository.derived):
@@ -152,5 +147,5 @@ def remove(model: PublishedModel, root: Path) -> None:
 
 
 def _size_bytes(folder: Path) -> int:
-    """What lies in a folder, links not followed."""
+    """The size of a folder; links are not followed."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

@@ -1,6 +1,6 @@
-"""What was pulled into a folder: where it came from, and the digest of each file. Knows no hub.
+"""The manifest of a pulled folder: its source, and the digest of each file.
 
-The manifest is written last. A folder without one was put there by hand.
+It is written last. A folder without a manifest was copied by hand.
 """
 
 from __future__ import annotations
@@ -17,22 +17,20 @@ NAME = ".stepaudiod.json"
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """One file."""
-
     size_bytes: int
     sha256: str
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One folder.
+    """The manifest of one folder.
 
     Attributes:
         source: `huggingface` or `modelscope`.
-        endpoint: the server that was asked, a mirror perhaps.
-        repository: its name there.
-        revision: what was pulled: a commit where the hub tells it.
-        files: by path in the folder.
+        endpoint: the server, possibly a mirror.
+        repository: the repository's name there.
+        revision: a commit, if the hub reports it.
+        files: the files by their paths in the folder.
     """
 
     source: str
@@ -43,18 +41,17 @@ class Manifest:
 
     @property
     def size_bytes(self) -> int:
-        """All files together."""
         return sum(record.size_bytes for record in self.files.values())
 
     def write(self, folder: Path) -> None:
-        """Put it into the folder, whole or not at all."""
+        """Write it to the folder atomically."""
         unfinished = folder / f"{NAME}.part"
         unfinished.write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
         os.replace(unfinished, folder / NAME)
 
 
 def read(folder: Path) -> Manifest | None:
-    """The folder's manifest; None where there is none.
+    """Read the folder's manifest; None if there is none.
 
     Raises:
         IncompleteModel: it can't be read.
@@ -69,5 +66,5 @@ def read(folder: Path) -> Manifest | None:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise IncompleteModel(
             f"{path} isn't a manifest of this version ({error}). Delete it, then `stepaudioctl models pull` "
-            "holds every file against the hub and writes a new one."
+            "compares every file with the hub and writes a new one."
         ) from None

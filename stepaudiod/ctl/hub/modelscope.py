@@ -1,4 +1,4 @@
-"""ModelScope, through the client modelscope-hub, with which the package modelscope downloads."""
+"""ModelScope, through the client modelscope-hub."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from stepaudiod.ctl.errors import CtlError, IncompleteModel
 from stepaudiod.ctl.hub.digests import Digest
 from stepaudiod.ctl.hub.sources import Listing, Received, RemoteFile, Source, refused, unreachable
 
-# The client reads these when it is imported. It would draw bars of its own. And it gives a file one hour,
-# which isn't enough for seven gigabytes on most lines; one that stands still is ended by its other limits.
+# The client reads these when it is imported: no progress bars, and more than its hour for a file, which is
+# too short for seven gigabytes. A download that stalls is ended by its other timeouts.
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("MODELSCOPE_DOWNLOAD_TOTAL_TIMEOUT", str(7 * 24 * 3600))
 
@@ -21,14 +21,13 @@ from modelscope_hub.errors import APIError, FileIntegrityError, HubError
 from requests import RequestException
 
 PARTIAL = ".incomplete"
-"""The client's suffix: it goes on from such a file by itself."""
+"""The client's suffix of files that it can resume."""
 
 
 class Config(HubConfig):
-    """The client's settings, without the id that it would keep on the disk and send with every request."""
+    """The client's settings, without the id that it would store on the disk and send with every request."""
 
     def get_session_id(self) -> str:
-        """An id that tells nothing: a new one each time."""
         return uuid.uuid4().hex
 
 
@@ -36,27 +35,27 @@ class ModelScope(Source):
     """The hub.
 
     Args:
-        endpoint: another server; None leaves it to the client's variables.
+        endpoint: another server; None is the client's default, MODELSCOPE_ENDPOINT.
     """
 
     name = "modelscope"
 
     def __init__(self, endpoint: str | None) -> None:
         logging.getLogger("modelscope_hub").setLevel(logging.CRITICAL)
-        # the client reads the second name too, and complains that it is old
+        # the client accepts the second name too, with a deprecation warning
         named = endpoint or os.environ.get("MODELSCOPE_ENDPOINT") or os.environ.get("MODELSCOPE_DOMAIN")
         config = Config(endpoint=named or None)
         self._api = HubApi(config)
         self.endpoint = str(config.endpoint)
 
     def list(self, repository: str, revision: str | None) -> Listing:
-        """What is there. The hub names no commit, so the revision stays what it was called."""
+        """List the files; the revision stays a name, since the hub reports no commit."""
         try:
             found = self._api.list_repo_files(repository, "model", revision=revision)
         except HubError as error:
-            raise self._said(repository, error) from None
+            raise self._convert(repository, error) from None
         except (RequestException, ValueError) as error:
-            # an address or a proxy that can't be one, or a proxy's protocol whose package is missing
+            # an invalid address or proxy, or a proxy protocol whose package is missing
             raise unreachable(self, error) from None
         files = [
             RemoteFile(file.path, file.size or 0, Digest("sha256", file.sha256) if file.sha256 else None)
@@ -66,7 +65,6 @@ class ModelScope(Source):
         return Listing(revision or "master", tuple(files))
 
     def partial_bytes(self, file: RemoteFile, scratch: Path) -> int:
-        """How much is here."""
         for path in (scratch / file.path, scratch / f"{file.path}{PARTIAL}"):
             if path.exists():
                 return min(path.stat().st_size, file.size_bytes)
@@ -75,15 +73,10 @@ class ModelScope(Source):
     def fetch(
         self, repository: str, revision: str, file: RemoteFile, scratch: Path, received: Received
     ) -> Path:
-        """Fetch one file."""
-
         class Counted(ProgressCallback):
-            """Made by the client for this file."""
-
             size_bytes = 0
 
             def update(self, size: int) -> None:
-                """More of it is here."""
                 self.size_bytes += size
                 received(self.size_bytes)
 
@@ -103,20 +96,19 @@ class ModelScope(Source):
             )
         except FileIntegrityError as error:
             raise IncompleteModel(
-                f"{file.path} of {repository} came wrong from {self.endpoint}, more than once "
-                f"({error.message}). It was thrown away. Run the same command again; if it stays so, take "
-                "the other hub (--from)."
+                f"{file.path} of {repository} was received damaged from {self.endpoint} more than once "
+                f"({error.message}). It was deleted. Run the same command again; if it fails again, try the "
+                "other hub (--from)."
             ) from None
         except HubError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
-                # the disk's own words, which the client takes for a bad line
+                # an error of the disk, which the client reports as one of the network
                 raise error.__cause__ from None
-            raise self._said(repository, error) from None
+            raise self._convert(repository, error) from None
         except RequestException as error:
             raise unreachable(self, error) from None
 
-    def _said(self, repository: str, error: HubError) -> CtlError:
-        """The client's error as ours."""
+    def _convert(self, repository: str, error: HubError) -> CtlError:
         if isinstance(error, APIError):
             return refused(self, repository, error.status_code, error)
         return unreachable(self, error)

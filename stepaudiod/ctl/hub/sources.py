@@ -1,4 +1,4 @@
-"""What a model hub is to us: a listing, and bytes from an offset on. The clients are in their own modules.
+"""The interface of a model hub. The clients are in their own modules, which are slow to import.
 
 Source
 ├── huggingface.HuggingFace     the client huggingface_hub
@@ -9,24 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-from stepaudiod.ctl.errors import HubRefused, Unreachable
+from stepaudiod.ctl.errors import ClientMissing, HubRefused, Unreachable
 from stepaudiod.ctl.hub.digests import Digest
 
-NAMES = ("huggingface", "modelscope")
+CLIENTS = {"huggingface": "huggingface_hub", "modelscope": "modelscope_hub"}
 TOKENS = {"huggingface": "HF_TOKEN", "modelscope": "MODELSCOPE_API_TOKEN"}
 MIRRORS = {"huggingface": "HF_ENDPOINT", "modelscope": "MODELSCOPE_ENDPOINT"}
 
 Received = Callable[[int], None]
-"""Takes how many bytes of a file are here now."""
+"""Called with the number of bytes of a file that have been received."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """One file of a listing; the digest is None where the hub tells none."""
-
     path: str
     size_bytes: int
     digest: Digest | None
@@ -34,11 +33,11 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a repository holds at one revision.
+    """The files of a repository.
 
     Attributes:
-        revision: the commit where the hub tells it, else what was asked for.
-        files: all of them.
+        revision: the commit, if the hub reports it, else the requested revision.
+        files: all files.
     """
 
     revision: str
@@ -46,50 +45,73 @@ class Listing:
 
 
 class Source(Protocol):
-    """A model hub. What goes wrong is a `CtlError`; a full disk is an `OSError`."""
+    """A model hub. Errors are `CtlError`s, those of the disk `OSError`s."""
 
     name: str
     endpoint: str
 
     def list(self, repository: str, revision: str | None) -> Listing:
-        """What is there; None is the newest revision."""
+        """List the files of a revision; None is the newest one."""
 
     def partial_bytes(self, file: RemoteFile, scratch: Path) -> int:
-        """How much of the file an earlier pull has left in the scratch folder."""
+        """The size of the file's part that an earlier pull has left in the scratch folder."""
 
     def fetch(
         self, repository: str, revision: str, file: RemoteFile, scratch: Path, received: Received
     ) -> Path:
-        """Fetch one file into the scratch folder, from where an earlier pull stopped; returns where it is."""
+        """Download one file to the scratch folder, resuming an earlier pull; return its path."""
+
+
+def open_source(name: str, endpoint: str | None) -> Source:
+    """Open a hub by its name.
+
+    Args:
+        name: `huggingface` or `modelscope`.
+        endpoint: another server; None is the client's default.
+
+    Raises:
+        ClientMissing: the hub's client isn't installed.
+    """
+    if find_spec(CLIENTS[name]) is None:
+        package = CLIENTS[name].replace("_", "-")
+        raise ClientMissing(
+            f"Pulling from {name} needs its client {package} where stepaudioctl runs: "
+            "pip install 'stepaudiod[hub]'. The Debian runtimes with torch have it. Or copy the files by "
+            "hand, as described in the README under Models."
+        )
+    if name == "modelscope":
+        from stepaudiod.ctl.hub.modelscope import ModelScope
+
+        return ModelScope(endpoint)
+    from stepaudiod.ctl.hub.huggingface import HuggingFace
+
+    return HuggingFace(endpoint)
 
 
 def unreachable(source: Source, error: BaseException) -> Unreachable:
-    """Nobody answers there, or not to the end."""
     return Unreachable(
-        f"{source.endpoint} can't be reached ({_first_line(error)}). Behind a proxy, set HTTPS_PROXY. A "
-        f"mirror is named by {MIRRORS[source.name]} or --endpoint; where Hugging Face is far, try --from "
-        "modelscope. What has come is kept: the same command goes on from there."
+        f"{source.endpoint} can't be reached ({_first_line(error)}). Behind a proxy, set HTTPS_PROXY. To use "
+        f"a mirror, set {MIRRORS[source.name]} or --endpoint; if Hugging Face is slow or blocked, try --from "
+        "modelscope. The downloaded part is kept: run the same command to continue."
     )
 
 
 def refused(source: Source, repository: str, status: int | None, error: BaseException) -> HubRefused:
-    """The hub answered with an error."""
     token = TOKENS[source.name]
     if status in (401, 403):
         advice = (
-            f"It wants to know who asks: put an access token into {token}. Where the repository is gated, "
-            "accept its terms on the site first."
+            f"It needs an access token: set {token}. If the repository is gated, accept its terms on the "
+            "site first."
         )
     elif status == 404:
-        advice = "Is the --revision right, and does this server have the repository?"
+        advice = "Check the --revision, and whether this server has the repository."
     elif status == 429:
-        advice = f"It has had too many requests: wait, or put an access token into {token}."
+        advice = f"Too many requests: wait, or set {token} to an access token."
     else:
-        advice = f"It said: {_first_line(error)}."
+        advice = f"The server's message: {_first_line(error)}."
     answer = f"status {status}" if status else "an error"
     return HubRefused(f"{source.endpoint} answered {answer} for {repository}. {advice}")
 
 
 def _first_line(error: BaseException) -> str:
-    """An error's own words, short."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]

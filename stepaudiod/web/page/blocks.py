@@ -1,7 +1,7 @@
-"""The page's tabs, fields and buttons in one language. The handlers are the scripts in `static/`.
+"""The page's gradio components: tabs, fields and buttons, in one language.
 
-No handler is Python, since gradio's server does not run when the page is used. A field that a script fills is
-listed in `FILLED`; the script sets it through the hidden button `fill`.
+The event handlers are the scripts in `static/`, not Python, since gradio's server doesn't run. A field that a
+script sets is listed in `FILLED`; the script sets it with the hidden button `fill`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ FILLED = (
     "voice_consent", "tabs",
 )  # fmt: skip
 
-READABLE = 280
-"""The minimum width of a list in pixels: on a phone, lists are placed below each other."""
+MIN_WIDTH_PX = 280
+"""Narrower lists are placed below each other, as on a phone."""
 CLONES = {"clone": None, "clone_emotion": "emotion", "clone_style": "style"}
-"""Ways to speak other words in a recording's voice, each with the mode whose options it has."""
+"""Tasks that speak new words in the voice of a recording, and the edit whose options they use."""
 
 Fields = dict[str, Any]
 
 
 def build(say: Words) -> gr.Blocks:
-    """The page, with the texts of one language."""
     fields: Fields = {}
     with gr.Blocks(title=say["title"], analytics_enabled=False) as page:
         _place("top")
@@ -53,7 +52,7 @@ def build(say: Words) -> gr.Blocks:
 
 
 def _place(name: str) -> None:
-    """A part that the scripts fill."""
+    """An element that the scripts fill."""
     gr.HTML(f'<div id="{name}"></div>', js_on_load=None)
 
 
@@ -78,9 +77,9 @@ def _speak(say: Words, fields: Fields) -> None:
         )
     given: list[Any] = [text, voice, manner, language, speed, format, seed]
     fields |= dict(zip(FILLED, given, strict=False))
-    _do(say, "speak", given)
+    _start_and_stop(say, "speak", given)
     for name, field in zip(FILLED, given, strict=False):
-        _tell(field.change, f"(value) => stepaudiod.keep('{name}', value)", [field])
+        _on(field.change, f"(value) => stepaudiod.keep('{name}', value)", [field])
     _place("speak_result")
 
 
@@ -103,8 +102,8 @@ def _edit(say: Words, fields: Fields) -> None:
     for clone, source in CLONES.items():
         if source:
             with gr.Column(elem_classes=["of", f"of-{clone}"]):
-                feelings = [choice for choice in _choices(say, source) if choice[1] != REMOVE]
-                infos[clone] = _dropdown(say, source, f"edit_{clone}", feelings)
+                choices = [choice for choice in _choices(say, source) if choice[1] != REMOVE]
+                infos[clone] = _dropdown(say, source, f"edit_{clone}", choices)
     of_clones = [f"of-{clone}" for clone in CLONES]
     with gr.Column(elem_classes=["of", *of_clones]):
         words = gr.Textbox(
@@ -139,9 +138,11 @@ def _edit(say: Words, fields: Fields) -> None:
             None, label=say["seed"], info=say["seed_hint"], precision=0, minimum=0, elem_id="edit_seed"
         )
     fields |= {"edit_transcript": transcript, "edit_text": text}
-    _do(say, "edit", [transcript, task, *infos.values(), text, words, intensity, iterations, seed])
-    _tell(task.change, "(task) => stepaudiod.show_task(task)", [task])
-    _tell(transcript.change, "(text) => stepaudiod.keep_transcript(text)", [transcript])
+    _start_and_stop(
+        say, "edit", [transcript, task, *infos.values(), text, words, intensity, iterations, seed]
+    )
+    _on(task.change, "(task) => stepaudiod.show_task(task)", [task])
+    _on(transcript.change, "(text) => stepaudiod.keep_transcript(text)", [transcript])
     _place("edit_result")
 
 
@@ -159,7 +160,7 @@ def _voices(say: Words, fields: Fields) -> None:
             consent = gr.Checkbox(False, label=say["consent"], elem_id="voice_consent")
             fields |= dict(zip(FILLED[-5:-1], (name, transcript, who, consent), strict=True))
             add = gr.Button(say["do_add"], variant="primary", elem_id="voice_add")
-            _tell(
+            _on(
                 add.click,
                 "(...given) => { stepaudiod.add_voice(...given) }",
                 [name, transcript, who, consent],
@@ -167,17 +168,16 @@ def _voices(say: Words, fields: Fields) -> None:
             _place("voice_result")
 
 
-def _do(say: Words, what: str, given: list[Any]) -> None:
-    """The buttons to start and stop."""
+def _start_and_stop(say: Words, what: str, given: list[Any]) -> None:
     with gr.Row():
         start = gr.Button(say[f"do_{what}"], variant="primary", elem_id=f"{what}_start")
         stop = gr.Button(say["stop"], elem_id=f"{what}_stop")
-    _tell(start.click, f"(...given) => {{ stepaudiod.{what}(...given) }}", given)
-    _tell(stop.click, f"() => stepaudiod.stop_{what}()", [])
+    _on(start.click, f"(...given) => {{ stepaudiod.{what}(...given) }}", given)
+    _on(stop.click, f"() => stepaudiod.stop_{what}()", [])
 
 
-def _tell(event: Any, script: str, given: list[Any]) -> None:
-    """Have a script handle an event, without gradio's server."""
+def _on(event: Any, script: str, given: list[Any]) -> None:
+    """Handle an event with a script instead of gradio's server."""
     event(None, given, None, js=script, api_visibility="private")
 
 
@@ -185,10 +185,12 @@ def _dropdown(
     say: Words, label: str, elem_id: str, choices: list[tuple[str, str]], info: str | None = None
 ) -> gr.Dropdown:
     first = choices[0][1] if choices else None
-    return gr.Dropdown(choices, value=first, label=say[label], info=info, elem_id=elem_id, min_width=READABLE)
+    return gr.Dropdown(
+        choices, value=first, label=say[label], info=info, elem_id=elem_id, min_width=MIN_WIDTH_PX
+    )
 
 
 def _choices(say: Words, mode: str) -> list[tuple[str, str]]:
-    """The options of an edit, each with its label."""
+    """The options of an edit, with their descriptions."""
     texts = say["options"][mode]
     return [(texts[name], name) for name in OPTIONS[mode]]

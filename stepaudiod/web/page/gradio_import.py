@@ -1,7 +1,7 @@
-"""Halves the time of gradio's import, by leaving out what a page does not need.
+"""Halves gradio's import time by skipping what the page doesn't need.
 
-At every import gradio parses the source of each of its seventy components, to update an interface file for
-editors. And it imports pandas for tables.
+At every import gradio parses the source of its seventy components to update their interface files for
+editors. It also imports pandas for tables.
 """
 
 from __future__ import annotations
@@ -13,41 +13,42 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import LazyLoader
 from types import ModuleType
 
-WRITER = "gradio.component_meta"
-"""The module and function that write the interface files."""
-WRITES = "create_or_modify_pyi"
-FOR_TABLES = "pandas"
+PYI_MODULE = "gradio.component_meta"
+PYI_FUNCTION = "create_or_modify_pyi"
+"""Writes the interface files."""
+LAZY = "pandas"
 
 
-class _Quiet(SourceFileLoader):
-    """Loads the module, and replaces the function."""
-
+class _WithoutPyi(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
-        """Load the module.
+        """Load the module and disable the function.
 
         Raises:
             AttributeError: this version of gradio has no such function.
         """
         super().exec_module(module)
-        getattr(module, WRITES)
-        setattr(module, WRITES, lambda *_: None)
+        getattr(module, PYI_FUNCTION)
+        setattr(module, PYI_FUNCTION, lambda *_: None)
 
 
 class _Finder(MetaPathFinder):
-    """Finds that module, and pandas, which is imported at its first use."""
+    """Replaces the loaders of the two modules; pandas is loaded at its first use."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in (WRITER, FOR_TABLES):
+        if fullname not in (PYI_MODULE, LAZY):
             return None
         spec = PathFinder.find_spec(fullname, path)
         if spec is None or spec.origin is None or spec.loader is None:
             return None
-        spec.loader = _Quiet(fullname, spec.origin) if fullname == WRITER else LazyLoader(spec.loader)
+        if fullname == PYI_MODULE:
+            spec.loader = _WithoutPyi(fullname, spec.origin)
+        else:
+            spec.loader = LazyLoader(spec.loader)
         return spec
 
 
 def install() -> None:
-    """Take effect; call it before gradio is imported."""
+    """Install the import hook; call this before gradio is imported."""
     sys.meta_path.insert(0, _Finder())

@@ -1,4 +1,4 @@
-"""Save what gradio's server would send for the page; runs as a child process, `render FOLDER`."""
+"""Saves the responses of gradio's server for the page; run as a child process, `render FOLDER`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stepaudiod.web.page import gradio_import
 
-gc.disable()  # not needed in a process of a few seconds
+gc.disable()  # not needed in a process that runs for seconds
 gradio_import.install()
 
 import fastapi  # noqa: E402
@@ -21,10 +21,10 @@ import httpx  # noqa: E402
 from stepaudiod.web.page.blocks import Words, build  # noqa: E402
 
 BASE = "http://stepaudiod.invalid"
-"""The address that gradio writes; the page replaces it with its own, which may have a proxy's prefix."""
+"""Gradio's address here; the page replaces it by its own, which may be below a proxy's path."""
 LANGUAGES = {"en": "en", "zh": "zh-CN"}
-CARDS = re.compile(r'\s*<meta\s+(?:property|name)="(?:og|twitter):[^>]*>')
-"""Previews for social networks, which name other hosts."""
+SHARE_TAGS = re.compile(r'\s*<meta\s+(?:property|name)="(?:og|twitter):[^>]*>')
+"""Preview tags for social networks, which have URLs of other hosts."""
 MANIFEST = re.compile(r"\s*<link rel=\"manifest\"[^>]*>")
 BEFORE_GRADIO = r"""
 		<script>
@@ -40,7 +40,6 @@ SCRIPT = '<script type="module"'
 
 
 async def write(folder: Path) -> None:
-    """Write every file of the page."""
     words = json.loads((Path(__file__).parent / "words.json").read_text())
     for language, tag in LANGUAGES.items():
         app = _mount(build(words[language]))
@@ -53,12 +52,12 @@ async def write(folder: Path) -> None:
 
 
 def _mount(blocks: gradio.Blocks) -> fastapi.FastAPI:
-    """Gradio's server, with system fonts, so that the page loads nothing from other hosts."""
+    """Gradio's server, with system fonts and nothing from other hosts."""
     theme = gradio.themes.Default(
         primary_hue="indigo",
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
-    ).set(  # the contrast of the default's hints and buttons is too low (WCAG 2, AA)
+    ).set(  # more contrast for hints and buttons than the default, for accessibility
         block_info_text_color="*neutral_600",
         block_info_text_color_dark="*neutral_300",
         button_primary_background_fill="*primary_700",
@@ -74,20 +73,20 @@ def _mount(blocks: gradio.Blocks) -> fastapi.FastAPI:
 
 
 def _adapt(page: str, tag: str, words: Words) -> str:
-    """Gradio's page with our scripts before its own.
+    """Insert the page's scripts before gradio's.
 
     Raises:
-        ValueError: this version of gradio writes another page.
+        ValueError: gradio's page has an unknown form, as in another version of gradio.
     """
     page = page.replace(f'"{BASE}"', '"."')
     page, languages = re.subn(r'lang="en"', f'lang="{tag}"', page, count=1)
-    page = MANIFEST.sub("", CARDS.sub("", page))
+    page = MANIFEST.sub("", SHARE_TAGS.sub("", page))
     before, script, after = page.partition(SCRIPT)
     if not (languages and script) or BASE in page:
-        raise ValueError("gradio's page differs from the expected one: this version is not supported")
-    ours = BEFORE_GRADIO.replace("LANGUAGE", tag)
-    ours = ours.replace("WORDS", json.dumps(words, ensure_ascii=False).replace("</", "<\\/"))
-    return before + ours + script + after
+        raise ValueError("this version of gradio makes a page of unknown form")
+    inserted = BEFORE_GRADIO.replace("LANGUAGE", tag)
+    inserted = inserted.replace("WORDS", json.dumps(words, ensure_ascii=False).replace("</", "<\\/"))
+    return before + inserted + script + after
 
 
 if __name__ == "__main__":

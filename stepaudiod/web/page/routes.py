@@ -52,7 +52,7 @@ class Fresh(StaticFiles):
 
 
 class Page:
-    """The page of one daemon, for all its sockets.
+    """The page of one daemon.
 
     Args:
         settings: returns the current configuration.

@@ -1,6 +1,6 @@
-"""The page as files: rendered once by a child process, and cached until gradio or the page changes.
+"""The page's files, made by a child process and cached until gradio or the page changes.
 
-The front never imports gradio, which takes seconds and would delay health checks.
+The front never imports gradio, which takes seconds and would block health checks.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from stepaudiod.temp_dirs import UNFINISHED, TempDir
 log = logging.getLogger(__name__)
 
 SOURCES = ("blocks.py", "gradio_import.py", "render.py", "words.json")
-"""Files that the page depends on, beside gradio."""
-TELL_BYTES = 2000
+"""The files depend on these, besides gradio."""
+MAX_STDERR_BYTES = 2000
 
 
 def gradio_folder() -> Path | None:
-    """The folder of gradio's scripts; None if it is not installed."""
+    """The folder of gradio's scripts; None if gradio isn't installed."""
     spec = find_spec("gradio")
     return None if spec is None or spec.origin is None else Path(spec.origin).parent / "templates/frontend"
 
@@ -37,13 +37,13 @@ class Snapshot:
     """The page's files.
 
     Args:
-        cache: returns the cache directory.
-        idle: is told of the rendering, which delays the idle exit.
+        cache: returns the cache folder.
+        idle: making the files counts as work.
     """
 
     def __init__(self, cache: Callable[[], Path], idle: IdleClock) -> None:
         self.problem = ""
-        """Why they could not be rendered."""
+        """Why the files could not be made."""
         self._cache = cache
         self._idle = idle
         self._key = ""
@@ -60,23 +60,22 @@ class Snapshot:
 
     @property
     def is_ready(self) -> bool:
-        return os.path.isdir(self.folder)  # also false for a cache that can't be searched
+        return os.path.isdir(self.folder)  # False also if the cache can't be searched
 
     def read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
 
     def prepare(self, then: Callable[[], None]) -> None:
-        """Start rendering them, unless they exist or are being rendered.
+        """Make the files, unless they exist or are being made.
 
         Args:
-            then: called after it, also when it has failed.
+            then: called afterwards, also after a failure.
         """
         if not self.is_ready and (self._making is None or self._making.done()):
             self.problem = ""
             self._making = asyncio.create_task(self._make(then))
 
     async def _make(self, then: Callable[[], None]) -> None:
-        """Run the child process; its error is logged and shown on the page."""
         self._idle.begin()
         try:
             await self._render()
@@ -92,7 +91,7 @@ class Snapshot:
         scratch = TempDir(parent, UNFINISHED)
         unfinished = scratch.path
         command = [sys.executable, "-P", "-m", "stepaudiod.web.page.render", str(unfinished)]
-        # gradio would write to the home directory, and report its start to its makers
+        # gradio would write to the home folder, and send telemetry
         environ = os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(unfinished)}
         environ |= {"HF_HUB_OFFLINE": "1", "MPLCONFIGDIR": str(unfinished)}
         environ.pop("NOTIFY_SOCKET", None)
@@ -101,21 +100,20 @@ class Snapshot:
                 *command, env=environ, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
             )
             try:
-                _, said = await child.communicate()
+                _, stderr = await child.communicate()
             except asyncio.CancelledError:
                 child.kill()
                 raise
             if child.returncode:
-                self._fail(
-                    f"The page could not be made: {said[-TELL_BYTES:].decode(errors='replace').strip()}"
-                )
+                reason = stderr[-MAX_STDERR_BYTES:].decode(errors="replace").strip()
+                self._fail(f"The page could not be made: {reason}")
                 return
             self._put_in_place(unfinished)
         finally:
             scratch.close()
 
     def _put_in_place(self, made: Path) -> None:
-        """Publish the new files, and remove those of other versions."""
+        """Rename the new files into place; remove those of other versions."""
         if not self.is_ready:
             made.chmod(0o750)
             made.rename(self.folder)

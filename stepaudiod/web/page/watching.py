@@ -1,7 +1,7 @@
-"""`GET /page/watch`: the status as events, until the daemon exits.
+"""`GET /page/watch`: the status as server-sent events, until the daemon exits.
 
-A page that watches does not poll, which would start a daemon that has exited: the end of the stream shows the
-exit. The connection neither keeps the daemon awake nor delays its exit.
+A page that watches doesn't poll, and so never wakes a daemon that has exited: the end of the stream tells it
+of the exit. The connection counts as quiet: it neither keeps the daemon awake nor delays its exit.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from stepaudiod.idle import IdleClock
 from stepaudiod.web import models
 from stepaudiod.web.stream import UNBUFFERED
 
-LEAST_STEP_S = 0.5
-"""The minimum between two events."""
+MIN_STEP_S = 0.5
+"""Minimum time between two events."""
 
 STEP_S = 1.0
-"""The polling interval for what reports no change: the clock, and the folders of models and voices."""
+"""Polling interval for changes that aren't notified: the clock, the folders of models and voices."""
 
 
 class Feed:
-    """One stream of events for all tabs: an event is made once, and only when something has changed."""
+    """The stream of events, shared by all tabs; an event is made only when something has changed."""
 
     def __init__(self) -> None:
         self._latest = b""
@@ -42,7 +42,7 @@ class Feed:
         return Watching(self._events(request.app.state.service, request.app.state.idle))
 
     async def _events(self, service: Dispatcher, idle: IdleClock) -> AsyncIterator[bytes]:
-        """The current status, then each change of it."""
+        """The current status, then each change."""
         self._tabs += 1
         if self._writing is None:
             self._writing = asyncio.create_task(self._write(service, idle))
@@ -61,7 +61,7 @@ class Feed:
                 self._writing = None
 
     async def _write(self, service: Dispatcher, idle: IdleClock) -> None:
-        """Write an event at each change of the status other than its seconds."""
+        """Make an event whenever the status, except the seconds, has changed."""
         before = _without_clock(_status(service, idle))
         try:
             while True:
@@ -69,11 +69,11 @@ class Feed:
                 status = _status(service, idle)
                 if (now := _without_clock(status)) != before:
                     before, self._latest = now, _event(status)
-                    self._events_made.tell()
-                    await asyncio.sleep(LEAST_STEP_S)
+                    self._events_made.notify()
+                    await asyncio.sleep(MIN_STEP_S)
                 await wait_for(change, STEP_S)
         finally:
-            self._events_made.tell()
+            self._events_made.notify()
 
 
 class Watching(StreamingResponse):
@@ -84,13 +84,13 @@ class Watching(StreamingResponse):
         super().__init__(events, media_type="text/event-stream", headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Mark the connection once the response has begun."""
+        """Mark the connection as watching once the response has begun."""
 
-        async def send_and_tell(message: Message) -> None:
+        async def send_and_mark(message: Message) -> None:
             await send(message)
             scope["state"]["is_watching"] = True
 
-        await super().__call__(scope, receive, send_and_tell)
+        await super().__call__(scope, receive, send_and_mark)
 
 
 def _event(status: dict[str, Any]) -> bytes:
@@ -98,7 +98,7 @@ def _event(status: dict[str, Any]) -> bytes:
 
 
 def _status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
-    """The status, and the choice of the engine as data, which the page shows in its own language."""
+    """The status, with the choice of the engine in parts, which the page translates."""
     try:
         choice = service.choice()
     except EngineUnavailable:
@@ -110,6 +110,6 @@ def _status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
 
 
 def _without_clock(status: dict[str, Any]) -> dict[str, Any]:
-    """The status without the fields that change every second; the status line shows time in steps."""
+    """The status without the seconds, which change all the time."""
     clock = ("idle_time", "time_until_unload")
     return {name: {k: v for k, v in part.items() if k not in clock} for name, part in status.items()}

@@ -1,11 +1,11 @@
-// The daemon's own API, as any client calls it. A call that meets a sleeping daemon wakes it and waits.
+// Client of the daemon's API. A call to a sleeping daemon wakes it and waits.
 
 import { say } from "./words.js";
 
-/** What went wrong, in words for the person at the page. */
+/** An error with a message for the user. */
 export class Failure extends Error {}
 
-/** Ask; errors come as `Failure` with what the daemon says to do. */
+/** Send a request; errors are raised as `Failure` with the daemon's message. */
 export async function ask(path, options = {}) {
   let response;
   try {
@@ -20,12 +20,12 @@ export async function ask(path, options = {}) {
   try {
     error = (await response.json()).error;
   } catch {
-    // not our form of an error: the status has to do
+    // not an error in the API's form: use the status
   }
   throw new Failure(`${say.failed} ${inWords(error)}`);
 }
 
-/** The daemon's own words are English; another language has a sentence for what can happen, and then those. */
+/** The daemon's messages are English; in another language a translated sentence comes first. */
 function inWords({ code, param, message }) {
   const sentence = say.errors[`${code} ${param}`] || say.errors[code];
   return sentence ? `${sentence}（${message}）` : message;
@@ -33,7 +33,7 @@ function inWords({ code, param, message }) {
 
 export const askJson = async (path, options) => (await ask(path, options)).json();
 
-/** Take a body piece by piece. */
+/** Read a body in chunks. */
 export async function readBody(response, onPiece) {
   const pieces = [];
   const reader = response.body.getReader();
@@ -57,7 +57,7 @@ export function speak(wanted, signal) {
   return ask("v1/audio/speech", { method: "POST", headers, body: speechBody(wanted), signal });
 }
 
-/** A form with files; empty fields stay away. */
+/** A form with files; empty fields are omitted. */
 export function form(fields) {
   const data = new FormData();
   for (const [name, value] of Object.entries(fields)) {
@@ -71,7 +71,7 @@ export function edit(fields, signal) {
   return ask("v1/audio/edits", { method: "POST", body: form(fields), signal });
 }
 
-/** Other words in the voice of a recording; `options` name a feeling. */
+/** New words in the voice of a recording; `options` select an emotion or a style. */
 export function clone(recording, words, options, seed, signal) {
   const wanted = { input: words, response_format: "wav", step_audio: { mode: "clone", ...options } };
   if (seed != null) wanted.seed = seed;
@@ -84,7 +84,7 @@ export async function transcribe(file, signal) {
   return (await askJson("v1/audio/transcriptions", { method: "POST", body, signal })).text;
 }
 
-/** Where the API is: where the page is, behind a proxy's path too. */
+/** The API's URL, relative to the page, which may be below a proxy's path. */
 const base = new URL("v1", document.baseURI).href;
 
 const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;

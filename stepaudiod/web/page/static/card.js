@@ -1,11 +1,11 @@
-// A sound as the page shows it: its name, a player, pictures, what can be done with it.
+// A result on the page: its name, a player, pictures and actions.
 
 import { drawSpectrogram, drawWaveform, samplesOf } from "./sound.js";
 import { button, make, say } from "./words.js";
 
 let opened = [];
 
-/** An address of a blob, given back when what shows it has left the page. */
+/** A blob's URL, revoked when its element has left the page. */
 export function addressOf(blob, element) {
   opened = opened.filter(({ address, element: user }) => {
     if (user.wasShown && !user.isConnected) URL.revokeObjectURL(address);
@@ -21,7 +21,7 @@ function picture(label) {
   return make("canvas", { width: 600, height: 72, role: "img", "aria-label": label });
 }
 
-/** Draw a recording once it is decoded; what the browser can't decode has no picture. */
+/** Draw a recording once it is decoded; a recording that the browser can't decode has no picture. */
 async function draw(blob, waveform, spectrogram) {
   let sound;
   try {
@@ -51,10 +51,10 @@ export function card(sound, actions = []) {
   return element;
 }
 
-/** Put a text where it can be pasted from. */
+/** Copy a text to the clipboard. */
 export async function copy(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const field = make("textarea", { readonly: true });  // plain http from another machine has no clipboard
+  const field = make("textarea", { readonly: true });  // a page over http from another machine has no clipboard API
   field.value = text;
   document.body.append(field);
   field.select();

@@ -1,4 +1,4 @@
-// A recording to another one, as a chain of steps that can be walked back.
+// The tab that edits a recording, as a chain of steps that can be undone.
 
 import { clone, edit as change, readBody, transcribe } from "./api.js";
 import { card } from "./card.js";
@@ -9,12 +9,12 @@ import { secondsOf, wavMeter, wholeWav } from "./sound.js";
 import { sourcePicker } from "./source.js";
 import { button, make, note, notes, place, say, tell, withCode } from "./words.js";
 
-/** Each step: `{blob, label, transcript}`. The last shown one is the next edit's input. */
+/** Each step: `{blob, label, transcript}`. The shown step is the input of the next edit. */
 let steps = [];
 let at = -1;
 let work = null;
 
-/** What each task needs of an engine, beyond the edits that are called as their need is. */
+/** The engine feature that each task needs, if it isn't the edit of the same name. */
 const NEEDS = { clone: ["clone"], clone_emotion: ["clone", "emotion"], clone_style: ["clone", "style"] };
 const lackOf = (task) => (NEEDS[task] || [task]).find(lacks);
 const tasks = () => [...document.querySelectorAll("#edit_task input")];
@@ -43,7 +43,7 @@ export async function takeRecording(blob, label, transcript = "") {
   }
 }
 
-/** Whether nobody has typed into a field yet. */
+/** Whether the user has not typed into a field yet. */
 const isEmpty = (name) => !document.querySelector(`#${name} textarea`).value;
 
 export function keepTranscript(text) {
@@ -67,7 +67,7 @@ function goTo(i) {
   draw();
 }
 
-/** Grey what nothing here can do, and say how to have it. */
+/** Disable unavailable tasks, and show how to install them. */
 function greyTasks() {
   for (const input of tasks()) {
     input.disabled = !!lackOf(input.value);
@@ -76,14 +76,14 @@ function greyTasks() {
   }
 }
 
-/** Show the choices of a task, and its line of explanation. */
+/** Show the options of a task, and its description. */
 export function showTask(task) {
   for (const part of document.querySelectorAll("#panel_edit .of, .of")) part.hidden = !part.classList.contains(`of-${task}`);
   place("edit_explained").textContent = say[`about_${task}`];
   greyTasks();
 }
 
-/** The button's handler; `given` has the fields' values in their order on the page. */
+/** The start button's handler; `given` has the fields' values in their order on the page. */
 export async function edit(...given) {
   const [transcript, task, emotion, style, speed, clone_emotion, clone_style, text, words, intensity, iterations, seed] = given;
   const where = place("edit_result");
@@ -151,7 +151,7 @@ export function stopEditing() {
   note(place("edit_result"), say.stopped);
 }
 
-/** Put a sound where the cursor is. */
+/** Insert a sound at the cursor. */
 function insert(tag) {
   const field = document.querySelector("#edit_text textarea");
   field.focus();

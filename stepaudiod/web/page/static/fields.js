@@ -1,5 +1,5 @@
-// The fields that gradio draws, set from scripts. gradio takes values from the answer of a handler, so a
-// script leaves them here and presses the hidden button whose handler fetches them.
+// Setting gradio's fields from scripts. gradio takes values from the result of a handler, so a
+// script stores them here and clicks the hidden button, whose handler returns them.
 
 let waiting = {};
 
@@ -9,7 +9,7 @@ export function set(changes) {
   document.getElementById("fill").click();
 }
 
-/** The hidden button's handler: one update a field, in the order asked for. */
+/** The hidden button's handler: returns one update per field, in the requested order. */
 export function filling(names) {
   const changes = waiting;
   waiting = {};
@@ -18,7 +18,7 @@ export function filling(names) {
 
 const DRAFT = "stepaudiod-draft";
 
-/** What was typed outlives a change of language and a reload, for as long as the tab lives. */
+/** Typed texts are kept across reloads and changes of language, until the tab is closed. */
 export function keep(name, value) {
   sessionStorage.setItem(DRAFT, JSON.stringify({ ...kept(), [name]: value }));
 }

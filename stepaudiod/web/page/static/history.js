@@ -1,4 +1,4 @@
-// What was made in this window, kept in this browser alone and removed after a while.
+// The results of this window, stored only in this browser and removed after some time.
 
 import { card } from "./card.js";
 import { button, make, place, say, tell } from "./words.js";
@@ -14,7 +14,7 @@ const done = (request) =>
     request.onerror = () => reject(request.error);
   });
 
-/** The browser's database; each entry knows the window it was made in. */
+/** The browser's database; each entry has the id of its window. */
 async function store(mode) {
   const request = indexedDB.open("stepaudiod", 1);
   request.onupgradeneeded = () => request.result.createObjectStore("sounds", { keyPath: "id", autoIncrement: true });
@@ -23,7 +23,7 @@ async function store(mode) {
 
 const entries = async () => done((await store("readonly")).getAll());
 
-/** Keep a sound. */
+/** Store a result. */
 export async function remember(sound) {
   await done((await store("readwrite")).add({ ...sound, session: SESSION, time: Date.now() }));
   await show();
@@ -35,7 +35,7 @@ async function remove(isMeant) {
   }
 }
 
-/** Whoever made it and left: what is too old goes. */
+/** Remove expired results of all windows. */
 async function tidy() {
   const oldest = Date.now() - 1000 * keep_s;
   const before = (await entries()).length;
@@ -43,7 +43,7 @@ async function tidy() {
   return before !== (await entries()).length;
 }
 
-/** Take sounds away, and leave the keyboard where it can go on. */
+/** Remove results, and keep the keyboard focus. */
 async function removeAndShow(isMeant) {
   await remove(isMeant);
   await show();
@@ -56,7 +56,7 @@ const cardOf = (entry) =>
     [say.remove, () => removeAndShow((other) => other.id === entry.id)],
   ]);
 
-/** The newest first. A card that is there stays untouched: somebody may be listening to it. */
+/** Show the newest first. Existing cards are not replaced, since one may be playing. */
 async function show() {
   const own = (await entries()).filter((entry) => entry.session === SESSION);
   const ids = new Set(own.map((entry) => entry.id));
@@ -75,7 +75,7 @@ async function show() {
   place("history_clear").hidden = own.length === 0;
 }
 
-/** Show it, and go on removing what is too old. */
+/** Show the history, and remove expired results regularly. */
 export async function startHistory(seconds, edit) {
   keep_s = seconds;
   onEdit = edit;

@@ -1,4 +1,4 @@
-// What gradio's handlers call, and the order in which the page comes to life.
+// The functions for gradio's handlers, and the page's initialization.
 
 import { askJson } from "./api.js";
 import { edit, keepTranscript, showTask, startEdit, stopEditing, takeRecording } from "./edit.js";
@@ -10,7 +10,7 @@ import { startStatus } from "./status.js";
 import { addVoice, startVoices } from "./voices.js";
 import { make, place, say } from "./words.js";
 
-/** A sound from anywhere on the page becomes the recording to be edited. */
+/** Make a result the recording to edit. */
 function editThis(sound) {
   openTab("edit");
   takeRecording(sound.blob, sound.label, sound.text);
@@ -32,7 +32,7 @@ function drawTop() {
 
 const PLACES = { speak: "speak_result", edit: "edit_result", voices: "voice_result", history: "history", status: "status" };
 
-/** gradio draws a tab when it is first seen; all are seen once, so that all can be filled. */
+/** gradio draws a tab when it is first shown, so each is shown once and can be filled. */
 async function drawTabs() {
   for (const [tab, last] of Object.entries(PLACES)) {
     openTab(tab);

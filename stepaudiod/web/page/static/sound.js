@@ -1,10 +1,10 @@
-// Sound that plays while it is being made, and pictures of it.
+// Playback of audio during generation, and its pictures.
 
-/** The samples of a WAV file that the daemon makes begin before that. */
+/** Longer than the header of every WAV file that the daemon makes. */
 const HEAD_BYTES = 4096;
 const LEAD_S = 0.08;
 
-/** Plays samples one after the other, each piece as it comes. */
+/** Plays chunks of samples as they arrive. */
 class Player {
   constructor() {
     this.context = new AudioContext();
@@ -25,7 +25,7 @@ class Player {
     this.at += buffer.duration;
   }
 
-  /** All has come; let go of the device when it has been heard. */
+  /** End of the input: release the device after the playback. */
   async finish() {
     const left_s = this.at - this.context.currentTime;
     this.timer = setTimeout(() => this.stop(), 1000 * (left_s + 0.2));
@@ -37,12 +37,12 @@ class Player {
   }
 }
 
-/** Plays a WAV response as it comes; its header says the rate and not the length. */
+/** Plays a WAV response as it arrives; its header has the sample rate but no length. */
 class WavPlayer extends Player {
   rest = new Uint8Array(0);
   rate = 0;
 
-  /** Take the next bytes; what isn't a whole sample waits. */
+  /** Add bytes; an incomplete sample is kept for the next call. */
   push(bytes) {
     this.rest = joined([this.rest, bytes]);
     if (!this.rate) {
@@ -58,9 +58,9 @@ class WavPlayer extends Player {
   }
 }
 
-/** The end of a stream that was cut: a codec needs what comes after it to be sure of it. */
+/** The end of a cut stream is left out: a codec needs the following data to decode it. */
 const UNSURE_S = 0.25;
-/** Decode again once so much more has come, or a little more and silence is near. */
+/** Decode again after this much more data, or less if the playback is about to run out. */
 const MORE = 0.3;
 const A_LITTLE_MORE = 0.06;
 const NEAR_S = 1.5;
@@ -83,7 +83,7 @@ class EncodedPlayer extends Player {
     this.decoding ||= this.decodeOn();
   }
 
-  /** One decoding at a time, for as long as enough has come for another. */
+  /** Run one decoding at a time, while enough data has arrived. */
   async decodeOn() {
     while (this.hasMore()) await this.decode(UNSURE_S);
     this.decoding = null;
@@ -100,7 +100,7 @@ class EncodedPlayer extends Player {
     try {
       buffer = await this.context.decodeAudioData(joined(this.pieces).buffer);
     } catch {
-      return;  // too little yet to be a file
+      return;  // not enough data for a file yet
     }
     const until = Math.round(buffer.length - unsure_s * buffer.sampleRate);
     if (until <= this.played) return;
@@ -115,7 +115,7 @@ class EncodedPlayer extends Player {
   }
 }
 
-/** What plays a response of that format while it is made. */
+/** A player for a response of that format. */
 export const livePlayer = (format) => (format === "wav" ? new WavPlayer() : new EncodedPlayer());
 
 function joined(pieces) {
@@ -128,7 +128,7 @@ function joined(pieces) {
   return all;
 }
 
-/** Where a WAV's samples begin, and what its header says of them; null where the header isn't whole yet. */
+/** Parse a WAV header; null if it is incomplete. */
 function wavHeader(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let rate = 0;
@@ -146,7 +146,7 @@ function wavHeader(bytes) {
   return null;
 }
 
-/** A WAV whose header says how long it is, of one that was sent while it was made. */
+/** A copy of a streamed WAV with its length in the header. */
 export function wholeWav(pieces) {
   const blob = new Blob(pieces);
   const head = [];
@@ -162,7 +162,7 @@ export function wholeWav(pieces) {
   return new Blob([bytes.subarray(0, begin), blob.slice(begin)], { type: "audio/wav" });
 }
 
-/** Counts the seconds of a WAV that comes piece by piece. */
+/** Counts the seconds of a streamed WAV. */
 export function wavMeter() {
   let size = 0;
   let head = new Uint8Array(0);
@@ -177,7 +177,7 @@ export function wavMeter() {
   };
 }
 
-/** How long a whole WAV of ours is. */
+/** The duration of a complete WAV of the daemon. */
 export async function secondsOf(wav) {
   const { size, bytes_per_s } = wavHeader(new Uint8Array(await wav.slice(0, HEAD_BYTES).arrayBuffer()));
   return size / bytes_per_s;
@@ -194,7 +194,7 @@ function color(name) {
   return getComputedStyle(document.body).getPropertyValue(name).trim() || "#4f46e5";
 }
 
-/** The loudest and the lowest of each column. */
+/** The maximum and the minimum of each column. */
 export function drawWaveform(canvas, samples) {
   const { width, height } = canvas;
   const pen = canvas.getContext("2d");
@@ -216,7 +216,7 @@ export function drawWaveform(canvas, samples) {
 const FFT = 512;
 const FLOOR_DB = -80;
 
-/** Energy by time and frequency, low frequencies below; Hann windows of 512 samples. */
+/** Energy by time and frequency, low frequencies at the bottom; Hann windows of 512 samples. */
 export function drawSpectrogram(canvas, samples) {
   const { width, height } = canvas;
   const pen = canvas.getContext("2d");

@@ -1,14 +1,14 @@
-// Where a recording comes from: a file, or the microphone.
+// Recordings from a file or the microphone.
 
 import { button, make, say, tell } from "./words.js";
 
-/** A file field that looks like the other buttons and speaks the page's language. */
+/** A file input that looks like the other buttons, in the page's language. */
 export function fileButton(label, file) {
   file.classList.add("heard");
   return make("label", { class: "small" }, label, file);
 }
 
-/** What to do about a microphone that can't be had; browsers name the reason. */
+/** Advice about an unavailable microphone, by the browser's error name. */
 function whyNot(error) {
   if (!navigator.mediaDevices) return tell("microphone_insecure", { port: location.port || 80 });
   return say[`microphone_${error.name}`] || `${say.microphone_failed} ${error.message}`;
@@ -16,7 +16,7 @@ function whyNot(error) {
 
 const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 
-/** Record until `stop` is called; the recording comes as a file. */
+/** Record until `stop` is called; resolves to a file. */
 async function record(onRecording, onSecond) {
   const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
   const recorder = new MediaRecorder(stream);
@@ -35,7 +35,7 @@ async function record(onRecording, onSecond) {
   return () => recorder.stop();
 }
 
-/** A place to choose or make a recording; `onRecording` gets it as a file. */
+/** Controls to choose or make a recording; `onRecording` gets it as a file. */
 export function sourcePicker(id, label, onRecording, onError) {
   const file = make("input", { type: "file", id, accept: "audio/*,video/webm,.opus,.flac" });
   file.addEventListener("change", () => file.files[0] && onRecording(file.files[0]));

@@ -1,4 +1,4 @@
-// Text to sound.
+// The tab that speaks a text.
 
 import { asCurl, asPython, askJson, readBody, speak as request } from "./api.js";
 import { card, copy } from "./card.js";
@@ -13,7 +13,7 @@ let work = null;
 let live = null;
 let onEdit = () => {};
 
-/** Whom to offer: the serving engine's voice of the reader's language, or whoever there speaks it. */
+/** The default voice: the serving engine's for the page's language, or the first that speaks it. */
 function offered() {
   const language = document.documentElement.lang.slice(0, 2);
   const able = voices.filter((v) => v.locale.startsWith(language) || v.languages.includes(language));
@@ -38,7 +38,7 @@ export async function loadVoices() {
 const valueOf = (voice) => `${voice.engine.id}/${voice.id}`;
 const voiceOf = (value) => voices.find((voice) => valueOf(voice) === value);
 
-/** A field has changed; what a voice's engine can't do is greyed, with the reason. */
+/** Handle a changed field; disable what the voice's engine doesn't support, with the reason. */
 export function onField(name, value) {
   keep(name, value);
   if (name === "speak_voice") showVoice(value);
@@ -92,7 +92,7 @@ export async function speak(text, value, manner, language, speed, format, seed) 
   }
 }
 
-/** Make the sound; it is heard from its first piece on. */
+/** Generate the audio, and play it from its first chunk on. */
 async function render(wanted, signal, where) {
   const response = await request(wanted, signal);
   const pieces = await listen(response, wanted.response_format, where);
@@ -102,7 +102,7 @@ async function render(wanted, signal, where) {
   return { blob, label, text: wanted.input, kind: "speech", format: wanted.response_format };
 }
 
-/** Play a response while it comes, and say how far it is; its pieces. */
+/** Play a response while it arrives, and show the progress; returns its chunks. */
 async function listen(response, format, where) {
   const player = (live = livePlayer(format));
   const pieces = await readBody(response, (piece) => {
@@ -128,7 +128,7 @@ function withCopies(wanted, sound) {
   return shown;
 }
 
-/** Stop what is being made, in the worker too, and what is being heard. */
+/** Stop the generation, also in the worker, and the playback. */
 export function stop() {
   live?.stop();
   work?.abort();
@@ -143,7 +143,7 @@ export function stopSpeaking() {
   if (wasWorking) note(place("speak_result"), say.stopped);
 }
 
-/** Hear a voice say the sample of its language; `where` is told how it goes. */
+/** Play a voice's sample; `where` shows the progress. */
 export async function hear(value, where = place("speak_result")) {
   const voice = value ? voiceOf(value) : shown;
   if (!voice) return note(where, `${say.need_voice} ${howTo("speak")}`, true);

@@ -1,4 +1,4 @@
-// How the daemon is. The page watches a stream that ends when the daemon leaves: it never asks a sleeping one.
+// The status tab. The page watches a stream that ends when the daemon exits, so it never wakes a sleeping one.
 
 import { ask, askJson } from "./api.js";
 import { wishes } from "./hints.js";
@@ -8,7 +8,7 @@ let watching = null;
 let last = null;
 let sleepsAt = 0;
 
-/** Watch until the stream ends; a later click of somebody's begins anew. */
+/** Watch until the stream ends; a later click of the user starts it again. */
 async function watch() {
   if (watching) return;
   watching = new AbortController();
@@ -24,7 +24,7 @@ async function watch() {
       if (events.length) take(JSON.parse(events.at(-1).slice("data: ".length)));
     }
   } catch {
-    // the daemon has gone, or we have stopped looking
+    // the daemon has exited, or watching was stopped
   }
   watching = null;
   if (document.hidden) return;
@@ -42,17 +42,17 @@ function take(status) {
   tick();
 }
 
-/** The clock runs here. */
+/** Count the seconds down between events. */
 const left_s = () => Math.max(0, Math.round((sleepsAt - Date.now()) / 1000));
 
-/** When it will sleep, in words. */
+/** The time until the daemon sleeps. */
 function sleepText() {
   if (sleepsAt === Infinity) return say.for_good;
   if (last.daemon.active || last.daemon.queued) return say.after_work;
   return tell("sleeps_in", { s: left_s() });
 }
 
-/** The stage of loading, in the page's language where it knows it. */
+/** The loading stage, in the page's language if it has a translation. */
 function stageText({ stage, fraction }) {
   const [name] = stage.split(", ");
   return `${say.stages[name] || stage} ${Math.round(100 * fraction)} %`;
@@ -75,7 +75,7 @@ function badge(text, state) {
   element.textContent = text;
 }
 
-/** A hidden tab looks at nothing. When it is seen again it looks only if that can't wake anybody. */
+/** A hidden tab doesn't watch. When it is shown again, it watches only if that can't wake the daemon. */
 function onVisibility() {
   if (document.hidden) {
     watching?.abort();
@@ -88,14 +88,14 @@ function onVisibility() {
   }
 }
 
-/** Why that engine serves. */
+/** The reason for the choice of the engine. */
 function why({ choice, daemon }) {
   if (!choice.engine) return daemon.reason;
   if (choice.setting) return tell("why_configured", choice);
   return [say.why_best, ...choice.passed_over.map((lack) => tell(`lack_${lack.kind}`, lack))].join(say.then);
 }
 
-/** The models, without the names that the interface before this one called variants of one. */
+/** The models, without the names of variants in the legacy API. */
 function modelsOf({ daemon, choice, ...parts }) {
   return Object.entries(parts).filter(([, model]) => !("model" in model));
 }
@@ -118,7 +118,7 @@ function draw() {
   document.getElementById("sleep_now").disabled = !isHeld;
   if (!last) return where.replaceChildren(make("p", {}, document.getElementById("badge").textContent));
   const { daemon } = last;
-  // one worker holds them all, and each tells what the worker holds
+  // one worker holds all models, and each reports the worker's memory
   const memory = Math.max(0, ...models.map(([, model]) => model.gpu_memory_reserved_gb));
   where.replaceChildren(
     make(
@@ -136,7 +136,7 @@ function draw() {
   );
 }
 
-/** End the worker; the page and what is on it stay. */
+/** End the worker; the page keeps its contents. */
 async function sleepNow() {
   const where = place("status");
   try {
@@ -150,7 +150,7 @@ async function sleepNow() {
   }
 }
 
-/** Build the tab, and begin to watch. */
+/** Build the tab, and start watching. */
 export function startStatus() {
   const more = wishes();
   place("status").replaceChildren(

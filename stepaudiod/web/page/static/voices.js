@@ -1,4 +1,4 @@
-// Voices that people make from recordings.
+// The tab of voices made from recordings.
 
 import { ask, askJson, form } from "./api.js";
 import { addressOf } from "./card.js";
@@ -20,7 +20,7 @@ async function list() {
   return data.filter((voice) => voice.type === "audio_sample");
 }
 
-/** Run a button's work; what goes wrong is said. */
+/** Run a button's action, and show its error. */
 const act = (work) => async () => {
   try {
     await work();
@@ -29,7 +29,7 @@ const act = (work) => async () => {
   }
 };
 
-/** Who is here; `speaking` are the voices that can be chosen, where they have just been asked for. */
+/** Show the voices; `speaking` has the selectable voices, if they are already known. */
 async function show(speaking) {
   const own = await list();
   speaking ||= await loadVoices();
@@ -91,7 +91,7 @@ async function recordingOf(voice) {
   return new File([blob], `reference.${suffix}`, { type: blob.type });
 }
 
-/** The id comes from the name, so a renamed voice is a new one with the old one's recording. */
+/** The id is made from the name, so renaming makes a new voice from the old recording. */
 async function rename(voice) {
   const name = prompt(say.new_name, voice.name)?.trim();
   if (!name || name === voice.name) return;

@@ -1,8 +1,8 @@
-// Every text of the page, in its language; `render.py` puts them into the page.
+// The texts of the page, in its language; `render.py` inserts them into the page.
 
 export const say = JSON.parse(document.getElementById("words").textContent);
 
-/** A text with its {gaps} filled. */
+/** A text with its {placeholders} filled. */
 export function tell(key, gaps = {}) {
   return say[key].replace(/\{(\w+)\}/g, (_, name) => gaps[name]);
 }
@@ -19,20 +19,20 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** A button that says what it does. */
+/** A small button with a text. */
 export function button(label, onclick, attributes = {}) {
   return make("button", { type: "button", class: "small", onclick, ...attributes }, label);
 }
 
-/** A text with what is to be typed, between backticks, set off. */
+/** A text in which commands, between backticks, are code elements. */
 export function withCode(text) {
   return text.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
 }
 
-/** One of the places that the page leaves to its scripts. */
+/** An element that the page leaves to its scripts. */
 export const place = (name) => document.getElementById(name);
 
-/** Lines that are read aloud when they change: progress politely, errors at once. */
+/** Live regions for screen readers: progress is polite, errors are assertive. */
 export function note(where, text, isError = false) {
   const line = where.querySelector(isError ? "[role=alert]" : "[role=status]");
   const other = where.querySelector(isError ? "[role=status]" : "[role=alert]");

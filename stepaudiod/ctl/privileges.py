@@ -1,7 +1,7 @@
-"""Root becomes the owner of a folder before it touches anything in it. Knows no models and no keys.
+"""Drops root's privileges before files in another user's folder are touched.
 
 The owner of a folder can put links into it at any moment. A process with root's rights would follow them to
-files of others; one with the owner's rights reaches nothing that its owner couldn't reach anyway.
+files of other users; one with the owner's rights reaches nothing that the owner couldn't reach anyway.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from stepaudiod.ctl.errors import NotPermitted, WrongUsage
 
 FOLDER = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-MOST_LINKS = 40
-"""As the kernel has it: path_resolution(7)."""
-OF_A_HOME = (
+MAX_LINKS = 40
+"""The kernel's limit: path_resolution(7)."""
+USER_FOLDERS = (
     "HF_HOME",
     "HF_TOKEN_PATH",
     "MODELSCOPE_HOME",
@@ -32,27 +32,27 @@ OF_A_HOME = (
     "XDG_CONFIG_HOME",
     "TMPDIR",
 )
-"""Variables that name folders of the user that ran the command; the owner may not use them."""
+"""Variables that name folders of the user that ran the command, which the owner may not use."""
 
 
-def act_as_owner(folder: Path, below: Iterable[str] = (), *, make: bool = False) -> str | None:
-    """As root, become the owner of the folder, for good; as any other user, do nothing.
+def become_owner(folder: Path, below: Iterable[str] = (), *, make: bool = False) -> str | None:
+    """As root, become the owner of the folder permanently; as any other user, do nothing.
 
-    The owner is that of the first folder on the way from `/` that isn't root's, since it decides what is
-    below. Where all of them are root's, and no other user can change them, root stays root.
+    The owner is that of the first folder on the path from `/` that isn't root's, since it controls everything
+    below. If root owns all of them, and no other user can change them, root stays root.
 
     Args:
         folder: an absolute path.
-        below: names of folders in it that are going to be changed.
-        make: make the folders that are missing where they would be root's.
+        below: names of folders in it that will be changed.
+        make: create missing folders in folders of root.
 
     Returns:
-        The owner's name; None where nothing has changed.
+        The owner's name; None if nothing has changed.
 
     Raises:
-        NotPermitted: the way goes over a link or a folder that others can change; or a folder of root's has
-            folders of others in it.
-        WrongUsage: a part of the path is no folder.
+        NotPermitted: the path has a link or a folder that other users can change, or a folder of root
+            contains folders of other users.
+        WrongUsage: a part of the path isn't a folder.
     """
     if os.geteuid() != 0:
         return None
@@ -64,12 +64,12 @@ def act_as_owner(folder: Path, below: Iterable[str] = (), *, make: bool = False)
 
 
 @contextmanager
-def roots_own_folder(folder: Path) -> Iterator[int | None]:
-    """As root, give the descriptor of a folder that root alone can change, for `dir_fd`; else None.
+def open_as_root(folder: Path) -> Iterator[int | None]:
+    """As root, open a folder that only root can change and yield its descriptor; as others, yield None.
 
     Raises:
-        NotPermitted: others can change it.
-        FileNotFoundError: it isn't there.
+        NotPermitted: other users can change it.
+        FileNotFoundError: it doesn't exist.
     """
     if os.geteuid() != 0:
         yield None
@@ -77,8 +77,8 @@ def roots_own_folder(folder: Path) -> Iterator[int | None]:
     with _walk(folder, make=False) as end:
         if end.owner is not None:
             raise NotPermitted(
-                f"{folder} can be changed by the user {_name(end.owner.st_uid)}, so root writes nothing "
-                "there. Take a folder of root's."
+                f"The user {user_name(end.owner.st_uid)} can change {folder}, so root doesn't write there. "
+                "Choose a folder that only root can change."
             )
         if end.is_missing:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
@@ -86,12 +86,12 @@ def roots_own_folder(folder: Path) -> Iterator[int | None]:
 
 
 class _End:
-    """Where the way to a folder has led so far.
+    """The last folder that a walk has reached.
 
     Attributes:
-        number: the descriptor of the last folder on it.
-        owner: what that folder is, if it isn't root's.
-        is_missing: whether the next part of the way isn't there.
+        number: its descriptor.
+        owner: its status, if it isn't root's.
+        is_missing: whether the next part of the path doesn't exist.
     """
 
     def __init__(self, number: int) -> None:
@@ -106,18 +106,17 @@ class _End:
         os.close(self.number)
 
     def go_to(self, number: int) -> None:
-        """Hold another folder in place of this one."""
         os.close(self.number)
         self.number = number
 
 
 def _walk(folder: Path, make: bool) -> _End:
-    """Go down to the first folder that isn't root's, or to the last."""
+    """Walk down to the first folder that isn't root's, or to the last."""
     with ExitStack() as on_error:
         here = on_error.enter_context(_End(os.open("/", FOLDER)))
-        way, is_shared, links = list(folder.parts[1:]), False, 0
-        while way:
-            name = way.pop(0)
+        parts, is_shared, links = list(folder.parts[1:]), False, 0
+        while parts:
+            name = parts.pop(0)
             if make:
                 with suppress(FileExistsError):
                     os.mkdir(name, 0o755, dir_fd=here.number)
@@ -131,19 +130,19 @@ def _walk(folder: Path, make: bool) -> _End:
                 target = PurePath(os.readlink("", dir_fd=inner))
                 os.close(inner)
                 links += 1
-                if found.st_uid != 0 or is_shared or links > MOST_LINKS:
+                if found.st_uid != 0 or is_shared or links > MAX_LINKS:
                     raise NotPermitted(
-                        f"On the way to {folder} is a link to {target}, made by the user "
-                        f"{_name(found.st_uid)}. Root doesn't follow it: name the place itself."
+                        f"The path {folder} has a link to {target}, made by the user "
+                        f"{user_name(found.st_uid)}. Root doesn't follow it: give the path without the link."
                     )
                 if target.is_absolute():
                     here.go_to(os.open("/", FOLDER))
                     is_shared = False
-                way[:0] = target.parts[target.is_absolute() :]
+                parts[:0] = target.parts[target.is_absolute() :]
                 continue
             here.go_to(inner)
             if not stat.S_ISDIR(found.st_mode):
-                raise WrongUsage(f"{folder}: {name} is no folder.")
+                raise WrongUsage(f"{folder}: {name} isn't a folder.")
             if found.st_uid != 0:
                 here.owner = found
                 break
@@ -155,9 +154,9 @@ def _walk(folder: Path, make: bool) -> _End:
 
 
 def _require_roots_own(folder: Path, end: _End, below: Iterable[str]) -> None:
-    """Where root stays root, it alone must be able to change what it is going to touch."""
+    """Require that only root can change the folders that root will change."""
     if os.fstat(end.number).st_mode & OTHERS_WRITE:
-        raise WrongUsage(f"{folder} isn't there.") if end.is_missing else _changeable(str(folder))
+        raise WrongUsage(f"{folder} doesn't exist.") if end.is_missing else _changeable(str(folder))
     for name in () if end.is_missing else below:
         with suppress(FileNotFoundError, NotADirectoryError):
             for path, _, _, inner in os.fwalk(name, dir_fd=end.number, follow_symlinks=False):
@@ -168,13 +167,13 @@ def _require_roots_own(folder: Path, end: _End, below: Iterable[str]) -> None:
 
 def _changeable(name: str) -> NotPermitted:
     return NotPermitted(
-        f"{name} is in a folder of root's, and others can change it, so root touches nothing there. Give it "
-        "to root (chown -R root, chmod -R go-w), or give the folder to the user that the daemon runs as."
+        f"{name} is in a folder of root, and other users can change it, so root changes nothing there. Give "
+        "it to root (chown -R root, chmod -R go-w), or give the folder to the user that the daemon runs as."
     )
 
 
 def _become(owner: os.stat_result) -> str:
-    """Take the owner's rights instead of root's, for good: there is no way back from setresuid(2)."""
+    """Take the owner's rights instead of root's, permanently by setresuid(2)."""
     uid = owner.st_uid
     try:
         account = pwd.getpwuid(uid)
@@ -183,24 +182,24 @@ def _become(owner: os.stat_result) -> str:
         gid = owner.st_gid
         groups = [gid]
     os.chdir("/")
-    for name in OF_A_HOME:
+    for name in USER_FOLDERS:
         os.environ.pop(name, None)
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
-    # an empty home of its own: what libraries look for there must not be root's, nor be forbidden
+    # an empty home folder: libraries must find neither root's files nor forbidden ones
     home = os.environ["HOME"] = tempfile.mkdtemp(prefix="stepaudioctl-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     if not os.access(__file__, os.R_OK):
         raise NotPermitted(
-            f"The files belong to the user {_name(uid)}. The command goes on as that user, which may not "
-            f"read {Path(__file__).parent}. Install stepaudiod where every user may read it."
+            f"The files belong to the user {user_name(uid)}. The command continues as that user, which may "
+            f"not read {Path(__file__).parent}. Install stepaudiod where every user may read it."
         )
-    return _name(uid)
+    return user_name(uid)
 
 
-def _name(uid: int) -> str:
-    """A user's name, or the number where it has none."""
+def user_name(uid: int) -> str:
+    """A user's name, or the number if it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

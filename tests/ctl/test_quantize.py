@@ -1,4 +1,4 @@
-"""The language model written in fewer bits, and taken by the daemon's engine."""
+"""Quantizing the language model, and its use by the daemon."""
 
 from __future__ import annotations
 

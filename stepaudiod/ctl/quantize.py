@@ -1,4 +1,4 @@
-"""Writing the language model in fewer bits once, so that loading need not read all of it. Imports torch."""
+"""Writes a quantized copy of the language model, which loads faster. Imports torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PROMPT_TOKENS = 200
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """What was written.
+    """The quantized model.
 
     Attributes:
         path: the file.
-        size_bytes: of the language model in memory.
-        full_bytes: of the full one.
-        logits_error: root mean square error of the scores on a random prompt, by their own spread.
-        agreement: share of positions at which both find the same id likeliest.
+        size_bytes: size of the quantized model in memory.
+        full_bytes: size of the original model in memory.
+        logits_error: root mean square error of the logits on a random prompt, relative to their deviation.
+        agreement: fraction of positions at which both models predict the same code.
     """
 
     path: Path
@@ -38,15 +38,15 @@ class Quantized:
 
 @torch.inference_mode()
 def quantize_checkpoint(root: Path, name: str) -> Quantized:
-    """Write the language model of the checkpoint below a folder in fewer bits, and compare the two.
+    """Write the language model quantized, and compare it with the original.
 
     Args:
-        root: holds both published folders.
+        root: the folder of all models.
         name: `int8` or `int4`.
 
     Raises:
-        ModelFileError: a file is missing, cut short or wrong.
-        OSError: there is no room, or no right.
+        ModelFileError: a file is missing, truncated or wrong.
+        OSError: no disk space, or no permission.
     """
     checkpoint, kind = Checkpoint(root), Quantization(name)
     checkpoint.verify()
@@ -57,18 +57,18 @@ def quantize_checkpoint(root: Path, name: str) -> Quantized:
     device = torch.device("cpu")
     full = load_step1(checkpoint, device, torch.bfloat16)
     small = load_step1(checkpoint, device, torch.bfloat16, kind, checkpoint.quantized)
-    size, right, made = size_bytes(small), _scores(full), _scores(small)
+    expected, logits = _logits(full), _logits(small)
     return Quantized(
         path,
-        size,
+        size_bytes(small),
         size_bytes(full),
-        float((made - right).square().mean().sqrt() / right.std()),
-        float((made.argmax(1) == right.argmax(1)).float().mean()),
+        float((logits - expected).square().mean().sqrt() / expected.std()),
+        float((logits.argmax(1) == expected.argmax(1)).float().mean()),
     )
 
 
-def _scores(model: Step1ForCausalLM) -> torch.Tensor:
-    """The scores of codes after each position of a prompt that is always the same: `(tokens, 5121)`."""
+def _logits(model: Step1ForCausalLM) -> torch.Tensor:
+    """The logits after each position of a fixed prompt: `(tokens, 5121)`."""
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(65536, 70656, (PROMPT_TOKENS,), generator=generator).tolist()
     return model.audio_logits(model.prefill(prompt, model.new_cache(1, PROMPT_TOKENS + 1)))

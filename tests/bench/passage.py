@@ -185,11 +185,10 @@ def _parts(value: object) -> Iterable[object]:
         return value.ag_frame.f_locals.values() if value.ag_frame else ()
     if type(value).__name__ == "async_generator_wrapped_value":  # what an asynchronous generator yields
         return gc.get_referents(value)
-    return (
-        vars(value).values()
-        if type(value).__module__.startswith("stepaudiod") and hasattr(value, "__dict__")
-        else ()
-    )
+    if type(value).__module__.startswith("stepaudiod"):
+        names = getattr(type(value), "__slots__", None) or vars(value)
+        return [getattr(value, name) for name in names if hasattr(value, name)]
+    return ()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from stepaudiod.web.schemas import EditForm
 from stepaudiod.web.stream import AUDIO, StreamedResponse
 
 PARAMS = {"n_edit_iter": "iterations"}
-"""What the model's own errors call a field, and what it is called here."""
+"""Names of fields in the model's own errors, and in this form."""
 
 
 OF_RECORDING = ("X-StepAudio-Transcript", "X-StepAudio-Reference-Stretch")

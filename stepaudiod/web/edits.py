@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from stepaudiod.audio.formats import MEDIA_TYPES
 from stepaudiod.config import Settings
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.edits import OPTIONS, Edit, require_tag
@@ -19,7 +18,7 @@ from stepaudiod.web.body import check_length, read_multipart
 from stepaudiod.web.endpoint import EDITS, WORKS, Answer, endpoint
 from stepaudiod.web.errors import name_params
 from stepaudiod.web.ignored_fields import IGNORED, ignored
-from stepaudiod.web.resolve import SOUND_HEADERS, engine_for, start_work
+from stepaudiod.web.resolve import SOUND_HEADERS, engine_for, is_marked
 from stepaudiod.web.schemas import EditForm
 from stepaudiod.web.stream import AUDIO, StreamedResponse
 
@@ -57,10 +56,9 @@ async def edits(request: Request) -> Response:
     for param, text in (("text", form.text or ""), ("transcript", form.transcript)):
         check_length(text, settings, param)
     engine = engine_for(service, form.model, form.mode)
-    wanted = EditRequest(Recording(str(uploads["file"].path), form.transcript), edit, form.seed)
-    pieces, headers = start_work(request, engine, wanted, form.response_format)
-    headers |= ignored(form.unknown())
-    return StreamedResponse(pieces, MEDIA_TYPES[form.response_format], headers)
+    recording = Recording(str(uploads["file"].path), form.transcript)
+    wanted = EditRequest(recording, edit, form.seed, is_marked(request))
+    return StreamedResponse(request, engine, wanted, ignored(form.unknown()), form.response_format)
 
 
 @endpoint("GET /v1/tags", "listTags", EDITS, "Tags")

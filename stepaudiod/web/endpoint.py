@@ -53,7 +53,7 @@ class Answer(NamedTuple):
         description: what it is, where the schema does not say it.
         contents: media types, each with the names of its schemas in `openapi/answers.py`; text and bytes have
             none. Of several any may come; an event stream is made of them.
-        headers: names in `openapi/headers.py`.
+        headers: names in `openapi/responses.py`.
         links: ids of operations that take the answer's `id` as their path parameter `id`.
     """
 

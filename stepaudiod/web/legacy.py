@@ -35,9 +35,9 @@ from stepaudiod.web.fetch import Fetcher
 from stepaudiod.web.ignored_fields import ignored
 from stepaudiod.web.inline import FIELDS, cut, decode_text
 from stepaudiod.web.model_names import Meaning, meaning, without_organisation
-from stepaudiod.web.resolve import caller_of, engine_for, resolve_speech, start_work
+from stepaudiod.web.resolve import caller_of, engine_for, is_marked, resolve_speech
 from stepaudiod.web.schemas import OldSpeechForm, StepAudioForm, UploadForm
-from stepaudiod.web.stream import SPEECH_ANSWER, speech_response
+from stepaudiod.web.stream import SPEECH_ANSWER, SPEECH_RESPONSES
 
 OF_OLD = ("stream", "metadata")
 """Fields of the old form that other servers have too: they mark an old request only without `model`."""
@@ -125,11 +125,11 @@ async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> 
     if options.mode == "clone":
         plan = await _clone(request, form, sources)
     else:
-        plan = await _edit(request.app.state.service, form, sources)
-    pieces, more = start_work(request, plan.engine, plan.work, form.response_format)
+        plan = await _edit(request, form, sources)
     unused = _unused(form, sources.given(), plan.used)
-    headers |= plan.headers | more | ignored([*plan.unused, *unused, *form.unknown(), *unknown])
-    return speech_response(pieces, form, headers)
+    headers |= plan.headers | ignored([*plan.unused, *unused, *form.unknown(), *unknown])
+    respond = SPEECH_RESPONSES[form.stream_format]
+    return respond(request, plan.engine, plan.work, headers, form.response_format)
 
 
 class Plan(NamedTuple):
@@ -234,7 +234,7 @@ def _feeling(options: StepAudioForm) -> Edit | None:
     )
 
 
-async def _edit(service: Dispatcher, form: OldSpeechForm, sources: Sources) -> Plan:
+async def _edit(request: Request, form: OldSpeechForm, sources: Sources) -> Plan:
     """A changed recording; only paralinguistic edits use `input`."""
     options = form.step_audio
     mode, info, text, intensity = options.mode, None, None, 1.0
@@ -253,7 +253,7 @@ async def _edit(service: Dispatcher, form: OldSpeechForm, sources: Sources) -> P
         text = form.input
         used.add("input")
     edit = Edit(mode, info, text, intensity, options.n_edit_iter)
-    engine = _engine(service, form, mode)
+    engine = _engine(request.app.state.service, form, mode)
     name = sources.find("input")
     if name is None:
         raise InvalidRequest(
@@ -261,7 +261,7 @@ async def _edit(service: Dispatcher, form: OldSpeechForm, sources: Sources) -> P
             f"step_audio.input_audio_url, or as the file input_audio_file to {UPLOAD_PATH}.",
             ABOVE + "input_audio_base64",
         )
-    work = EditRequest(await sources.get(name, "audio_text"), edit, form.seed)
+    work = EditRequest(await sources.get(name, "audio_text"), edit, form.seed, is_marked(request))
     return Plan(engine, work, used | {name}, {})
 
 

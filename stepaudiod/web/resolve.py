@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from starlette.requests import Request
@@ -19,7 +18,6 @@ from stepaudiod.errors import InvalidRequest, Unsupported
 from stepaudiod.requests import (
     EditRequest,
     EngineDescription,
-    Result,
     SpeechRequest,
     TranscriptionRequest,
     Work,
@@ -163,6 +161,7 @@ def resolve_speech(
         form.seed,
         language=language or followed.language,
         edit=edit or followed.edit,
+        is_marked=is_marked(request),
     )
     return ResolvedSpeech(engine, work, headers, tuple(ignored))
 
@@ -191,33 +190,21 @@ def _language(engine: EngineDescription, form: SpeechForm) -> tuple[str | None, 
     return told, "" if is_followed else field
 
 
-def start_work(
-    request: Request, engine: EngineDescription, work: Work, format: str | None = None
-) -> tuple[AsyncIterator[Result], dict[str, str]]:
-    """Queue a request's work under its id and its caller's name.
-
-    Args:
-        request: whose work it is.
-        engine: the engine that does it.
-        work: what to do.
-        format: of the audio; None for work without audio.
-
-    Returns:
-        The results, and the response's headers: the model; for audio also the AI mark, which aac and pcm have
-        nowhere else, and tags that the model does not know.
-    """
-    service: Dispatcher = request.app.state.service
-    settings: Settings = request.app.state.settings()
+def work_headers(request: Request, engine: EngineDescription, work: Work) -> dict[str, str]:
+    """The model; for audio also the AI mark, which aac and pcm have nowhere else, and unknown tags."""
     headers = {MODEL: engine.name}
     if not isinstance(work, TranscriptionRequest):
-        work = work._replace(is_marked=settings.marking.metadata)
-        if settings.marking.metadata:
+        if is_marked(request):
             headers[HEADER] = str(Mark.of(work, engine.name))
         if unknown := _unknown_tags(engine, work):
             headers["X-StepAudio-Warning"] = unknown
-    state = request.scope["state"]
-    pieces = service.run(engine, work, format, state["request_id"], state["caller"], state["share"])
-    return pieces, headers
+    return headers
+
+
+def is_marked(request: Request) -> bool:
+    """Whether audio says in its metadata that it is synthetic."""
+    settings: Settings = request.app.state.settings()
+    return settings.marking.metadata
 
 
 def _unknown_tags(engine: EngineDescription, work: SpeechRequest | EditRequest) -> str | None:

@@ -11,9 +11,9 @@ from stepaudiod.web.body import check, check_length
 from stepaudiod.web.endpoint import SPEECH, WORKS, endpoint
 from stepaudiod.web.ignored_fields import ignored
 from stepaudiod.web.inline import read_json
-from stepaudiod.web.resolve import resolve_speech, start_work
+from stepaudiod.web.resolve import resolve_speech
 from stepaudiod.web.schemas import OldSpeechForm, SpeechForm
-from stepaudiod.web.stream import SPEECH_ANSWER, speech_response
+from stepaudiod.web.stream import SPEECH_ANSWER, SPEECH_RESPONSES
 
 
 @endpoint(
@@ -38,8 +38,8 @@ async def speech(request: Request) -> Response:
     form = check(SpeechForm, body)
     check_length(form.input, settings)
     resolved = resolve_speech(request, form)
-    pieces, headers = start_work(request, resolved.engine, resolved.work, form.response_format)
     echo = legacy.echoed(form.metadata)
     unused = [*resolved.ignored, *(["metadata"] if echo is None else []), *form.unknown()]
-    headers |= resolved.headers | (echo or {}) | ignored(unused)
-    return speech_response(pieces, form, headers)
+    headers = resolved.headers | (echo or {}) | ignored(unused)
+    respond = SPEECH_RESPONSES[form.stream_format]
+    return respond(request, resolved.engine, resolved.work, headers, form.response_format)

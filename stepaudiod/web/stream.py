@@ -12,18 +12,17 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from stepaudiod.audio.formats import MEDIA_TYPES
 from stepaudiod.errors import StepaudiodError
-from stepaudiod.requests import Audio, Facts, Result, Segment
+from stepaudiod.requests import Audio, EngineDescription, Facts, Result, Segment, SpeechRequest, Work
 from stepaudiod.web.endpoint import BYTES, EVENTS, Answer
 from stepaudiod.web.errors import error_body
 from stepaudiod.web.ignored_fields import IGNORED
-from stepaudiod.web.resolve import SOUND_HEADERS
-from stepaudiod.web.schemas import SpeechForm
+from stepaudiod.web.resolve import SOUND_HEADERS, work_headers
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +52,29 @@ class StreamedResponse(Response):
     its end, which is HTTP/1.1's only sign of a failure: the client sees that it is incomplete.
 
     Args:
-        pieces: the work's results.
-        media_type: of the body.
-        headers: of the response; facts that come before the first audio are added.
+        request: whose work it is.
+        engine: the engine that does it.
+        work: what to do.
+        headers: of the response; `work_headers` and facts that come before the first audio are added.
+        format: of the audio; None for a transcription.
     """
 
-    def __init__(self, pieces: AsyncIterator[Result], media_type: str, headers: dict[str, str]) -> None:
-        super().__init__(headers=headers | UNBUFFERED, media_type=media_type)
+    def __init__(
+        self,
+        request: Request,
+        engine: EngineDescription,
+        work: Work,
+        headers: dict[str, str],
+        format: str | None = None,
+    ) -> None:
+        headers = headers | work_headers(request, engine, work) | UNBUFFERED
+        super().__init__(headers=headers, media_type=self.media_type or MEDIA_TYPES[format or ""])
         del self.headers["content-length"]
-        self._pieces = pieces
+        state, service = request.scope["state"], request.app.state.service
+        self._work = work
+        self._pieces: AsyncIterator[Result] = service.run(
+            engine, work, format, state["request_id"], state["caller"], state["share"]
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with contextlib.suppress(ClientDisconnect):
@@ -117,20 +130,22 @@ class CollectedResponse(StreamedResponse):
     """A response that is rendered from all pieces, so that every error gets its status.
 
     Args:
-        pieces: the work's results.
+        request, engine, work, headers: see `StreamedResponse`.
         media_type: of the body.
-        headers: of the response.
         render: makes the body from all segments and facts.
     """
 
     def __init__(
         self,
-        pieces: AsyncIterator[Result],
-        media_type: str,
+        request: Request,
+        engine: EngineDescription,
+        work: Work,
         headers: dict[str, str],
+        media_type: str,
         render: Callable[[list[Segment], dict[str, str | int | float]], bytes],
     ) -> None:
-        super().__init__(pieces, media_type, headers)
+        self.media_type = media_type
+        super().__init__(request, engine, work, headers)
         self._render = render
 
     async def _send(self, send: Send) -> None:
@@ -151,8 +166,22 @@ class CollectedResponse(StreamedResponse):
 class EventResponse(StreamedResponse):
     """Server-sent events (HTML standard); an error is an event too."""
 
-    def __init__(self, pieces: AsyncIterator[Result], headers: dict[str, str]) -> None:
-        super().__init__(pieces, EVENTS, headers | {"Cache-Control": "no-cache"})
+    media_type = EVENTS
+
+    def __init__(
+        self,
+        request: Request,
+        engine: EngineDescription,
+        work: Work,
+        headers: dict[str, str],
+        format: str | None = None,
+    ) -> None:
+        super().__init__(request, engine, work, headers | {"Cache-Control": "no-cache"}, format)
+        self._facts: dict[str, str | int | float] = {}
+
+    def note(self, facts: Facts) -> None:
+        """Keep what the last event needs: counts of tokens, the language."""
+        self._facts |= facts.values
 
     def complaint(self, error: StepaudiodError) -> bytes:
         """An event `error`, which OpenAI's clients raise."""
@@ -166,11 +195,7 @@ class SpeechEvents(EventResponse):
     20 ms of audio as output.
     """
 
-    def __init__(self, pieces: AsyncIterator[Result], headers: dict[str, str], characters: int) -> None:
-        super().__init__(pieces, headers)
-        self._characters = characters
-        self._audio_s = 0.0
-        self._facts: dict[str, str | int | float] = {}
+    _audio_s = 0.0
 
     def body_of(self, piece: Result) -> bytes:
         if not isinstance(piece, Audio):
@@ -180,23 +205,18 @@ class SpeechEvents(EventResponse):
             return b""
         return event({"type": "speech.audio.delta", "audio": base64.b64encode(piece.data).decode()})
 
-    def note(self, facts: Facts) -> None:
-        """Keep the counts of tokens for the end."""
-        self._facts |= facts.values
-
     def last(self) -> bytes:
         """The usage."""
-        read = int(self._facts.get("input_tokens", self._characters))
+        work = self._work
+        text = work.text if isinstance(work, SpeechRequest) else ""
+        read = int(self._facts.get("input_tokens", len(text)))
         written = int(self._facts.get("output_tokens", math.ceil(self._audio_s * FRAMES_A_SECOND)))
         usage = {"input_tokens": read, "output_tokens": written, "total_tokens": read + written}
         return event({"type": "speech.audio.done", "usage": usage})
 
 
-def speech_response(pieces: AsyncIterator[Result], form: SpeechForm, headers: dict[str, str]) -> Response:
-    """Audio as it is made, as plain bytes or as events."""
-    if form.stream_format == "sse":
-        return SpeechEvents(pieces, headers, len(form.input))
-    return StreamedResponse(pieces, MEDIA_TYPES[form.response_format], headers)
+SPEECH_RESPONSES: dict[str, type[StreamedResponse]] = {"audio": StreamedResponse, "sse": SpeechEvents}
+"""By the form's `stream_format`."""
 
 
 def event(data: dict[str, object]) -> bytes:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from stepaudiod.errors import InvalidRequest
-from stepaudiod.requests import Facts, Recording, Result, Segment, TranscriptionRequest
+from stepaudiod.requests import Recording, Result, Segment, TranscriptionRequest
 from stepaudiod.web.body import read_multipart
 from stepaudiod.web.endpoint import EVENTS, JSON, TEXT, TRANSCRIPTIONS, WORKS, Answer, endpoint
 from stepaudiod.web.ignored_fields import IGNORED, ignored
-from stepaudiod.web.resolve import MODEL, engine_for, start_work
+from stepaudiod.web.resolve import MODEL, engine_for
 from stepaudiod.web.schemas import TranscriptionForm
 from stepaudiod.web.stream import CollectedResponse, EventResponse, event
 
@@ -52,14 +52,15 @@ async def transcriptions(request: Request) -> Response:
     has_words = form.response_format == "verbose_json" and "word" in form.timestamp_granularities
     recording = Recording(str(uploads["file"].path))
     wanted = TranscriptionRequest(recording, form.spoken(), form.hint(), form.temperature, has_words)
-    pieces, headers = start_work(request, engine, wanted)
-    headers |= ignored(form.unused())
+    headers = ignored(form.unused())
     if form.stream:
-        return TranscriptEvents(pieces, headers)
+        return TranscriptEvents(request, engine, wanted, headers)
     render, media_type = RENDERERS[form.response_format]
-    return CollectedResponse(
-        pieces, media_type, headers, lambda segments, facts: render(Transcript(segments, facts, form))
-    )
+
+    def body(segments: list[Segment], facts: dict[str, str | int | float]) -> bytes:
+        return render(Transcript(segments, facts, form))
+
+    return CollectedResponse(request, engine, wanted, headers, media_type, body)
 
 
 class Transcript(NamedTuple):
@@ -183,14 +184,7 @@ RENDERERS: dict[str, tuple[Callable[[Transcript], bytes], str]] = {
 class TranscriptEvents(EventResponse):
     """OpenAI's `transcript.text.delta` for each segment, then `transcript.text.done` with all of it."""
 
-    def __init__(self, pieces: AsyncIterator[Result], headers: dict[str, str]) -> None:
-        super().__init__(pieces, headers)
-        self._text = ""
-        self._facts: dict[str, str | int | float] = {}
-
-    def note(self, facts: Facts) -> None:
-        """Keep the language, which decides the separator of segments, and the counts of tokens."""
-        self._facts |= facts.values
+    _text = ""
 
     def body_of(self, piece: Result) -> bytes:
         if not isinstance(piece, Segment):

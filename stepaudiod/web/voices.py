@@ -22,7 +22,7 @@ from stepaudiod.voice_library import StoredVoice, VoiceLibrary
 from stepaudiod.web.body import read_multipart
 from stepaudiod.web.endpoint import BYTES, JSON, NAMES_A_MODEL, VOICES, WORKS, Answer, Parameter, endpoint
 from stepaudiod.web.ignored_fields import IGNORED, ignored
-from stepaudiod.web.resolve import caller_of, find_engine, start_work
+from stepaudiod.web.resolve import caller_of, find_engine
 from stepaudiod.web.schemas import VoiceForm
 from stepaudiod.web.stream import while_connected
 
@@ -125,7 +125,8 @@ async def _listen(request: Request, recording: Recording) -> str:
     heard: list[Segment] = []
     work = TranscriptionRequest(recording)
     try:
-        results, _ = start_work(request, engine, work)
+        state = request.scope["state"]
+        results = service.run(engine, work, None, state["request_id"], state["caller"], state["share"])
         async with aclosing(results) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 if isinstance(piece, Segment):

@@ -208,7 +208,7 @@ async def read_frame(reader: asyncio.StreamReader) -> ToFront:
         asyncio.IncompleteReadError: the worker is gone.
     """
     header_size, payload_size = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
-    frame: ToFront = json.loads(await reader.readexactly(header_size), object_hook=_typed)
+    frame: ToFront = _typed(json.loads(await reader.readexactly(header_size)))
     if isinstance(frame, Piece) and isinstance(frame.result, Audio):
         return Piece(frame.id, Audio(await reader.readexactly(payload_size), frame.result.duration_s))
     return frame
@@ -227,7 +227,7 @@ def receive_frame(file: BufferedReader) -> ToWorker:
     header = file.read(header_size)
     if len(header) < header_size:
         raise EOFError
-    frame: ToWorker = json.loads(header, object_hook=_typed)
+    frame: ToWorker = _typed(json.loads(header))
     return frame
 
 
@@ -241,9 +241,13 @@ def to_plain(value: Any) -> Any:
     return None if isinstance(value, bytes) else value
 
 
-def _typed(table: dict[str, Any]) -> Any:
-    kind = _TYPES.get(table.get(TYPE, ""))
+def _typed(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_typed(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    kind = _TYPES.get(value.get(TYPE, ""))
     if kind is None:
-        return table
-    fields = {name: table[name] for name in kind.__match_args__ if name in table}
+        return value
+    fields = {name: _typed(value[name]) for name in kind.__match_args__ if name in value}
     return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})

@@ -11,7 +11,8 @@ returned and yielded values. A function of the package is a stop on their way wh
 - returns them without having them from its caller: it reads them from somewhere.
 
 A function that only computes something for its caller (a check, the text's normalization, the encoding of a
-frame) is none. The script knows no function by name.
+frame) is none. Left out are what reads the body before the route handler has it, middleware, and what an
+engine does inside its method. The script knows no function by name.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ MARK = "dark blue"
 AUDIO_BYTES = 256
 """A shorter buffer is the header of a frame or of a file."""
 
+ENGINE_FOLDERS = ("engines", "editx", "audio", "text")
 GENERATORS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 DEPTH = 4
 """So many containers deep the text or the audio is looked for."""
@@ -60,6 +62,7 @@ class Recorder:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._is_on = False
+        self._handler: CodeType | None = None
         self._takers: set[CodeType] = set()
         self._passes: dict[CodeType, set[CodeType | None]] = {}
         """To which functions; None makes a function a stop by itself."""
@@ -82,17 +85,23 @@ class Recorder:
                 is_passed = code.co_flags & GENERATORS or isinstance(value, Generator | AsyncGenerator)
                 self._note(frame, *([None] if is_passed or code not in self._takers else []))
         elif event == "return" and value is None and code in self._takers:
-            self._note(caller, None)
+            is_generated = code.co_filename == "<string>"  # the constructor of a dataclass
+            self._note(
+                caller, *([] if is_generated or not self._is_carried(frame, *_arguments(frame)) else [None])
+            )
 
     def _is_carried(self, frame: FrameType, *values: object) -> bool:
         """Whether one of them is on its way. The request's text, in a route handler, starts the recording."""
         if not any(_holds(value, DEPTH, self._is_on) for value in values):
             return False
-        self._is_on = self._is_on or "starlette" not in sys.modules or _is_handled(frame)
+        self._handler = self._handler or _handler(frame)
+        self._is_on = self._is_on or "starlette" not in sys.modules or self._handler is not None
         return self._is_on
 
     def _note(self, frame: FrameType | None, *passed: CodeType | None) -> None:
-        if frame is None or not _is_ours(frame):
+        while frame is not None and frame.f_code.co_name.startswith("<"):
+            frame = frame.f_back
+        if frame is None or not _is_ours(frame) or frame.f_code in passed:
             return
         known = self._passes.setdefault(frame.f_code, set())
         if not known.issuperset(passed):
@@ -104,7 +113,13 @@ class Recorder:
         stops: set[CodeType | None] = {None}
         while more := {code for code, passed in self._passes.items() if passed & stops} - stops:
             stops |= more
-        return [code for code in self._passes if code in stops]
+        found = [
+            code for code in self._passes if code in stops and ".__call__.<locals>." not in code.co_qualname
+        ]
+        if self._handler in found:
+            found = found[found.index(self._handler) :]
+        engine = next((code for code in found if _folder(code) == "engines"), None)
+        return [code for code in found if code is engine or _folder(code) not in ENGINE_FOLDERS]
 
 
 def record() -> None:
@@ -144,13 +159,18 @@ def _is_ours(frame: FrameType | None) -> bool:
     return frame is not None and frame.f_code.co_filename.startswith(PACKAGE)
 
 
-def _is_handled(frame: FrameType | None) -> bool:
-    """Whether a route handler is on the stack."""
+def _handler(frame: FrameType | None) -> CodeType | None:
+    """The route handler on the stack."""
     while frame is not None:
         if _is_ours(frame) and frame.f_back is not None and frame.f_back.f_code.co_filename.endswith(ROUTING):
-            return True
+            return frame.f_code
         frame = frame.f_back
-    return False
+    return None
+
+
+def _folder(code: CodeType) -> str:
+    """The folder of the package that a function is in."""
+    return Path(code.co_filename).relative_to(PACKAGE).parts[0]
 
 
 def _arguments(frame: FrameType) -> list[object]:

@@ -1,4 +1,4 @@
-"""The values that cross layers: what is asked for, what comes back, who speaks, what an engine can do."""
+"""The values that cross layers: requests, results, voices and engines."""
 
 from __future__ import annotations
 
@@ -148,11 +148,11 @@ Result = Audio | Segment | Facts
 
 
 class Voice(NamedTuple):
-    """Somebody who can speak.
+    """A voice.
 
     Attributes:
         id: the name that requests use.
-        description: one line for a person who chooses.
+        description: one line for choosing a voice.
         language: BCP 47 tag of the language the voice was made for.
         gender: "female" or "male".
         languages: every language the voice can speak.

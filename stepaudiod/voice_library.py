@@ -42,7 +42,7 @@ class StoredVoice(NamedTuple):
         id: the name of its folder, used in requests.
         name: the display name.
         transcript: what the recording says; "" if unknown.
-        consent: the statement of who agreed to the use of this voice.
+        consent: the statement that the speaker agreed to the use of the voice.
         created: seconds since the epoch.
         description: one line for users that choose a voice.
         language: BCP 47 tag; "" if unknown.

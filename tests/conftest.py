@@ -113,7 +113,7 @@ def daemon(start_daemon: StartDaemon) -> DaemonProcess:
 
 @pytest.fixture
 def activator(tmp_path: Path) -> Iterator[Callable[[dict[str, object]], Activator]]:
-    """Hold sockets and start a daemon for whoever connects."""
+    """Hold sockets and start a daemon for each connection."""
     made: list[Activator] = []
 
     def make(settings: dict[str, object]) -> Activator:

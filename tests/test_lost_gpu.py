@@ -41,7 +41,7 @@ def test_the_next_request_gets_a_new_worker(options: WorkerOptions) -> None:
             return worker.work(engine(True), request, "pcm", {})
 
         worker = await WorkerProcess.spawn(options, Counters())
-        with pytest.raises(EngineError, match="out of memory"):  # which ends nobody else's
+        with pytest.raises(EngineError, match="out of memory"):  # which ends no other request
             await whole(ask("full"))
         assert await whole(ask("Hello.")) > 0
         others, failing = ask("A long story. " * 500), ask("fail")

@@ -1,1 +1,1 @@
-"""`stepaudioctl`, the command line of whoever talks to the daemon: one module a command."""
+"""`stepaudioctl`, the command line client of the daemon: one module for each command."""

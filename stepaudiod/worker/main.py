@@ -159,7 +159,7 @@ class Worker:
         self._orders.put(None)
 
     def _load(self, order: EngineOrder) -> None:
-        """Load an engine that nobody waits for yet; whoever needs it hears what is wrong with it."""
+        """Load an engine before a request needs it; the first request that does gets the error."""
         try:
             self._engines.get(order)
         except Exception as error:
@@ -203,7 +203,7 @@ def _die_of(error: Exception) -> None:
     """End this process if a GPU's context is lost: nothing would ever work in it again."""
     is_gpus = isinstance(error, getattr(sys.modules.get("torch"), "AcceleratorError", ()))
     if is_gpus and getattr(error, "error_code", None) not in HARMLESS_CUDA_ERRORS:
-        log.critical("the GPU failed, and whoever asks next gets a new worker")
+        log.critical("the GPU failed, and the next request gets a new worker")
         os._exit(1)
 
 

@@ -207,7 +207,7 @@ class WorkerProcess:
         """Send a request; its results come through the reply.
 
         Args:
-            engine: who does it.
+            engine: the engine that does it.
             work: what is asked for.
             format: of the audio; None where none comes.
             limits: what a recording may measure, see `audio.decode.Limits`.
@@ -231,7 +231,7 @@ class WorkerProcess:
             self._send(AddCredit(id, size_bytes))
 
     def cancel(self, id: int) -> None:
-        """Nobody wants the rest."""
+        """Stop a job; the rest of its results is not wanted."""
         if self._replies.pop(id, None):
             self._send(CancelJob(id))
 
@@ -306,7 +306,7 @@ class WorkerProcess:
         return self._beat.gpu
 
     async def _watch(self) -> None:
-        """Notice a worker that hangs. Counts our own ticks: a front that slept blames nobody for it."""
+        """End a worker that hangs. Counts ticks of this loop, so that time that the front was stopped does not count."""
         tick_s = self._options.heartbeat_timeout_s / BEATS_PER_TIMEOUT
         while not self.is_lost:
             await asyncio.sleep(tick_s)

@@ -17,7 +17,7 @@ from stepaudiod.errors import InvalidRequest
 
 RATE = 24_000
 PADDING_S = {"mp3": 0.11, "aac": 0.09}
-"""What the codec adds at the ends; without a Xing header nobody takes it off an mp3 again."""
+"""What the codec adds at the ends; without a Xing header no decoder removes it from an mp3."""
 
 
 def tone(seconds: float, rate: int = RATE) -> np.ndarray:

@@ -1,6 +1,6 @@
 """An open page while its daemon sleeps and wakes repeatedly.
 
-Knows nothing of who starts the daemon.
+Knows nothing of how the daemon is started.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def live_through(browser: Browser, daemon: Daemon) -> None:
     text = typed(browser)
     for night in range(1, NIGHTS + 1):
         browser.wait(lambda: daemon.sleeps() and sleeps(browser))
-        assert daemon.starts() == starts, "nobody but the click has woken it"
+        assert daemon.starts() == starts, "only the click has woken it"
         assert typed(browser) == text
         text = f"Morning number {night}."
         browser.write("#speak_text textarea", text)
-        assert daemon.sleeps(), "typing wakes nobody"
+        assert daemon.sleeps(), "typing does not wake it"
         browser.click("#speak_start")
         browser.wait(lambda night=night: len(browser.all("#history audio")) == night)  # type: ignore[misc]
         assert browser.text("#speak_card h3") == text

@@ -104,7 +104,7 @@ def test_sound_is_heard_before_the_response_ends_in_every_format(
     browser: Browser, embedded: DaemonProcess, format: str
 ) -> None:
     browser.script(EAR)
-    browser.click("#speak_text textarea")  # no page makes a noise before somebody has touched it
+    browser.click("#speak_text textarea")  # browsers play sound only after the user has used the page
     browser.script(
         "stepaudiod.speak(arguments[0], 'kokoro/af_heart', '', '', 1, arguments[1], null)", LONG, format
     )
@@ -119,7 +119,7 @@ def test_sound_is_heard_before_the_response_ends_in_every_format(
 @pytest.mark.parametrize("format", FORMATS)
 def test_what_is_heard_meanwhile_is_what_is_saved(browser: Browser, format: str) -> None:
     browser.script(EAR)
-    browser.click("#speak_text textarea")  # no page makes a noise before somebody has touched it
+    browser.click("#speak_text textarea")  # browsers play sound only after the user has used the page
     text = "One sentence, and another. " * 4
     browser.script(
         "stepaudiod.speak(arguments[0], 'kokoro/af_heart', '', '', 1, arguments[1], 7)", text, format

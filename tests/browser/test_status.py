@@ -99,7 +99,7 @@ def test_a_loading_model_can_be_unloaded(start_browser: StartBrowser, sleepy: Da
     browser.tab("Status")
     browser.wait(lambda: browser.all("#status_load"))
     browser.click("#sleep_now")
-    # somebody waits for this model: it is never taken from them
+    # a request waits for this model, so it is not unloaded
     browser.wait(lambda: "Unload it when that is done" in browser.text("#status [role=alert]"))
     browser.tab("Speak")
     browser.click("#speak_stop")

@@ -18,7 +18,7 @@ from tests.activation import THREADS
 from tests.ctl.hub import Hub, published
 
 DEADLINE_S = 60.0
-LONG_TEXT = "This sentence is one of very many, and nobody will ever hear the last of them. " * 600
+LONG_TEXT = "This sentence is one of very many, and the last of them is never heard. " * 600
 
 
 class HandStarted:

@@ -112,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.hub.refuse_with:
             return self._answer(self.hub.refuse_with, {"error": "no"})
         if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
-            return self._answer(401, {"error": "who are you?"})
+            return self._answer(401, {"error": "no token"})
         if match := HF_LISTING.fullmatch(path):
             return self._hugging_face_listing(match[1], match[2] or "main")
         if match := HF_FILE.fullmatch(path):
@@ -342,7 +342,7 @@ def published(large_bytes: int) -> dict[str, dict[str, bytes]]:
             "CosyVoice-300M-25Hz/flow.pt": torch_file("flow"),
             "CosyVoice-300M-25Hz/hift.pt": torch_file("hift"),
             "CosyVoice-300M-25Hz/campplus.onnx": b"campplus",
-            "CosyVoice-300M-25Hz/speech_tokenizer_v1.onnx": b"a copy that nobody reads",
+            "CosyVoice-300M-25Hz/speech_tokenizer_v1.onnx": b"a copy that is not read",
         },
         "stepfun-ai/Step-Audio-Tokenizer": {
             "linguistic_tokenizer.npy": b"centroids",

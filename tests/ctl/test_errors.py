@@ -51,15 +51,15 @@ def answers(tmp_path: Path, programs: Path) -> Iterator[Answers]:
 
 
 def test_an_unknown_voice_is_the_daemons_error(shared_ctl: Ctl) -> None:
-    done = shared_ctl.run("say", "Hello.", "-", "--voice", "nobody")
+    done = shared_ctl.run("say", "Hello.", "-", "--voice", "missing")
     assert done.returncode == 1
     assert done.stderr.startswith(
-        b"stepaudioctl: The engine hibari has no voice 'nobody'. Its voices: heart."
+        b"stepaudioctl: The engine hibari has no voice 'missing'. Its voices: heart."
     )
 
 
 def test_errors_are_json_on_request(shared_ctl: Ctl) -> None:
-    error = json.loads(shared_ctl.run("say", "Hello.", "-", "--voice", "nobody", "--json").stderr)["error"]
+    error = json.loads(shared_ctl.run("say", "Hello.", "-", "--voice", "missing", "--json").stderr)["error"]
     assert (error["exit_code"], error["param"]) == (1, "voice")
     assert 400 <= error["status"] < 500
 

@@ -358,7 +358,7 @@ def test_nothing_of_an_upgrade_stays(machine: Machine) -> None:
 
 def test_removing_it_keeps_the_configuration_and_the_state(machine: Machine) -> None:
     assert machine.request("GET", "/healthz").status == 200
-    machine.write("/var/lib/stepaudiod/voices/mine.wav", "a voice somebody made")
+    machine.write("/var/lib/stepaudiod/voices/mine.wav", "a voice of a user")
     machine.write(OVERRIDE, "[Socket]\nBacklog=99\n")
     machine.systemctl("enable", "--now", "stepaudiod@other.socket")
 

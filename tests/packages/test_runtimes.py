@@ -22,7 +22,7 @@ def built() -> None:
 def test_the_runtime_with_torch_takes_the_place_of_the_one_without(machine: Machine) -> None:
     install(machine, "stepaudiod")
     machine.write("/etc/stepaudiod/conf.d/50-mine.toml", "idle_timeout = 7\n")
-    machine.write("/var/lib/stepaudiod/voices/mine.wav", "a voice somebody made")
+    machine.write("/var/lib/stepaudiod/voices/mine.wav", "a voice of a user")
     assert speak(machine).status == 200
 
     install(machine, "stepaudiod-runtime-cpu", timeout_s=240)

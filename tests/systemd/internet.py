@@ -29,7 +29,7 @@ class Internet:
         self.files: dict[str, bytes] = {}
         """What it has, by path."""
         self.redirects: dict[str, str] = {}
-        """Where it sends whoever asks for these."""
+        """The addresses that these names resolve to."""
         self.asked: list[str] = []
         """The paths that it was asked for."""
         self._server = ThreadingHTTPServer((SERVER, PORT), self._handler(), bind_and_activate=False)

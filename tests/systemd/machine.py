@@ -113,7 +113,7 @@ class Machine:
     def _command(self, argv: Sequence[str], user: str | None) -> list[str]:
         enter = ["nsenter", f"--target={self.leader}", "--all", "--root", "--wd", "--"]
         as_user = ["runuser", "-u", user, "--"] if user else []
-        # nsenter waits for a child; who ends nsenter means the child.
+        # nsenter waits for its child, and a signal to nsenter is meant for the child
         return [*enter, *as_user, "setpriv", "--pdeathsig=KILL", "--", *argv]
 
     # files

@@ -68,7 +68,7 @@ def test_a_service_cannot_take_the_whole_machine(machine: Machine, unit: str) ->
 def awake(machine: Machine) -> Iterator[Machine]:
     """The machine with a daemon whose credential store holds a list of API keys."""
     machine.write("/etc/stepaudiod/stepaudiod.toml", 'engine = "hibari"\n')
-    machine.write("/etc/credstore/stepaudiod.api-keys", "somebody:0123\n", mode=0o600)
+    machine.write("/etc/credstore/stepaudiod.api-keys", "laptop:0123\n", mode=0o600)
     machine.systemctl("start", "stepaudiod.socket")
     assert machine.request("GET", "/healthz").status == 200
     yield machine
@@ -78,7 +78,7 @@ def awake(machine: Machine) -> Iterator[Machine]:
 
 def test_api_keys_of_the_credential_store_reach_the_daemon_alone(awake: Machine) -> None:
     path = "/run/credentials/stepaudiod.service/api-keys"
-    assert awake.run("cat", path, user="stepaudio").stdout == "somebody:0123\n"
+    assert awake.run("cat", path, user="stepaudio").stdout == "laptop:0123\n"
     assert awake.run("cat", path, user="nobody", check=False).returncode != 0
 
 

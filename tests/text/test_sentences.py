@@ -50,9 +50,9 @@ def test_a_mark_that_ends_no_sentence_cuts_nothing(sentence: str) -> None:
 
 def test_a_closing_quote_stays_with_its_sentence() -> None:
     assert pieces("“这是真的吗，先生？”他轻轻地问了一句。") == ["“这是真的吗，先生？”", "他轻轻地问了一句。"]
-    assert pieces('She asked: "Is it really true?" Then nobody answered.') == [
+    assert pieces('She asked: "Is it really true?" Then no one answered.') == [
         'She asked: "Is it really true?"',
-        "Then nobody answered.",
+        "Then no one answered.",
     ]
 
 
@@ -105,11 +105,11 @@ def test_a_run_without_end_marks_is_cut_under_the_limit_and_loses_nothing(text: 
 
 
 def test_a_long_sentence_is_cut_at_its_clauses_first() -> None:
-    text = "When the rain had stopped at last, they walked along the river, and nobody said a word."
+    text = "When the rain had stopped at last, they walked along the river, and no one said a word."
     assert pieces(text, limit=50) == [
         "When the rain had stopped at last,",
         "they walked along the river,",
-        "and nobody said a word.",
+        "and no one said a word.",
     ]
 
 

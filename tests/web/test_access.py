@@ -262,7 +262,7 @@ def test_a_friendly_page_learns_that_it_needs_a_key(start_daemon: StartDaemon, t
         assert client.options("/v1/models", headers=asked).status_code == 204
 
 
-@pytest.mark.parametrize("text", [None, "", "# nobody yet\n", "laptop:1234\n", f"a:{DIGEST}\na:{DIGEST}\n"])
+@pytest.mark.parametrize("text", [None, "", "# no key yet\n", "laptop:1234\n", f"a:{DIGEST}\na:{DIGEST}\n"])
 def test_without_a_usable_key_nobody_is_served(
     start_daemon: StartDaemon, tmp_path: Path, text: str | None
 ) -> None:

@@ -69,7 +69,7 @@ def test_wrong_combinations_are_refused_by_name(client: httpx.Client) -> None:
     refused(edit(client, mode="paralinguistic", text="no tag", transcript="x"), 400, "text", "[Laughter]")
     refused(edit(client, mode="denoise", intensity=2), 400, "intensity")
     refused(edit(client, model="hibari"), 422, "model", "step-audio-editx")
-    refused(edit(client, model="nobody"), 404, "model")
+    refused(edit(client, model="missing"), 404, "model")
 
 
 def test_tags_of_any_form_are_taken_and_unknown_ones_are_warned_of(client: httpx.Client) -> None:
@@ -131,7 +131,7 @@ def test_tags_say_every_option_and_who_can(client: httpx.Client) -> None:
     abilities = client.get("/v1/models/step-audio-editx").json()["capabilities"]
     assert abilities["clone"] is True
     assert client.get("/v1/models/step-audio-editx-int8").json()["id"] == "step-audio-editx-int8"
-    assert client.get("/v1/models/nobody").status_code == 404
+    assert client.get("/v1/models/missing").status_code == 404
 
 
 def test_an_old_edit_without_a_transcript_has_it_written_down(client: httpx.Client) -> None:

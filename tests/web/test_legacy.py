@@ -142,7 +142,7 @@ def test_uploads_are_the_same_request_with_files(both_ports: DaemonProcess, role
         assert same(cloned, ask(client, CLONE))
 
 
-# ---- what is left out, and who speaks
+# ---- omitted fields, and the voice
 
 
 def test_only_the_text_is_required(client: httpx.Client) -> None:

@@ -114,7 +114,7 @@ def test_errors_name_the_fields_of_the_request(client: httpx.Client) -> None:
     refused(change(client, mode="emotion", edit_info="green"), 400, "step_audio.edit_info", "happy")
     refused(change(client, mode="emotion"), 400, "step_audio.edit_info", "happy")
     refused(change(client, mode="sing"), 400, "step_audio.mode", "paralinguistic")
-    refused(ask(client, voice="nobody", stream=True), 400, "voice", "nobody")
+    refused(ask(client, voice="missing", stream=True), 400, "voice", "missing")
     refused(ask(client, {}, input="  "), 400, "input")
     refused(ask(client, {}, metadata={"a": 1}), 400, "metadata.a")
     refused(ask(client, {}, model="gpt-2"), 404, "model")

@@ -100,18 +100,18 @@ def test_what_is_no_voice_is_not_kept(client: openai.OpenAI) -> None:
     for sample, reason in ((b"not a sound" * 100, "can't be read"), (wav(0 * hum()), "silent")):
         with pytest.raises(openai.BadRequestError, match=reason) as caught:
             client.audio.voices.create(
-                name="Nobody", consent="yes", audio_sample=("x.wav", sample), extra_body={"transcript": "x"}
+                name="Silent", consent="yes", audio_sample=("x.wav", sample), extra_body={"transcript": "x"}
             )
         assert caught.value.param == "audio_sample"
     with pytest.raises(openai.BadRequestError, match="consent"):
-        client.audio.voices.create(name="Nobody", consent="", audio_sample=("x.wav", wav(hum())))
+        client.audio.voices.create(name="Silent", consent="", audio_sample=("x.wav", wav(hum())))
     with pytest.raises(openai.BadRequestError, match="comes with an engine"):
         client.audio.voices.delete("heart")
 
 
 def test_errors_arrive_as_the_clients_own_classes(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
-        client.audio.speech.create(**SAY | {"model": "nobody"})
+        client.audio.speech.create(**SAY | {"model": "missing"})
     assert missing.value.code == "not_found"
     with pytest.raises(openai.UnprocessableEntityError) as unsupported:
         client.audio.speech.create(**SAY | {"input": "你好"})

@@ -124,7 +124,7 @@ def test_for_all_others_it_is_as_if_it_did_not_exist(
     for path in ("/v1/audio/voices", "/v1/voices", "/v1/voices?model=step-audio-editx", "/v1/models",
                  "/api/v1/models/status", "/page/state", "/openapi.json", "/metrics", "/readyz"):  # fmt: skip
         assert "aunt-mei-" not in client.get(path).text
-    assert "Aunt Mei" not in speak(client, "nobody").text
+    assert "Aunt Mei" not in speak(client, "missing").text
 
 
 def test_two_keys_may_give_the_same_name_and_one_key_may_not(

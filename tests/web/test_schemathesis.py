@@ -43,7 +43,7 @@ schemathesis.openapi.format("binary", st.sampled_from([hum()] * 3 + [hum()[:5000
 
 @schemathesis.check
 def no_fault(ctx, response, case):
-    """A 5xx only for what is documented and nobody's fault: what was asked for isn't installed."""
+    """A 5xx only where it is documented: the requested engine isn't installed."""
     if response.status_code >= 500:
         code = response.json()["error"]["code"]
         assert code == "engine_unavailable", f"{response.status_code} {code}: {response.text[:300]}"

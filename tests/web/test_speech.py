@@ -158,7 +158,7 @@ def test_ten_megabytes_of_text_are_refused_and_the_next_request_is_served(client
 
 
 def test_unknown_voices_and_models_are_refused_with_those_there_are(client: httpx.Client) -> None:
-    refused(post(client, voice="nobody"), 400, "voice", "nobody", "heart")
+    refused(post(client, voice="missing"), 400, "voice", "missing", "heart")
     refused(post(client, model="gpt-2"), 404, "model", "gpt-2", "hibari")
 
 
@@ -231,7 +231,7 @@ def test_the_official_client_speaks_over_tcp_and_the_unix_socket(awake: DaemonPr
             assert response.content.startswith(b"RIFF")
             assert [model.id for model in ai.models.list()]
             with pytest.raises(openai.BadRequestError) as caught:
-                ai.audio.speech.create(model="tts-1", voice="nobody", input="Hello.")
+                ai.audio.speech.create(model="tts-1", voice="missing", input="Hello.")
             assert caught.value.param == "voice"
 
 

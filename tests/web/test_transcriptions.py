@@ -148,7 +148,7 @@ def test_a_voice_without_transcript_is_written_down(client: openai.OpenAI, spoke
     assert isinstance(mine, dict)
     assert plain(mine["transcript"]) == plain(SAID)
     with pytest.raises(openai.BadRequestError, match="no words"):
-        client.audio.voices.create(name="Nobody", consent="yes", audio_sample=("hum.wav", wav(0.01 * hum())))
+        client.audio.voices.create(name="Silent", consent="yes", audio_sample=("hum.wav", wav(0.01 * hum())))
 
 
 def test_an_edit_needs_no_large_model_where_a_small_one_can(awake: DaemonProcess, spoken: bytes) -> None:

@@ -156,14 +156,14 @@ def _voices(say: Words, fields: Fields) -> None:
             transcript = gr.Textbox(
                 label=say["transcript"], info=say["transcript_hint"], lines=2, elem_id="voice_transcript"
             )
-            who = gr.Textbox(label=say["consent_who"], elem_id="voice_who")
+            speaker = gr.Textbox(label=say["consent_who"], elem_id="voice_who")
             consent = gr.Checkbox(False, label=say["consent"], elem_id="voice_consent")
-            fields |= dict(zip(FILLED[-5:-1], (name, transcript, who, consent), strict=True))
+            fields |= dict(zip(FILLED[-5:-1], (name, transcript, speaker, consent), strict=True))
             add = gr.Button(say["do_add"], variant="primary", elem_id="voice_add")
             _on(
                 add.click,
                 "(...given) => { stepaudiod.add_voice(...given) }",
-                [name, transcript, who, consent],
+                [name, transcript, speaker, consent],
             )
             _place("voice_result")
 

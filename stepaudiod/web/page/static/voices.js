@@ -67,12 +67,12 @@ function create(voice, recording) {
 }
 
 /** The button's handler. */
-export async function addVoice(name, transcript, who, agreed) {
+export async function addVoice(name, transcript, speaker, agreed) {
   if (!sample) return complain(say.need_recording);
   if (!agreed) return complain(say.consent_need);
   note(where(), say.working);
   try {
-    const consent = who?.trim() || say.consent;
+    const consent = speaker?.trim() || say.consent;
     const voice = await create({ name, transcript, consent }, sample);
     note(where(), tell("added", { name: voice.name }));
     sample = null;

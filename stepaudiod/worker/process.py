@@ -306,7 +306,7 @@ class WorkerProcess:
         return self._beat.gpu
 
     async def _watch(self) -> None:
-        """End a worker that hangs. Counts ticks of this loop, so that time that the front was stopped does not count."""
+        """End a worker that hangs. Time is counted in ticks of the loop, which stop with the front."""
         tick_s = self._options.heartbeat_timeout_s / BEATS_PER_TIMEOUT
         while not self.is_lost:
             await asyncio.sleep(tick_s)

@@ -7,9 +7,8 @@ output   ──[ frame ]──[ frame ]──[ frame ]──         up to ±see
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Waveform = NDArray[np.float32]
+from stepaudiod.audio.types import Waveform
 
 FRAME_S = 0.03
 SEEK_S = 0.01

@@ -131,7 +131,7 @@ def _about_engines(settings: Settings, units: Units, account: Account | None) ->
     if settings.step_audio.device == "cpu":
         yield from gpus.findings(cards, 0, 'step_audio.device = "cpu", so it isn\'t used')
     elif models.is_whole and cards:
-        need = memory.ask(models.checkpoint.root, settings.step_audio)
+        need = memory.gpu_need(models.checkpoint.root, settings.step_audio)
         if need.is_refused:
             yield problem("GPU memory", need.trouble, "see the sentence before")
         elif need.trouble:

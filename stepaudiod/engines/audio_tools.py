@@ -19,8 +19,9 @@ from stepaudiod.audio.denoise import Denoiser, open_library
 from stepaudiod.audio.resample import Resampler
 from stepaudiod.audio.silence import SilenceRemover
 from stepaudiod.audio.tempo import TempoStream
+from stepaudiod.audio.types import Waveform
 from stepaudiod.edits import Edit
-from stepaudiod.engines.base import Clip, Progress, Waveform
+from stepaudiod.engines.base import Clip, Progress
 from stepaudiod.errors import EngineUnavailable, InvalidRequest, Unsupported
 from stepaudiod.requests import EditRequest, Facts
 

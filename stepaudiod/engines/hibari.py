@@ -14,7 +14,8 @@ import numpy as np
 
 from stepaudiod.audio.crossfade import Joiner
 from stepaudiod.audio.tempo import change_tempo
-from stepaudiod.engines.base import NO_SOUND, Progress, Waveform
+from stepaudiod.audio.types import Waveform
+from stepaudiod.engines.base import NO_SOUND, Progress
 from stepaudiod.engines.kokoro.pauses import PAUSES_S
 from stepaudiod.engines.kokoro.phonemes import cut_phonemes
 from stepaudiod.engines.kokoro.tolerant import TolerantG2P

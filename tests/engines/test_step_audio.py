@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 
 from stepaudiod.audio.decode import decode
+from stepaudiod.audio.types import Waveform
 from stepaudiod.config import StepAudio
 from stepaudiod.editx.pipeline import PipelineOptions
-from stepaudiod.engines.base import Clip, Waveform
+from stepaudiod.engines.base import Clip
 from stepaudiod.engines.hibari import HibariEngine
 from stepaudiod.engines.local_models import LocalEngines
 from stepaudiod.engines.registry import BEST_FIRST, WHISPER_TINY, Catalog
@@ -29,6 +30,8 @@ from stepaudiod.engines.step_audio.engine import StepAudioEngine
 from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound
 from stepaudiod.requests import Change, EditRequest, Facts, Recording, SpeechRequest
 from stepaudiod.voice_library import VoiceLibrary
+from stepaudiod.worker.job import EngineOrder
+from stepaudiod.worker.loaded import LoadedEngines
 from tests.conftest import StartDaemon
 from tests.editx.trees import write_tree
 
@@ -205,8 +208,11 @@ def test_what_a_recording_says_is_written_down_where_nobody_told(data: Path, hib
         np.concatenate(list(hibari.speak(SpeechRequest(said, "heart", seed=1)))), hibari.sample_rate
     )
     (description,) = LocalEngines(data, settings(), (WHISPER_TINY,)).describe()
-    listening = StepAudioEngine(cache_dir=data, threads=1, **description.options)
-    listening.load(lambda stage, fraction: None)
+    order = EngineOrder(
+        {name: getattr(description, name) for name in ("name", "factory", "options", "files")}
+    )
+    listening = LoadedEngines(data, 1, lambda header: None, decode).get(order)
+    assert isinstance(listening, StepAudioEngine)
     request = SpeechRequest("Hello.", "", seed=1, reference=Recording("unused.wav"))
     facts = next(listening.clone(request, spoken))
     assert isinstance(facts, Facts)

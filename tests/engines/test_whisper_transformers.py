@@ -158,7 +158,8 @@ def test_prompt_and_temperature_are_taken_however_odd(whisper: WhisperEngine, sp
 
 
 def test_half_precision_hears_too(folder: Path, speech: np.ndarray) -> None:
-    engine = loaded(folder, dtype="bf16")
+    engine = loaded(folder)
+    engine._model.bfloat16()
     assert transcribed(engine, speech, language="en", has_words=True)[0]
 
 

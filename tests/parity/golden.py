@@ -15,14 +15,14 @@ from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.checkpoint.weights import SafetensorsFolder, install
 from stepaudiod.editx.decoder.flow import NOISE_FRAMES, Flow, load_flow, make_noise
 from stepaudiod.editx.decoder.vocoder import Vocoder, load_vocoder
-from stepaudiod.editx.lm.step1 import Step1Config, Step1ForCausalLM
+from stepaudiod.editx.lm.config import Step1Config
+from stepaudiod.editx.lm.step1 import Step1ForCausalLM
 from stepaudiod.editx.lm.text_tokenizer import TextTokenizer
 from stepaudiod.editx.tokenizers.linguistic import LinguisticTokenizer, load_linguistic
 from stepaudiod.editx.tokenizers.semantic import SemanticTokenizer, load_semantic
 from stepaudiod.editx.tokenizers.speaker import SpeakerEncoder, load_speaker_encoder
 
 Arrays = dict[str, np.ndarray[Any, Any]]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Golden:
@@ -90,8 +90,8 @@ class Networks:
     def __init__(self, root: Path, device: torch.device, golden: Golden) -> None:
         self.checkpoint = Checkpoint(root)
         self.device = device
-        self._lm_dtype = DTYPES[golden.arguments.get("lm_dtype") or "float32"]
-        self._flow_dtype = DTYPES[golden.arguments.get("cosy_dtype") or "float32"]
+        self._lm_dtype = getattr(torch, golden.arguments.get("lm_dtype") or "float32")
+        self._flow_dtype = getattr(torch, golden.arguments.get("cosy_dtype") or "float32")
 
     @cached_property
     def linguistic(self) -> LinguisticTokenizer:
@@ -125,7 +125,7 @@ class Networks:
     @cached_property
     def flow(self) -> Flow:
         """Codes to mel."""
-        return load_flow(self.checkpoint.flow, self.device, self._flow_dtype)
+        return load_flow(self.checkpoint.flow, self.device).to(self._flow_dtype)
 
     @cached_property
     def vocoder(self) -> Vocoder:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from stepaudiod.audio.mel import HOP, log_mel, mel_filters
-from stepaudiod.audio.vad import RATE
-from stepaudiod.engines.base import Clip, Progress, Waveform
+from stepaudiod.audio.types import SPEECH_RATE, Waveform
+from stepaudiod.engines.base import Clip, Progress
 from stepaudiod.engines.whisper.bpe import Merges, Spelling
 from stepaudiod.engines.whisper.certainty import EnglishCheck
 from stepaudiod.engines.whisper.segments import (
@@ -59,7 +59,7 @@ class WhisperTinyEngine:
         threads: processor threads of one request.
     """
 
-    sample_rate = RATE
+    sample_rate = SPEECH_RATE
 
     def __init__(self, *, cache_dir: Path, threads: int) -> None:
         self._threads = threads
@@ -150,7 +150,7 @@ class WhisperTinyEngine:
     ) -> Generator[Facts, None, list[Segment]]:
         encoded = self.encode(window)
         yield WORKING
-        length_s = len(window) / RATE
+        length_s = len(window) / SPEECH_RATE
         judge = partial(self._judge, check, encoded, length_s)
         decoded = yield from self._decode(encoded, prompt, request.temperature, judge)
         found = list(

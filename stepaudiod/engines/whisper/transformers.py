@@ -12,8 +12,8 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-from stepaudiod.audio.vad import RATE
-from stepaudiod.engines.base import Clip, Progress, Waveform
+from stepaudiod.audio.types import SPEECH_RATE, Waveform
+from stepaudiod.engines.base import Clip, Progress
 from stepaudiod.engines.whisper.bpe import Spelling
 from stepaudiod.engines.whisper.certainty import EnglishCheck
 from stepaudiod.engines.whisper.segments import (
@@ -37,8 +37,6 @@ LEAST_OF_ENGLISH, AT_THE_ENDS = -1.3, 5.2
 """The least mean log-probability that English has, and how much less one rare word and the ends of speech may
 make it in all. Of another language a model of English alone is less sure."""
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-
 MAX_PROMPT = 200
 """Tokens; the decoder remembers twice as many and needs the rest for what it hears."""
 
@@ -51,11 +49,10 @@ class WhisperEngine:
         threads: processor threads for PyTorch.
         folder: the model's files, safetensors among them.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        dtype: `auto`, `fp32`, `fp16` or `bf16`; `auto` is `fp16` on a GPU.
         name: the model's id in the API.
     """
 
-    sample_rate = RATE
+    sample_rate = SPEECH_RATE
 
     def __init__(
         self,
@@ -64,13 +61,11 @@ class WhisperEngine:
         threads: int,
         folder: str,
         device: str = "auto",
-        dtype: str = "auto",
         name: str = "whisper",
     ) -> None:
         self._folder = Path(folder)
         self._threads = threads
         self._wanted_device = device
-        self._wanted_dtype = dtype
         self._name = name
         self._spelling = Spelling()
         self._model: Any = None
@@ -127,8 +122,8 @@ class WhisperEngine:
         progress("ready", 1.0)
 
     def _place(self, torch: Any) -> tuple[str, Any]:
-        """Where to calculate, and with which numbers."""
-        device, dtype = self._wanted_device, self._wanted_dtype
+        """The device and the number format."""
+        device = self._wanted_device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
@@ -136,9 +131,7 @@ class WhisperEngine:
                 f"The device {device!r} is configured for {self._name}, and PyTorch finds no GPU here. "
                 'Set it to "auto" or "cpu".'
             )
-        if dtype == "auto":
-            dtype = "fp32" if device == "cpu" else "fp16"
-        return device, getattr(torch, DTYPES[dtype])
+        return device, torch.float32 if device == "cpu" else torch.float16
 
     def transcribe(self, request: TranscriptionRequest, clip: Clip) -> Iterator[Segment | Facts]:
         """Write a recording down, a window of up to 30 s at a time.
@@ -228,7 +221,7 @@ class _Hearing:
 
     def __call__(self, window: Waveform) -> Generator[Facts, None, list[Segment]]:
         inputs = self._extract(
-            window, sampling_rate=RATE, return_attention_mask=True, return_tensors="pt"
+            window, sampling_rate=SPEECH_RATE, return_attention_mask=True, return_tensors="pt"
         )  # (1, bins, 3000)
         encoded = self._encode(inputs.input_features.to(self._model.device, self._model.dtype))
         if not self.language:
@@ -250,7 +243,7 @@ class _Hearing:
             if not decoded.is_guess and not is_loop:
                 break
             yield WORKING
-        return list(self._segments(decoded, ends_s, len(window) / RATE))
+        return list(self._segments(decoded, ends_s, len(window) / SPEECH_RATE))
 
     def _encode(self, features: Any) -> Any:
         """What is heard: once a window, however often it is decoded."""

@@ -13,8 +13,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 import numpy as np
 
 from stepaudiod.audio.resample import Resampler
-from stepaudiod.audio.vad import FRAME, FRAME_S, RATE, Gate, SpeechDetector
-from stepaudiod.engines.base import Clip, Waveform
+from stepaudiod.audio.types import SPEECH_RATE, Waveform
+from stepaudiod.audio.vad import FRAME, FRAME_S, Gate, SpeechDetector
+from stepaudiod.engines.base import Clip
 from stepaudiod.requests import Facts, Segment
 
 Hear = Callable[[Waveform], Generator[Facts, None, list[Segment]]]
@@ -105,10 +106,10 @@ def _runs(speech: Sequence[bool]) -> list[tuple[int, int]]:
 
 def resample_clip(clip: Clip) -> Iterator[Waveform]:
     """The recording at 16 kHz, a minute in each step."""
-    if clip.sample_rate == RATE:
+    if clip.sample_rate == SPEECH_RATE:
         yield clip.waveform
         return
-    resampler = Resampler(clip.sample_rate, RATE)
+    resampler = Resampler(clip.sample_rate, SPEECH_RATE)
     size = 60 * clip.sample_rate
     for start in range(0, len(clip.waveform), size):
         yield resampler(clip.waveform[start : start + size])

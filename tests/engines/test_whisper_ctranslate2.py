@@ -263,9 +263,9 @@ def test_tokens_are_those_of_the_vocabulary(tiny: WhisperTinyEngine) -> None:
 
 def test_words_are_joined_from_tokens_and_characters_from_bytes() -> None:
     spelling = Spelling()
-    tokens = [*"ĠHi", *"Ġ", *(spelling.signs[byte] for byte in "né.".encode())]
+    tokens = [*"ĠHi", *"Ġ", *(spelling.characters[byte] for byte in "né.".encode())]
     assert [word for word, _ in spelling.words(tokens, "fr")] == ["Hi", "né."]
-    chinese = [spelling.signs[byte] for byte in "你好，吗".encode()]
+    chinese = [spelling.characters[byte] for byte in "你好，吗".encode()]
     assert spelling.words(chinese, "zh") == [("你", 3), ("好，", 6), ("吗", 3)]
 
 

@@ -27,7 +27,7 @@ def write_tokenizer(folder: Path, languages: tuple[str, ...]) -> dict[str, int]:
     """Every byte is a token; then what Whisper has beside text, in its order. Returns the ids."""
     from tokenizers import AddedToken
 
-    signs = [*Spelling().signs.values(), "<|endoftext|>"]
+    signs = [*Spelling().characters.values(), "<|endoftext|>"]
     tokenizer = transformers.WhisperTokenizer({sign: index for index, sign in enumerate(signs)}, [])
     beside = ["startoftranscript", *languages, "translate", "transcribe", "startoflm", "startofprev"]
     special = [f"<|{name}|>" for name in (*beside, "nospeech", "notimestamps")]

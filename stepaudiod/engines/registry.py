@@ -270,7 +270,7 @@ class Catalog:
             if self._would(engine, need):
                 better.append(missing or MissingPrerequisite(engine.name, "voice"))
         raise EngineUnavailable(
-            f"No installed engine can {NEEDS.get(need, need)}. To have it, {self.how(need)}."
+            f"Nothing that is installed can {NEEDS.get(need, need)}. To have it, {self.how(need)}."
         )
 
     def how(self, need: str) -> str:

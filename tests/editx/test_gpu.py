@@ -1,4 +1,4 @@
-"""The language model in rounds: on a GPU, or, slowly, in Triton's interpreter (`TRITON_INTERPRET=1`)."""
+"""The language model's decode steps: on a GPU, or, slowly, in Triton's interpreter (`TRITON_INTERPRET=1`)."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_attention_over_the_pool_makes_its_bias_from_positions() -> None:
 
 
 @pytest.mark.parametrize("temperature", [GREEDY, TEMPERATURE])
-def test_rounds_give_what_single_steps_give(micro: Checkpoint, temperature: float) -> None:
+def test_decode_steps_equal_single_steps(micro: Checkpoint, temperature: float) -> None:
     model = load(micro)
     eager = run(Batch(model, 1, 1024), 3, temperature)
     assert run(CudaBatch(model, 1, 1024, 2048), 3, temperature) == eager
@@ -133,7 +133,7 @@ def test_rounds_give_what_single_steps_give(micro: Checkpoint, temperature: floa
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="the smallest model that int4 fits takes minutes")
 @pytest.mark.parametrize("kind", Quantization)
-def test_rounds_read_fewer_bits_as_they_are(tiny: Checkpoint, kind: Quantization) -> None:
+def test_decode_steps_with_quantized_weights_equal_single_steps(tiny: Checkpoint, kind: Quantization) -> None:
     model = load(tiny, kind=kind)
     eager = run(Batch(model, 1, 1024), 3, GREEDY, tokens=5)
     assert run(CudaBatch(model, 1, 1024, 2048), 3, GREEDY, tokens=5) == eager
@@ -161,7 +161,7 @@ def test_a_seed_means_the_same_alone_and_beside_others(micro: Checkpoint) -> Non
     assert together == alone
 
 
-def test_rounds_write_to_nobody_elses_memory(micro: Checkpoint) -> None:
+def test_decode_steps_write_to_their_own_memory_only(micro: Checkpoint) -> None:
     batch = CudaBatch(load(micro), 1, 1024, 2048)
     first = run(batch, 3, tokens=5)
     held = [torch.full((2**size,), 7.0, device=DEVICE) for size in range(3, 20) for _ in range(8)]
@@ -169,14 +169,14 @@ def test_rounds_write_to_nobody_elses_memory(micro: Checkpoint) -> None:
     assert all(bool((x == 7.0).all()) for x in held)
 
 
-def test_nobody_runs_far_ahead_of_its_reader(micro: Checkpoint) -> None:
+def test_buffers_of_unread_tokens_are_bounded(micro: Checkpoint) -> None:
     batch = CudaBatch(load(micro), 2, 1024, 2048)
     idle = join(batch, PROMPT[:20], 0, 200, GREEDY)
     run(batch, 1, GREEDY, PROMPT[:30], tokens=5 if IS_INTERPRETED else 100)
     assert 0 < len(idle._buffered) <= MAX_BUFFERED_TOKENS
 
 
-def test_what_the_pool_does_not_hold_waits(micro: Checkpoint) -> None:
+def test_sequences_wait_for_space_in_the_pool(micro: Checkpoint) -> None:
     batch = CudaBatch(load(micro), 4, 400, 400)
     inside = join(batch, PROMPT, 0, 50, GREEDY)
     assert batch.try_join(PROMPT, GREEDY, 1, 50, "large") is None

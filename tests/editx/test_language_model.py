@@ -188,7 +188,7 @@ def test_a_prompt_is_read_from_where_it_parts_from_the_last(
     assert read[3:] == [305, 51]
 
 
-def test_who_leaves_early_frees_the_place(model: Step1ForCausalLM) -> None:
+def test_leaving_early_frees_the_row(model: Step1ForCausalLM) -> None:
     batch = Batch(model, 1, 512)
     for seed in range(3):
         with join(batch, PROMPT, seed, 100) as sequence:
@@ -221,7 +221,7 @@ def test_one_thread_that_takes_turns_shares_each_step(
     assert len(steps) < 50
 
 
-def test_who_asked_first_gets_the_next_place(model: Step1ForCausalLM) -> None:
+def test_rows_are_given_in_the_order_of_arrival(model: Step1ForCausalLM) -> None:
     batch = Batch(model, 1, 512)
     inside = join(batch, PROMPT, 0, 40)
 
@@ -236,7 +236,7 @@ def test_who_asked_first_gets_the_next_place(model: Step1ForCausalLM) -> None:
     assert ask("second") is not None
 
 
-def test_who_waits_in_the_thread_that_serves_others_does_not_hold_them_up(
+def test_waiting_in_the_consuming_thread_does_not_delay_the_running_sequences(
     model: Step1ForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = Batch(model, 1, 512)
@@ -251,7 +251,7 @@ def test_who_waits_in_the_thread_that_serves_others_does_not_hold_them_up(
     batch.step_others(taken)
     taken = batch.step_others(taken)  # as full as before, and this thread has taken one since
     assert not waits
-    batch.step_others(taken)  # nothing to do, and nobody goes on here: a moment for other threads
+    batch.step_others(taken)  # nothing to do, and no consumer here: a moment for other threads
     assert len(waits) == 1
     other = threading.Thread(target=lambda: next(inside.tokens))
     other.start()

@@ -228,9 +228,7 @@ def test_silent_speech_is_an_error(
         pipeline.clone(reference, TEXT, seed=1).waveform()
 
 
-def test_who_gives_up_before_there_is_a_place_keeps_nobody_waiting(
-    networks: Networks, voice: NDArray[np.float32]
-) -> None:
+def test_a_request_that_gives_up_leaves_the_queue(networks: Networks, voice: NDArray[np.float32]) -> None:
     pipeline = Pipeline(networks, PipelineOptions(is_output_checked=False, rows=1, length=2048))
     known = pipeline.encode_reference(voice, 24000, "Hello there.")
     inside, waiting = (iter(pipeline.clone(known, "It is true.", seed=seed)) for seed in range(2))

@@ -1,4 +1,4 @@
-"""The decoder's memory: a voice's part is shared, a stream's own is small, and what doesn't fit waits."""
+"""The decoder's memory: a prefix is shared, a stream's own state is small, and streams wait for memory."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_streams_that_share_a_voice_give_what_each_gives_alone(networks: Network
         assert torch.equal(torch.cat(parts[seed], dim=1), alone[seed])
 
 
-def test_what_is_held_is_what_was_reckoned(networks: Networks, costs: FlowCosts) -> None:
+def test_states_are_as_large_as_estimated(networks: Networks, costs: FlowCosts) -> None:
     for groups in (1, 2, 30):
         voice = reference(groups)
         shared = prefill(networks.flow, voice)
@@ -136,7 +136,7 @@ def test_the_full_size_decoder_takes_what_the_documents_say(costs: FlowCosts) ->
     assert costs.mel_frame_bytes < full.mel_frame_bytes
 
 
-def test_a_voice_is_taken_in_once_and_kept_for_the_next(networks: Networks, costs: FlowCosts) -> None:
+def test_a_reference_is_prefilled_once_and_cached(networks: Networks, costs: FlowCosts) -> None:
     memory, voice = PrefixCache(networks.flow), reference(8)
     with memory.reserve(voice, 50) as first, memory.reserve(reference(8), 50) as second:
         made = first.try_take()
@@ -147,18 +147,18 @@ def test_a_voice_is_taken_in_once_and_kept_for_the_next(networks: Networks, cost
         assert later.try_take() is made
 
 
-def test_voices_that_nobody_speaks_with_are_bounded_in_bytes(networks: Networks, costs: FlowCosts) -> None:
+def test_unused_prefixes_are_bounded_in_bytes(networks: Networks, costs: FlowCosts) -> None:
     one = costs.prefix_bytes(24)
     memory = PrefixCache(networks.flow, kept_bytes=2 * one)
     made = []
     for seed in range(4):
-        with memory.reserve(other(8, seed), 50) as place:
-            made.append(place.try_take())
+        with memory.reserve(other(8, seed), 50) as reservation:
+            made.append(reservation.try_take())
     assert memory.used_bytes == 2 * one
-    with memory.reserve(other(8, 3), 50) as place:
-        assert place.try_take() is made[3]
-    with memory.reserve(other(8, 0), 50) as place:
-        assert place.try_take() is not made[0]
+    with memory.reserve(other(8, 3), 50) as reservation:
+        assert reservation.try_take() is made[3]
+    with memory.reserve(other(8, 0), 50) as reservation:
+        assert reservation.try_take() is not made[0]
 
 
 def test_a_voice_of_any_size_stays_until_another_is_used(networks: Networks) -> None:
@@ -166,49 +166,49 @@ def test_a_voice_of_any_size_stays_until_another_is_used(networks: Networks) -> 
     memory = PrefixCache(networks.flow, kept_bytes=0)
     made = []
     for voice in (other(8, 0), other(8, 0), other(8, 1), other(8, 0)):
-        with memory.reserve(voice, 50) as place:
-            made.append(place.try_take())
+        with memory.reserve(voice, 50) as reservation:
+            made.append(reservation.try_take())
     assert made[0] is made[1]
     assert made[3] is not made[0]
 
 
-def room_for(costs: FlowCosts, streams: int, voices: int = 1) -> int:
+def budget_for(costs: FlowCosts, streams: int, voices: int = 1) -> int:
     return streams * costs.stream_bytes(50) + voices * costs.prefix_bytes(24)
 
 
-def test_what_does_not_fit_waits_until_somebody_ends(networks: Networks, costs: FlowCosts) -> None:
-    size = room_for(costs, 2)
+def test_streams_wait_until_there_is_memory(networks: Networks, costs: FlowCosts) -> None:
+    size = budget_for(costs, 2)
     memory = PrefixCache(networks.flow, size)
     with ExitStack() as first, ExitStack() as others:
-        places = [stack.enter_context(memory.reserve(reference(8), 50)) for stack in (first, others, others)]
-        assert places[0].try_take() is not None
-        assert places[1].try_take() is not None
+        reservations = [
+            stack.enter_context(memory.reserve(reference(8), 50)) for stack in (first, others, others)
+        ]
+        assert reservations[0].try_take() is not None
+        assert reservations[1].try_take() is not None
         assert memory.used_bytes == size
-        assert places[2].try_take() is None
+        assert reservations[2].try_take() is None
         first.close()
-        assert places[2].try_take() is not None
+        assert reservations[2].try_take() is not None
         assert memory.used_bytes == size
 
 
-def test_a_voice_that_nobody_speaks_with_makes_room_and_one_in_use_does_not(
-    networks: Networks, costs: FlowCosts
-) -> None:
-    memory = PrefixCache(networks.flow, room_for(costs, 2))
-    with memory.reserve(other(8, 1), 50) as place:
-        assert place.try_take() is not None
+def test_an_unused_prefix_is_evicted_and_one_in_use_is_not(networks: Networks, costs: FlowCosts) -> None:
+    memory = PrefixCache(networks.flow, budget_for(costs, 2))
+    with memory.reserve(other(8, 1), 50) as reservation:
+        assert reservation.try_take() is not None
     with memory.reserve(other(8, 2), 50) as using, memory.reserve(other(8, 3), 50) as waiting:
-        assert using.try_take() is not None  # in the place of the first voice
+        assert using.try_take() is not None  # instead of the first prefix
         assert waiting.try_take() is None
-        assert memory.used_bytes <= room_for(costs, 2)
+        assert memory.used_bytes <= budget_for(costs, 2)
 
 
-def test_who_came_first_gets_in_first_while_they_ask(networks: Networks, costs: FlowCosts) -> None:
+def test_waiters_are_served_in_order_while_they_poll(networks: Networks, costs: FlowCosts) -> None:
     clock = Clock()
-    memory = PrefixCache(networks.flow, room_for(costs, 2), clock=clock)
-    with ExitStack() as inside, ExitStack() as line:
+    memory = PrefixCache(networks.flow, budget_for(costs, 2), clock=clock)
+    with ExitStack() as inside, ExitStack() as waiting:
 
         def reserve(groups: int) -> Reservation:
-            return line.enter_context(memory.reserve(other(groups, groups), 50))
+            return waiting.enter_context(memory.reserve(other(groups, groups), 50))
 
         holder = inside.enter_context(memory.reserve(other(8, 8), 50))
         assert holder.try_take() is not None
@@ -218,14 +218,14 @@ def test_who_came_first_gets_in_first_while_they_ask(networks: Networks, costs: 
         clock.now_s += 0.9 * PATIENCE_S
         assert small.try_take() is None
         clock.now_s += 0.2 * PATIENCE_S
-        assert small.try_take() is not None  # nobody asks for the large one any more
+        assert small.try_take() is not None  # the large one no longer polls
         inside.close()
         small.__exit__(None, None, None)
         assert large.try_take() is not None
 
 
-def test_whoever_gives_up_in_the_line_holds_nobody_up(networks: Networks, costs: FlowCosts) -> None:
-    memory = PrefixCache(networks.flow, room_for(costs, 1))
+def test_a_waiter_that_gives_up_blocks_no_other(networks: Networks, costs: FlowCosts) -> None:
+    memory = PrefixCache(networks.flow, budget_for(costs, 1))
     with memory.reserve(reference(8), 50) as holder:
         assert holder.try_take() is not None
         with memory.reserve(reference(8), 50) as gives_up:
@@ -237,8 +237,8 @@ def test_whoever_gives_up_in_the_line_holds_nobody_up(networks: Networks, costs:
     assert memory.used_bytes == costs.prefix_bytes(24)
 
 
-def test_what_can_never_fit_is_refused_and_says_what_to_do(networks: Networks, costs: FlowCosts) -> None:
-    memory = PrefixCache(networks.flow, room_for(costs, 1) - 1)
+def test_more_than_the_whole_budget_is_refused_with_advice(networks: Networks, costs: FlowCosts) -> None:
+    memory = PrefixCache(networks.flow, budget_for(costs, 1) - 1)
     with pytest.raises(InvalidRequest, match=r"A recording of 1 s .* raise step_audio\.gpu_memory"):
         memory.reserve(reference(8), 50)
 
@@ -286,7 +286,7 @@ def in_turn(results: list[Synthesis]) -> tuple[list[NDArray[np.float32]], list[i
     return [np.concatenate(each) for each in parts], first
 
 
-def test_requests_that_wait_for_memory_are_served_all_the_same(pipeline: Pipeline, said: Reference) -> None:
+def test_requests_that_wait_for_memory_sound_the_same(pipeline: Pipeline, said: Reference) -> None:
     def requests(pipeline: Pipeline) -> list[Synthesis]:
         return [pipeline.clone(said, TEXT, seed=seed) for seed in range(3)]
 

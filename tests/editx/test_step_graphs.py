@@ -130,7 +130,7 @@ def test_streams_in_graphs_share_a_voice_and_nothing_else(flow: Flow, graphs: St
 
 
 @pytest.mark.skipif(not HAS_GPU, reason="counts a GPU's memory")
-def test_a_taken_in_voice_takes_what_was_reckoned(flow: Flow, graphs: StepGraphs) -> None:
+def test_a_prefix_is_as_large_as_estimated(flow: Flow, graphs: StepGraphs) -> None:
     voice = reference(100)
     prefill(flow, voice)
     torch.cuda.synchronize()
@@ -143,7 +143,7 @@ def test_a_taken_in_voice_takes_what_was_reckoned(flow: Flow, graphs: StepGraphs
 
 
 @pytest.mark.parametrize("before", [0, 1, 96, 294, 390, 700, 900, 1590])
-def test_chunks_in_one_graph_fit_in_the_room_that_a_long_voice_has(before: int) -> None:
+def test_chunks_in_one_graph_fit_the_buffer_of_a_long_reference(before: int) -> None:
     slots = slots_beside(before)
     assert 1 <= slots <= 4
     assert slots * round_up(before) <= PAST_FRAMES
@@ -190,7 +190,7 @@ def in_turn(streams: list[Iterator[Tensor | None]]) -> list[Tensor]:
     return [torch.cat(parts) for parts in made]
 
 
-def test_a_sound_is_the_same_to_the_last_bit_whoever_else_speaks(
+def test_a_sound_is_the_same_to_the_last_bit_beside_other_streams(
     flow: Flow, vocoder: Vocoder, graphs: Counting
 ) -> None:
     decoder = ChunkDecoder(flow, vocoder)
@@ -225,7 +225,9 @@ def test_together_is_what_it_is_kernel_by_kernel(flow: Flow, vocoder: Vocoder) -
         assert (one - other).square().mean().sqrt() < 0.05 * other.square().mean().sqrt()
 
 
-def test_who_leaves_is_not_decoded_with_the_others(flow: Flow, vocoder: Vocoder, graphs: Counting) -> None:
+def test_a_closed_stream_is_not_decoded_with_the_others(
+    flow: Flow, vocoder: Vocoder, graphs: Counting
+) -> None:
     decoder, voice = ChunkDecoder(flow, vocoder), reference(25)
     streams = [open_stream(decoder, voice, None, seed) for seed in range(2)]
     parts = [play(stream, seed) for seed, stream in enumerate(streams)]
@@ -239,9 +241,7 @@ def test_who_leaves_is_not_decoded_with_the_others(flow: Flow, vocoder: Vocoder,
     assert not decoder._waiting
 
 
-def test_what_goes_wrong_goes_wrong_for_those_it_was_made_with_and_nobody_else(
-    flow: Flow, vocoder: Vocoder, graphs: Counting
-) -> None:
+def test_an_error_fails_the_chunks_of_its_group_only(flow: Flow, vocoder: Vocoder, graphs: Counting) -> None:
     decoder, voice = ChunkDecoder(flow, vocoder), reference(25)
     right = sound(play(open_stream(decoder, voice, None, 3), 3))
     streams = [open_stream(decoder, voice, None, seed) for seed in range(2)]

@@ -1,4 +1,4 @@
-"""Streams on the decoder's published widths: long voices, and joints between chunks that nobody hears."""
+"""Streams on the decoder's published widths: long voices, and inaudible crossfades between chunks."""
 
 from __future__ import annotations
 
@@ -107,21 +107,19 @@ def streamed(vocoder: Vocoder, mel: Tensor, noise: Tensor, sizes: list[int]) -> 
 
 
 def steps(sound: Tensor, at: int) -> float:
-    """The sharpest bend of a waveform around a joint: where it begins to fade over, to where it has."""
+    """The sharpest bend of a waveform around a crossfade."""
     part = sound[at - 24 : at + FADE + 24]
     return float((part[2:] - 2 * part[1:-1] + part[:-2]).abs().max())
 
 
 def flux(sound: Tensor, at: int) -> float:
-    """The most that a short spectrum changes from one frame to the next around a joint."""
+    """The most that a short spectrum changes from one frame to the next around a crossfade."""
     part = sound[at - 512 : at + FADE + 512]
     spectra = torch.stft(part, 512, 120, window=torch.hann_window(512), return_complex=True).abs()
     return float((spectra[:, 1:] - spectra[:, :-1]).square().sum(0).sqrt().max())
 
 
-def test_joints_between_chunks_are_no_louder_and_no_sharper_than_the_sound_itself(
-    vocoder: Vocoder, mel: Tensor
-) -> None:
+def test_crossfades_are_no_louder_and_no_sharper_than_the_sound_itself(vocoder: Vocoder, mel: Tensor) -> None:
     frames = mel.shape[1]
     sizes = [30, 48] + [32] * ((frames - 98) // 32)
     sizes.append(frames - sum(sizes))

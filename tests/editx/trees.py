@@ -190,7 +190,7 @@ def _residual(build: StateBuilder, prefix: str, channels: int, kernel: int) -> N
 
 
 def linguistic_state(dims: Dims) -> State:
-    """Draw the encoder of `model.pt`, and a bit of the decoder that nobody reads."""
+    """Draw the encoder of `model.pt`, and a part of the decoder, which is never read."""
     build, size, inner = StateBuilder(Draws("vq02")), 512, dims["ff"]
     for layer in range(dims["blocks"]):
         prefix = "encoder.encoders0.0" if layer == 0 else f"encoder.encoders.{layer - 1}"

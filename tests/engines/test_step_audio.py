@@ -124,7 +124,7 @@ print(json.dumps([name for name in ("torch._dynamo", "torch._inductor", "sympy")
 
 
 def test_no_compiler_is_imported_on_the_way_to_the_first_sound(data: Path) -> None:
-    """PyTorch's takes as long to import as PyTorch itself, and whoever connects would wait for it."""
+    """PyTorch's takes as long to import as PyTorch itself, and would delay the first sound."""
     (description,) = LocalEngines(data, settings()).describe()
     command = [sys.executable, "-c", SPEAKS, json.dumps(description.options)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
@@ -201,7 +201,7 @@ def test_what_it_cannot_do_is_said(data: Path, loaded: StepAudioEngine, clip: Cl
         next(loaded.edit(EditRequest(Recording("unused.wav"), Change("emotion", "glad")), clip))
 
 
-def test_what_a_recording_says_is_written_down_where_nobody_told(data: Path, hibari: HibariEngine) -> None:
+def test_a_missing_transcript_is_made_by_the_recogniser(data: Path, hibari: HibariEngine) -> None:
     """The packaged recogniser hears the packaged voice."""
     said = "The boy was there when the sun rose."
     spoken = Clip(
@@ -261,7 +261,7 @@ def test_the_daemon_loads_it_and_tells_how_far(start_daemon: StartDaemon, data: 
     assert any(told.search(message) for message in daemon.notify.messages), daemon.notify.messages
 
 
-def test_one_variant_at_a_time_and_nobody_is_cut_off(start_daemon: StartDaemon, data: Path) -> None:
+def test_one_variant_at_a_time_and_no_request_is_cut_off(start_daemon: StartDaemon, data: Path) -> None:
     daemon = start_daemon(STEP_AUDIO | {"data_dir": data})
     said = {
         "voice": "hum",

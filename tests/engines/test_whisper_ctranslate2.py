@@ -1,4 +1,4 @@
-"""The packaged recogniser writes down what the packaged voice says, and nothing where nobody speaks."""
+"""The packaged recogniser transcribes the packaged voice, and nothing in silence."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_first_words_come_before_the_rest_is_heard_and_the_rest_can_be_left(
     assert list(steps) == []
 
 
-def test_where_nobody_speaks_nothing_is_written(tiny: WhisperTinyEngine) -> None:
+def test_silence_has_no_transcript(tiny: WhisperTinyEngine) -> None:
     noise = np.random.default_rng(0).normal(0, 0.05, 20 * RATE).astype(np.float32)
     hum = 0.3 * np.sin(2 * np.pi * 100 * np.arange(20 * RATE) / RATE).astype(np.float32)
     for waveform in (silence(0), silence(0.01), silence(40), noise, hum):

@@ -122,7 +122,7 @@ def test_segments_lie_in_order_inside_the_recording(whisper: WhisperEngine, spee
     times = [time for segment in segments for time in (segment.start_s, segment.end_s)]
     assert times == sorted(times)
     assert all(0 <= time <= length_s for time in times)
-    # nothing where nobody speaks
+    # nothing in the silence
     silent = (len(speech) / RATE + 0.5, length_s - len(speech) / RATE - 0.5)
     assert not [segment for segment in segments if silent[0] < segment.start_s < silent[1]]
 
@@ -163,7 +163,7 @@ def test_half_precision_hears_too(folder: Path, speech: np.ndarray) -> None:
     assert transcribed(engine, speech, language="en", has_words=True)[0]
 
 
-def test_where_nobody_speaks_nothing_is_written(whisper: WhisperEngine) -> None:
+def test_silence_has_no_transcript(whisper: WhisperEngine) -> None:
     assert transcribed(whisper, np.zeros(35 * RATE, np.float32)) == ([], {})
     assert transcribed(whisper, np.zeros(0, np.float32), language="zh") == ([], {"language": "zh"})
 

@@ -207,7 +207,7 @@ def _about_memory(cards: list[Card], needed_bytes: int, reason: str) -> Iterator
         yield problem(
             "GPU memory",
             f"{needs}, and at this moment {best.free_bytes / GIB:.1f} GiB are free at most",
-            "nvidia-smi shows who uses it",
+            "nvidia-smi lists the processes that use it",
         )
     else:
         yield problem(

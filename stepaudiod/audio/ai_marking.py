@@ -42,7 +42,6 @@ class Mark(NamedTuple):
 
     @classmethod
     def of(cls, work: Work, model: str) -> Mark:
-        """The mark of a request's result."""
         return cls(EDITED if isinstance(work, EditRequest) else GENERATED, model)
 
     @classmethod
@@ -52,7 +51,6 @@ class Mark(NamedTuple):
         return None if found is None else cls(*found.groups())
 
     def __str__(self) -> str:
-        """The value of the header and of the field `SYNTHETIC`."""
         return f"{self.how}; model={self.model}"
 
     @property

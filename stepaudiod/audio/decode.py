@@ -75,8 +75,6 @@ TOO_LITTLE = "The recording is damaged: too little of it can be decoded."
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of a recording."""
-
     max_seconds: float = 600.0
     max_channels: int = 8
     max_sample_rate: int = 192_000
@@ -150,7 +148,6 @@ def bound_allocations() -> None:
 
 @functools.cache
 def _libavutil() -> ctypes.CDLL:
-    """The library that PyAV has loaded."""
     import av  # noqa: F401
 
     loaded = re.search(r"/\S*/libavutil[^/\s]*", Path("/proc/self/maps").read_text())
@@ -208,12 +205,10 @@ class Mixer:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the channels cancel each other out in their mean."""
         return bool(self._cancelled_power > CANCELLED_PART * self._powers.sum())
 
     @property
     def strongest(self) -> int:
-        """The channel with the most power."""
         return int(self._powers.argmax())
 
 
@@ -331,7 +326,6 @@ def _parts(
 
 
 def _changed(before: tuple[int, int], now: tuple[int, int]) -> str:
-    """The message about a recording whose rate or number of channels changes midway."""
     return (
         f"The recording changes midway from {before[1]} channels at {before[0]} Hz to {now[1]} "
         f"at {now[0]} Hz. Send one that stays the same."

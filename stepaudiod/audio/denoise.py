@@ -66,7 +66,6 @@ class Denoiser:
         return self._clean(waveform)
 
     def finish(self) -> Waveform:
-        """Return the rest."""
         owed = self._owed
         return self._clean(np.zeros(owed + self._ahead + FRAME, np.float32))[:owed]
 

@@ -32,8 +32,6 @@ OGG_PAGE_US = "60000"
 
 
 class Encoder(Protocol):
-    """Encodes audio piece by piece."""
-
     def encode(self, waveform: Waveform) -> bytes:
         """Encode samples in -1..1, `(samples,)`; returns the bytes that are ready."""
 

@@ -47,7 +47,6 @@ class SilenceRemover:
         return self._output(self._detect.push(self._resample(waveform)))
 
     def finish(self) -> Waveform:
-        """Return the rest."""
         ready = self._output([*self._detect.push(self._resample(None)), *self._detect.finish()])
         return np.concatenate([ready, self._close()])
 

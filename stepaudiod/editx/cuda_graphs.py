@@ -31,7 +31,6 @@ class BatchGraphs:
         self._lock = threading.Lock()
 
     def run(self, *given: Tensor) -> Tensor:
-        """Run it on a GPU over any number of items."""
         count = given[0].shape[0]
         size = -(-count // SMALL) * SMALL
         with self._lock:

@@ -124,7 +124,6 @@ def _smooth(level: Tensor, frames: int) -> Tensor:
 
 
 def take(waveform: Tensor, sample_rate: int, time_range: TimeRange) -> Tensor:
-    """The samples of a time range."""
     return waveform[round(time_range.start * sample_rate) : round(time_range.end * sample_rate)]
 
 

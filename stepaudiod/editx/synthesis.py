@@ -83,7 +83,6 @@ class RequestStats:
 
 
 def new_seed() -> int:
-    """Draw a seed for a request without one."""
     return secrets.randbits(SEED_BITS)
 
 
@@ -278,5 +277,4 @@ class Synthesizer:
 
 
 def _seed(seed: int, attempt: int) -> int:
-    """The seed of an attempt, in the range that generators take."""
     return (seed + attempt * _ATTEMPT_STRIDE) % (1 << 63)

@@ -36,8 +36,6 @@ INSTALL = (
 
 
 class Stage(Protocol):
-    """An edit of a stream."""
-
     def push(self, waveform: Waveform) -> Waveform:
         """Process samples; returns the output that is ready."""
 

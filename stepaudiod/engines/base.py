@@ -63,8 +63,6 @@ class Reading(Engine, Protocol):
 
 
 class Speaking(Engine, Protocol):
-    """Turns text into audio."""
-
     def speak(self, request: SpeechRequest) -> Iterator[Waveform | Facts]:
         """Speak the text, in chunks, the first as early as possible.
 
@@ -75,8 +73,6 @@ class Speaking(Engine, Protocol):
 
 
 class Cloning(Engine, Protocol):
-    """Turns text into audio in the voice of a recording."""
-
     def clone(self, request: SpeechRequest, reference: Clip) -> Iterator[Waveform | Facts]:
         """Speak the text, in chunks, the first as early as possible.
 
@@ -91,8 +87,6 @@ class Cloning(Engine, Protocol):
 
 
 class Editing(Engine, Protocol):
-    """Changes recordings."""
-
     def edit(self, request: EditRequest, clip: Clip) -> Iterator[Waveform | Facts]:
         """Change a recording, in chunks.
 
@@ -107,8 +101,6 @@ class Editing(Engine, Protocol):
 
 
 class Transcribing(Engine, Protocol):
-    """Turns speech into text."""
-
     def transcribe(self, request: TranscriptionRequest, clip: Clip) -> Iterator[Segment | Facts]:
         """Transcribe a recording, segment by segment; `Facts` contain its `language`.
 

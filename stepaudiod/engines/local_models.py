@@ -161,7 +161,6 @@ class LocalEngines(NamedTuple):
 
 
 def _whisper(folder: Path, device: str) -> EngineDescription:
-    """A Whisper model for transformers."""
     return EngineDescription(
         name=folder.name,
         title=f"Whisper {folder.name.removeprefix(WHISPER)}, writes down about a hundred languages",

@@ -216,7 +216,6 @@ class Catalog:
         return self._engines
 
     def installed(self) -> list[EngineDescription]:
-        """The engines that can be loaded, the best first."""
         return [e for e in self.engines if self._missing_by_name[e.name] is None]
 
     def get(self, name: str) -> EngineDescription:
@@ -274,7 +273,6 @@ class Catalog:
         )
 
     def how(self, need: str) -> str:
-        """What to install for an ability."""
         return "; ".join(e.install for e in self.would(need))
 
     def would(self, need: str) -> list[EngineDescription]:

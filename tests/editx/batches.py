@@ -9,7 +9,6 @@ from stepaudiod.editx.lm.scheduler import Batch, Sequence
 def join(
     batch: Batch, prompt: list[int], seed: int, max_tokens: int, temperature: float = TEMPERATURE
 ) -> Sequence:
-    """Join as soon as there is a row."""
     waiter, consumed = object(), 0
     try:
         while True:

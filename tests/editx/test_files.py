@@ -101,8 +101,6 @@ def test_a_configuration_of_another_size_is_noticed(copy: Checkpoint) -> None:
 
 
 class Bomb:
-    """Does something when unpickled."""
-
     def __init__(self, path: Path) -> None:
         self.path = path
 

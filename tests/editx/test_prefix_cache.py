@@ -41,8 +41,6 @@ def costs(networks: Networks) -> FlowCosts:
 
 
 class Clock:
-    """Time as a test wants it."""
-
     now_s = 0.0
 
     def __call__(self) -> float:
@@ -50,13 +48,11 @@ class Clock:
 
 
 def other(groups: int, seed: int) -> Acoustics:
-    """A voice of another content."""
     voice = reference(groups)
     return Acoustics(to_columns(codes(groups, seed)), voice.mel, voice.embedding)
 
 
 def mel_of(stream: FlowStream, groups: int, seed: int) -> Iterator[Tensor]:
-    """A stream's mel, chunk by chunk."""
     columns = to_columns(codes(groups, seed))
     at = 0
     for size in (15, 24, 48):

@@ -46,7 +46,6 @@ def vocoder(tiny: Checkpoint) -> Vocoder:
 
 @pytest.fixture(scope="module")
 def mel(flow: Flow) -> Tensor:
-    """Eight seconds."""
     with torch.inference_mode():
         return whole_mel(flow, to_columns(codes(67)), reference(10), make_noise(0, 600))
 

@@ -53,7 +53,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recording(path: Path) -> Path:
-    """Three seconds of something with a pitch."""
     t = np.arange(72000) / 24000
     phase = 2 * np.pi * np.cumsum(140 + 30 * np.sin(2 * np.pi * 0.7 * t)) / 24000
     sound = sum(np.sin(k * phase) / k for k in range(1, 8)) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * t))
@@ -87,7 +86,6 @@ def clip(data: Path) -> Clip:
 
 
 def sound(results: Iterable[Waveform | Facts]) -> tuple[np.ndarray, dict[str, object]]:
-    """All of the sound, and every fact."""
     parts, facts = [np.zeros(0, np.float32)], dict[str, object]()
     for result in results:
         if isinstance(result, Facts):

@@ -37,7 +37,6 @@ def prepared(golden: Golden) -> tuple[Tensor, int]:
 
 
 def codes(golden: Golden, networks: Networks) -> Arrays:
-    """Waveforms, both code streams and their merging."""
     waveform, rate = prepared(golden)
     trimmed = features.trim_for_codes(resample(waveform, rate, features.CODE_RATE, torch.float64))
     with recorded(networks.linguistic.encoder) as encoded, recorded(networks.semantic.encoder) as pieces:
@@ -76,7 +75,6 @@ def _mel_like(golden: Golden, mels: list[Tensor]) -> Tensor:
 
 
 def acoustics(golden: Golden, networks: Networks) -> Arrays:
-    """The prompt mel and the speaker."""
     waveform, rate = prepared(golden)
     mel = features.prompt_mel(resample(waveform, rate, features.SAMPLE_RATE))
     bank = features.speaker_filter_bank(resample(waveform, rate, features.CODE_RATE))
@@ -123,7 +121,6 @@ def prompts(golden: Golden, networks: Networks, ids: list[int]) -> Arrays:
 
 
 def clone_prompt(golden: Golden, networks: Networks, ids: list[int], form: PromptForm) -> list[int]:
-    """The prompt of a clone with the golden's texts."""
     said, text = str(golden.arguments.get("prompt_text", "")), str(golden.arguments.get("target_text", ""))
     speaker = () if form is PromptForm.CHAT else (december_speaker(said, golden.array("wav_in")),)
     return TrustingWriter(networks.tokenizer, form).clone(ids, said, text, *speaker)

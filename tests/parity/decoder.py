@@ -36,7 +36,6 @@ def reference_acoustics(golden: Golden, made: Arrays) -> Acoustics:
 
 
 def whole(golden: Golden, networks: Networks, acoustics: Acoustics) -> Arrays:
-    """One fixed sequence of codes to mel and to sound."""
     made: Arrays = {key: golden.array(key) for key in ECHOED if key in golden}
     columns = to_columns(golden.tensor("dec_tokens"))
     frames = 2 * (columns.shape[0] + acoustics.columns.shape[0])

@@ -41,16 +41,13 @@ class Golden:
         return key in self._arrays
 
     def keys(self) -> list[str]:
-        """Every key."""
         return list(self._arrays)
 
     def array(self, key: str) -> np.ndarray[Any, Any]:
-        """One array as it is."""
         array: np.ndarray[Any, Any] = self._arrays[key]
         return array
 
     def tensor(self, key: str) -> Tensor:
-        """One array on the device."""
         return torch.from_numpy(np.ascontiguousarray(self._arrays[key])).to(self.device)
 
     def is_whole(self, key: str) -> bool:
@@ -65,11 +62,9 @@ class Golden:
         return self.tensor(key).to(made) if self.is_whole(key) else made
 
     def text(self, key: str) -> str:
-        """One string."""
         return str(self._arrays[key])
 
     def seed(self, name: str, default: int) -> int:
-        """A seed that the dump was made with."""
         found = self.arguments.get(name)
         return default if found is None else int(found)
 
@@ -95,27 +90,22 @@ class Networks:
 
     @cached_property
     def linguistic(self) -> LinguisticTokenizer:
-        """Linguistic codes."""
         return load_linguistic(self.checkpoint.linguistic, self.checkpoint.centroids, self.device)
 
     @cached_property
     def semantic(self) -> SemanticTokenizer:
-        """Semantic codes."""
         return load_semantic(self.checkpoint.semantic, self.device)
 
     @cached_property
     def speaker(self) -> SpeakerEncoder:
-        """Speaker embeddings."""
         return load_speaker_encoder(self.checkpoint.speaker_encoder, self.device)
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
-        """Text ids."""
         return TextTokenizer(self.checkpoint.vocabulary)
 
     @cached_property
     def step1(self) -> Step1ForCausalLM:
-        """The language model."""
         with torch.device("meta"):
             model = Step1ForCausalLM(Step1Config.read(self.checkpoint.config))
         folder = self.checkpoint.model
@@ -124,10 +114,8 @@ class Networks:
 
     @cached_property
     def flow(self) -> Flow:
-        """Codes to mel."""
         return load_flow(self.checkpoint.flow, self.device).to(self._flow_dtype)
 
     @cached_property
     def vocoder(self) -> Vocoder:
-        """Mel to sound."""
         return load_vocoder(self.checkpoint.vocoder, self.device)

@@ -87,7 +87,6 @@ def greedy(
 
 
 def keys(golden: Golden, networks: Networks) -> Arrays:
-    """Everything about one prompt."""
     prompt = golden.array(golden.text("lm_prompt_key")).tolist()
     wanted = ("lm_greedy_ids", "lm_greedy_rep_ids", "lm_forced_ids")
     capacity = max((golden.array(key).shape[0] for key in wanted if key in golden), default=0)
@@ -96,7 +95,6 @@ def keys(golden: Golden, networks: Networks) -> Arrays:
 
 
 def prompt_keys(golden: Golden, primed: Primed) -> Arrays:
-    """What the model makes of the prompt itself."""
     rows = golden.array("lm_logits_tail").shape[0] if "lm_logits_tail" in golden else 1
     tail = golden.array("lm_hidden_tail").shape[1] if "lm_hidden_tail" in golden else 8
     scores = logits(primed.model, primed.hidden[-rows:])

@@ -67,8 +67,6 @@ class ReferenceVocoderStream(VocoderStream):
 
 
 class ReferenceAudioStream(AudioStream):
-    """Both."""
-
     _flow: ReferenceFlowStream
 
     def __init__(

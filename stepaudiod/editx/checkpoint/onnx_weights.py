@@ -30,8 +30,6 @@ ONNX_DTYPES = {
 
 @dataclass(frozen=True)
 class Node:
-    """An operation of the graph."""
-
     name: str
     kind: str
     inputs: tuple[str, ...]

@@ -57,8 +57,6 @@ class Chunk:
 
 
 class ChunkDecoder:
-    """Decodes the chunks of all streams."""
-
     def __init__(self, flow: Flow, vocoder: Vocoder) -> None:
         self.flow = flow
         self.vocoder = vocoder
@@ -71,7 +69,6 @@ class ChunkDecoder:
             self._waiting.append(chunk)
 
     def drop(self, chunk: Chunk) -> None:
-        """Withdraw a chunk."""
         with self._lock:
             if chunk in self._waiting:
                 self._waiting.remove(chunk)
@@ -162,7 +159,6 @@ class AudioStream:
         return self._vocoder.decode(mel, is_last=True)
 
     def close(self) -> None:
-        """Withdraw a chunk that waits."""
         if self._chunk is not None:
             self._decoder.drop(self._chunk)
             self._chunk = None

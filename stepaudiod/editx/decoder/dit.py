@@ -109,7 +109,6 @@ class EstimatorState:
         return 0 if self.past is None else self.past.frames
 
     def append(self, new: KVState) -> None:
-        """Add the state that a chunk returned."""
         newest = self.newest if self.newest is not None else self.frames + new.frames
         past = KVState(new.caches[..., :0, :], new.columns) if self.past is None else self.past
         self.past = past.followed_by(new, newest)

@@ -175,7 +175,6 @@ class Reservation:
 
 
 def _key(acoustics: Acoustics) -> str:
-    """A digest of a reference's content."""
     digest = hashlib.sha256()
     for tensor in (acoustics.columns, acoustics.mel, acoustics.embedding):
         digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())

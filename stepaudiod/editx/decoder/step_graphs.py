@@ -56,7 +56,6 @@ class StepInput:
 
     @property
     def before(self) -> int:
-        """Number of frames in the past."""
         return 0 if self.past is None else self.past.frames
 
 
@@ -107,7 +106,6 @@ class _Graph:
         self.padding.last[at] = torch.arange(frames, frames + KERNEL - 1, device=self.rows.device)
 
     def read(self, slot: int, frames: int) -> tuple[Tensor, KVState]:
-        """Copy an utterance's results."""
         at, new = _rows(slot), self.new
         velocity = self.velocity[at, :frames].clone()
         return velocity, KVState(new.caches[:, :, at, :, :frames].clone(), new.columns[:, :, at].clone())
@@ -150,7 +148,6 @@ class StepGraphs:
             return [graph.read(slot, given.frames) for slot, given in enumerate(inputs)]
 
     def _graph(self, modulation: Modulation, key: tuple[int, int, int]) -> _Graph:
-        """The graph of a size, recorded if need be, set to a time."""
         if self._modulation is None:
             self._modulation = Modulation(modulation.blocks.clone(), modulation.output.clone())
         self._modulation.blocks.copy_(modulation.blocks)
@@ -208,7 +205,6 @@ def _rows(slot: int) -> slice:
 
 
 def _write_parts(buffer: Tensor, parts: tuple[Tensor, ...]) -> None:
-    """Write keys and values one after the other."""
     at = 0
     for part in parts:
         buffer[..., at : at + part.shape[4], :] = part

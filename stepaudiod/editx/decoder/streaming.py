@@ -94,8 +94,6 @@ class FlowStream:
 
 
 class VocoderStream:
-    """Sound from mel, chunk by chunk."""
-
     def __init__(self, vocoder: Vocoder, noise: SourceNoise) -> None:
         self._vocoder = vocoder
         self._new_noise = noise

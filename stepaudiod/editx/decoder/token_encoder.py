@@ -47,7 +47,6 @@ class EncoderState:
         return tuple(part[layer] for part in (self.prompt, self.caches) if layer in part)
 
     def append(self, layer: int, new: Tensor) -> None:
-        """Append a chunk's keys and values to a layer's."""
         before = self.caches.get(layer)
         self.caches[layer] = new if before is None else torch.cat((before, new), dim=3)
 
@@ -148,8 +147,6 @@ def _shift(scores: Tensor, keys: int) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """Two linear layers around SiLU."""
-
     def __init__(self, size: int, inner: int) -> None:
         super().__init__()
         self.w_1 = nn.Linear(size, inner)

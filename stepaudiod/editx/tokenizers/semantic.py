@@ -127,7 +127,6 @@ def load_semantic(path: Path, device: torch.device) -> SemanticTokenizer:
 
 
 def _named_state(graph: OnnxGraph) -> dict[str, Tensor]:
-    """Name the graph's constants as our module does."""
     state = {"positional_embedding": graph.constant("encoders.positional_embedding")}
     for conv in ("conv1", "conv2"):
         state[f"{conv}.weight"] = graph.operand(f"/{conv}/Conv", 1)

@@ -50,7 +50,6 @@ def joined_weights(cache_dir: Path) -> Path:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether the file has the digest of the published weights."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == SHA256
 

@@ -165,7 +165,6 @@ class StepAudioEngine:
         return Recogniser(self._recogniser_order, self.engines)
 
     def about(self) -> dict[str, str | int]:
-        """The device and the size of the language model."""
         step1 = self._pipeline.networks.step1
         return {
             "device": str(step1.device),
@@ -270,7 +269,6 @@ class StepAudioEngine:
         return self._pipeline.encode_reference(clip.waveform, clip.sample_rate, transcript, transcribe)
 
     def _key(self, content: bytes) -> str:
-        """A digest of a recording, its transcript and the checkpoint."""
         return hashlib.sha256(content + self._encoder_key.encode()).hexdigest()[:32]
 
     def _remember(self, key: str, reference: Reference) -> None:
@@ -339,7 +337,6 @@ def _device(setting: str) -> str:
 
 
 def _edit(change: Change | None) -> Edit | None:
-    """The change as the model's edit, validated."""
     return None if change is None else Edit(*change)
 
 

@@ -81,5 +81,4 @@ class _Mean:
 
     @property
     def value(self) -> float:
-        """0 without values."""
         return self._sum / self.weight if self.weight else 0.0

@@ -49,7 +49,6 @@ class Hypothesis:
 
     @property
     def is_guess(self) -> bool:
-        """Whether the model is uncertain."""
         return self.average_logprob < LEAST_LOG_PROBABILITY
 
     @property

@@ -122,7 +122,6 @@ class WhisperEngine:
         progress("ready", 1.0)
 
     def _place(self, torch: Any) -> tuple[str, Any]:
-        """The device and the number format."""
         device = self._wanted_device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"

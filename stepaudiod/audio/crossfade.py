@@ -1,20 +1,18 @@
-"""Pieces of speech joined into one stream: no clicks, sensible pauses. Knows no engine.
+"""Pieces of speech joined into one stream, with pauses and without clicks. Knows no engine.
 
-[silence│speech│silence] [silence│speech│silence]      what the voice gives for two pieces
-[fade in│speech│fade out][pause][fade in│speech│…      what the listener gets
+[silence│speech│silence] [silence│speech│silence]      input: two pieces
+[fade in│speech│fade out][pause][fade in│speech│…      output
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from stepaudiod.audio.types import Waveform
 from stepaudiod.errors import SynthesisFailed
 
-Waveform = NDArray[np.float32]
-
 QUIET = 0.003
-"""What is softer at both ends counts as silence."""
+"""Amplitude below which the ends count as silence."""
 
 LEAD_S = 0.03
 TAIL_S = 0.08
@@ -23,11 +21,11 @@ FRAME_S = 0.005
 
 
 class Joiner:
-    """Trims and fades each piece and puts a pause between two.
+    """Trims and fades each piece, and inserts pauses.
 
     Args:
         sample_rate: Hz.
-        speed: pauses shrink and grow with it.
+        speed: scales the pauses.
     """
 
     def __init__(self, sample_rate: int, speed: float = 1.0) -> None:
@@ -36,11 +34,11 @@ class Joiner:
         self._pause_s = 0.0
 
     def join(self, waveform: Waveform, pause_s: float) -> Waveform:
-        """The next piece, with the pause before it that the last one asked for.
+        """The next piece, after the pause that belongs to the one before.
 
         Args:
             waveform: `(samples,)`.
-            pause_s: the silence after it at speed 1.0, if anything follows.
+            pause_s: silence after it at speed 1.0, if anything follows.
 
         Raises:
             SynthesisFailed: the samples are not numbers.
@@ -53,7 +51,7 @@ class Joiner:
         return np.concatenate([pause, self._fade(speech)])
 
     def _trim(self, waveform: Waveform) -> Waveform:
-        """Cut the silence at both ends down to a short margin."""
+        """Shorten the silence at both ends."""
         frame = round(FRAME_S * self._sample_rate)
         whole = len(waveform) // frame
         if whole == 0:

@@ -1,9 +1,9 @@
 """A recording in any common container or codec into float samples, within limits. Knows no engine.
 
-The bytes come from strangers: only demuxers of plain audio and video files may look at them (none that opens
-other files or addresses, as playlists do), only decoders of sound (a megabyte of cover picture may unpack to
-a gigabyte), and the limits hold while decoding, whatever the header claims. The worker calls this in a
-process of its own (`worker/decoder_main.py`), which a fault of FFmpeg may end.
+The input is untrusted: only demuxers of plain audio and video files may read it (none that opens other files
+or addresses, as playlists do), only decoders of audio (a megabyte of cover picture may unpack to a gigabyte),
+and the limits are checked while decoding, whatever the header claims. The worker calls this in a process of
+its own (`worker/decoder_main.py`), which a fault in FFmpeg may end.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from stepaudiod.audio.types import Waveform
 from stepaudiod.errors import InvalidRequest, TooLarge
-
-Waveform = NDArray[np.float32]
 
 DEMUXERS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,eac3,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpeg,"
@@ -37,30 +35,30 @@ DECODERS = (
     "pcm_s24le,pcm_s32be,pcm_s32le,pcm_s8,pcm_u16be,pcm_u16le,pcm_u24be,pcm_u24le,pcm_u32be,pcm_u32le,pcm_u8,speex,"
     "tta,vorbis,wavpack,wmalossless,wmapro,wmav1,wmav2,wmavoice"
 )
-"""The decoders that may run on an upload; FFmpeg would also unpack pictures, to learn their size."""
+"""The decoders that may run on an upload; FFmpeg would also decode pictures, for their size."""
 
 MAX_RATE = 48_000
-"""Voices have nothing above half of it, and ten minutes at four times the rate take four times the memory."""
+"""Voices have no frequencies above half of it, and memory grows with the rate."""
 MAX_STREAMS = 8
 MAX_ALLOCATION_BYTES = 64 << 20
-"""No honest recording makes FFmpeg ask for more at once; packed metadata and tables that lie do."""
+"""The largest single allocation of FFmpeg; only compressed metadata and forged tables need more."""
 
 PACKETS_PER_S = 1000
-"""The shortest packets of any codec are 2.5 ms long; a table may claim the same few bytes for millions."""
+"""The shortest packets of any codec are 2.5 ms long; a forged table may list the same bytes millions of
+times."""
 
 DAMAGED_SHARE = 0.1
-"""A larger share of packets that can't be decoded makes a recording damaged; good mp3 files have a few."""
+"""With a larger share of undecodable packets a recording is damaged; good mp3 files have a few."""
 
 CANCELLED_SHARE = 0.25
-"""The power of the channels' mean, as a share of what unrelated channels would give. Below it the channels
-cancel each other out: 1 for unrelated channels, 0 for opposite phases."""
+"""The power of the channels' mean relative to that of unrelated channels, below which the channels cancel
+each other out: 1 for unrelated channels, 0 for opposite phases."""
 
 CANCELLED_PART = 0.05
-"""A larger part of a recording's power may not be in stretches whose channels cancel each other out."""
+"""The largest part of a recording's power that may be in frames whose channels cancel each other out."""
 
-BLOCK, STRETCH = 1 << 16, 1 << 12
-"""Samples of each channel that are mixed at a time, and those that are looked at together."""
-
+BLOCK, FRAME = 1 << 16, 1 << 12
+"""Samples of each channel that are mixed at a time, and that are tested for cancellation together."""
 
 UNREADABLE = (
     "The recording can't be read: it is empty, damaged, or in a format that is not known here. "
@@ -77,8 +75,6 @@ TOO_LITTLE = "The recording is damaged: too little of it can be decoded."
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a recording may measure."""
-
     max_seconds: float = 600.0
     max_channels: int = 8
     max_sample_rate: int = 192_000
@@ -91,13 +87,13 @@ def decode(
     param: str = "file",
     is_unwanted: Callable[[], bool] = lambda: False,
 ) -> tuple[Waveform, int]:
-    """Read a recording in this process, see `decode_into`.
+    """Decode a recording in this process, see `decode_into`.
 
     Args:
-        source: the file's bytes, or where it is.
-        limits: what it may measure.
-        param: the request field to blame.
-        is_unwanted: asked now and then; once it says yes, decoding ends.
+        source: the file's bytes or path.
+        limits: of the recording.
+        param: the request field that errors name.
+        is_unwanted: polled; when it is true, decoding ends.
 
     Returns:
         Samples in -1..1, `(samples,)`, and their rate in Hz.
@@ -115,17 +111,17 @@ def decode(
 def decode_into(
     source: BinaryIO, samples: BinaryIO, limits: Limits, param: str, is_unwanted: Callable[[], bool]
 ) -> int:
-    """Read a recording's first audio stream, its channels mixed to one, what is above 48 kHz brought down.
+    """Decode a recording's first audio stream, mixed to one channel and resampled to 48 kHz at most.
 
-    The mix is the mean of the channels. If they cancel each other out in it somewhere, as two channels of
-    opposite phase do, the channel with the most power is taken instead.
+    The mix is the mean of the channels. If they cancel each other out somewhere, as two channels of opposite
+    phase do, the channel with the most power is used instead.
 
     Args:
         source: the recording, from its beginning.
-        samples: gets float32 samples in -1..1; its position at the end tells how many.
-        limits: what the recording may measure.
-        param: the request field to blame.
-        is_unwanted: asked at each packet; once it says yes, decoding ends.
+        samples: float32 samples in -1..1 are written to it; its final position is their size.
+        limits: of the recording.
+        param: the request field that errors name.
+        is_unwanted: polled at each packet; when it is true, decoding ends.
 
     Returns:
         The rate in Hz.
@@ -146,18 +142,17 @@ def decode_into(
 
 
 def bound_allocations() -> None:
-    """Let FFmpeg refuse to allocate more than a recording needs. PyAV has no name for it, the library has."""
+    """Limit FFmpeg's single allocations. PyAV has no binding for it."""
     _libavutil().av_max_alloc(ctypes.c_size_t(MAX_ALLOCATION_BYTES))
 
 
 @functools.cache
 def _libavutil() -> ctypes.CDLL:
-    """The library that PyAV has loaded."""
     import av  # noqa: F401
 
     loaded = re.search(r"/\S*/libavutil[^/\s]*", Path("/proc/self/maps").read_text())
     if loaded is None:
-        raise RuntimeError("PyAV is here without libavutil: its limit of memory can't be set.")
+        raise RuntimeError("PyAV is loaded without libavutil: its memory limit can't be set.")
     return ctypes.CDLL(loaded[0])
 
 
@@ -165,8 +160,8 @@ class Mixer:
     """Mixes channels to one, block by block.
 
     Args:
-        samples: gets what is mixed, as float32.
-        channel: the only one to take; None for the mean of all.
+        samples: the float32 mix is written to it.
+        channel: the only one to use; None for the mean of all.
     """
 
     def __init__(self, samples: BinaryIO, channel: int | None = None) -> None:
@@ -178,14 +173,13 @@ class Mixer:
         self._cancelled_power = 0.0
 
     def add(self, part: Waveform) -> None:
-        """Take `(samples, channels)`."""
+        """Add `(samples, channels)`."""
         self._parts.append(part)
         self._held += len(part)
         if self._held >= BLOCK:
             self.flush()
 
     def flush(self) -> None:
-        """Mix what is held."""
         if not self._parts:
             return
         block = np.concatenate(self._parts)
@@ -196,14 +190,14 @@ class Mixer:
         else:
             mixed = np.ascontiguousarray(block[:, self._channel])
         if block.shape[1] > 1:
-            for first in range(0, len(block), STRETCH):
-                self._weigh(block[first : first + STRETCH], mixed[first : first + STRETCH])
+            for first in range(0, len(block), FRAME):
+                self._weigh(block[first : first + FRAME], mixed[first : first + FRAME])
         np.clip(mixed, -1.0, 1.0, out=mixed)
         self._samples.write(mixed.data)
 
-    def _weigh(self, stretch: Waveform, mixed: Waveform) -> None:
-        """Count the power of each channel, and of those that their mean has lost."""
-        powers = np.einsum("sc,sc->c", stretch, stretch, dtype=np.float64)
+    def _weigh(self, frame: Waveform, mixed: Waveform) -> None:
+        """Sum up the power of each channel, and the power that is lost in their mean."""
+        powers = np.einsum("sc,sc->c", frame, frame, dtype=np.float64)
         mean_power = float(np.einsum("s,s->", mixed, mixed, dtype=np.float64))
         self._powers = self._powers + powers
         if mean_power < CANCELLED_SHARE * powers.sum() / len(powers) ** 2:
@@ -211,19 +205,17 @@ class Mixer:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the channels cancel each other out in their mean."""
         return bool(self._cancelled_power > CANCELLED_PART * self._powers.sum())
 
     @property
     def strongest(self) -> int:
-        """The channel with the most power."""
         return int(self._powers.argmax())
 
 
 def _read(
     source: BinaryIO, mixer: Mixer, limits: Limits, param: str, is_unwanted: Callable[[], bool]
 ) -> tuple[int, Mixer]:
-    """Decode the whole recording once; the rate, and the mixer that was told all of it."""
+    """Decode the whole recording once; returns the rate and the mixer."""
     import av
 
     try:
@@ -256,7 +248,7 @@ def _read(
 
 
 class _Source:
-    """A file for FFmpeg. A seek to nowhere gets -1: PyAV would print the traceback of an exception."""
+    """A file for FFmpeg. A bad seek returns -1: PyAV would print the traceback of an exception."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.read = file.read
@@ -264,7 +256,6 @@ class _Source:
         self._seek = file.seek
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Where it is now."""
         try:
             return self._seek(offset, whence)
         except (OSError, ValueError):
@@ -292,7 +283,7 @@ def _parts(
     """The samples of the stream's frames, `(samples, channels)`, at that rate."""
     import av
 
-    # interleaved: PyAV counts nine planes where planar sound has eight channels, and reads past their end
+    # interleaved: for planar sound of eight channels PyAV counts nine planes, and reads past their end
     resampler = av.AudioResampler(format="flt", rate=rate)
     most_packets = int(limits.max_seconds * PACKETS_PER_S)
     packets = damaged = held = 0
@@ -312,7 +303,7 @@ def _parts(
             for frame in frames:
                 now = frame.sample_rate, frame.layout.nb_channels
                 if shape is None:
-                    _check_shape(*now, limits, param)  # the header may have told something else
+                    _check_shape(*now, limits, param)  # the header may be wrong
                     shape = now
                 elif now != shape:
                     raise InvalidRequest(_changed(shape, now), param)
@@ -328,14 +319,13 @@ def _parts(
     except av.PatchWelcomeError as error:  # for instance an Ogg file whose channels change
         raise InvalidRequest(UNSUPPORTED_PART, param) from error
     except (av.FFmpegError, ValueError, LookupError, OSError) as error:
-        # LookupError: a stream that wasn't there when the file was opened, PyAV has no place for it
+        # LookupError: a stream that appeared after the file was opened, which PyAV doesn't know
         raise InvalidRequest("The recording is damaged: it can't be decoded to its end.", param) from error
     if shape is None or damaged > DAMAGED_SHARE * packets:
         raise InvalidRequest(TOO_LITTLE, param)
 
 
 def _changed(before: tuple[int, int], now: tuple[int, int]) -> str:
-    """What to say of a recording whose shape, its rate and its channels, changes midway."""
     return (
         f"The recording changes midway from {before[1]} channels at {before[0]} Hz to {now[1]} "
         f"at {now[0]} Hz. Send one that stays the same."

@@ -1,6 +1,6 @@
-"""Noise behind a voice taken away by RNNoise, a small network in a native library of the package pyrnnoise.
+"""Noise suppression by RNNoise, a small network in a native library of the package pyrnnoise.
 
-Only its library is used, by ctypes: the package's own Python part would bring a plotting library along.
+Only the library is used, by ctypes: the package's Python part would import a plotting library.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from typing import Any
 from weakref import finalize
 
 import numpy as np
-from numpy.typing import NDArray
 
-Waveform = NDArray[np.float32]
+from stepaudiod.audio.types import Waveform
 
 RATE = 48_000
-"""Hz of what goes in and comes out."""
+"""Hz of input and output."""
 
 FRAME = 480
 DELAY = 2 * FRAME
@@ -28,7 +27,7 @@ FULL_SCALE = 32768.0
 
 
 def open_library() -> Any:
-    """RNNoise.
+    """Load RNNoise.
 
     Raises:
         OSError: the package pyrnnoise is missing, or its library can't be loaded.
@@ -47,7 +46,7 @@ def open_library() -> Any:
 
 
 class Denoiser:
-    """A stream of 48 kHz samples without the noise behind the voice, as long as it was and in step with it.
+    """A stream of 48 kHz samples without noise, of the same length and without delay.
 
     Args:
         library: from `open_library`.
@@ -58,16 +57,15 @@ class Denoiser:
         self._state = library.rnnoise_create(None)
         finalize(self, library.rnnoise_destroy, self._state)
         self._held: Waveform = np.zeros(0, np.float32)  # less than a frame
-        self._ahead = DELAY  # samples of the library's output that belong before the beginning
-        self._owed = 0  # samples that came in and have not come out
+        self._ahead = DELAY  # samples of the library's output before the beginning
+        self._owed = 0  # samples of the input without output so far
 
     def push(self, waveform: Waveform) -> Waveform:
-        """Take `(samples,)`; give what is ready."""
+        """Process `(samples,)`; returns the output that is ready."""
         self._owed += len(waveform)
         return self._clean(waveform)
 
     def finish(self) -> Waveform:
-        """Give the rest."""
         owed = self._owed
         return self._clean(np.zeros(owed + self._ahead + FRAME, np.float32))[:owed]
 

@@ -1,9 +1,9 @@
 """A stream of float samples into a stream of bytes, in the six formats of `formats.py`. Knows no engine.
 
-The bytes come as early as the codec allows: nothing waits for the end, nothing is rewritten at the end.
+The bytes are available as early as the codec allows: nothing is rewritten at the end.
 
     waveform ──► pcm, wav: rounded to 16 bit here
-             └─► mp3 (LAME), opus (Ogg, 48 kHz), aac (ADTS), flac: PyAV, which is imported only then
+             └─► mp3 (LAME), opus (Ogg, 48 kHz), aac (ADTS), flac: PyAV, imported at the first use
 """
 
 from __future__ import annotations
@@ -20,26 +20,23 @@ from numpy.typing import NDArray
 from stepaudiod.audio.ai_marking import Mark
 from stepaudiod.audio.formats import MEDIA_TYPES
 from stepaudiod.audio.resample import Resampler
+from stepaudiod.audio.types import Waveform
 from stepaudiod.errors import InvalidRequest
-
-Waveform = NDArray[np.float32]
 
 PCM_RATE = 24_000
 UNKNOWN_SIZE = 0xFFFF_FFFF
-"""What a WAV header says when the length isn't known yet; players then read to the end."""
+"""The length in a WAV header that is not known yet; players then read to the end."""
 
 OGG_PAGE_US = "60000"
-"""Microseconds of audio in an Ogg page. The default, a second, would hold the first sound back."""
+"""Microseconds of audio in an Ogg page. The default, a second, would delay the first sound."""
 
 
 class Encoder(Protocol):
-    """Takes audio piece by piece and gives the bytes that are ready."""
-
     def encode(self, waveform: Waveform) -> bytes:
-        """Take samples in -1..1, shape `(samples,)`; return what can be sent now."""
+        """Encode samples in -1..1, `(samples,)`; returns the bytes that are ready."""
 
     def finish(self) -> bytes:
-        """Return the rest. A stream that was never given a sample is still a valid, silent file."""
+        """Return the rest. A stream without samples is a valid, silent file."""
 
 
 def make_encoder(
@@ -50,8 +47,8 @@ def make_encoder(
     Args:
         response_format: a key of `MEDIA_TYPES`.
         sample_rate: Hz of the waveforms to come.
-        mark: goes into the first bytes, where the format has a place for it; None leaves it out.
-        serial: 31 bits that name an Ogg stream, so that two of them may be joined; None draws them.
+        mark: in the first bytes, if the format has a place for it; None omits it.
+        serial: 31 bits that identify an Ogg stream, so that two of them may be joined; None draws them.
 
     Raises:
         InvalidRequest: there is no such format.
@@ -69,7 +66,7 @@ def make_encoder(
 
 
 def to_pcm16(waveform: Waveform) -> NDArray[np.int16]:
-    """Round to 16 bit, clipping what is beyond full scale and silencing what is not a number."""
+    """Round to 16 bit; values beyond full scale are clipped, and NaN becomes 0."""
     finite = np.nan_to_num(waveform, nan=0.0, posinf=1.0, neginf=-1.0)
     pcm: NDArray[np.int16] = np.rint(np.clip(finite, -1.0, 1.0) * 32767.0).astype("<i2")
     return pcm
@@ -80,19 +77,17 @@ class WavEncoder:
 
     Args:
         sample_rate: Hz of the waveforms to come.
-        mark: a `LIST` chunk before the samples: behind them it would have to wait for the end.
+        mark: a `LIST` chunk before the samples: after them it would have to wait for the end.
     """
 
     def __init__(self, sample_rate: int, mark: Mark | None = None) -> None:
         self._header = _wav_header(sample_rate, b"" if mark is None else mark.riff_list())
 
     def encode(self, waveform: Waveform) -> bytes:
-        """Take samples; return them rounded, after the header the first time."""
         header, self._header = self._header, b""
         return header + to_pcm16(waveform).tobytes()
 
     def finish(self) -> bytes:
-        """Return the header if no sample ever came."""
         header, self._header = self._header, b""
         return header
 
@@ -109,24 +104,22 @@ def _wav_header(sample_rate: int, more: bytes) -> bytes:
 
 
 class PcmEncoder:
-    """Bare 16-bit little-endian samples at 24 kHz, whatever the engine's rate."""
+    """Raw 16-bit little-endian samples, resampled to 24 kHz."""
 
     def __init__(self, sample_rate: int) -> None:
         self._resample = None if sample_rate == PCM_RATE else Resampler(sample_rate, PCM_RATE)
 
     def encode(self, waveform: Waveform) -> bytes:
-        """Take samples; return them rounded."""
         if self._resample is not None:
             waveform = self._resample(waveform)
         return to_pcm16(waveform).tobytes()
 
     def finish(self) -> bytes:
-        """Return what the change of rate still holds."""
         return b"" if self._resample is None else to_pcm16(self._resample(None)).tobytes()
 
 
 class _Sink(RawIOBase):
-    """Where the muxer writes: a pipe that can't go back."""
+    """The muxer's output: a pipe that can't seek."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -183,7 +176,7 @@ class CodecEncoder:
             options["serial_offset"] = str(secrets.randbits(31) if serial is None else serial)
         self._container = av.open(self._sink, "w", format=container, container_options=options)
         if mark is not None and response_format == "mp3":
-            self._sink.write(mark.id3())  # FFmpeg's own has no COMM frame, which players show
+            self._sink.write(mark.id3())  # FFmpeg's tag has no COMM frame, which players show
         elif mark is not None:
             self._container.metadata.update(mark.fields())
         stream: Any = self._container.add_stream(codec, rate=rate or sample_rate, layout="mono")
@@ -192,10 +185,9 @@ class CodecEncoder:
         self._stream = stream
 
     def encode(self, waveform: Waveform) -> bytes:
-        """Take samples; return the packets that the codec has ready."""
         if waveform.size == 0:
             return b""
-        # 16 bit, so that flac is 16 bit too and every format hears the same rounding
+        # 16 bit, so that flac is 16 bit too and every format has the same rounding
         frame = self._frame.from_ndarray(to_pcm16(waveform).reshape(1, -1), format="s16", layout="mono")
         frame.sample_rate = self._source_rate
         frame.time_base = Fraction(1, self._source_rate)
@@ -205,7 +197,6 @@ class CodecEncoder:
         return self._sink.take()
 
     def finish(self) -> bytes:
-        """Return the last packets."""
         if self._samples == 0:
             self.encode(np.zeros(self._source_rate // 50, np.float32))
         self._container.mux(self._stream.encode(None))

@@ -1,28 +1,45 @@
-"""Spectra on the mel scale, as Whisper hears them. Knows no engine."""
+"""Spectra on the mel scale. Knows no engine."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stepaudiod.audio.types import SPEECH_RATE, Waveform
+
 Array = NDArray[np.float32]
 
-RATE = 16_000
 HOP = 160
 N_FFT = 400
+TOP_HZ = 8000
 
 FLOOR = 1e-10
-"""Power below which everything counts as the same silence."""
+"""Power of silence."""
 
 
-def mel_filters(bins: int, n_fft: int = N_FFT) -> Array:
-    """Slaney's triangular filters, area-normalised: `(bins, n_fft // 2 + 1)`."""
-    top = 15 + 27 * np.log(RATE / 2 / 1000) / np.log(6.4)
-    mels = np.linspace(0, top, bins + 2, dtype=np.float32)
+def mel_filters(
+    bins: int,
+    n_fft: int = N_FFT,
+    sample_rate: int = SPEECH_RATE,
+    *,
+    dtype: type[np.floating[Any]] = np.float32,
+) -> Array:
+    """Slaney's mel triangles up to 8 kHz, each of unit area: `(bins, n_fft // 2 + 1)`.
+
+    Args:
+        bins: number of triangles.
+        n_fft: samples of a frame.
+        sample_rate: Hz.
+        dtype: of the bins' borders while they are computed; the result is float32.
+
+    Source: librosa's `filters.mel` (`htk=False`, `norm="slaney"`).
+    """
+    top = 15 + 27 * np.log(TOP_HZ / 1000) / np.log(6.4)
+    mels = np.linspace(0, top, bins + 2, dtype=dtype)
     edges = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))
-    frequencies = np.fft.rfftfreq(n_fft, 1 / RATE)  # of an odd n_fft, the last is below RATE / 2
+    frequencies = np.fft.rfftfreq(n_fft, 1 / sample_rate)
     slopes = edges[:, None] - frequencies[None]  # (bins + 2, n_fft // 2 + 1)
     widths = np.diff(edges)
     rising, falling = -slopes[:-2] / widths[:-1, None], slopes[2:] / widths[1:, None]
@@ -32,15 +49,15 @@ def mel_filters(bins: int, n_fft: int = N_FFT) -> Array:
 
 
 def mel_power(
-    waveform: Array, filters: Array, n_fft: int = N_FFT, pad: Literal["reflect", "constant"] = "reflect"
+    waveform: Waveform, filters: Array, n_fft: int = N_FFT, pad: Literal["reflect", "constant"] = "reflect"
 ) -> Array:
-    """Power at 100 frames a second.
+    """Power at 100 frames per second.
 
     Args:
         waveform: 16 kHz, `(samples,)`.
         filters: from `mel_filters`, `(bins, n_fft // 2 + 1)`.
         n_fft: samples of a frame.
-        pad: what lies before and behind the samples.
+        pad: of the samples at both ends.
 
     Returns:
         `(bins, 1 + samples // 160)`.
@@ -53,15 +70,15 @@ def mel_power(
     return mel
 
 
-def log_mel(waveform: Array, filters: Array, seconds: int = 30) -> Array:
+def log_mel(waveform: Waveform, filters: Array, seconds: int = 30) -> Array:
     """Whisper's input: `(bins, 100 * seconds)`.
 
     Args:
         waveform: 16 kHz, at most `seconds` of it; zeros follow.
         filters: from `mel_filters`.
-        seconds: what the model hears at once.
+        seconds: length of the model's input.
     """
-    padded = np.zeros(seconds * RATE, np.float32)
+    padded = np.zeros(seconds * SPEECH_RATE, np.float32)
     padded[: len(waveform)] = waveform
     mel = np.log10(np.maximum(mel_power(padded, filters)[:, :-1], FLOOR))
     return np.ascontiguousarray((np.maximum(mel, mel.max() - 8) + 4) / 4, np.float32)

@@ -1,25 +1,19 @@
-"""Change of sample rate, streaming or at once, by FFmpeg. PyAV is imported when it is needed."""
+"""Resampling, streaming or at once, by FFmpeg. PyAV is imported at the first use."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Waveform = NDArray[np.float32]
+from stepaudiod.audio.types import Waveform
 
 FRAME_SAMPLES = 1 << 20
-"""FFmpeg gets no more at once: `decode.MAX_ALLOCATION_BYTES` bounds what it may ask for."""
+"""The most per frame: `decode.MAX_ALLOCATION_BYTES` limits FFmpeg's allocations."""
 
 
 class Resampler:
-    """Streaming change of rate.
-
-    Args:
-        source_rate: Hz of what comes.
-        target_rate: Hz of what is wanted.
-    """
+    """Streaming resampler; rates in Hz."""
 
     def __init__(self, source_rate: int, target_rate: int) -> None:
         import av
@@ -29,7 +23,7 @@ class Resampler:
         self._resampler = av.AudioResampler(format="flt", layout="mono", rate=target_rate)
 
     def __call__(self, waveform: Waveform | None) -> Waveform:
-        """Take samples, return those that are ready; with None, the ones still held."""
+        """Process samples, and return those that are ready; None flushes."""
         if waveform is None:
             return self._push(None)
         slices = [waveform[i : i + FRAME_SAMPLES] for i in range(0, len(waveform), FRAME_SAMPLES)]
@@ -37,7 +31,6 @@ class Resampler:
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def _push(self, waveform: Waveform | None) -> Waveform:
-        """One frame, or the end."""
         frame = None
         if waveform is not None:
             samples = np.ascontiguousarray(waveform, np.float32).reshape(1, -1)  # (1, samples)
@@ -48,7 +41,7 @@ class Resampler:
 
 
 def resample(waveform: Waveform, source_rate: int, target_rate: int) -> Waveform:
-    """The same sound at another rate, `(samples * target_rate / source_rate,)`."""
+    """Resample to `(samples * target_rate / source_rate,)`."""
     if source_rate == target_rate:
         return waveform
     resampler = Resampler(source_rate, target_rate)

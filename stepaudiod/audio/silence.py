@@ -1,7 +1,7 @@
-"""Silence taken out of a stream of speech; the pauses that stay are short, and the joints don't click.
+"""Removal of silence from a stream of speech: pauses become short, without clicks.
 
-speech │ tail │   silence   │ lead │ speech        what comes in
-speech │ tail ╳ lead │ speech                      what goes out: tail and lead crossfaded
+speech │ tail │   silence   │ lead │ speech        input
+speech │ tail ╳ lead │ speech                      output: tail and lead crossfaded
 """
 
 from __future__ import annotations
@@ -9,22 +9,19 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
-from numpy.typing import NDArray
 
-from stepaudiod.audio import vad as voice_activity
 from stepaudiod.audio.resample import Resampler
-from stepaudiod.audio.vad import Gate, SpeechDetector
-
-Waveform = NDArray[np.float32]
+from stepaudiod.audio.types import SPEECH_RATE, Waveform
+from stepaudiod.audio.vad import FRAME, Gate, SpeechDetector
 
 KEPT_FRAMES = 5
-"""Frames of 32 ms that stay before and after speech: a pause of at most 0.3 s."""
+"""Frames of 32 ms that are kept before and after speech: a pause of at most 0.3 s."""
 
 FADE_S = 0.01
 
 
 class SilenceRemover:
-    """A stream without what is silent longer than a short pause.
+    """A stream without long silences.
 
     Args:
         sample_rate: Hz, a multiple of 16000.
@@ -35,35 +32,33 @@ class SilenceRemover:
         self.removed_samples = 0
         self._detect = SpeechDetector()
         self._gate = Gate()
-        self._resample = Resampler(sample_rate, voice_activity.RATE)
-        self._frame = voice_activity.FRAME * sample_rate // voice_activity.RATE
+        self._resample = Resampler(sample_rate, SPEECH_RATE)
+        self._frame = FRAME * sample_rate // SPEECH_RATE
         self._fade = round(FADE_S * sample_rate)
-        self._waiting: Waveform = np.zeros(0, np.float32)  # came in, and not yet judged
-        self._lead: deque[Waveform] = deque(maxlen=KEPT_FRAMES)  # silence that may come before speech
+        self._waiting: Waveform = np.zeros(0, np.float32)  # not yet classified
+        self._lead: deque[Waveform] = deque(maxlen=KEPT_FRAMES)  # silence that may precede speech
         self._after = KEPT_FRAMES  # frames since the last speech
-        self._end: Waveform = np.zeros(0, np.float32)  # the last of what goes out, kept back for a joint
-        self._is_cut = False  # whether something was left out since `_end`
+        self._end: Waveform = np.zeros(0, np.float32)  # end of the output, held back for a crossfade
+        self._is_cut = False  # whether silence was removed since `_end`
 
     def push(self, waveform: Waveform) -> Waveform:
-        """Take `(samples,)`; give what is ready."""
+        """Process `(samples,)`; returns the output that is ready."""
         self._waiting = np.concatenate([self._waiting, waveform])
-        return self._sort(self._detect.push(self._resample(waveform)))
+        return self._output(self._detect.push(self._resample(waveform)))
 
     def finish(self) -> Waveform:
-        """Give the rest."""
-        ready = self._sort([*self._detect.push(self._resample(None)), *self._detect.finish()])
+        ready = self._output([*self._detect.push(self._resample(None)), *self._detect.finish()])
         return np.concatenate([ready, self._close()])
 
-    def _sort(self, probabilities: list[float]) -> Waveform:
-        """What goes out of the frames that have been judged."""
+    def _output(self, probabilities: list[float]) -> Waveform:
         parts = [np.zeros(0, np.float32)]
         for probability in probabilities:
             frame, self._waiting = np.split(self._waiting, [self._frame])
-            parts.extend(self._judge(frame, self._gate(probability)))
+            parts.extend(self._classify(frame, self._gate(probability)))
         return np.concatenate(parts)
 
-    def _judge(self, frame: Waveform, is_speech: bool) -> list[Waveform]:
-        """What goes out now that this frame is known."""
+    def _classify(self, frame: Waveform, is_speech: bool) -> list[Waveform]:
+        """The output that is ready after this frame."""
         if is_speech:
             self.has_speech, self._after = True, 0
             ready = [self._append(part) for part in (*self._lead, frame)]
@@ -79,7 +74,7 @@ class SilenceRemover:
         return []
 
     def _append(self, part: Waveform) -> Waveform:
-        """Put a part behind what went out, over a joint if something was left out between the two."""
+        """Append a part to the output, with a crossfade if silence was removed before it."""
         ready = self._end
         if self._is_cut:
             fade = min(self._fade, len(part))
@@ -96,7 +91,7 @@ class SilenceRemover:
         return np.concatenate([ready, part[:kept]])
 
     def _close(self) -> Waveform:
-        """The end of the stream, faded out where silence was left out behind it."""
+        """The end of the output, faded out if silence was removed after it."""
         self.removed_samples += sum(len(part) for part in self._lead) + len(self._waiting)
         end = self._end.copy()
         if self._lead:

@@ -1,116 +1,93 @@
-"""Speech made faster or slower at the same pitch (WSOLA), for speeds that a voice itself can't reach.
-
-source   ──[ frame ]────[ frame ]────[ frame ]──     frames taken every hop × factor samples, each moved by
-output   ──[ frame ]──[ frame ]──[ frame ]──         up to ±seek to where it continues the last one best
-"""
+"""Speech made faster or slower at the same pitch, by FFmpeg's filter atempo (WSOLA)."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from fractions import Fraction
+from typing import Any
+
 import numpy as np
-from numpy.typing import NDArray
 
-Waveform = NDArray[np.float32]
+from stepaudiod.audio.types import Waveform
 
-FRAME_S = 0.03
-SEEK_S = 0.01
+SLOWEST, FASTEST = 0.5, 2.0
+"""The range of one filter: faster ones skip samples. Beyond it two are chained."""
+FLUSH_S = 0.5
+"""Silence after the end, so that the filter's output is long enough."""
+FRAME = 512
+"""Samples per frame: the filter holds about one frame of its output back."""
 
 
 def change_tempo(waveform: Waveform, factor: float, sample_rate: int) -> Waveform:
-    """Speech `factor` times as fast.
-
-    Args:
-        waveform: `(samples,)`.
-        factor: over 1 is faster.
-        sample_rate: Hz.
-
-    Returns:
-        `(round(samples / factor),)`.
-    """
+    """Speech `factor` times as fast: `(samples,)` to `(round(samples / factor),)`."""
     stream = TempoStream(factor, sample_rate)
     return np.concatenate([stream.push(waveform), stream.finish()])
 
 
 class TempoStream:
-    """The same for speech that comes in pieces, with the same result.
+    """The same for speech in pieces, with the same result.
 
     Args:
-        factor: over 1 is faster.
+        factor: above 1 is faster; 0.25 to 4.
         sample_rate: Hz.
-
-    Source: Verhelst and Roelands, "An overlap-add technique based on waveform similarity", 1993.
     """
 
     def __init__(self, factor: float, sample_rate: int) -> None:
         self._factor = factor
-        self._frame = round(FRAME_S * sample_rate) // 2 * 2
-        self._hop = self._frame // 2
-        self._seek = round(SEEK_S * sample_rate)
-        self._window = np.hanning(self._frame + 1)[: self._frame].astype(np.float32)
-        # what may still be looked at; its first sample is number `first` of the padded source
-        self._source = np.zeros(self._seek, np.float32)
-        self._first = 0
-        self._position = self._seek
-        self._index = 0
-        self._tail = np.zeros(self._hop, np.float32)
-        self._ready = np.zeros(0, np.float32)
-        self._taken = self._given = 0
+        self._rate = sample_rate
+        self._graph: Any = None
+        self._source: Any = None
+        self._sink: Any = None
+        self._pushed = self._returned = 0
+        self._ready: Waveform = np.zeros(0, np.float32)
 
     def push(self, waveform: Waveform) -> Waveform:
-        """Take `(samples,)`; give what is ready."""
-        self._taken += len(waveform)
-        if self._factor == 1.0:
-            self._given += len(waveform)
+        """Process `(samples,)`; returns the output that is ready."""
+        if self._factor == 1.0 or not waveform.size:
             return waveform
-        self._source = np.concatenate([self._source, waveform])
-        self._run()
-        # a last frame may reach beyond the end, and there is no taking back
-        count = min(len(self._ready), max(0, int(self._taken / self._factor) - self._given))
-        given, self._ready = self._ready[:count], self._ready[count:]
-        self._given += count
-        return given
+        self._filter(waveform)
+        return self._take(int(self._pushed / self._factor))
 
     def finish(self) -> Waveform:
-        """Give the rest; the whole is then `round(samples / factor)` long."""
-        wanted = round(self._taken / self._factor) - self._given
-        while len(self._ready) < wanted and self._factor != 1.0:
-            self._source = np.concatenate([self._source, np.zeros(self._reach(), np.float32)])
-            self._run()
-        return self._ready[:wanted]
+        """Return the rest; the whole is then `round(samples / factor)` long."""
+        if not self._pushed:
+            return self._ready
+        wanted = round(self._pushed / self._factor)
+        self._filter(np.zeros(round(FLUSH_S * self._rate * max(1.0, self._factor)), np.float32))
+        return self._take(wanted)
 
-    def _reach(self) -> int:
-        """Samples beyond the source's beginning that the next frame may look at."""
-        centre = self._seek + int(self._index * self._hop * self._factor)
-        end = max(centre + self._seek, self._position + self._hop) + self._frame
-        return end - self._first
+    def _take(self, until: int) -> Waveform:
+        count = max(0, until - self._returned)
+        taken, self._ready = self._ready[:count], self._ready[count:]
+        self._returned += len(taken)
+        return taken
 
-    def _run(self) -> None:
-        """Place every frame that the source already holds in full."""
+    def _filter(self, waveform: Waveform) -> None:
+        import av
+
+        if self._graph is None:
+            self._open()
         parts = [self._ready]
-        while self._reach() <= len(self._source):
-            parts.append(self._next_frame())
+        for start in range(0, waveform.size, FRAME):
+            samples = np.ascontiguousarray(waveform[start : start + FRAME], np.float32).reshape(1, -1)
+            frame: Any = av.AudioFrame.from_ndarray(samples, format="flt", layout="mono")
+            frame.sample_rate, frame.time_base = self._rate, Fraction(1, self._rate)
+            frame.pts = self._pushed
+            self._pushed += samples.size
+            self._source.push(frame)
+            with suppress(av.BlockingIOError):
+                while True:
+                    parts.append(self._sink.pull().to_ndarray().reshape(-1))
         self._ready = np.concatenate(parts)
 
-    def _next_frame(self) -> Waveform:
-        """Place one frame where it continues the last one best; give the half that is complete."""
-        if self._index:
-            natural = self._at(self._position + self._hop, self._frame)
-            low = int(self._index * self._hop * self._factor)  # the centre less the seek
-            region = self._at(low, self._frame + 2 * self._seek)
-            self._position = low + int(np.argmax(np.correlate(region, natural, mode="valid")))
-        frame = self._at(self._position, self._frame)
-        windowed = frame * self._window
-        ready = self._tail + windowed[: self._hop] if self._index else frame[: self._hop]
-        self._tail = windowed[self._hop :]
-        self._index += 1
-        self._forget()
-        return ready
+    def _open(self) -> None:
+        import av.filter
 
-    def _at(self, start: int, samples: int) -> Waveform:
-        return self._source[start - self._first : start - self._first + samples]
-
-    def _forget(self) -> None:
-        """Drop what no later frame looks at."""
-        needed = min(int(self._index * self._hop * self._factor), self._position)
-        if needed - self._first > 1 << 16:
-            self._source = self._source[needed - self._first :]
-            self._first = needed
+        self._graph = graph = av.filter.Graph()
+        self._source = graph.add_abuffer(
+            sample_rate=self._rate, format="flt", layout="mono", time_base=Fraction(1, self._rate)
+        )
+        self._sink = graph.add("abuffersink")
+        count = 1 if SLOWEST <= self._factor <= FASTEST else 2
+        filters = [graph.add("atempo", f"{self._factor ** (1 / count):.9f}") for _ in range(count)]
+        graph.link_nodes(self._source, *filters, self._sink).configure()

@@ -127,7 +127,7 @@ def _engine_findings(settings: Settings, units: Units, account: Account | None) 
     if settings.step_audio.device == "cpu":
         yield from gpus.findings(cards, 0, 'unused, since step_audio.device = "cpu"')
     elif models.is_complete and cards:
-        need = memory.ask(models.checkpoint.root, settings.step_audio)
+        need = memory.gpu_need(models.checkpoint.root, settings.step_audio)
         if need.is_too_small:
             yield problem("GPU memory", need.error, "see the message")
         elif need.error:

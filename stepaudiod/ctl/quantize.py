@@ -9,7 +9,8 @@ import torch
 from safetensors import SafetensorError
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
-from stepaudiod.editx.lm.quantize import Quantization, size_bytes
+from stepaudiod.editx.lm.config import Quantization
+from stepaudiod.editx.lm.quantize import size_bytes
 from stepaudiod.editx.lm.step1 import Step1ForCausalLM
 from stepaudiod.editx.loading import load_step1, write_quantized
 from stepaudiod.errors import ModelFileError

@@ -1,7 +1,7 @@
 """CUDA graphs of a function whose inputs have a batch dimension.
 
-Starting many small kernels one by one takes longer than their work; a graph starts them all at once, but for
-one size. Inputs are padded to multiples of a size, and there is one graph for each padded size.
+Launching many small kernels one by one takes longer than their work; a graph launches them all at once, for
+one size. Inputs are padded to multiples of a size, and there is a graph for each padded size.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 SMALL = 32
 """Padded sizes are multiples of this."""
 CAPTURE = "thread_local"
-"""The capture mode: other threads may use the GPU while one captures."""
+"""Capture mode in which other threads may use the GPU meanwhile."""
 
 
 class BatchGraphs:
     """A function of a batch, in graphs.
 
     Args:
-        run: gives a tensor for tensors that have the batch first; its items don't depend on later ones.
+        run: maps tensors with the batch first to such a tensor; an item doesn't depend on later ones.
     """
 
     def __init__(self, run: Callable[..., Tensor]) -> None:
@@ -31,7 +31,6 @@ class BatchGraphs:
         self._lock = threading.Lock()
 
     def run(self, *given: Tensor) -> Tensor:
-        """Run it on a GPU over any number of items."""
         count = given[0].shape[0]
         size = -(-count // SMALL) * SMALL
         with self._lock:

@@ -1,4 +1,4 @@
-"""All networks of a checkpoint, loaded in one go with progress. Knows no request."""
+"""All networks of a checkpoint, loaded with progress. Knows no request."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from stepaudiod.editx.codes import AUDIO_BASE
 from stepaudiod.editx.decoder.flow import Flow, load_flow
 from stepaudiod.editx.decoder.step_graphs import StepGraphs
 from stepaudiod.editx.decoder.vocoder import Vocoder, load_vocoder
-from stepaudiod.editx.lm.quantize import FILE_NAME, Quantization, prepare, quantize, read_saved, save
-from stepaudiod.editx.lm.sampling import SamplingOptions
+from stepaudiod.editx.lm.config import ON_HOST, Quantization, Step1Config
+from stepaudiod.editx.lm.quantize import FILE_NAME, prepare, quantize, read_saved, save
 from stepaudiod.editx.lm.scheduler import DEFAULT_ROWS, Batch
-from stepaudiod.editx.lm.step1 import ON_HOST, Step1Config, Step1ForCausalLM
+from stepaudiod.editx.lm.step1 import Step1ForCausalLM
 from stepaudiod.editx.lm.text_tokenizer import TextTokenizer
 from stepaudiod.editx.tokenizers.linguistic import LinguisticTokenizer, load_linguistic
 from stepaudiod.editx.tokenizers.semantic import SemanticTokenizer, load_semantic
@@ -30,13 +30,7 @@ from stepaudiod.errors import ModelFileError
 
 @dataclass(frozen=True)
 class LoadProgress:
-    """How far loading is.
-
-    Args:
-        stage: what is being read.
-        done_bytes: read so far.
-        total_bytes: to be read in all.
-    """
+    """The state of loading; `stage` names the network that is being read."""
 
     stage: str
     done_bytes: int
@@ -48,8 +42,6 @@ OnProgress = Callable[[LoadProgress], None]
 
 @dataclass(frozen=True)
 class Networks:
-    """Everything a request needs."""
-
     tokenizer: TextTokenizer
     step1: Step1ForCausalLM
     linguistic: LinguisticTokenizer
@@ -60,25 +52,25 @@ class Networks:
 
 
 class _Meter:
-    """Adds bytes up and tells somebody."""
+    """Adds up bytes and reports them."""
 
-    def __init__(self, total: int, told: OnProgress | None) -> None:
-        self._total, self._told, self._done, self._stage = total, told, 0, ""
+    def __init__(self, total: int, report: OnProgress | None) -> None:
+        self._total, self._report, self._done, self._stage = total, report, 0, ""
         self._lock = threading.Lock()
 
     def begin(self, stage: str) -> None:
         with self._lock:
             self._stage = stage
-            self._tell()
+            self._update(0)
 
     def add(self, size: int) -> None:
         with self._lock:
-            self._done = min(self._done + size, self._total)
-            self._tell()
+            self._update(size)
 
-    def _tell(self) -> None:
-        if self._told is not None:
-            self._told(LoadProgress(self._stage, self._done, self._total))
+    def _update(self, size: int) -> None:
+        self._done = min(self._done + size, self._total)
+        if self._report is not None:
+            self._report(LoadProgress(self._stage, self._done, self._total))
 
 
 def load_networks(
@@ -89,15 +81,15 @@ def load_networks(
     quantized_folder: Path | None = None,
     progress: OnProgress | None = None,
 ) -> Networks:
-    """Load every network; the language model, most of all bytes, beside the others, which take more thought.
+    """Load every network; the language model, which has most bytes, in a thread beside the others.
 
     Args:
         checkpoint: the published folders.
-        device: where all will run.
-        dtype: the language model's; everything else is float32, on which codes and parity depend.
-        quantization: fewer bits for the language model.
-        quantized_folder: where a model saved in those bits may lie; read instead of the full one if it does.
-        progress: told now and then, from two threads, by one at a time; the stage is the other networks'.
+        device: of all networks.
+        dtype: the language model's; everything else is float32, on which the codes depend.
+        quantization: of the language model.
+        quantized_folder: read instead of the full model if it contains one with that quantization.
+        progress: called from two threads, one at a time; the stage is the other networks'.
 
     Raises:
         ModelFileError: a file is missing, cut short or wrong.
@@ -107,7 +99,7 @@ def load_networks(
     is_inference = torch.is_inference_mode_enabled()
 
     def language_model() -> Step1ForCausalLM:
-        with torch.inference_mode(is_inference):  # a thread has its own
+        with torch.inference_mode(is_inference):  # the mode is per thread
             return load_step1(checkpoint, device, dtype, quantization, quantized_folder, meter.add)
 
     meter.begin("text vocabulary")
@@ -118,7 +110,6 @@ def load_networks(
 def _load_beside(
     language_model: Future[Step1ForCausalLM], checkpoint: Checkpoint, device: torch.device, meter: _Meter
 ) -> Networks:
-    """Load the other networks meanwhile."""
     tokenizer = TextTokenizer(checkpoint.vocabulary)
     meter.begin("linguistic tokenizer")
     linguistic = load_linguistic(checkpoint.linguistic, checkpoint.centroids, device)
@@ -147,10 +138,10 @@ def load_step1(
     quantized_folder: Path | None = None,
     progress: Progress | None = None,
 ) -> Step1ForCausalLM:
-    """Load the language model, quantized if wanted; see `load_networks`.
+    """Load the language model; see `load_networks`.
 
-    On the CPU in the file's own bfloat16 its weights stay memory-mapped and cost no memory beyond the page
-    cache. On a GPU the tables of the whole vocabulary do.
+    On the CPU, in the file's own bfloat16, its weights stay memory-mapped and use only the page cache. On a
+    GPU this holds for the tables of the whole vocabulary.
     """
     on_host = ON_HOST if device.type == "cuda" else ()
     config = Step1Config.read(checkpoint.config)
@@ -175,28 +166,24 @@ def load_step1(
 
 
 def write_quantized(checkpoint: Checkpoint, quantization: Quantization, folder: Path) -> Path:
-    """Quantize a checkpoint's language model once and write it, for `quantized_folder`; gives the file."""
+    """Quantize a checkpoint's language model and write it to a folder; returns the file."""
     return save(
         load_step1(checkpoint, torch.device("cpu"), torch.bfloat16, quantization), quantization, folder
     )
 
 
-def make_batch(
-    model: Step1ForCausalLM, sampling: SamplingOptions, rows: int | None, length: int, positions: int
-) -> Batch:
+def make_batch(model: Step1ForCausalLM, rows: int | None, length: int, positions: int) -> Batch:
     """Make the batch that suits the device.
 
     Args:
         model: the language model.
-        sampling: how ids are chosen; on a GPU in rounds, if those know how.
-        rows: sequences at a time; None for as many as the device is good for.
-        length: positions each.
+        rows: sequences at a time; None for what suits the device.
+        length: positions of each.
         positions: of all together, on a GPU.
     """
     if model.device.type == "cuda":
-        # Triton comes with PyTorch's CUDA build, and with that alone
+        # Triton comes with PyTorch's CUDA build only
         from stepaudiod.editx.lm.cuda_scheduler import CudaBatch
 
-        if CudaBatch.can_run(sampling):
-            return CudaBatch(model, rows or CudaBatch.MOST, length, positions)
+        return CudaBatch(model, rows or CudaBatch.MAX_ROWS, length, positions)
     return Batch(model, rows or DEFAULT_ROWS, length)

@@ -1,63 +1,60 @@
-"""How a GPU's memory is divided, reckoned from the files' headers before anything is loaded.
+"""How a GPU's memory is divided, estimated from the headers of the files before anything is loaded.
 
-    │ weights │ what computing needs │ keys and values of all sequences │ voices and streams of the decoder │
-      known     measured, rounded up   made at once                       grows up to here, then others wait
+    │ weights │ working memory │ keys and values of all sequences │ decoder: prefixes and streams │
+      known     measured         allocated at once                  grows up to here, then requests wait
 
-A budget that holds less than the weights and one request is an error that says how much it takes.
+A budget below the weights and one request is an error that says how much is needed. Imports no torch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from stepaudiod.editx.checkpoint.headers import safetensors_header
+from stepaudiod.editx.checkpoint.headers import HasShape, safetensors_header, torch_header
 from stepaudiod.editx.checkpoint.layout import Checkpoint
-from stepaudiod.editx.checkpoint.weights import read_torch_file
 from stepaudiod.editx.codes import AUDIO_CODES, GROUP_FRAMES, SECONDS_PER_GROUP
-from stepaudiod.editx.decoder.flow import flow_on_meta
-from stepaudiod.editx.decoder.reference_prefix import FlowCosts
-from stepaudiod.editx.decoder.step_graphs import KEPT
-from stepaudiod.editx.decoder.streaming import REMEMBERED_FRAMES
-from stepaudiod.editx.lengths import MAX_PIECE_SECONDS, SLACK_SECONDS, SLOWEST
-from stepaudiod.editx.lm.kv_cache import KVPool
-from stepaudiod.editx.lm.quantize import GROUP_SIZE, Quantization
-from stepaudiod.editx.lm.scheduler import DEFAULT_POSITIONS
-from stepaudiod.editx.lm.step1 import ON_HOST, Step1Config
-from stepaudiod.editx.segments import MAX_SECONDS
+from stepaudiod.editx.decoder.config import STATE_BYTES, WEIGHT_BYTES, FlowConfig, FlowCosts
+from stepaudiod.editx.lengths import MAX_PIECE_SECONDS, MAX_SECONDS, SLACK_SECONDS, SLOWEST
+from stepaudiod.editx.lm.config import (
+    DEFAULT_POSITIONS,
+    DTYPE_BYTES,
+    ON_HOST,
+    QUANTIZATION_GROUP,
+    Quantization,
+    Step1Config,
+)
 from stepaudiod.errors import EngineUnavailable
 
 WORKING_BYTES = 450_000_000
-"""What computing needs beside weights and what is kept: graphs, their rooms, passing results. On an H100 it
-was 0.35 GB with rooms for one chunk of a voice of 6 s; those for several or a long voice take 0.07 more."""
+"""Graphs, their buffers and intermediate results. Measured on an H100: 0.35 GB with buffers for one chunk of
+a reference of 6 s; buffers for several chunks or a long reference take 0.07 GB more."""
 MARGIN_BYTES = 600_000_000
-"""Of the free memory of a card, what is left: to others, and to what the driver loads later."""
+"""Free memory that is left unused: for other processes, and for what the driver loads later."""
 STREAMS = 16
-"""In one batch at most; see `kernels.ROWS`, which can't be imported without Triton."""
+"""The most in one batch: `kernels.ROWS`, which can't be imported without Triton."""
 LEAST_POSITIONS = 4096
-"""For the longest single request: a reference of 30 s, and what a piece of text may take."""
+"""Positions of the longest single request: a reference of 30 s and the longest piece of text."""
 LEAST_VOICE_SECONDS = 6.0
-"""A voice for which there is always room."""
+"""A reference of this length always fits."""
 POOLS_SHARE = 1 / 3
-"""Of what is left beyond one request, until the pool has its usual size."""
+"""The pool's share of the memory beyond one request, until it has its usual size."""
 OF_TIMES_ONLY = ("adaLN_modulation", "t_embedder")
-"""Parts of the flow decoder's tensors that loading lets go of."""
+"""Parts of the flow decoder's tensors that are freed after loading."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How the memory is divided.
+    """The parts of the memory.
 
     Args:
         weights_bytes: of all networks.
-        positions: of the language model's keys and values, of all sequences together.
-        pool_bytes: of those.
-        decoder_bytes: of the decoder's voices and streams.
-        longest_voice_s: for which there is room beside a stream of its own.
+        positions: of the language model's keys and values, all sequences together.
+        pool_bytes: size of those.
+        decoder_bytes: for the decoder's prefixes and streams.
+        longest_voice_s: the longest reference that fits beside a stream of its own.
     """
 
     weights_bytes: int
@@ -68,82 +65,82 @@ class MemoryPlan:
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
         return self.weights_bytes + WORKING_BYTES + self.pool_bytes + self.decoder_bytes
 
 
 @dataclass(frozen=True)
 class MemoryNeeds:
-    """What a checkpoint takes on a GPU.
+    """The memory that a checkpoint needs on a GPU.
 
     Args:
         config: of the language model.
-        dtype: its arithmetic.
+        value_bytes: of a number in its arithmetic.
         weights_bytes: of all networks.
-        costs: of what the decoder keeps.
+        costs: of the decoder's state.
     """
 
     config: Step1Config
-    dtype: torch.dtype
+    value_bytes: int
     weights_bytes: int
     costs: FlowCosts
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, dtype: torch.dtype, quantization: Quantization | None) -> MemoryNeeds:
+    def of(cls, checkpoint: Checkpoint, dtype: str, quantization: Quantization | None) -> MemoryNeeds:
         """Read the headers of a checkpoint's files.
 
+        Args:
+            checkpoint: the published folders.
+            dtype: a key of `lm.config.DTYPES`, of the language model.
+            quantization: of the language model.
+
         Raises:
-            ModelFileError: one of them is missing or broken.
+            ModelFileError: a file is missing or broken.
         """
         config = Step1Config.read(checkpoint.config)
-        flow = read_torch_file(checkpoint.flow)
-        linguistic = read_torch_file(checkpoint.linguistic / "model.pt")
+        value_bytes = DTYPE_BYTES[dtype]
+        flow = torch_header(checkpoint.flow)
+        linguistic = torch_header(checkpoint.linguistic / "model.pt")
         language = {
             name: entry for path in checkpoint.shards() for name, entry in safetensors_header(path).items()
         }
         weights = (
-            _language_model(language, dtype, quantization)
-            + 2 * (AUDIO_CODES + 1) * config.hidden_size * dtype.itemsize  # codes in, codes out
+            _language_model(language, value_bytes, quantization)
+            + 2 * (AUDIO_CODES + 1) * config.hidden_size * value_bytes  # codes in, codes out
             + _float32({n: t for n, t in flow.items() if not any(part in n for part in OF_TIMES_ONLY)})
             + _float32({name: t for name, t in linguistic.items() if name.startswith("encoder.")})
-            + _float32(read_torch_file(checkpoint.vocoder))
+            + _float32(torch_header(checkpoint.vocoder))
             + checkpoint.centroids.stat().st_size
             + 2 * checkpoint.speaker_encoder.stat().st_size  # most of it runs in float64
             + checkpoint.semantic.stat().st_size
         )
-        costs = FlowCosts.of(flow_on_meta(flow, checkpoint.flow), KEPT)
-        return cls(config, dtype, weights, costs)
-
-    def pool_bytes(self, positions: int) -> int:
-        """Keys and values of so many positions."""
-        return KVPool.size_bytes(self.config, positions, self.dtype)
+        costs = FlowCosts.of(FlowConfig.read(flow, checkpoint.flow), STATE_BYTES)
+        return cls(config, value_bytes, weights, costs)
 
     @property
     def stream_bytes(self) -> int:
-        """The decoder's part of the longest stream that a piece of text becomes."""
-        seconds = SLOWEST * MAX_PIECE_SECONDS + SLACK_SECONDS
-        return self.costs.stream_bytes(_frames(seconds), REMEMBERED_FRAMES)
+        """Size of the longest stream of a piece of text in the decoder."""
+        return self.costs.stream_bytes(_frames(SLOWEST * MAX_PIECE_SECONDS + SLACK_SECONDS))
 
     def least(self) -> MemoryPlan:
         """Memory for one request."""
         return self._divide(
-            LEAST_POSITIONS, self.costs.prompt_bytes(_frames(LEAST_VOICE_SECONDS)) + self.stream_bytes
+            LEAST_POSITIONS, self.costs.prefix_bytes(_frames(LEAST_VOICE_SECONDS)) + self.stream_bytes
         )
 
     def most(self) -> MemoryPlan:
-        """Memory beyond which more would hardly be used: a full batch, all with one voice of the longest."""
-        voice = self.costs.prompt_bytes(_frames(MAX_SECONDS))
+        """Memory for a full batch with one reference of the longest; more would hardly be used."""
+        voice = self.costs.prefix_bytes(_frames(MAX_SECONDS))
         return self._divide(DEFAULT_POSITIONS, voice + STREAMS * self.stream_bytes)
 
     def wanted_bytes(self, budget_bytes: int | None) -> int:
-        """What must be free for a plan: the budget, or the least there is, and the margin."""
+        """Memory that must be free for a plan: the budget, or the least, plus the margin."""
         return (self.least().total_bytes if budget_bytes is None else budget_bytes) + MARGIN_BYTES
 
     def plan(self, budget_bytes: int | None, free_bytes: int) -> MemoryPlan:
         """Divide the memory.
 
         Args:
-            budget_bytes: what may be used; None for what is good, as far as it is free.
+            budget_bytes: the most to use; None for `most`, or all that is free.
             free_bytes: of the card.
 
         Raises:
@@ -156,21 +153,24 @@ class MemoryNeeds:
             raise EngineUnavailable(self._too_little(budget_bytes, usable, least))
         if budget > usable:
             raise EngineUnavailable(
-                f"step_audio.gpu_memory asks for {_gb(budget)}, and of this GPU {_gb(usable)} can be had at "
-                "the moment. nvidia-smi shows who uses it; free it, or set less."
+                f"step_audio.gpu_memory requires {_gb(budget)}, and of this GPU {_gb(usable)} are available "
+                "at the moment. nvidia-smi lists the processes that use it; end them, or set less."
             )
-        left = budget - least.total_bytes
+        spare = budget - least.total_bytes
         wanted = most.pool_bytes - least.pool_bytes
-        more = min(left * POOLS_SHARE, wanted) / wanted * (DEFAULT_POSITIONS - LEAST_POSITIONS)
-        # whole sixteens: then Triton takes the same kernels for every size of the pool
+        more = min(spare * POOLS_SHARE, wanted) / wanted * (DEFAULT_POSITIONS - LEAST_POSITIONS)
+        # multiples of 16: Triton then uses the same kernels for every size of the pool
         positions = LEAST_POSITIONS + int(more) // 16 * 16
-        decoder = budget - self.weights_bytes - WORKING_BYTES - self.pool_bytes(positions)
+        decoder = budget - self.weights_bytes - WORKING_BYTES - self._pool_bytes(positions)
         return self._divide(positions, decoder)
 
     def _divide(self, positions: int, decoder_bytes: int) -> MemoryPlan:
         voice = self.costs.frames_in(decoder_bytes - self.stream_bytes)
         seconds = min(MAX_SECONDS, voice / GROUP_FRAMES * SECONDS_PER_GROUP)
-        return MemoryPlan(self.weights_bytes, positions, self.pool_bytes(positions), decoder_bytes, seconds)
+        return MemoryPlan(self.weights_bytes, positions, self._pool_bytes(positions), decoder_bytes, seconds)
+
+    def _pool_bytes(self, positions: int) -> int:
+        return self.config.pool_bytes(positions, self.value_bytes)
 
     def _too_little(self, budget_bytes: int | None, usable: int, least: MemoryPlan) -> str:
         request = least.total_bytes - self.weights_bytes
@@ -181,34 +181,36 @@ class MemoryNeeds:
         if budget_bytes is not None:
             allowed = f"step_audio.gpu_memory allows {_gb(budget_bytes)}"
             return f"{allowed}, and the model needs {needs}. Raise it; {less}."
-        return f"Of this GPU {_gb(usable)} can be had, and the model needs {needs}. Free some of it; {less}."
+        return (
+            f"Of this GPU {_gb(usable)} are available, and the model needs {needs}. Free some of it; {less}."
+        )
 
 
 def _language_model(
-    tensors: Mapping[str, Mapping[str, Any]], dtype: torch.dtype, quantization: Quantization | None
+    tensors: Mapping[str, Mapping[str, Any]], value_bytes: int, quantization: Quantization | None
 ) -> int:
     """Bytes of its tensors on the GPU; the tables of the whole vocabulary stay on the host."""
     total = 0
     for name, entry in tensors.items():
         shape = entry["shape"]
-        values = torch.Size(shape).numel()
+        values = math.prod(shape)
         if name in ON_HOST:
             continue
         if quantization is None or len(shape) != 2 or ".layers." not in name:
-            total += values * dtype.itemsize
+            total += values * value_bytes
         elif quantization is Quantization.INT8:
-            total += values + shape[0] * dtype.itemsize
+            total += values + shape[0] * value_bytes
         else:
-            total += values // 2 + 2 * (values // GROUP_SIZE) * dtype.itemsize
+            total += values // 2 + 2 * (values // QUANTIZATION_GROUP) * value_bytes
     return total
 
 
-def _float32(tensors: Mapping[str, Tensor]) -> int:
-    return sum(tensor.numel() for tensor in tensors.values()) * torch.float32.itemsize
+def _float32(tensors: Mapping[str, HasShape]) -> int:
+    return sum(math.prod(tensor.shape) for tensor in tensors.values()) * WEIGHT_BYTES
 
 
 def _frames(seconds: float) -> int:
-    """Frames at 25 Hz, with those of the reference that wait for what follows."""
+    """Frames at 25 Hz, with the reference's last three, which wait for what follows."""
     return round(seconds / SECONDS_PER_GROUP) * GROUP_FRAMES + GROUP_FRAMES
 
 

@@ -1,4 +1,4 @@
-"""A recording encoded for the model: codes, a mel spectrogram and a speaker embedding. Knows no prompt."""
+"""A recording encoded for the model: codes, mel spectrogram and speaker embedding. Knows no prompt."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stepaudiod.editx.codes import SECONDS_PER_GROUP, code_ids, interleave, to_columns
+from stepaudiod.editx.codes import GROUP, SECONDS_PER_GROUP
 from stepaudiod.editx.decoder.flow import Acoustics
+from stepaudiod.editx.interleaving import code_ids, interleave, to_columns
 from stepaudiod.editx.segments import TimeRange, cut_silence
 from stepaudiod.editx.tokenizers import features
 from stepaudiod.editx.tokenizers.linguistic import LinguisticTokenizer
@@ -24,22 +25,22 @@ from stepaudiod.errors import InvalidRequest
 SHORTEST_SECONDS = 0.4
 SILENT_PEAK = 1e-4
 
-Waveform = NDArray[np.floating[Any]] | Tensor
+Recording = NDArray[np.floating[Any]] | Tensor
 """`(samples,)` or `(channels, samples)`, -1..1."""
 VERSION = 1
-"""Changes when the tensors' meaning does; a cache of another version is of no use."""
+"""Changes with the meaning of the tensors; a cache of another version is discarded."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A recording, encoded.
+    """An encoded recording.
 
     Args:
         codes: `(n,)` int64, interleaved.
         mel: `(frames, 80)` at 50 Hz.
         embedding: `(192,)`.
-        time_range: which part of the recording it is.
-        transcript: what that part says, where known.
+        time_range: the part of the recording that is encoded.
+        transcript: of that part; "" if unknown.
     """
 
     codes: Tensor
@@ -50,21 +51,20 @@ class Reference:
 
     @property
     def ids(self) -> list[int]:
-        """The codes as the language model's ids."""
         return code_ids(self.codes)
 
     @property
     def seconds(self) -> float:
-        """How long the encoded sound is."""
-        return self.codes.shape[0] // 5 * SECONDS_PER_GROUP
+        """Duration of the encoded sound."""
+        return self.codes.shape[0] // GROUP * SECONDS_PER_GROUP
 
     @property
     def acoustics(self) -> Acoustics:
-        """What the decoder needs of it."""
+        """The part that the decoder needs."""
         return Acoustics(to_columns(self.codes), self.mel, self.embedding)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Give everything as tensors on the CPU, for any file format that holds tensors."""
+        """All fields as tensors on the CPU, for any file format of tensors."""
         return {
             "version": torch.tensor(VERSION),
             "codes": self.codes.cpu(),
@@ -76,7 +76,7 @@ class Reference:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Reference:
-        """Take up what `to_tensors` gave.
+        """The inverse of `to_tensors`.
 
         Raises:
             InvalidRequest: it is of another version; encode the recording again.
@@ -92,37 +92,25 @@ class Reference:
 
 
 class ReferenceEncoder:
-    """Encodes recordings of up to 30 s.
-
-    Args:
-        linguistic: tokeniser.
-        semantic: tokeniser.
-        speaker: encoder.
-        is_silence_cut: cut the silence around a voice before any stage; the reference doesn't.
-    """
+    """Encodes recordings of up to 30 s."""
 
     def __init__(
-        self,
-        linguistic: LinguisticTokenizer,
-        semantic: SemanticTokenizer,
-        speaker: SpeakerEncoder,
-        is_silence_cut: bool = True,
+        self, linguistic: LinguisticTokenizer, semantic: SemanticTokenizer, speaker: SpeakerEncoder
     ) -> None:
         self._linguistic = linguistic
         self._semantic = semantic
         self._speaker = speaker
-        self._is_silence_cut = is_silence_cut
         self._device = linguistic.shift.device
 
-    def to_mono(self, waveform: Waveform) -> Tensor:
-        """Bring a recording to `(samples,)` float32 on the device.
+    def to_mono(self, waveform: Recording) -> Tensor:
+        """Convert a recording to `(samples,)` float32 on the device.
 
         Raises:
-            InvalidRequest: it holds nothing, or what are no numbers.
+            InvalidRequest: it is empty, or some samples are no numbers.
         """
         tensor = torch.as_tensor(waveform).to(self._device, torch.float32)
         if tensor.numel() == 0 or not bool(torch.isfinite(tensor).all()):
-            raise InvalidRequest("the recording holds no samples, or some that are no numbers", "audio")
+            raise InvalidRequest("the recording holds no samples, or some that are no numbers", "waveform")
         return features.to_mono(tensor)
 
     @torch.inference_mode()
@@ -132,28 +120,26 @@ class ReferenceEncoder:
         Args:
             waveform: mono, at any rate.
             sample_rate: Hz.
-            time_range: which part of a recording it is.
-            transcript: what it says.
+            time_range: its position in the whole recording.
+            transcript: its own.
 
         Raises:
             InvalidRequest: it is silent or too short.
         """
         if waveform.numel() == 0 or float(waveform.abs().max()) < SILENT_PEAK:
-            raise InvalidRequest("the recording is silent", "audio")
-        waveform = features.limit_peak(waveform)
-        if self._is_silence_cut:
-            waveform = cut_silence(waveform, sample_rate)
+            raise InvalidRequest("the recording is silent", "waveform")
+        waveform = cut_silence(features.limit_peak(waveform), sample_rate)
         seconds = waveform.shape[-1] / sample_rate
         if seconds < SHORTEST_SECONDS:
             raise InvalidRequest(
-                f"the recording holds {seconds:.2f} s of sound; expected {SHORTEST_SECONDS} s or more",
-                "audio",
+                f"the recording has {seconds:.2f} s of sound; expected {SHORTEST_SECONDS} s or more",
+                "waveform",
             )
         exact = resample(waveform, sample_rate, features.CODE_RATE, torch.float64)
         trimmed = features.trim_for_codes(exact)
-        # codes are near ties: rounding convolutions to TF32 on a GPU would move some
+        # codes are near ties: rounding convolutions to TF32 on a GPU would change some
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             codes = interleave(self._linguistic(trimmed), self._semantic(trimmed))
-        mel = features.prompt_mel(resample(waveform, sample_rate, features.MEL_RATE))
+        mel = features.prompt_mel(resample(waveform, sample_rate, features.SAMPLE_RATE))
         embedding = self._speaker.embed(resample(waveform, sample_rate, features.CODE_RATE))
         return Reference(codes, mel, embedding, time_range, transcript)

@@ -1,6 +1,6 @@
-"""Stretches of a recording: where its silences are, which stretch is best, and how pieces go back together.
+"""Time ranges of a recording: its silences, its best range as a reference, and the joining of its pieces.
 
-The model hears at most 30 s at a time. Cuts are made in the middle of silences; joints fade over a few
+The model reads at most 30 s at a time. Cuts are made in the middle of silences; pieces are faded over a few
 milliseconds.
 """
 
@@ -13,16 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stepaudiod.editx.tokenizers.features import voiced_bounds
+from stepaudiod.editx.tokenizers.features import CODE_RATE, voiced_bounds
 from stepaudiod.editx.tokenizers.resample import resample
 
-MAX_SECONDS = 30.0
 PIECE_SECONDS = 24.0
-"""Long recordings are cut into pieces of at most about this."""
+"""Long recordings are cut into pieces of at most about this length."""
 REFERENCE_SECONDS = 15.0
-"""The best stretch of a long reference is about this long: more makes requests slow and no voice clearer."""
+"""Length of the range of a long reference that is used: more slows requests down and improves no voice."""
 LEAD_SECONDS, TAIL_SECONDS = 0.05, 0.22
-"""Silence that is kept around a voice: what the tokenisers keep."""
+"""Silence that is kept around a voice, as the tokenisers keep it."""
 FRAME_SECONDS = 0.02
 QUIET_DB = 30.0
 FADE_SECONDS = 0.01
@@ -30,41 +29,40 @@ FADE_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class TimeRange:
-    """Part of a recording, in seconds."""
+    """A part of a recording, in seconds."""
 
     start: float
     end: float
 
     @property
     def seconds(self) -> float:
-        """Its length."""
         return self.end - self.start
 
 
 def cut_silence(waveform: Tensor, sample_rate: int) -> Tensor:
     """Cut the silence around a voice before any stage, so that mel, codes and embedding describe one sound.
 
-    The reference takes its mel from the whole recording and its codes from the trimmed one, and then
-    stretches one over the other.
+    The reference implementation takes its mel from the whole recording and its codes from the trimmed one,
+    and resamples one to the length of the other.
 
     Args:
         waveform: `(samples,)`.
         sample_rate: Hz.
 
     Returns:
-        `(samples,)` with 0.05 s before the voice and 0.22 s after it, zeros where the recording has less.
+        `(samples,)` with 0.05 s before the voice and 0.22 s after it, padded with zeros.
     """
-    start, end = voiced_bounds(resample(waveform, sample_rate, 16000))
+    start, end = voiced_bounds(resample(waveform, sample_rate, CODE_RATE))
     if end <= start:
         return waveform
-    first = round((start / 16000 - LEAD_SECONDS) * sample_rate)
-    last = round((end / 16000 + TAIL_SECONDS) * sample_rate)
+    first = round((start / CODE_RATE - LEAD_SECONDS) * sample_rate)
+    last = round((end / CODE_RATE + TAIL_SECONDS) * sample_rate)
     inside = waveform[max(0, first) : min(last, waveform.shape[-1])]
     return F.pad(inside, (max(0, -first), max(0, last - waveform.shape[-1])))
 
 
 def levels(waveform: Tensor, sample_rate: int) -> Tensor:
-    """Measure loudness every 20 ms: `(frames,)` dB below the loudest, 0 at most."""
+    """Loudness every 20 ms: `(frames,)` dB relative to the loudest."""
     size = max(1, round(FRAME_SECONDS * sample_rate))
     frames = F.pad(waveform, (0, -waveform.shape[-1] % size)).reshape(-1, size)  # (frames, size)
     level = 20 * frames.square().mean(1).sqrt().clamp_min(1e-6).log10()
@@ -77,16 +75,16 @@ def cut_points(waveform: Tensor, sample_rate: int, limit: float = PIECE_SECONDS)
     Args:
         waveform: `(samples,)`.
         sample_rate: Hz.
-        limit: seconds a piece.
+        limit: seconds per piece.
 
     Returns:
-        Pieces that follow each other without a gap.
+        Pieces without gaps between them.
     """
     total = waveform.shape[-1] / sample_rate
     level = _smooth(levels(waveform, sample_rate), 9)
     pieces, start = [], 0.0
     while total - start > limit:
-        # looked for in the second half, so that pieces don't get needlessly short
+        # in the second half of the limit, so that pieces aren't needlessly short
         first, last = (int(t / FRAME_SECONDS) for t in (start + limit / 2, start + limit))
         window = level[first:last]
         quiet = torch.nonzero(window <= window.min() + 3.0).flatten()
@@ -97,7 +95,7 @@ def cut_points(waveform: Tensor, sample_rate: int, limit: float = PIECE_SECONDS)
 
 
 def loudest_range(waveform: Tensor, sample_rate: int, limit: float = REFERENCE_SECONDS) -> TimeRange:
-    """Choose the stretch of a long reference that shows the voice best: dense speech between two pauses.
+    """Choose the best range of a long reference: dense speech between two pauses.
 
     Args:
         waveform: `(samples,)`.
@@ -111,7 +109,7 @@ def loudest_range(waveform: Tensor, sample_rate: int, limit: float = REFERENCE_S
     is_quiet = level < -QUIET_DB
     length = int(limit / FRAME_SECONDS)
     loud = (~is_quiet).float()
-    # the speech in each window, less the harm of an edge in mid-word
+    # the share of speech in each window, less a penalty for an edge within a word
     speech = loud.cumsum(0)
     speech = F.pad(speech, (1, 0))
     inside = (speech[length:] - speech[:-length]) / length
@@ -126,12 +124,11 @@ def _smooth(level: Tensor, frames: int) -> Tensor:
 
 
 def take(waveform: Tensor, sample_rate: int, time_range: TimeRange) -> Tensor:
-    """Take a stretch out of a recording."""
     return waveform[round(time_range.start * sample_rate) : round(time_range.end * sample_rate)]
 
 
 def soften(waveform: Tensor, sample_rate: int) -> Tensor:
-    """Fade the first and last 10 ms, so that a piece can stand beside another without a click."""
+    """Fade the first and last 10 ms, so that pieces can be joined without a click."""
     samples = min(round(FADE_SECONDS * sample_rate), waveform.shape[-1] // 2)
     if samples == 0:
         return waveform
@@ -145,9 +142,9 @@ def soften(waveform: Tensor, sample_rate: int) -> Tensor:
 
 
 def soften_parts(parts: Iterator[Tensor], sample_rate: int) -> Iterator[Tensor]:
-    """Fade where sound that comes in parts begins and ends; each part waits until another follows it.
+    """Fade the beginning and the end of a sound that comes in parts; each part is held until the next comes.
 
-    Empty parts are signs of life: they are passed on at once and don't count.
+    Empty parts show progress: they are passed on at once and don't count.
     """
     held: Tensor | None = None
     is_first = True
@@ -171,7 +168,7 @@ def _fade(part: Tensor, sample_rate: int, is_begin: bool, is_end: bool) -> Tenso
 
 
 def surrounding_silence(waveform: Tensor, sample_rate: int) -> tuple[float, float]:
-    """Measure how much silence, in seconds, tokenising cuts off before and after a piece's voice."""
-    start, end = voiced_bounds(resample(waveform, sample_rate, 16000))
+    """The silence, in seconds, that encoding cuts off before and after a piece's voice."""
+    start, end = voiced_bounds(resample(waveform, sample_rate, CODE_RATE))
     total = waveform.shape[-1] / sample_rate
-    return max(0.0, start / 16000 - LEAD_SECONDS), max(0.0, total - end / 16000 - TAIL_SECONDS)
+    return max(0.0, start / CODE_RATE - LEAD_SECONDS), max(0.0, total - end / CODE_RATE - TAIL_SECONDS)

@@ -1,11 +1,11 @@
-"""From prompts to sound: turns of the language model, then the decoder, watched over and tried again once.
+"""From prompts to sound: calls of the language model, then the decoder, with checks and one retry.
 
-A request is a chain of turns. Each turn's codes go into the next turn's prompt; only the last one's are
-decoded, whole or as they come. What is silent, runs on or stops short is noticed and tried once more with
-another seed. A stream can only be tried again while nothing of it has been heard.
+A request is a chain of calls. Each call's codes go into the next call's prompt; only those of the last are
+decoded, as they arrive. Output that is silent, runs on or stops short is tried once more with another seed,
+as long as none of its sound has been returned.
 
-Long work without sound shows itself: every few tokens an empty part is given, so that whoever iterates sees
-that it moves, can end it, and can step other requests meanwhile.
+Every few tokens without sound an empty part is yielded, so that the consumer sees progress, can close the
+iterator, and can step other requests meanwhile.
 """
 
 from __future__ import annotations
@@ -20,24 +20,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from stepaudiod.editx.codes import (
-    AUDIO_BASE,
-    AUDIO_CODES,
-    GROUP,
-    GROUP_FRAMES,
-    MEL_FRAMES_PER_FRAME,
-    id_codes,
-    to_columns,
-)
+from stepaudiod.editx.codes import AUDIO_BASE, GROUP, GROUP_FRAMES, MEL_FRAMES_PER_FRAME
 from stepaudiod.editx.decoder.audio_stream import AudioStream, ChunkDecoder
-from stepaudiod.editx.decoder.flow import NOISE_FRAMES, Acoustics, Flow, make_noise, round_to_bfloat16
+from stepaudiod.editx.decoder.config import LOOKAHEAD
+from stepaudiod.editx.decoder.flow import NOISE_FRAMES, Acoustics, Flow, make_noise
 from stepaudiod.editx.decoder.prefix_cache import PrefixCache, Reservation
 from stepaudiod.editx.decoder.reference_prefix import ReferencePrefix
-from stepaudiod.editx.decoder.source import HOP, PhaseArithmetic
-from stepaudiod.editx.decoder.token_encoder import LOOKAHEAD
 from stepaudiod.editx.decoder.vocoder import Vocoder, make_source_noise
-from stepaudiod.editx.lengths import Bounds, complaint, is_silent
-from stepaudiod.editx.lm.sampling import SamplingOptions
+from stepaudiod.editx.lengths import SILENT_RMS, Bounds, complaint
+from stepaudiod.editx.lm.sampling import TEMPERATURE
 from stepaudiod.editx.lm.scheduler import Batch, Sequence
 from stepaudiod.editx.reference import Reference
 from stepaudiod.editx.segments import TimeRange
@@ -47,13 +38,12 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 2
 HEARTBEAT_TOKENS = 8
-"""So many tokens without sound, and an empty part is given."""
+"""After so many tokens without sound an empty part is yielded."""
 SEED_BITS = 48
 _ATTEMPT_STRIDE = 0x9E3779B97F4A7C15
 _NOISE_STREAM, _SOURCE_STREAM = 0x51ED2701, 0x2F8A6C3B
 
-IsCancelled = Callable[[], bool]
-Got = TypeVar("Got")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,8 +51,8 @@ class LMCall:
     """One call of the language model.
 
     Args:
-        prompt: makes the prompt from the last turn's ids, the reference's at first.
-        bounds: how long the output may be, from the same ids.
+        prompt: makes the prompt from the last call's ids, at first the reference's.
+        bounds: of the output's length, from the same ids.
     """
 
     prompt: Callable[[list[int]], list[int]]
@@ -71,20 +61,20 @@ class LMCall:
 
 @dataclass
 class RequestStats:
-    """What a request took; filled in while it runs.
+    """Filled in while a request runs.
 
     Args:
-        seed: asked for again, it gives the same.
-        reference_stretch: which part of a long reference was used.
+        seed: with which the request gives the same result again.
+        reference_range: the part of a long reference that was used.
         input_tokens: of all prompts.
-        output_tokens: of all turns, thrown away ones too.
-        retries: how often something was tried again.
-        pieces: how many a long text or recording was cut into.
-        complaints: why something was tried again.
+        output_tokens: of all calls, discarded ones included.
+        retries: number of retries.
+        pieces: that a long text or recording was cut into.
+        complaints: the reasons for the retries.
     """
 
     seed: int
-    reference_stretch: TimeRange | None = None
+    reference_range: TimeRange | None = None
     input_tokens: int = 0
     output_tokens: int = 0
     retries: int = 0
@@ -92,18 +82,13 @@ class RequestStats:
     complaints: tuple[str, ...] = ()
 
 
-class Cancelled(Exception):
-    """Somebody no longer wants the result. Never leaves this module."""
-
-
 def new_seed() -> int:
-    """Draw a seed for a request that brought none."""
     return secrets.randbits(SEED_BITS)
 
 
 @contextmanager
-def faster_products() -> Iterator[None]:
-    """Let a GPU round float32 products to TF32, as it does convolutions: a tenth of the time, unheard."""
+def tf32_matmul() -> Iterator[None]:
+    """Let a GPU round float32 products to TF32, as it does convolutions: a tenth of the time, inaudible."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
@@ -123,278 +108,173 @@ class Synthesizer:
     Args:
         batch: of the language model.
         flow: codes to mel.
-        memory: of the decoder, for streams.
+        prefixes: the decoder's memory.
         vocoder: mel to sound.
-        sampling: how ids are chosen.
-        is_checked: notice unusable output.
-        is_mel_rounded: round mel and embedding as the reference does.
-        arithmetic: of the vocoder's phases.
+        is_checked: detect unusable output.
     """
 
     def __init__(
-        self,
-        batch: Batch,
-        flow: Flow,
-        memory: PrefixCache,
-        vocoder: Vocoder,
-        sampling: SamplingOptions,
-        *,
-        is_checked: bool = True,
-        is_mel_rounded: bool = False,
-        arithmetic: PhaseArithmetic = PhaseArithmetic.EXACT,
+        self, batch: Batch, flow: Flow, prefixes: PrefixCache, vocoder: Vocoder, is_checked: bool
     ) -> None:
         self._batch = batch
         self._flow = flow
-        self._memory = memory
-        self._vocoder = vocoder
+        self._prefixes = prefixes
         self._chunks = ChunkDecoder(flow, vocoder)
-        self._sampling = sampling
         self._is_checked = is_checked
-        self._is_mel_rounded = is_mel_rounded
-        self._arithmetic = arithmetic
 
-    def speak(
-        self,
-        turns: list[LMCall],
-        reference: Reference,
-        seed: int,
-        stream: bool,
-        report: RequestStats,
-        is_cancelled: IsCancelled | None = None,
+    def run(
+        self, calls: list[LMCall], reference: Reference, seed: int, stats: RequestStats
     ) -> Iterator[Tensor]:
-        """Run all turns and decode the last.
+        """Run all calls and decode the last.
 
         Args:
-            turns: at least one.
-            reference: whose voice it is, and what the first turn starts from.
+            calls: at least one.
+            reference: the voice, and the input of the first call.
             seed: of this piece.
-            stream: decode while codes come.
-            report: counted in.
-            is_cancelled: asked between tokens; ends the iteration.
+            stats: updated.
 
         Yields:
-            `(samples,)` at 24 kHz; `(0,)` now and then while there is no sound yet.
+            `(samples,)` at 24 kHz; `(0,)` while there is no sound yet.
 
         Raises:
-            SynthesisFailed: what came out can't be used, twice.
+            SynthesisFailed: the output can't be used, twice.
         """
-        never: IsCancelled = lambda: False  # noqa: E731 (a default, named for its meaning)
-        cancelled = is_cancelled or never
-        acoustics = reference.acoustics
-        acoustics = round_to_bfloat16(acoustics) if self._is_mel_rounded else acoustics
-        try:
-            ids = reference.ids
-            for number, turn in enumerate(turns[:-1]):
-                ids = yield from self._turn(turn, ids, seed + number, report, cancelled)
-            last_seed = seed + len(turns) - 1
-            run = self._streamed if stream else self._whole
-            yield from run(turns[-1], ids, acoustics, last_seed, report, cancelled)
-        except Cancelled:
-            return
-
-    def _turn(
-        self, turn: LMCall, ids: list[int], seed: int, report: RequestStats, cancelled: IsCancelled
-    ) -> Generator[Tensor, None, list[int]]:
-        """Run a turn whose codes only feed another; gives signs of life, and returns the codes."""
+        ids = reference.ids
+        for number, call in enumerate(calls[:-1]):
+            ids = yield from self._codes(call, ids, seed + number, stats)
+        acoustics, last_seed = reference.acoustics, seed + len(calls) - 1
         for attempt in range(ATTEMPTS):
-            found, problem = yield from self._collect(turn, ids, _seed(seed, attempt), report, cancelled)
-            if problem is None:
-                return found
-            self._complain(problem, attempt, report)
-        raise AssertionError("unreachable")
-
-    def _whole(
-        self,
-        turn: LMCall,
-        ids: list[int],
-        acoustics: Acoustics,
-        seed: int,
-        report: RequestStats,
-        cancelled: IsCancelled,
-    ) -> Iterator[Tensor]:
-        for attempt in range(ATTEMPTS):
-            this_seed = _seed(seed, attempt)
-            found, problem = yield from self._collect(turn, ids, this_seed, report, cancelled)
-            if problem is None:
-                waveform = self._decode(found, acoustics, this_seed)
-                problem = "it was silent" if self._is_checked and is_silent(waveform) else None
-                if problem is None:
-                    yield waveform
-                    return
-            self._complain(problem, attempt, report)
-
-    def _streamed(
-        self,
-        turn: LMCall,
-        ids: list[int],
-        acoustics: Acoustics,
-        seed: int,
-        report: RequestStats,
-        cancelled: IsCancelled,
-    ) -> Iterator[Tensor]:
-        for attempt in range(ATTEMPTS):
-            this_seed = _seed(seed, attempt)
-            problem = yield from self._stream_once(turn, ids, acoustics, this_seed, report, cancelled)
+            problem = yield from self._stream(calls[-1], ids, acoustics, _seed(last_seed, attempt), stats)
             if problem is None:
                 return
-            self._complain(problem, attempt, report)
+            self._complain(problem, attempt, stats)
 
-    def _stream_once(
-        self,
-        turn: LMCall,
-        ids: list[int],
-        acoustics: Acoustics,
-        seed: int,
-        report: RequestStats,
-        cancelled: IsCancelled,
+    def _codes(
+        self, call: LMCall, ids: list[int], seed: int, stats: RequestStats
+    ) -> Generator[Tensor, None, list[int]]:
+        """Run a call whose codes are the input of another; returns the codes."""
+        for attempt in range(ATTEMPTS):
+            found, problem = yield from self._collect(call, ids, _seed(seed, attempt), stats)
+            if problem is None:
+                return found
+            self._complain(problem, attempt, stats)
+        raise AssertionError("unreachable")
+
+    def _stream(
+        self, call: LMCall, ids: list[int], acoustics: Acoustics, seed: int, stats: RequestStats
     ) -> Generator[Tensor, None, str | None]:
-        """Run a turn and decode it as it goes; returns what is wrong if nothing of it has been heard yet."""
-        bounds = turn.bounds(ids)
+        """Run a call and decode its codes as they arrive; returns a problem found before any sound."""
+        bounds = call.bounds(ids)
         most = min(bounds.max_tokens, self._batch.length)
-        with self._memory.reserve(acoustics, stream_frames(most)) as place:
-            prompt = yield from self._take(place, cancelled)
-            with closing(self._open_stream(acoustics, prompt, seed, bounds.max_tokens)) as stream:
-                with (yield from self._begin(turn, ids, seed, report, cancelled)) as sequence:
-                    tokens, loudness = yield from self._play(stream, sequence, report, cancelled)
+        with self._prefixes.reserve(acoustics, stream_frames(most)) as reservation:
+            prefix = yield from self._reserve(reservation)
+            with closing(self._open_stream(acoustics, prefix, seed, bounds.max_tokens)) as stream:
+                with (yield from self._join(call, ids, seed, stats)) as sequence:
+                    tokens, peaks = yield from self._play(stream, sequence, stats)
                 problem = self._problem(tokens, sequence, bounds)
-                if problem is not None and not loudness:
+                if problem is not None and not peaks:
                     return problem
-                with faster_products():
+                with tf32_matmul():
                     last = stream.finish()
-            loudness.append(float(last.abs().max()) if last.numel() else 0.0)
-            if problem is None and self._is_checked and max(loudness) < 1e-3:
+            peaks.append(float(last.abs().max()) if last.numel() else 0.0)
+            if problem is None and self._is_checked and max(peaks) < SILENT_RMS:
                 problem = "it was silent"
             yield last
         if problem is not None:
-            self._complain(problem, ATTEMPTS - 1, report)
+            self._complain(problem, ATTEMPTS - 1, stats)
         return None
 
     def _play(
-        self, stream: AudioStream, sequence: Sequence, report: RequestStats, cancelled: IsCancelled
+        self, stream: AudioStream, sequence: Sequence, stats: RequestStats
     ) -> Generator[Tensor, None, tuple[int, list[float]]]:
-        """Decode what the language model gives; returns how many tokens, and how loud each chunk was."""
-        count, loudness = 0, []
+        """Decode a sequence; returns the number of tokens and each chunk's peak."""
+        count, peaks = 0, []
         for count, token in enumerate(sequence, 1):
-            report.output_tokens += 1
-            self._check_id(token)
-            with faster_products():
+            stats.output_tokens += 1
+            with tf32_matmul():
                 is_complete = stream.push(token - AUDIO_BASE)
             if is_complete:
                 if stream.has_time:
-                    yield torch.zeros(0)  # others' chunks may become complete, and be decoded along
-                    if cancelled():
-                        raise Cancelled
-                with faster_products():
+                    yield torch.zeros(0)  # meanwhile other chunks may become complete and join this one
+                with tf32_matmul():
                     part = stream.take()
-                loudness.append(float(part.abs().max()))
+                peaks.append(float(part.abs().max()))
                 yield part
             elif count % HEARTBEAT_TOKENS == 0:
                 yield torch.zeros(0)
-            if cancelled():
-                raise Cancelled
-        return count, loudness
+        return count, peaks
 
-    def _take(self, place: Reservation, cancelled: IsCancelled) -> Generator[Tensor, None, ReferencePrefix]:
-        """Wait for the decoder's memory; gives signs of life, and returns the reference, taken in."""
+    def _reserve(self, reservation: Reservation) -> Generator[Tensor, None, ReferencePrefix]:
+        """Wait for the decoder's memory; returns the prefilled reference."""
 
         def attempt() -> ReferencePrefix | None:
-            with faster_products():
-                return place.try_take()
+            with tf32_matmul():
+                return reservation.try_take()
 
-        return (yield from self._wait_for(attempt, cancelled))
+        return (yield from self._wait_for(attempt))
 
-    def _begin(
-        self, turn: LMCall, ids: list[int], seed: int, report: RequestStats, cancelled: IsCancelled
+    def _join(
+        self, call: LMCall, ids: list[int], seed: int, stats: RequestStats
     ) -> Generator[Tensor, None, Sequence]:
-        """Take a place in the batch; gives signs of life while there is none, and returns it."""
-        prompt, most = turn.prompt(ids), turn.bounds(ids).max_tokens
-        report.input_tokens += len(prompt)
-        who = object()
+        """Wait for a row in the batch; returns the sequence."""
+        prompt, most = call.prompt(ids), call.bounds(ids).max_tokens
+        stats.input_tokens += len(prompt)
+        waiter = object()
         try:
             return (
                 yield from self._wait_for(
-                    lambda: self._batch.try_join(prompt, self._sampling, seed, most, who), cancelled
+                    lambda: self._batch.try_join(prompt, TEMPERATURE, seed, most, waiter)
                 )
             )
         finally:
-            self._batch.stop_asking(who)
+            self._batch.stop_waiting(waiter)
 
-    def _wait_for(
-        self, attempt: Callable[[], Got | None], cancelled: IsCancelled
-    ) -> Generator[Tensor, None, Got]:
-        """Try until it gives something, and serve the others meanwhile; gives signs of life."""
-        taken = 0
-        while (got := attempt()) is None:
-            if cancelled():
-                raise Cancelled
-            taken = self._batch.help_others(taken)
+    def _wait_for(self, attempt: Callable[[], T | None]) -> Generator[Tensor, None, T]:
+        """Try until there is a result, stepping other requests meanwhile."""
+        consumed = 0
+        while (result := attempt()) is None:
+            consumed = self._batch.step_others(consumed)
             yield torch.zeros(0)
-        return got
+        return result
 
     def _collect(
-        self, turn: LMCall, ids: list[int], seed: int, report: RequestStats, cancelled: IsCancelled
+        self, call: LMCall, ids: list[int], seed: int, stats: RequestStats
     ) -> Generator[Tensor, None, tuple[list[int], str | None]]:
-        """Run a turn to its end; gives signs of life, and returns whole groups of ids and what is wrong."""
+        """Run a call to its end; returns whole groups of ids, and a problem."""
         found: list[int] = []
-        with (yield from self._begin(turn, ids, seed, report, cancelled)) as sequence:
+        with (yield from self._join(call, ids, seed, stats)) as sequence:
             for token in sequence:
-                report.output_tokens += 1
-                self._check_id(token)
+                stats.output_tokens += 1
                 found.append(token)
                 if len(found) % HEARTBEAT_TOKENS == 0:
                     yield torch.zeros(0)
-                if cancelled():
-                    raise Cancelled
-        problem = self._problem(len(found), sequence, turn.bounds(ids))
+        problem = self._problem(len(found), sequence, call.bounds(ids))
         if problem is None and len(found) < GROUP:
             problem = "it gave nothing"
-        whole = len(found) // GROUP * GROUP if self._sampling.is_pattern_enforced else len(found)
-        return found[:whole], problem
+        return found[: len(found) // GROUP * GROUP], problem
 
     def _problem(self, tokens: int, sequence: Sequence, bounds: Bounds) -> str | None:
         return complaint(tokens, sequence.has_ended, bounds) if self._is_checked else None
 
-    def _check_id(self, token: int) -> None:
-        if not AUDIO_BASE <= token < AUDIO_BASE + AUDIO_CODES:
-            raise SynthesisFailed(f"id {token} came out, which is no sound; enforce the code pattern")
-
-    @faster_products()
-    def _decode(self, ids: list[int], acoustics: Acoustics, seed: int) -> Tensor:
-        columns = to_columns(id_codes(ids))
-        frames = 2 * (columns.shape[0] + acoustics.columns.shape[0])
-        noise = make_noise(seed ^ _NOISE_STREAM, frames).to(self._flow.device)
-        mel = self._flow(columns, acoustics, noise).float()
-        source = make_source_noise(HOP * mel.shape[1], torch.Generator().manual_seed(seed ^ _SOURCE_STREAM))
-        waveform: Tensor = self._vocoder(mel, source.to(mel.device), self._arithmetic)
-        return waveform
-
     def _open_stream(
-        self, acoustics: Acoustics, prompt: ReferencePrefix, seed: int, tokens: int
+        self, acoustics: Acoustics, prefix: ReferencePrefix, seed: int, tokens: int
     ) -> AudioStream:
         frames = MEL_FRAMES_PER_FRAME * (acoustics.columns.shape[0] + stream_frames(tokens))
-        device = self._flow.device
         generator = torch.Generator().manual_seed(seed ^ _SOURCE_STREAM)
-        noise = make_noise(seed ^ _NOISE_STREAM, min(frames, NOISE_FRAMES)).to(device)
-        return AudioStream(
-            self._chunks,
-            acoustics,
-            noise,
-            lambda n: make_source_noise(n, generator),
-            prompt=prompt,
-        )
+        noise = make_noise(seed ^ _NOISE_STREAM, min(frames, NOISE_FRAMES)).to(self._flow.device)
+        return AudioStream(self._chunks, prefix, noise, lambda n: make_source_noise(n, generator))
 
-    def _complain(self, problem: str, attempt: int, report: RequestStats) -> None:
-        """Note a failed attempt; the last one is an error."""
-        report.complaints = (*report.complaints, problem)
+    def _complain(self, problem: str, attempt: int, stats: RequestStats) -> None:
+        """Count a failed attempt; the last one is an error."""
+        stats.complaints = (*stats.complaints, problem)
         if attempt + 1 >= ATTEMPTS:
             raise SynthesisFailed(
-                f"the speech can't be used: {problem}; it was tried with {len(report.complaints)} seeds; "
+                f"the speech can't be used: {problem}; it was tried with {len(stats.complaints)} seeds; "
                 "try a shorter or plainer text, or another reference"
             )
-        report.retries += 1
+        stats.retries += 1
         log.warning("an attempt can't be used: %s; trying another seed", problem)
 
 
 def _seed(seed: int, attempt: int) -> int:
-    """Give an attempt its own seed, in the range that generators take."""
     return (seed + attempt * _ATTEMPT_STRIDE) % (1 << 63)

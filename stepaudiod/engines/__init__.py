@@ -1,1 +1,1 @@
-"""What turns text into audio, and the catalog of it."""
+"""The engines, and their catalog."""

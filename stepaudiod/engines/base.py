@@ -1,62 +1,53 @@
-"""The engine: what the worker asks of anything that makes or understands speech. Knows no queue, no HTTP."""
+"""The interfaces of engines, as the worker uses them. Knows no queue and no HTTP."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from stepaudiod.audio.types import Waveform as Waveform
 from stepaudiod.requests import EditRequest, Facts, Segment, SpeechRequest, TranscriptionRequest
 
-Waveform = NDArray[np.float32]
-"""Mono samples in -1..1, shape `(samples,)`. An empty one says that the work goes on and has no sound yet."""
-
 NO_SOUND: Waveform = np.zeros(0, np.float32)
-"""A step without sound."""
+"""The result of a step that made progress and no sound."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A recording, decoded.
-
-    Attributes:
-        waveform: its samples.
-        sample_rate: Hz.
-    """
+    """A decoded recording; the sample rate is in Hz."""
 
     waveform: Waveform
     sample_rate: int
 
     @property
     def duration_s(self) -> float:
-        """Its length."""
         return len(self.waveform) / self.sample_rate
 
 
 Decode = Callable[[Path], tuple[Waveform, int]]
-"""Reads a recording: samples and rate, as `audio.decode.decode` gives them."""
+"""Decodes a recording to samples and their rate, as `audio.decode.decode` does."""
 
 Progress = Callable[[str, float], None]
-"""Called while loading with the stage, for people, and the fraction done, 0..1."""
+"""Called while loading with the stage, for users, and the fraction done, 0..1."""
 
 
 class Engine(Protocol):
-    """What every engine has; `Speaking`, `Cloning`, `Editing` and `Transcribing` say what it may do beside.
+    """The common part; `Speaking`, `Cloning`, `Editing` and `Transcribing` are optional abilities.
 
     The worker calls everything from one thread, and steps the iterators of several requests in turn: an
-    iterator keeps its request's state to itself, and each step is short (a sentence, not a text).
-    Closing an iterator ends its request.
+    iterator holds all state of its request, and each step is short (a sentence, not a text). Closing an
+    iterator ends its request. An empty waveform reports progress.
     """
 
     sample_rate: int
     """Hz of every chunk."""
 
     def load(self, progress: Progress) -> None:
-        """Read what the engine needs into memory.
+        """Load packages and weights.
 
         Raises:
             EngineUnavailable: a package or a weight file is missing.
@@ -64,17 +55,16 @@ class Engine(Protocol):
 
 
 class Reading(Engine, Protocol):
-    """Reads recordings of its own, as those of the voice library."""
+    """Reads recordings of its own, as those of the voice library. The worker sets the attributes."""
 
     decode: Decode
-    """The worker sets it: recordings are decoded in a process that may die of one."""
+    """Runs in a process of its own, which a recording may crash."""
+    engines: Recognisers | None
 
 
 class Speaking(Engine, Protocol):
-    """Turns text into audio."""
-
     def speak(self, request: SpeechRequest) -> Iterator[Waveform | Facts]:
-        """Say the text, a chunk at a time, the first as early as can be.
+        """Speak the text, in chunks, the first as early as possible.
 
         Raises:
             NotFound: the engine has no such voice.
@@ -83,47 +73,61 @@ class Speaking(Engine, Protocol):
 
 
 class Cloning(Engine, Protocol):
-    """Turns text into audio in the voice of a recording."""
-
     def clone(self, request: SpeechRequest, reference: Clip) -> Iterator[Waveform | Facts]:
-        """Say the text, a chunk at a time, the first as early as can be.
+        """Speak the text, in chunks, the first as early as possible.
 
         Args:
-            request: what to say; its `reference` has the transcript.
-            reference: the recording, decoded.
+            request: its `reference` has the transcript.
+            reference: the decoded recording.
 
         Raises:
-            InvalidRequest: the recording doesn't serve.
+            InvalidRequest: the recording can't be used.
             Unsupported: the engine can't say this.
         """
 
 
 class Editing(Engine, Protocol):
-    """Changes recordings."""
-
     def edit(self, request: EditRequest, clip: Clip) -> Iterator[Waveform | Facts]:
-        """Change a recording, a chunk at a time.
+        """Change a recording, in chunks.
 
         Args:
-            request: what to change.
-            clip: the recording, decoded.
+            request: the change.
+            clip: the decoded recording.
 
         Raises:
-            InvalidRequest: the recording or what it says doesn't serve.
+            InvalidRequest: the recording or its transcript can't be used.
             Unsupported: the engine has no such edit.
         """
 
 
 class Transcribing(Engine, Protocol):
-    """Writes down what recordings say."""
-
     def transcribe(self, request: TranscriptionRequest, clip: Clip) -> Iterator[Segment | Facts]:
-        """Write a recording down, a segment at a time; `Facts` tell its `language`.
+        """Transcribe a recording, segment by segment; `Facts` contain its `language`.
 
         Args:
-            request: in which language, with which hints.
-            clip: the recording, decoded.
+            request: the language and hints.
+            clip: the decoded recording.
 
         Raises:
             Unsupported: the engine doesn't know the language.
         """
+
+
+class Recognisers(Protocol):
+    """The worker's engines, of which one transcribes recordings for others.
+
+    An order has `name`, `factory`, `options` and `files`.
+    """
+
+    def recogniser(self, order: dict[str, Any]) -> Transcribing:
+        """The engine, loaded at its first use.
+
+        Raises:
+            StepaudiodError: it can't be loaded.
+        """
+
+    def is_loaded(self, order: dict[str, Any]) -> bool:
+        """Whether it is in memory."""
+
+    def run_on_cpu(self, order: dict[str, Any]) -> None:
+        """Load it to the CPU, whatever device its options name."""

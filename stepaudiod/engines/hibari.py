@@ -1,6 +1,6 @@
-"""hibari: a small English voice inside its package, ready a moment after it is asked for.
+"""hibari: a small English voice inside its package, which loads at once.
 
-Only the voice "heart" ever goes to the library: any other name would make it download.
+Only the voice "heart" is passed to the library: it would download any other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 
 from stepaudiod.audio.crossfade import Joiner
 from stepaudiod.audio.tempo import change_tempo
-from stepaudiod.engines.base import NO_SOUND, Progress, Waveform
+from stepaudiod.audio.types import Waveform
+from stepaudiod.engines.base import NO_SOUND, Progress
 from stepaudiod.engines.kokoro.pauses import PAUSES_S
 from stepaudiod.engines.kokoro.phonemes import cut_phonemes
 from stepaudiod.engines.kokoro.tolerant import TolerantG2P
@@ -26,20 +27,20 @@ from stepaudiod.text.normalize import clean, normalize_english
 from stepaudiod.text.sentences import Break, split_sentences
 
 FASTEST = 1.0
-"""What is faster is compressed afterwards: at speed 2.0 the voice's own haste loses a third of the words to a
-recogniser, compression a seventh, and the duration is exact."""
+"""The voice's own fastest speed; beyond it the tempo is changed afterwards: at speed 2.0 a recogniser loses a
+third of the words of the voice's own speed, a seventh after the change, and the duration is exact."""
 
 MAX_PHONEMES = 400
 PIECE, FIRST_PIECE = 240, 140
-"""Spoken lengths. The voice is so quick that only the first piece is kept a little shorter."""
+"""Spoken lengths of pieces; the first is shorter, for an early start."""
 
 
 class HibariEngine:
     """English text to 24 kHz speech.
 
     Args:
-        cache_dir: not needed by this engine.
-        threads: processor threads of one request.
+        cache_dir: not used.
+        threads: CPU threads of one request.
     """
 
     sample_rate = 24_000
@@ -50,7 +51,7 @@ class HibariEngine:
         self._g2p: Any = None
 
     def load(self, progress: Progress) -> None:
-        """Read the voice and the lexicon, side by side: the one is native code, the other Python.
+        """Read the voice and the lexicon in parallel: one is native code, the other Python.
 
         Raises:
             EngineUnavailable: the package is missing or broken.
@@ -75,11 +76,11 @@ class HibariEngine:
         progress("ready", 1.0)
 
     def speak(self, request: SpeechRequest) -> Iterator[Waveform]:
-        """Say the text, a sentence at a time.
+        """Speak the text, sentence by sentence.
 
         Raises:
             NotFound: there is no such voice.
-            InvalidRequest: there is nothing to say.
+            InvalidRequest: the text has nothing to say.
             Unsupported: it is not English.
         """
         resolve_voice(HIBARI, request.voice, request.text)
@@ -92,7 +93,7 @@ class HibariEngine:
             if not parts:
                 yield NO_SOUND
             for index, part in enumerate(parts):
-                waveform = self._say(part, request.speed, noise)
+                waveform = self._synthesize(part, request.speed, noise)
                 after = piece.after if index == len(parts) - 1 else Break.CLAUSE
                 joined = joiner.join(waveform, PAUSES_S[after])
                 if joined.size:
@@ -104,7 +105,7 @@ class HibariEngine:
     def _phonemes(self, text: str) -> str:
         return str(self._g2p(normalize_english(clean(text))))
 
-    def _say(self, phonemes: str, speed: float, noise: np.random.Generator) -> Waveform:
+    def _synthesize(self, phonemes: str, speed: float, noise: np.random.Generator) -> Waveform:
         own = min(speed, FASTEST)
         waveform: Waveform = self._voice.from_ids(self._voice.ids(phonemes), own, noise)
         return waveform if own == speed else change_tempo(waveform, speed / own, self.sample_rate)

@@ -1,4 +1,4 @@
-"""The engines of this installation: what packages bring, and what lies in the data folder."""
+"""The engines of this installation: those in packages and those in the data folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def catalog_of(settings: Settings, data: Path | None = None) -> Catalog:
 
     Args:
         settings: the configuration.
-        data: has `models` and `voices` in it; None is where the settings say.
+        data: contains `models` and `voices`; None is the configured folder.
     """
     voices_for = "" if settings.access.private_voices else None
-    pulled = LocalEngines(data or settings.data_path, settings.step_audio, (WHISPER_TINY,), voices_for)
-    return Catalog(BEST_FIRST, pulled)
+    local = LocalEngines(data or settings.data_path, settings.step_audio, (WHISPER_TINY,), voices_for)
+    return Catalog(BEST_FIRST, local)

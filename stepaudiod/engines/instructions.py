@@ -1,7 +1,7 @@
-"""Free instructions ("whisper, and sound sad") onto what the model knows: an emotion, a style, a language.
+"""Free instructions ("whisper, and sound sad") mapped to an emotion, a style and a language of the model.
 
-OpenAI's models take any wish in words. This one was trained on a list of names; what is found of them is
-followed, and the response says what that was.
+OpenAI's models take any instruction. This model was trained on a list of names; those that are found are
+applied, and reported in the response.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _DIALECT_ONLY = ("Sichuanese", "Cantonese")
 
 
 class Followed(NamedTuple):
-    """What could be followed.
+    """The part of the instructions that is applied.
 
     Attributes:
         edit: an emotion or a style.
@@ -70,7 +70,7 @@ class Followed(NamedTuple):
 
     @property
     def said(self) -> str:
-        """For the response: `style=whisper; language=Cantonese`; "" where nothing was found."""
+        """For the response: `style=whisper; language=Cantonese`; "" if nothing was found."""
         edit = [] if self.edit is None else [f"{self.edit.kind}={self.edit.info}"]
         return "; ".join([*edit, *([f"language={self.language}"] if self.language else [])])
 
@@ -79,7 +79,7 @@ def follow(instructions: str) -> Followed:
     """Find the first emotion or style and the first dialect that instructions name.
 
     Args:
-        instructions: in English or Chinese; "not sad" isn't understood as a wish to be sad.
+        instructions: in English or Chinese; negated words are ignored.
     """
     text = re.sub(
         r"\b(?:not|no|never|don't be|without)(?: too| so| very)? \w+|不要\S{1,3}", " ", instructions.lower()
@@ -99,11 +99,11 @@ def follow(instructions: str) -> Followed:
 
 
 def known_name(names: Iterable[str], word: str) -> str:
-    """The one of the model's names that a word means; the word itself where it means none.
+    """The model's name for a word; the word itself if there is none.
 
     Args:
         names: `EMOTIONS` or `STYLES`.
-        word: a name, or another word for one: "formal" is `serious`.
+        word: a name or a synonym: "formal" is `serious`.
     """
     wanted = word.strip().lower()
     for name in names:
@@ -113,12 +113,12 @@ def known_name(names: Iterable[str], word: str) -> str:
 
 
 def _find(text: str, name: str, others: str) -> int | None:
-    """Where a name or one of its other words stands first."""
+    """The first position of a name or one of its synonyms."""
     words = [name.replace("_", " "), *others.split()]
     places = [match.start() for word in words if (match := _pattern(word).search(text))]
     return min(places, default=None)
 
 
 def _pattern(word: str) -> re.Pattern[str]:
-    """A whole word; Chinese has no spaces around one."""
+    """A whole word; in Chinese there are no spaces around one."""
     return re.compile(rf"\b{re.escape(word)}\b" if word.isascii() else re.escape(word))

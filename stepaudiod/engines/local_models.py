@@ -1,7 +1,7 @@
-"""The engines that live in the data folder: what `stepaudioctl models pull` fetched, and people's voices.
+"""The engines in the data folder: models from `stepaudioctl models pull`, and the library's voices.
 
-The front reads this: nothing here imports an engine. Folders are looked at again whenever they change, so
-that a model that has just been pulled, or a voice that another daemon made, is there at once.
+The front uses this: nothing here imports an engine. Folders are read again whenever they change, so a model
+that has just been pulled, or a voice that another daemon made, is available at once.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from stepaudiod.voice_library import StoredVoice, VoiceLibrary
 
 STEP_AUDIO = "step-audio-editx"
 WHISPER = "whisper-"
-"""How the folders of Whisper models begin."""
+"""Prefix of the folders of Whisper models."""
 STEP_AUDIO_LANGUAGES = ("en", "zh", "ja", "ko")
 QUANTIZATIONS = {"base": "none", "int8": "int8", "int4": "int4"}
-"""The ends of the names of Step-Audio-EditX's variants: `step-audio-editx-int8`."""
+"""Suffixes of the names of Step-Audio-EditX's variants: `step-audio-editx-int8`."""
 OLD_VARIANTS = {"base": "base", "bnb": "int8", "awq": "int4"}
-"""What the interface before this one called them."""
+"""Their names in the interface before this one."""
 
 
 class LocalEngines(NamedTuple):
-    """What the data folder holds.
+    """The engines of a data folder.
 
     Args:
-        data: has `models` and `voices` in it.
+        data: contains `models` and `voices`.
         settings: of Step-Audio-EditX.
-        recognisers: engines that may write down what a reference says where no Whisper is pulled.
-        voices_for: the caller whose voices these are, see `VoiceLibrary`.
+        recognisers: engines that may transcribe references if no Whisper is pulled.
+        voices_for: the caller that owns the voices, see `VoiceLibrary`.
     """
 
     data: Path
@@ -45,11 +45,11 @@ class LocalEngines(NamedTuple):
     voices_for: str | None = None
 
     def seen_by(self, caller: str) -> LocalEngines:
-        """The same with the voices that a caller sees."""
+        """The same with the voices that are visible to a caller."""
         return self if self.voices_for is None else self._replace(voices_for=caller)
 
     def stamp(self) -> object:
-        """What stands in each folder: a file that is still being copied grows. Opens no file."""
+        """The entries of each folder, with sizes, since a file may still be copied. Opens no file."""
         checkpoint = Checkpoint(self.data / "models")
         folders = (
             checkpoint.root,
@@ -67,11 +67,11 @@ class LocalEngines(NamedTuple):
         return (self._step_audio(whispers), *whispers)
 
     def _whispers(self) -> tuple[EngineDescription, ...]:
-        """What may not be read is there with its problem; folders without weights aren't models."""
+        """An unreadable model is listed with its problem; a folder without weights isn't a model."""
         found = []
         try:
             names = os.listdir(self.data / "models")
-        except OSError:  # Step-Audio-EditX, which needs the same folder, says why
+        except OSError:  # reported by Step-Audio-EditX, which needs the same folder
             names = []
         for name in names:
             if not name.startswith(WHISPER):
@@ -89,7 +89,7 @@ class LocalEngines(NamedTuple):
         return tuple(description for _, description in sorted(found, key=lambda each: -each[0]))
 
     def variant(self, name: str) -> EngineDescription | None:
-        """`step-audio-editx-int8` and its kin: the same with other weights."""
+        """The variant of Step-Audio-EditX of that name, such as `step-audio-editx-int8`."""
         ending = name.removeprefix(f"{STEP_AUDIO}-")
         if ending == name or ending not in QUANTIZATIONS:
             return None
@@ -161,7 +161,6 @@ class LocalEngines(NamedTuple):
 
 
 def _whisper(folder: Path, device: str) -> EngineDescription:
-    """A Whisper model that transformers reads."""
     return EngineDescription(
         name=folder.name,
         title=f"Whisper {folder.name.removeprefix(WHISPER)}, writes down about a hundred languages",
@@ -176,7 +175,7 @@ def _whisper(folder: Path, device: str) -> EngineDescription:
 
 
 def _entries(folder: Path) -> object:
-    """Names, sizes and times of what is right below a folder, or why it can't be looked into."""
+    """Names, sizes and times of a folder's entries, or the error number."""
     found = []
     try:
         with os.scandir(folder) as entries:

@@ -1,4 +1,4 @@
-"""Looks at a recording without doing anything with it: is there a voice in it, and how long is it."""
+"""Checks a recording for a voice: its length and its level."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ SHORTEST_S = 0.4
 
 
 class RecordingProbe:
-    """Tells a recording's length and refuses what can't be anybody's voice.
-
-    Args:
-        cache_dir: not needed.
-        threads: not needed.
-    """
+    """Reports a recording's length, and refuses one that can't contain a voice."""
 
     sample_rate = 24_000
 
@@ -32,7 +27,7 @@ class RecordingProbe:
         """There is nothing to load."""
 
     def transcribe(self, request: TranscriptionRequest, clip: Clip) -> Iterator[Segment | Facts]:
-        """Give `duration_s` and `recording_rate`, and no text.
+        """Return `duration_s` and `recording_rate`, and no text.
 
         Raises:
             InvalidRequest: it is silent, or too short.

@@ -1,6 +1,6 @@
-"""Which engines exist, which of them are installed, and which one `engine = "auto"` takes.
+"""The engines, which of them are installed, and the choice of `engine = "auto"`.
 
-The front reads this: nothing here imports an engine. `importlib.util.find_spec` tells what is installed.
+The front uses this: nothing here imports an engine. `importlib.util.find_spec` finds the installed packages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EN_ZH = ("en", "zh")
 def share_openai_voices(
     warm: dict[str, str], bright: dict[str, str], deep: dict[str, str], british: dict[str, str]
 ) -> dict[str, dict[str, str]]:
-    """OpenAI's voice names shared out among four characters, each a voice for every language."""
+    """OpenAI's voice names assigned to four characters, each with a voice for every language."""
     characters = {
         "alloy": warm, "coral": warm, "marin": warm, "shimmer": bright, "nova": bright,
         "sage": british, "ballad": british, "fable": british,
@@ -105,19 +105,19 @@ PROBE = EngineDescription(
     capabilities=Capabilities(),
     voices=(),
 )
-"""What a voice's recording goes through before it is kept; nobody asks for it by name."""
+"""Checks the recording of a new voice; not offered as a model."""
 
 BEST_FIRST = (KOKORO, HIBARI, AUDIO_TOOLS, WHISPER_TINY)
-"""What the packages ship."""
+"""The engines in packages."""
 
 
 class MissingPrerequisite(NamedTuple):
-    """What an engine hasn't that it needs.
+    """A prerequisite that an engine lacks.
 
     Attributes:
         engine: its name.
         kind: `packages`, `files` or `voice`.
-        detail: which packages, or what is wrong with the files; "" for a voice.
+        detail: the packages, or the problem with the files; "" for a voice.
     """
 
     engine: str
@@ -134,13 +134,13 @@ class MissingPrerequisite(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The engine that does what a request needs, and why it was taken.
+    """The engine that serves a request, and the reason.
 
     Attributes:
         engine: the engine.
-        reason: why, for people.
-        setting: what is configured, where that decided; "" where the best was looked for.
-        passed_over: what the better ones lack.
+        reason: for users.
+        setting: the configured engine, if that decided; "" if the best was chosen.
+        passed_over: what the better engines lack.
     """
 
     engine: EngineDescription
@@ -150,23 +150,23 @@ class Choice(NamedTuple):
 
 
 class LocalModels(Protocol):
-    """Engines whose weights and voices lie in a folder, and may come and go while the daemon runs."""
+    """Engines whose weights and voices are in a folder, which may change while the daemon runs."""
 
     def stamp(self) -> object:
-        """Something that changes whenever `describe` might give something else; cheap."""
+        """A value that changes whenever the result of `describe` may; cheap."""
 
     def describe(self) -> tuple[EngineDescription, ...]:
         """The engines, the best first."""
 
     def variant(self, name: str) -> EngineDescription | None:
-        """An engine that has another name for each number of bits; None where it isn't one."""
+        """The variant of an engine of that name; None if there is none."""
 
     def seen_by(self, caller: str) -> LocalModels:
-        """The same with the voices that a caller sees."""
+        """The same with the voices that are visible to a caller."""
 
 
 def can(engine: EngineDescription, need: str) -> bool:
-    """Whether an engine does what is needed: `speak`, `clone`, `transcribe`, or an edit's mode."""
+    """Whether an engine has an ability: `speak`, `clone`, `transcribe`, or an edit's mode."""
     abilities = engine.capabilities
     match need:
         case "speak":
@@ -182,8 +182,8 @@ class Catalog:
     """The engines of this installation.
 
     Args:
-        shipped: those that packages bring, the best first.
-        pulled: those that need a folder; better than the shipped ones.
+        shipped: the engines in packages, the best first.
+        pulled: the engines in a folder, which are better than those.
     """
 
     def __init__(
@@ -194,13 +194,13 @@ class Catalog:
         self._views: dict[str, Catalog] = {}
         self._stamp: object = None
         self._engines: tuple[EngineDescription, ...] = shipped
-        self._lacks = {e.name: _lack(e) for e in shipped}
+        self._missing_by_name = {e.name: _missing(e) for e in shipped}
 
     def seen_by(self, caller: str) -> Catalog:
-        """The engines with the voices that a caller sees; this catalog has those that all callers see.
+        """The engines with the voices that a caller may see; this catalog has those that all callers may see.
 
         Args:
-            caller: the name of its API key; "" where it has none.
+            caller: the name of its API key; "" if it has none.
         """
         if self._pulled is None or (pulled := self._pulled.seen_by(caller)) == self._pulled:
             return self
@@ -208,33 +208,31 @@ class Catalog:
 
     @property
     def engines(self) -> tuple[EngineDescription, ...]:
-        """All that exist, the best first; looked at again when a folder has changed."""
+        """All engines, the best first; read again when a folder has changed."""
         if self._pulled is not None and (stamp := self._pulled.stamp()) != self._stamp:
             self._engines = (*self._pulled.describe(), *self._shipped)
-            self._lacks = {e.name: _lack(e) for e in self._engines}
+            self._missing_by_name = {e.name: _missing(e) for e in self._engines}
             self._stamp = stamp
         return self._engines
 
     def installed(self) -> list[EngineDescription]:
-        """Engines that can be loaded, the best first."""
-        return [e for e in self.engines if self._lacks[e.name] is None]
+        return [e for e in self.engines if self._missing_by_name[e.name] is None]
 
     def get(self, name: str) -> EngineDescription:
         """The engine of that name.
 
         Raises:
             NotFound: there is no engine of that name.
-            EngineUnavailable: there is, and it can't be used; says why.
+            EngineUnavailable: it can't be used; the message says why.
         """
         engine = self._find(name)
-        if (problem := _lack(engine)) is not None:
+        if (problem := _missing(engine)) is not None:
             raise EngineUnavailable(
                 f"The engine {name!r} can't be used: {problem}. To have it, {engine.install}."
             )
         return engine
 
     def _find(self, name: str) -> EngineDescription:
-        """The description of that name, whether it can be used or not."""
         engines = self.engines
         variant = self._pulled.variant(name) if self._pulled is not None else None
         for engine in engines if variant is None else (variant,):
@@ -247,11 +245,11 @@ class Catalog:
         """The engine for requests that name none.
 
         Args:
-            setting: `auto` or an engine's name; it is followed wherever that engine can do what is needed.
+            setting: `auto` or an engine's name, which is used if that engine has the ability.
             need: see `can`.
 
         Raises:
-            EngineUnavailable: nothing here can do it.
+            EngineUnavailable: no engine can do it.
         """
         if setting != "auto":
             try:
@@ -264,26 +262,24 @@ class Catalog:
                 return Choice(engine, f'engine = "{setting}" is configured', setting)
         better: list[MissingPrerequisite] = []
         for engine in self.engines:
-            lack = self._lacks[engine.name]
-            if can(engine, need) and lack is None:
+            missing = self._missing_by_name[engine.name]
+            if can(engine, need) and missing is None:
                 others = [f"{each.engine} can't be used: {each}" for each in better]
                 return Choice(engine, "; ".join(["the best that is installed", *others]), "", tuple(better))
             if self._would(engine, need):
-                better.append(lack or MissingPrerequisite(engine.name, "voice"))
+                better.append(missing or MissingPrerequisite(engine.name, "voice"))
         raise EngineUnavailable(
             f"Nothing that is installed can {NEEDS.get(need, need)}. To have it, {self.how(need)}."
         )
 
     def how(self, need: str) -> str:
-        """What to install to have something done."""
         return "; ".join(e.install for e in self.would(need))
 
     def would(self, need: str) -> list[EngineDescription]:
-        """The engines that could do it, if what they need were there."""
+        """The engines that would have an ability with all prerequisites."""
         return [e for e in self.engines if self._would(e, need)]
 
     def _would(self, engine: EngineDescription, need: str) -> bool:
-        """Whether an engine could do it, if its packages, weights and voices were there."""
         return can(engine, need) or (need == "speak" and engine.capabilities.speak)
 
 
@@ -298,17 +294,16 @@ NEEDS = {
     "vad": "take silence out of a recording",
     "paralinguistic": "put sounds like laughter into a recording",
 }
-"""What an engine may be needed for, in words."""
+"""The abilities, in words."""
 
 
 def is_installed(engine: EngineDescription) -> bool:
-    """Whether an engine can be loaded."""
-    return _lack(engine) is None
+    return _missing(engine) is None
 
 
-def _lack(engine: EngineDescription) -> MissingPrerequisite | None:
-    """Why it can't be used; None where it can."""
-    missing = [package for package in engine.packages if find_spec(package) is None]
-    if missing:
-        return MissingPrerequisite(engine.name, "packages", ", ".join(missing))
+def _missing(engine: EngineDescription) -> MissingPrerequisite | None:
+    """What it lacks; None if it can be used."""
+    packages = [package for package in engine.packages if find_spec(package) is None]
+    if packages:
+        return MissingPrerequisite(engine.name, "packages", ", ".join(packages))
     return MissingPrerequisite(engine.name, "files", engine.problem) if engine.problem else None

@@ -1,4 +1,4 @@
-"""What may be asked of an engine: voices by name, texts it can say. Cheap: the front asks before any work."""
+"""Checks of a request against an engine's voices and languages; cheap, done by the front before any work."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from stepaudiod.text.speakable import is_speakable
 
 LANGUAGE_NAMES = {"en": "English", "zh": "Chinese", "ja": "Japanese"}
 TOLD = {"ja": "Japanese", "ko": "Korean", "yue": "Cantonese"}
-"""Languages that Step-Audio-EditX is told by a tag."""
+"""Languages that Step-Audio-EditX takes as a tag."""
 
 ANY_VOICE = "alloy"
-"""Who speaks for somebody who names nobody: OpenAI's first voice, which is another one for each language."""
+"""The voice of requests without one: OpenAI's first, which stands for another voice in each language."""
 
 OLD_VOICES = {"fear_female": "alloy", "happy_en": "coral", "whisper_cn": "shimmer", "story_teller": "fable"}
-"""The voices that the containers before this daemon had, each with the one of OpenAI's that comes closest.
+"""The voices of the containers before this daemon, each with the most similar of OpenAI's.
 
-Their recordings don't ship. Whoever wants them back makes a voice of that name, which then goes before this.
+Their recordings aren't shipped. A library voice of that name takes precedence.
 """
 
 
 def resolve_voice(engine: EngineDescription, name: str, text: str) -> str:
-    """The id of the voice that a request means.
+    """The id of the voice that a request names.
 
     Args:
-        engine: who is to speak.
+        engine: the engine that speaks.
         name: a voice's id or name, one of OpenAI's voice names, an old container's, or "" for any.
-        text: what is to be said; its main language decides whom an OpenAI name stands for.
+        text: its main language decides which voice an OpenAI name stands for.
 
     Raises:
-        InvalidRequest: nobody here is called that.
+        InvalidRequest: there is no such voice.
     """
     wanted = name.strip().lower() or ANY_VOICE
     if voice := find_voice(engine, wanted):
@@ -49,7 +49,7 @@ def resolve_voice(engine: EngineDescription, name: str, text: str) -> str:
 
 
 def find_voice(engine: EngineDescription, name: str) -> Voice | None:
-    """The engine's own voice of that id, or the one that people call so."""
+    """The engine's own voice of that id, or of that name."""
     return next(
         (v for v in engine.voices if v.id == name),
         next((v for v in engine.voices if v.name.lower() == name.lower()), None),
@@ -57,14 +57,14 @@ def find_voice(engine: EngineDescription, name: str) -> Voice | None:
 
 
 def told_language(engine: EngineDescription, language: str) -> str | None:
-    """What an engine is to be told of the language that a request names.
+    """The language tag for an engine, from the language that a request names.
 
     Args:
         engine: the engine that speaks.
         language: a code, a tag or a name; see `text.languages.language_code`.
 
     Returns:
-        One of `LANGUAGES`; None where the text alone decides.
+        One of `LANGUAGES`; None if the text alone decides.
 
     Raises:
         InvalidRequest: the engine doesn't speak that language.

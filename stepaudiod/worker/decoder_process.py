@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from stepaudiod.errors import InvalidRequest, TooLarge
 
 if TYPE_CHECKING:
-    from stepaudiod.audio.decode import Waveform
+    from stepaudiod.audio.types import Waveform
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
-"""The engines that are in the worker's memory: made at their first use, one of each kind.
+"""The engines in the worker's memory: each is loaded at its first use, one of each kind.
 
-Two engines of one factory are variants of one model, and there is memory for one of them: the other takes
-its place once nobody is being served by it.
+Two engines of one factory are variants of one model, and there is memory for one of them: the other replaces
+it once no request uses it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from stepaudiod.worker.protocol import EngineDropped, EngineLoaded, EngineLoading, EngineOrder, ToFront
 
 if TYPE_CHECKING:
-    from stepaudiod.engines.base import Decode, Engine
+    from stepaudiod.engines.base import Decode, Engine, Reading, Transcribing
 
 READ_AHEAD_BYTES = 16 << 20
 """How much the kernel is asked for at a time: a request for gigabytes would block the disk for all others."""
@@ -45,9 +45,10 @@ class LoadedEngines:
         self._decode = decode
         self._engines: dict[str, Engine] = {}
         self._orders: dict[str, EngineOrder] = {}
+        self._on_cpu: set[str] = set()
 
     def get(self, order: EngineOrder) -> Engine:
-        """The engine, loaded at its first use; the caller sees to it that nobody uses another variant.
+        """The engine, loaded at its first use; the caller ensures that no request uses another variant.
 
         Raises:
             StepaudiodError: it can't be loaded.
@@ -60,15 +61,29 @@ class LoadedEngines:
         self._load(order)
         return self._engines[order.name]
 
+    def recogniser(self, order: dict[str, Any]) -> Transcribing:
+        """The engine that transcribes for another one; the same that serves transcriptions."""
+        return cast("Transcribing", self.get(_order(order)))
+
+    def is_loaded(self, order: dict[str, Any]) -> bool:
+        """Whether an engine is in memory."""
+        return _order(order).key in [loaded.key for loaded in self._orders.values()]
+
+    def run_on_cpu(self, order: dict[str, Any]) -> None:
+        """Load an engine to the CPU from now on: the GPU has no memory for it."""
+        self._on_cpu.add(_order(order).key)
+
     def _load(self, order: EngineOrder) -> None:
         started = time.monotonic()
         threading.Thread(target=_read_ahead, args=(order.files,), name="read ahead", daemon=True).start()
         self._report(order.name, "imports", 0.0)
         module, _, name = order.factory.partition(":")
         factory = getattr(import_module(module), name)
-        engine: Engine = factory(cache_dir=self._cache_dir, threads=self._threads, **order.options)
+        options = order.options | ({"device": "cpu"} if order.key in self._on_cpu else {})
+        engine: Engine = factory(cache_dir=self._cache_dir, threads=self._threads, **options)
         if hasattr(engine, "decode"):
-            engine.decode = self._decode
+            reading = cast("Reading", engine)
+            reading.decode, reading.engines = self._decode, self
         with _no_collection():
             engine.load(lambda stage, fraction: self._report(order.name, stage, fraction))
         self._engines[order.name], self._orders[order.name] = engine, order
@@ -101,6 +116,11 @@ class LoadedEngines:
         }
 
 
+def _order(table: dict[str, Any]) -> EngineOrder:
+    """The order of an engine in the options of another one."""
+    return EngineOrder(table["name"], table["factory"], table["options"], tuple(table["files"]))
+
+
 @contextmanager
 def _no_collection() -> Iterator[None]:
     """Keep the collector away while an engine loads: it would walk lexicons and modules again and again."""
@@ -111,7 +131,7 @@ def _no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def _read_ahead(files: list[str]) -> None:
+def _read_ahead(files: tuple[str, ...]) -> None:
     """Have the kernel fetch the weights while packages are being imported: posix_fadvise(2)."""
     for path in files:
         with suppress(OSError), open(path, "rb") as file:

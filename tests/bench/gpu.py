@@ -16,17 +16,18 @@ import torch
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.codes import AUDIO_BASE, AUDIO_CODES, END_OF_TURN
+from stepaudiod.editx.lm.config import Quantization
 from stepaudiod.editx.lm.cuda_scheduler import CudaBatch
-from stepaudiod.editx.lm.quantize import Quantization
-from stepaudiod.editx.lm.sampling import Sampler, SamplingOptions
+from stepaudiod.editx.lm.sampling import TEMPERATURE, Sampler
 from stepaudiod.editx.lm.scheduler import Batch
 from stepaudiod.editx.lm.step1 import Step1ForCausalLM
 from stepaudiod.editx.loading import load_step1, write_quantized
 from tests.bench.gpu_requests import CUDA, requests
 from tests.bench.table import Table, timed
 from tests.bench.theirs import TheirDecoder
+from tests.editx.batches import join
 
-GREEDY = SamplingOptions(temperature=0)
+GREEDY = 0.0
 
 
 def prompt_of(length: int) -> list[int]:
@@ -36,9 +37,8 @@ def prompt_of(length: int) -> list[int]:
 
 
 def tokens_a_second(batch: Batch, prompt: list[int], requests: int, tokens: int) -> float:
-    """Tokens per second of all requests together, stepped in turn by one thread."""
-    options = SamplingOptions(temperature=1.0)
-    sequences = [batch.join(prompt, options, seed, tokens) for seed in range(requests)]
+    """Of all requests together, each read in turn, as one thread serves them."""
+    sequences = [join(batch, prompt, seed, tokens, 1.0) for seed in range(requests)]
     for sequence in sequences:
         next(sequence.tokens, None)
     count, start = 0, time.perf_counter()
@@ -114,9 +114,9 @@ def _same_ids(table: Table, model: Step1ForCausalLM, prompt: list[int], name: st
         f"greedy ids other than single steps choose, {name}", f"{apart} of {len(ids)}{worst}", "near ties"
     )
     batch = CudaBatch(model, 16, 1024, 16384)
-    alone = [_ids(CudaBatch(model, 1, 1024, 2048), prompt, SamplingOptions(), seed) for seed in range(3)]
-    open_ = [batch.join(prompt_of(100 + 20 * i), SamplingOptions(), 50 + i, 60) for i in range(9)]
-    beside = [_ids(batch, prompt, SamplingOptions(), seed) for seed in range(3)]
+    alone = [_ids(CudaBatch(model, 1, 1024, 2048), prompt, TEMPERATURE, seed) for seed in range(3)]
+    open_ = [join(batch, prompt_of(100 + 20 * i), 50 + i, 60) for i in range(9)]
+    beside = [_ids(batch, prompt, TEMPERATURE, seed) for seed in range(3)]
     for sequence in open_:
         batch.leave(sequence)
     table.add(
@@ -131,8 +131,8 @@ def _place(token: int) -> int:
     return AUDIO_CODES if token == END_OF_TURN else token - AUDIO_BASE
 
 
-def _ids(batch: Batch, prompt: list[int], options: SamplingOptions, seed: int) -> list[int]:
-    with batch.join(prompt, options, seed, 150) as sequence:
+def _ids(batch: Batch, prompt: list[int], temperature: float, seed: int) -> list[int]:
+    with join(batch, prompt, seed, 150, temperature) as sequence:
         return list(sequence)
 
 

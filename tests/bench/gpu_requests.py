@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
-from stepaudiod.editx.codes import to_columns
 from stepaudiod.editx.decoder import step_graphs
 from stepaudiod.editx.decoder.flow import make_noise
 from stepaudiod.editx.decoder.vocoder import make_source_noise
-from stepaudiod.editx.lm.quantize import Quantization
+from stepaudiod.editx.interleaving import to_columns
+from stepaudiod.editx.lm.config import Quantization
 from stepaudiod.editx.memory_plan import MemoryNeeds, MemoryPlan
 from stepaudiod.editx.pipeline import Edit, Pipeline, PipelineOptions, Reference, Synthesis
 from stepaudiod.editx.reference import ReferenceEncoder
 from stepaudiod.editx.segments import TimeRange
-from stepaudiod.editx.synthesis import faster_products
+from stepaudiod.editx.synthesis import tf32_matmul
 from stepaudiod.editx.tokenizers.linguistic import load_linguistic
 from stepaudiod.editx.tokenizers.semantic import load_semantic
 from stepaudiod.editx.tokenizers.speaker import load_speaker_encoder
@@ -81,7 +81,7 @@ def requests(table: Table) -> None:
         limit = limits[kind]
         name = kind.value if kind else "bf16"
         quantized = table.quantized if kind else None
-        needs = MemoryNeeds.of(Checkpoint(table.models), torch.bfloat16, kind)
+        needs = MemoryNeeds.of(Checkpoint(table.models), "bf16", kind)
         plan = needs.plan(None, torch.cuda.mem_get_info()[0])
         pipeline = load(table, kind, quantized, _options(plan))
         reckoned = (plan.weights_bytes + plan.pool_bytes) / 1e9
@@ -93,7 +93,7 @@ def requests(table: Table) -> None:
         torch.cuda.reset_peak_memory_stats()
         voice = pipeline.encode_reference(waveform, 24000, SAID)
         start = time.perf_counter()
-        pipeline.clone(voice, TEXT, seed=1, stream=True).waveform()
+        pipeline.clone(voice, TEXT, seed=1).waveform()
         table.add(f"first request after loading, {name}", f"{time.perf_counter() - start:.2f} s")
         _streams(table, pipeline, voice, name)
         table.add(f"GPU memory, one stream at a time, {name}", gpu_memory(), f"{limit:g} GB")
@@ -138,7 +138,7 @@ def _long_voice(table: Table, pipeline: Pipeline, bench: Bench) -> None:
     long = replace(bench, seconds=25.0)
     voice = pipeline.encode_reference(long.waveform(), 24000, SAID * 4)
     for what in ("taken in now", "taken in before"):
-        first, _ = _heard(pipeline.clone(voice, TEXT, seed=3, stream=True))
+        first, _ = _heard(pipeline.clone(voice, TEXT, seed=3))
         table.add(f"first sound of a stream, a voice of 25 s, {what}", f"{first * 1e3:.0f} ms")
 
 
@@ -166,7 +166,7 @@ def _decoder(table: Table, pipeline: Pipeline, voice: Reference) -> None:
     noise = make_noise(0, 1200).to(CUDA)
 
     def mel() -> Tensor:
-        with faster_products():
+        with tf32_matmul():
             made: Tensor = flow(columns, voice.acoustics, noise)
             return made
 
@@ -186,7 +186,7 @@ def _decoder(table: Table, pipeline: Pipeline, voice: Reference) -> None:
 
 def _streams(table: Table, pipeline: Pipeline, voice: Reference, name: str) -> None:
     """First audio, and the minimum time by which a chunk precedes its playback."""
-    results = [_heard(pipeline.clone(voice, TEXT, seed=seed, stream=True)) for seed in range(2, 9)]
+    results = [_heard(pipeline.clone(voice, TEXT, seed=seed)) for seed in range(2, 9)]
     firsts, spares = [first for first, _ in results], [spare for _, spare in results]
     table.add(
         f"first sound of a stream, {name}",
@@ -196,8 +196,8 @@ def _streams(table: Table, pipeline: Pipeline, voice: Reference, name: str) -> N
     table.add(f"the latest chunk comes early by, {name}", f"{min(spares):.2f} s", "never late")
     anew = []
     for seed in range(2, 7):
-        pipeline._speaker._memory._voices.clear()
-        anew.append(_heard(pipeline.clone(voice, TEXT, seed=seed, stream=True))[0])
+        pipeline._synthesizer._prefixes._voices.clear()
+        anew.append(_heard(pipeline.clone(voice, TEXT, seed=seed))[0])
     table.add(
         f"the same, the voice encoded and not taken in yet, {name}",
         f"{statistics.median(anew) * 1e3:.0f} ms ({min(anew) * 1e3:.0f} to {max(anew) * 1e3:.0f})",
@@ -229,27 +229,25 @@ def _whole(table: Table, pipeline: Pipeline, voice: Reference, waveform: Tensor,
         start = time.perf_counter()
         seconds = result.waveform().shape[0] / 24000
         took = time.perf_counter() - start
-        tokens = result.report.output_tokens
+        tokens = result.stats.output_tokens
         table.add(f"{what}, {name}", f"{seconds:.1f} s of sound in {took:.2f} s, {tokens} tokens")
 
 
 def _one_by_one(table: Table, pipeline: Pipeline, voice: Reference, name: str) -> None:
     """The gain of decoding up to four chunks at a time, for one stream and for sixteen."""
-    most = step_graphs.MOST_SLOTS
+    most = step_graphs.MAX_SLOTS
     for streams in (1, 16):
         for slots in (most, 1):
-            step_graphs.MOST_SLOTS = slots
+            step_graphs.MAX_SLOTS = slots
             for _ in range(2):
                 start = time.perf_counter()
-                seconds = _in_turn(
-                    [pipeline.clone(voice, TEXT * 3, seed=seed, stream=True) for seed in range(streams)]
-                )
+                seconds = _in_turn([pipeline.clone(voice, TEXT * 3, seed=seed) for seed in range(streams)])
                 took = time.perf_counter() - start
             table.add(
                 f"{streams} streams of long texts, up to {slots} chunks at a time, {name}",
                 f"{seconds:.0f} s of sound in {took:.1f} s, {seconds / took:.1f} times real time",
             )
-    step_graphs.MOST_SLOTS = most
+    step_graphs.MAX_SLOTS = most
 
 
 def _many(table: Table, pipeline: Pipeline, voice: Reference, name: str, plan: MemoryPlan) -> None:
@@ -258,7 +256,7 @@ def _many(table: Table, pipeline: Pipeline, voice: Reference, name: str, plan: M
         torch.cuda.reset_peak_memory_stats()
         for _ in range(2):
             start = time.perf_counter()
-            seconds = _in_turn([pipeline.clone(voice, text, seed=seed, stream=True) for seed in range(16)])
+            seconds = _in_turn([pipeline.clone(voice, text, seed=seed) for seed in range(16)])
             took = time.perf_counter() - start
         table.add(
             f"16 streams{what} in one thread, {name}",
@@ -278,7 +276,7 @@ def _voices(table: Table, pipeline: Pipeline, bench: Bench, name: str, plan: Mem
     for seconds in lengths:
         waveform = replace(bench, seconds=seconds).waveform()
         voice = pipeline.encode_reference(waveform, 24000, SAID)
-        _in_turn([pipeline.clone(voice, TEXT, seed=seed, stream=True) for seed in range(2)])
+        _in_turn([pipeline.clone(voice, TEXT, seed=seed) for seed in range(2)])
     table.add(
         f"GPU memory, {len(lengths)} voices of up to {lengths[-1]:g} s one after the other, {name}",
         gpu_memory(),
@@ -304,7 +302,7 @@ def _growth(table: Table, pipeline: Pipeline, voice: Reference) -> None:
     sizes = []
     for group in range(25):
         texts = [TEXT[: 10 + (7 * (8 * group + i)) % len(TEXT)] for i in range(8)]
-        _in_turn([pipeline.clone(voice, t, seed=group, stream=bool(i % 2)) for i, t in enumerate(texts)])
+        _in_turn([pipeline.clone(voice, t, seed=group) for i, t in enumerate(texts)])
         if group in (5, 24):
             sizes.append((torch.cuda.memory_reserved() / 1e9, own_memory()))
     table.add(

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
-from stepaudiod.editx.codes import to_columns
 from stepaudiod.editx.decoder.flow import Acoustics, load_flow, make_noise
 from stepaudiod.editx.decoder.vocoder import load_vocoder, make_source_noise
-from stepaudiod.editx.lm.quantize import Quantization, size_bytes
-from stepaudiod.editx.lm.sampling import SamplingOptions
+from stepaudiod.editx.interleaving import to_columns
+from stepaudiod.editx.lm.config import Quantization
+from stepaudiod.editx.lm.quantize import size_bytes
 from stepaudiod.editx.loading import LoadProgress, load_step1
 from stepaudiod.editx.pipeline import Edit, Pipeline, PipelineOptions
 from stepaudiod.editx.tokenizers import features
@@ -29,6 +29,7 @@ from stepaudiod.editx.tokenizers.linguistic import load_linguistic
 from stepaudiod.editx.tokenizers.resample import resample
 from stepaudiod.editx.tokenizers.semantic import load_semantic
 from stepaudiod.editx.tokenizers.speaker import load_speaker_encoder
+from tests.parity.language import logits
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -113,7 +114,7 @@ def decode(bench: Bench) -> None:
     bench.timed("prompt of 400", lambda: model.prefill(prompt, cache), repeats=1)
     ids, at = torch.tensor([66000], device=bench.device), torch.tensor([410], device=bench.device)
     bench.timed("one step at 410", lambda: model.audio_logits(model.decode(ids, at, cache, 411)))
-    bench.timed("the same, whole vocabulary", lambda: model.logits(model.decode(ids, at, cache, 411)))
+    bench.timed("the same, whole vocabulary", lambda: logits(model, model.decode(ids, at, cache, 411)))
     print(memory())
 
 
@@ -157,7 +158,7 @@ def requests(bench: Bench) -> None:
     def note(progress: LoadProgress) -> None:
         stages.setdefault(progress.stage, time.perf_counter() - start)
 
-    options = PipelineOptions(is_output_checked=False, sampling=SamplingOptions())
+    options = PipelineOptions(is_output_checked=False)
     pipeline = Pipeline.load(
         bench.checkpoint.root, str(bench.device), bench.dtype, bench.quantization, note, options
     )
@@ -174,7 +175,7 @@ def requests(bench: Bench) -> None:
         start = time.perf_counter()
         seconds = result.waveform().shape[0] / 24000
         took = time.perf_counter() - start
-        tokens = result.report.output_tokens
+        tokens = result.stats.output_tokens
         print(f"{name}: {seconds:.2f} s of sound in {took:.2f} s, {tokens} tokens; {memory()}")
 
 

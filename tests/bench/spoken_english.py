@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from stepaudiod.audio.resample import resample
 from stepaudiod.engines.hibari import HibariEngine
 from stepaudiod.engines.kokoro.engine import STYLES, KokoroEngine
-from stepaudiod.engines.kokoro.vocab import SIGNS
+from stepaudiod.engines.kokoro.vocab import VOCAB
 from stepaudiod.engines.whisper.ctranslate2 import WhisperTinyEngine
 from stepaudiod.engines.whisper.spoken_english import WEIGHTS, pooled
 from stepaudiod.requests import SpeechRequest
@@ -126,9 +126,9 @@ class Speakers:
         return resample(np.concatenate(parts), self._hibari.sample_rate, RATE)
 
     def say_phonemes(self, phonemes: str) -> Array:
-        """Speak the phonemes that Kokoro knows."""
-        known = "".join(sign for sign in phonemes if sign in SIGNS)
-        spoken = self._kokoro._say(known, self._mix(), 1.0)
+        """Those that Kokoro knows."""
+        known = "".join(sign for sign in phonemes if sign in VOCAB)
+        spoken = self._kokoro._synthesize(known, self._mix(), 1.0)
         return resample(spoken, self._kokoro.sample_rate, RATE)
 
     def _mix(self) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from stepaudiod.editx.lm.quantize import Quantization
+from stepaudiod.editx.lm.config import Quantization
 
 
 @dataclass

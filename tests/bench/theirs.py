@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stepaudiod.editx.lm.step1 import DecoderLayer, Step1ForCausalLM, alibi_slopes
+from tests.parity.language import logits
 
 
 class TheirDecoder:
@@ -34,7 +35,7 @@ class TheirDecoder:
             assert isinstance(layer, DecoderLayer)
             x = x + self._attend(layer, layer.input_layernorm(x), index)
             x = x + layer.mlp(layer.post_attention_layernorm(x))
-        return model.logits(model.model.norm(x))[0, -1]
+        return logits(model, model.model.norm(x))[0, -1]
 
     def _attend(self, layer: DecoderLayer, x: Tensor, index: int) -> Tensor:
         attention = layer.self_attn

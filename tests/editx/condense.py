@@ -45,18 +45,15 @@ WHOLE = (
 
 
 def is_whole(key: str) -> bool:
-    """Tell whether a key is kept as it is."""
     return key in WHOLE or (key.startswith("edge_") and key.endswith(("_in", "_samples", "noise_2s")))
 
 
 def thin(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Take evenly spread values of an array, in its flat order."""
     flat = np.ascontiguousarray(array).reshape(-1)
     return flat[:: max(1, -(-flat.size // KEPT_VALUES))]
 
 
 def condense(arrays: Arrays) -> Arrays:
-    """Thin a golden's arrays."""
     kept: Arrays = {}
     shapes: dict[str, list[int]] = {}
     for key, array in arrays.items():
@@ -86,7 +83,6 @@ class SmallGolden(Golden):
         self._arrays |= self._drawn(meta["noises"])
 
     def expected(self) -> Arrays:
-        """Thinned outputs, by key."""
         return {key: self._arrays[key] for key in self._shapes if not is_whole(key)}
 
     def array(self, key: str) -> np.ndarray[Any, Any]:
@@ -97,7 +93,6 @@ class SmallGolden(Golden):
         return array.astype(np.int64) if array.dtype == np.int32 else array
 
     def is_whole(self, key: str) -> bool:
-        """Tell whether a key is an input; outputs are thinned."""
         return key in self and is_whole(key)
 
     def _drawn(self, shapes: dict[str, list[int]]) -> Arrays:
@@ -120,7 +115,6 @@ def _source_noise(samples: int, generator: torch.Generator) -> Tensor:
 
 
 def main() -> None:
-    """Condense one golden."""
     parser = argparse.ArgumentParser(prog="python -m tests.editx.condense", description=__doc__)
     parser.add_argument("golden", type=Path)
     parser.add_argument("out", type=Path)

@@ -38,18 +38,14 @@ SEED = 20260101
 
 
 class Draws:
-    """Random tensors of one component."""
-
     def __init__(self, component: str, seed: int = SEED) -> None:
         self._seed, self._component = seed, component
 
     def normal(self, name: str, shape: Sequence[int], std: float = 1.0, mean: float = 0.0) -> Tensor:
-        """Draw from a normal distribution."""
         drawn = self._generator(name).standard_normal(tuple(shape), dtype=np.float32)
         return torch.from_numpy(drawn).mul_(float(std)).add_(float(mean))
 
     def uniform(self, name: str, shape: Sequence[int], low: float, high: float) -> Tensor:
-        """Draw from a uniform distribution."""
         drawn = self._generator(name).random(tuple(shape), dtype=np.float32)
         return torch.from_numpy(drawn).mul_(float(high - low)).add_(float(low))
 
@@ -60,8 +56,6 @@ class Draws:
 
 
 class StateBuilder:
-    """A state dictionary that grows by layers."""
-
     def __init__(self, draws: Draws) -> None:
         self.draws = draws
         self.state: State = {}
@@ -69,20 +63,17 @@ class StateBuilder:
     def linear(
         self, name: str, out: int, inp: int, bias: bool = True, gain: float = 1.0, bias_std: float = 0.02
     ) -> None:
-        """Add a linear layer."""
         self.state[f"{name}.weight"] = self.draws.normal(f"{name}.weight", (out, inp), gain / math.sqrt(inp))
         if bias:
             self.state[f"{name}.bias"] = self.draws.normal(f"{name}.bias", (out,), bias_std)
 
     def conv(self, name: str, out: int, inp: int, kernel: int, bias: bool = True, gain: float = 1.0) -> None:
-        """Add a convolution."""
         std = gain / math.sqrt(inp * kernel)
         self.state[f"{name}.weight"] = self.draws.normal(f"{name}.weight", (out, inp, kernel), std)
         if bias:
             self.state[f"{name}.bias"] = self.draws.normal(f"{name}.bias", (out,), 0.02)
 
     def norm(self, name: str, size: int, mean: float = 1.0, std: float = 0.1, bias_std: float = 0.05) -> None:
-        """Add a layer norm."""
         self.state[f"{name}.weight"] = self.draws.normal(f"{name}.weight", (size,), std, mean)
         self.state[f"{name}.bias"] = self.draws.normal(f"{name}.bias", (size,), bias_std)
 

@@ -19,14 +19,12 @@ from tests.editx.draws import Dims, Draws, State
 
 
 def field(number: int, value: bytes | int) -> bytes:
-    """Encode one protobuf field."""
     if isinstance(value, int):
         return varint(number << 3) + varint(value)
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
 def varint(value: int) -> bytes:
-    """Encode a number, seven bits to a byte."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -35,15 +33,12 @@ def varint(value: int) -> bytes:
 
 
 class GraphWriter:
-    """Collects nodes and constants."""
-
     def __init__(self) -> None:
         self._nodes: list[bytes] = []
         self._constants: list[bytes] = []
         self._count = 0
 
     def constant(self, tensor: Tensor, name: str | None = None) -> str:
-        """Add a constant; without a name it gets a numbered one."""
         self._count += 1
         name = name or f"onnx::Const_{self._count}"
         array = np.ascontiguousarray(tensor.numpy().astype(np.float32))
@@ -59,7 +54,6 @@ class GraphWriter:
         self._nodes.append(inputs + out + field(3, name.encode()) + field(4, kind.encode()))
 
     def write(self, path: Path) -> None:
-        """Write the file."""
         graph = b"".join(field(1, node) for node in self._nodes)
         graph += field(2, b"main_graph") + b"".join(field(5, constant) for constant in self._constants)
         path.write_bytes(field(1, 7) + field(7, graph))
@@ -127,15 +121,12 @@ def module_tensor(draws: Draws, name: str, shape: Sequence[int], gain: float) ->
 
 
 class SpeakerGraph:
-    """Writes `campplus.onnx`."""
-
     def __init__(self, dims: Dims) -> None:
         self._draws = Draws("campplus")
         self._graph = GraphWriter()
         self._dims = dims
 
     def write(self, path: Path) -> None:
-        """Write the file."""
         self._head()
         channels = self._dims["init"]
         self._folded("xvector.tdnn.linear", (channels, 320, 5), "xvector.tdnn.nonlinear.batchnorm")

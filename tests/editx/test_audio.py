@@ -111,7 +111,7 @@ def test_the_best_stretch_is_where_the_speech_is() -> None:
     assert time_range.start == pytest.approx(20.0, abs=1.0)
 
 
-def test_joints_fade_and_inner_parts_do_not() -> None:
+def test_the_ends_fade_and_inner_parts_do_not() -> None:
     parts = [torch.ones(1000), torch.ones(1000), torch.ones(1000)]
     made = torch.cat(list(segments.soften_parts(iter(parts), 24000)))
     assert made.shape == (3000,)
@@ -120,7 +120,7 @@ def test_joints_fade_and_inner_parts_do_not() -> None:
     assert list(segments.soften_parts(iter([]), 24000)) == []
 
 
-def test_signs_of_life_pass_at_once_and_fade_nothing() -> None:
+def test_empty_parts_pass_at_once_and_fade_nothing() -> None:
     sign, sound = torch.zeros(0), torch.ones(4800)
     softened = list(segments.soften_parts(iter([sign, sound, sign, sound, sign]), 24000))
     assert [part.shape[0] for part in softened] == [0, 0, 4800, 0, 4800]

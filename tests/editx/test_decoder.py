@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
-from stepaudiod.editx.codes import to_columns
 from stepaudiod.editx.decoder.audio_stream import AudioStream, ChunkDecoder
 from stepaudiod.editx.decoder.flow import Acoustics, align_mel, make_noise
-from stepaudiod.editx.decoder.source import HARMONICS, HOP, HarmonicSource, PhaseArithmetic, advance
-from stepaudiod.editx.decoder.streaming import FlowStream, StreamStyle, VocoderStream
+from stepaudiod.editx.decoder.reference_prefix import prefill
+from stepaudiod.editx.decoder.source import HARMONICS, HarmonicSource, advance
+from stepaudiod.editx.decoder.streaming import FlowStream, VocoderStream
 from stepaudiod.editx.decoder.vocoder import make_source_noise
+from stepaudiod.editx.interleaving import to_columns
 from stepaudiod.editx.loading import Networks
-from stepaudiod.errors import InvalidRequest
+from stepaudiod.editx.tokenizers.features import HOP
+from tests.parity.whole import reference_source, whole_mel, whole_sound
 
 
 @pytest.fixture(autouse=True)
@@ -34,20 +38,16 @@ def reference(groups: int) -> Acoustics:
     return Acoustics(to_columns(codes(groups, 9)), mel, torch.randn(192, generator=generator))
 
 
-def stream(networks: Networks, style: StreamStyle = StreamStyle.SEAMLESS, groups: int = 5) -> AudioStream:
+def stream(networks: Networks, groups: int = 5) -> AudioStream:
     generator = torch.Generator().manual_seed(1)
-    acoustics = reference(groups)
-    noise = make_noise(0, 4000)
+    prefix = prefill(networks.flow, reference(groups))
     decoder = ChunkDecoder(networks.flow, networks.vocoder)
-    return AudioStream(decoder, acoustics, noise, lambda n: make_source_noise(n, generator), style)
+    return AudioStream(decoder, prefix, make_noise(0, 4000), lambda n: make_source_noise(n, generator))
 
 
-@pytest.mark.parametrize("style", StreamStyle)
 @pytest.mark.parametrize("count", [1, 5, 6, 30, 31, 75, 160, 400])
-def test_a_stream_gives_every_sample(networks: Networks, style: StreamStyle, count: int) -> None:
-    if style is StreamStyle.REFERENCE and count < 6:
-        pytest.skip("the reference's streaming loses so short an output")
-    source, parts = stream(networks, style), []
+def test_a_stream_gives_every_sample(networks: Networks, count: int) -> None:
+    source, parts = stream(networks), []
     for code in codes(-(-count // 5))[:count].tolist():
         parts += [source.take()] if source.push(code) else []
     parts.append(source.finish())
@@ -75,9 +75,9 @@ def test_references_over_16_seconds_stream(networks: Networks) -> None:
 def test_a_streamed_vocoder_is_the_whole_one(networks: Networks) -> None:
     mel = torch.randn(80, 120, generator=torch.Generator().manual_seed(2)) - 3
     noise = make_source_noise(120 * HOP, torch.Generator().manual_seed(4))
-    whole = networks.vocoder(mel, noise)
+    whole = whole_sound(networks.vocoder, mel, noise)
     taken = iter(torch.split(noise, [30 * HOP, 40 * HOP, 50 * HOP]))
-    source = VocoderStream(networks.vocoder, lambda _: next(taken), StreamStyle.SEAMLESS)
+    source = VocoderStream(networks.vocoder, lambda _: next(taken))
     parts = torch.split(mel, [30, 40, 50], dim=1)
     made = torch.cat([source.decode(part, index == 2) for index, part in enumerate(parts)])
     assert (made - whole).square().mean().sqrt() < 0.02 * whole.square().mean().sqrt()
@@ -86,18 +86,11 @@ def test_a_streamed_vocoder_is_the_whole_one(networks: Networks) -> None:
 def test_one_chunk_of_everything_is_nearly_the_whole(networks: Networks) -> None:
     """A stream's prompt can't see what follows it, and so only the frames after it are alike."""
     columns, acoustics, noise = to_columns(codes(12)), reference(5), make_noise(3, 400)
-    source = FlowStream(networks.flow, acoustics, noise, StreamStyle.SEAMLESS)
+    source = FlowStream(networks.flow, noise, prefill(networks.flow, acoustics))
     streamed = source.decode(columns, is_last=True)
-    whole = networks.flow(columns, acoustics, noise)
+    whole = whole_mel(networks.flow, columns, acoustics, noise)
     assert streamed.shape == whole.shape
     assert torch.corrcoef(torch.stack((streamed.flatten(), whole.flatten())))[0, 1] > 0.9
-
-
-def test_nothing_to_decode_is_refused(networks: Networks) -> None:
-    with pytest.raises(InvalidRequest, match="found 30"):
-        networks.flow(torch.zeros(0, 2, dtype=torch.int64), reference(5), make_noise(0, 100))
-    with pytest.raises(InvalidRequest, match="1 to 50"):
-        networks.flow(to_columns(codes(9)), reference(5), make_noise(0, 50))
 
 
 def test_a_mel_is_stretched_to_its_codes() -> None:
@@ -122,7 +115,7 @@ def test_exact_phases_keep_their_place_in_long_sounds() -> None:
     pitch, silence = torch.full((3000,), 220.1), torch.zeros(3000 * HOP, HARMONICS)
     right = source(pitch.double(), silence).double()[-20 * HOP : -HOP]
     errors = [
-        float((source(pitch, silence, arithmetic).double()[-20 * HOP : -HOP] - right).abs().max())
-        for arithmetic in (PhaseArithmetic.EXACT, PhaseArithmetic.REFERENCE)
+        float((excite(pitch, silence).double()[-20 * HOP : -HOP] - right).abs().max())
+        for excite in (source, partial(reference_source, source))
     ]
     assert errors[0] < 0.01 < errors[1]

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from stepaudiod.editx.checkpoint import protobuf as wire
+from stepaudiod.editx.checkpoint import protobuf
+from stepaudiod.editx.checkpoint.headers import torch_header
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.checkpoint.onnx_weights import OnnxGraph
 from stepaudiod.editx.checkpoint.weights import SafetensorsFolder, read_torch_file
@@ -100,8 +101,6 @@ def test_a_configuration_of_another_size_is_noticed(copy: Checkpoint) -> None:
 
 
 class Bomb:
-    """Does something when unpickled."""
-
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -111,12 +110,14 @@ class Bomb:
 
 def test_nothing_in_a_weights_file_is_executed(tmp_path: Path) -> None:
     torch.save({"weight": Bomb(tmp_path / "went-off")}, tmp_path / "flow.pt")
-    with pytest.raises(ModelFileError, match="no readable weights file"):
-        read_torch_file(tmp_path / "flow.pt")
+    for read in (read_torch_file, torch_header):
+        with pytest.raises(ModelFileError, match="no readable weights file"):
+            read(tmp_path / "flow.pt")
     assert not (tmp_path / "went-off").exists()
     torch.save([torch.zeros(1)], tmp_path / "flow.pt")
-    with pytest.raises(ModelFileError, match="expected a dictionary of tensors, found list"):
-        read_torch_file(tmp_path / "flow.pt")
+    for read in (read_torch_file, torch_header):
+        with pytest.raises(ModelFileError, match="expected a dictionary of tensors, found list"):
+            read(tmp_path / "flow.pt")
 
 
 def test_ties_in_a_configuration_are_ignored(copy: Checkpoint) -> None:
@@ -168,10 +169,10 @@ def test_the_graph_reader_agrees_with_the_onnx_package(micro: Checkpoint) -> Non
 
 def test_messages_cut_anywhere_are_refused() -> None:
     message = field(1, 300) + field(7, b"some bytes") + field(2, 1 << 60)
-    assert [number for number, _, _ in wire.fields(memoryview(message))] == [1, 7, 2]
+    assert [number for number, _, _ in protobuf.fields(memoryview(message))] == [1, 7, 2]
     for end in range(1, len(message)):
         try:
-            whole = sum(1 for _ in wire.fields(memoryview(message[:end])))
+            whole = sum(1 for _ in protobuf.fields(memoryview(message[:end])))
         except ValueError:
             continue
         assert whole < 3

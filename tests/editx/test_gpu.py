@@ -1,4 +1,4 @@
-"""The language model in rounds: on a GPU, or, slowly, in Triton's interpreter (`TRITON_INTERPRET=1`)."""
+"""The language model's decode steps: on a GPU, or, slowly, in Triton's interpreter (`TRITON_INTERPRET=1`)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.codes import AUDIO_BASE
-from stepaudiod.editx.lm.quantize import Int4Linear, Int8Linear, Quantization
-from stepaudiod.editx.lm.sampling import SamplingOptions
+from stepaudiod.editx.lm.config import Quantization
+from stepaudiod.editx.lm.quantize import Int4Linear, Int8Linear
+from stepaudiod.editx.lm.sampling import TEMPERATURE
 from stepaudiod.editx.lm.scheduler import Batch, Sequence
 from stepaudiod.editx.lm.step1 import Step1ForCausalLM, alibi_slopes
 from stepaudiod.editx.loading import load_step1
 from stepaudiod.errors import InvalidRequest
+from tests.editx.batches import join
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA build")
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -25,14 +27,14 @@ if not IS_INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 
 from stepaudiod.editx.lm.cuda_scheduler import MAX_BUFFERED_TOKENS, CudaBatch  # noqa: E402
-from stepaudiod.editx.lm.kernels import ROWS, Matrix, Rows, Workspace, attend, begin, product  # noqa: E402
+from stepaudiod.editx.lm.kernels import ROWS, Matrix, Rows, Workspace, attend, begin, multiply  # noqa: E402
 from stepaudiod.editx.lm.kv_cache import KVPool  # noqa: E402 (after the check that Triton is there)
 from stepaudiod.editx.memory_plan import STREAMS  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 DEVICE = torch.device("cpu" if IS_INTERPRETED else "cuda")
 PROMPT = [1, 4, 100, *range(AUDIO_BASE, AUDIO_BASE + 300), 3, 4, 78]
-GREEDY = SamplingOptions(temperature=0)
+GREEDY = 0.0
 TOKENS = 10 if IS_INTERPRETED else 60
 
 
@@ -51,11 +53,11 @@ def load(
 def run(
     batch: Batch,
     seed: int,
-    options: SamplingOptions | None = None,
+    temperature: float = TEMPERATURE,
     prompt: list[int] = PROMPT,
     tokens: int = TOKENS,
 ) -> list[int]:
-    with batch.join(prompt, options or SamplingOptions(), seed, tokens) as sequence:
+    with join(batch, prompt, seed, tokens, temperature) as sequence:
         return list(sequence)
 
 
@@ -75,25 +77,25 @@ def test_products_with_norms_gates_and_residuals(count: int) -> None:
     begin(codes, table, gain, rows)
     right = F.rms_norm(table[codes], (hidden,), gain, 1e-5) @ weight.T
     y = draw(count, 448)
-    product(rows, Matrix(weight), y, eps=1e-5)
+    multiply(rows, Matrix(weight), y, eps=1e-5)
     assert near(y, right)
     inner = draw(count, 224)
-    product(rows, Matrix(weight), inner, eps=1e-5, is_gated=True)
+    multiply(rows, Matrix(weight), inner, eps=1e-5, is_gated=True)
     assert near(inner, F.silu(right[:, :224]) * right[:, 224:])
     back = draw(hidden, 224)
-    product(inner, Matrix(back), rows, gain=gain)
+    multiply(inner, Matrix(back), rows, gain=gain)
     right = table[codes] + inner @ back.T
     assert near(rows.x, right)
-    product(rows, Matrix(weight), y, eps=1e-5)
+    multiply(rows, Matrix(weight), y, eps=1e-5)
     assert near(y, F.rms_norm(right, (hidden,), gain, 1e-5) @ weight.T)
 
 
 def test_products_with_fewer_bits() -> None:
     x, weight, y = draw(2, 256), draw(96, 256), draw(2, 96)
     eight, four = Int8Linear.of(weight, torch.float32), Int4Linear.of(weight, torch.float32)
-    product(x, Matrix(eight.weight, eight.scale), y)
+    multiply(x, Matrix(eight.weight, eight.scale), y)
     assert near(y, eight(x))
-    product(x, Matrix(four.packed, four.scale, four.zero), y)
+    multiply(x, Matrix(four.packed, four.scale, four.zero), y)
     assert near(y, x @ four.dequantized(torch.float32).T)
 
 
@@ -121,17 +123,17 @@ def test_attention_over_the_pool_makes_its_bias_from_positions() -> None:
         assert near(y[row], (scores.softmax(-1) @ seen_v).flatten())
 
 
-@pytest.mark.parametrize("options", [GREEDY, SamplingOptions()])
-def test_rounds_give_what_single_steps_give(micro: Checkpoint, options: SamplingOptions) -> None:
+@pytest.mark.parametrize("temperature", [GREEDY, TEMPERATURE])
+def test_decode_steps_equal_single_steps(micro: Checkpoint, temperature: float) -> None:
     model = load(micro)
-    eager = run(Batch(model, 1, 1024), 3, options)
-    assert run(CudaBatch(model, 1, 1024, 2048), 3, options) == eager
+    eager = run(Batch(model, 1, 1024), 3, temperature)
+    assert run(CudaBatch(model, 1, 1024, 2048), 3, temperature) == eager
     assert len(eager) >= 5
 
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="the smallest model that int4 fits takes minutes")
 @pytest.mark.parametrize("kind", Quantization)
-def test_rounds_read_fewer_bits_as_they_are(tiny: Checkpoint, kind: Quantization) -> None:
+def test_decode_steps_with_quantized_weights_equal_single_steps(tiny: Checkpoint, kind: Quantization) -> None:
     model = load(tiny, kind=kind)
     eager = run(Batch(model, 1, 1024), 3, GREEDY, tokens=5)
     assert run(CudaBatch(model, 1, 1024, 2048), 3, GREEDY, tokens=5) == eager
@@ -147,7 +149,7 @@ def test_a_seed_means_the_same_alone_and_beside_others(micro: Checkpoint) -> Non
     waiting = list(range(len(prompts)))
     while waiting or open_:  # one thread takes turns, as the worker does
         for seed in list(waiting):
-            sequence = batch.try_join(prompts[seed], SamplingOptions(), seed, TOKENS, seed)
+            sequence = batch.try_join(prompts[seed], TEMPERATURE, seed, TOKENS, seed)
             if sequence is not None:
                 waiting.remove(seed)
                 open_[seed] = sequence
@@ -159,7 +161,7 @@ def test_a_seed_means_the_same_alone_and_beside_others(micro: Checkpoint) -> Non
     assert together == alone
 
 
-def test_rounds_write_to_nobody_elses_memory(micro: Checkpoint) -> None:
+def test_decode_steps_write_to_their_own_memory_only(micro: Checkpoint) -> None:
     batch = CudaBatch(load(micro), 1, 1024, 2048)
     first = run(batch, 3, tokens=5)
     held = [torch.full((2**size,), 7.0, device=DEVICE) for size in range(3, 20) for _ in range(8)]
@@ -167,18 +169,18 @@ def test_rounds_write_to_nobody_elses_memory(micro: Checkpoint) -> None:
     assert all(bool((x == 7.0).all()) for x in held)
 
 
-def test_nobody_runs_far_ahead_of_its_reader(micro: Checkpoint) -> None:
+def test_buffers_of_unread_tokens_are_bounded(micro: Checkpoint) -> None:
     batch = CudaBatch(load(micro), 2, 1024, 2048)
-    idle = batch.join(PROMPT[:20], GREEDY, 0, 200)
+    idle = join(batch, PROMPT[:20], 0, 200, GREEDY)
     run(batch, 1, GREEDY, PROMPT[:30], tokens=5 if IS_INTERPRETED else 100)
-    assert 0 < len(idle._waiting) <= MAX_BUFFERED_TOKENS
+    assert 0 < len(idle._buffered) <= MAX_BUFFERED_TOKENS
 
 
-def test_what_the_pool_does_not_hold_waits(micro: Checkpoint) -> None:
+def test_sequences_wait_for_space_in_the_pool(micro: Checkpoint) -> None:
     batch = CudaBatch(load(micro), 4, 400, 400)
-    inside = batch.join(PROMPT, GREEDY, 0, 50)
+    inside = join(batch, PROMPT, 0, 50, GREEDY)
     assert batch.try_join(PROMPT, GREEDY, 1, 50, "large") is None
-    assert batch.try_join(PROMPT[:20], GREEDY, 1, 5, "small") is None  # there is room, and it isn't its turn
+    assert batch.try_join(PROMPT[:20], GREEDY, 1, 5, "small") is None  # there is space, and it isn't its turn
     batch.leave(inside)
     large = batch.try_join(PROMPT, GREEDY, 1, 50, "large")
     assert large is not None
@@ -205,7 +207,7 @@ def test_a_prompts_beginning_is_copied_from_where_it_was_read(micro: Checkpoint)
     assert again is not None
     assert again.start == 0
     assert pool.copy_known(PROMPT[1:], again, 256, 256) == 0  # and what lay there is forgotten
-    assert all(stretch is not first for stretch in pool._known)
+    assert all(allocation is not first for allocation in pool._known)
 
 
 def test_the_plan_knows_how_many_sequences_a_batch_has() -> None:

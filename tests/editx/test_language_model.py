@@ -13,13 +13,16 @@ from torch import Tensor
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.codes import AUDIO_BASE, AUDIO_CODES, END_OF_TURN, GROUP
-from stepaudiod.editx.lm.linear import MANY_ROWS, product
-from stepaudiod.editx.lm.quantize import Quantization, save, size_bytes
-from stepaudiod.editx.lm.sampling import Sampler, SamplingOptions, pattern_bounds, probabilities
+from stepaudiod.editx.lm.config import Quantization
+from stepaudiod.editx.lm.linear import MANY_ROWS, linear
+from stepaudiod.editx.lm.quantize import save, size_bytes
+from stepaudiod.editx.lm.sampling import TEMPERATURE, Sampler, pattern_bounds
 from stepaudiod.editx.lm.scheduler import MAX_BUFFERED_TOKENS, Batch, Sequence
 from stepaudiod.editx.lm.step1 import DecoderLayer, Step1ForCausalLM, alibi_slopes
 from stepaudiod.editx.loading import Networks, load_step1
 from stepaudiod.errors import InvalidRequest, ModelFileError
+from tests.editx.batches import join
+from tests.parity.language import logits
 
 CPU = torch.device("cpu")
 PROMPT = [1, 4, 100, *range(AUDIO_BASE, AUDIO_BASE + 300), 3, 4, 78]
@@ -55,7 +58,7 @@ def naive_logits(model: Step1ForCausalLM, ids: list[int]) -> Tensor:
         weights = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5 + bias).softmax(-1)
         x = x + attention.o_proj((weights @ v).transpose(0, 1).flatten(1))
         x = x + layer.mlp(layer.post_attention_layernorm(x))
-    return model.logits(model.model.norm(x))
+    return logits(model, model.model.norm(x))
 
 
 @pytest.mark.parametrize("rows", [1, MANY_ROWS - 1, MANY_ROWS, 300])
@@ -64,11 +67,11 @@ def test_products_are_as_precise_as_their_type_however_many_rows(rows: int) -> N
     generator = torch.Generator().manual_seed(rows)
     x, weight = (torch.randn(n, 512, generator=generator).to(torch.bfloat16) for n in (rows, 96))
     right = x.double() @ weight.double().T
-    made = product(x[None], weight)
+    made = linear(x[None], weight)
     assert made.shape == (1, rows, 96)
     assert made.dtype is torch.bfloat16
     assert (made[0].double() - right).abs().max() < 2**-8 * right.abs().max()
-    assert torch.equal(product(x.float(), weight.float()), x.float() @ weight.float().T)
+    assert torch.equal(linear(x.float(), weight.float()), x.float() @ weight.float().T)
 
 
 def test_blocks_cache_and_groups_give_what_a_plain_pass_gives(model: Step1ForCausalLM) -> None:
@@ -76,11 +79,11 @@ def test_blocks_cache_and_groups_give_what_a_plain_pass_gives(model: Step1ForCau
     plain = naive_logits(model, ids)
     cache = model.new_cache(2, 512)
     hidden = model.prefill(ids[:-5], cache, row=1)[-1]
-    assert torch.allclose(model.logits(hidden), plain[-6], atol=2e-4)
+    assert torch.allclose(logits(model, hidden), plain[-6], atol=2e-4)
     for position in range(len(ids) - 5, len(ids)):
         step = torch.tensor([ids[position]]), torch.tensor([position])
         hidden = model.decode(*step, cache, position + 1, first_row=1)[0]
-        assert torch.allclose(model.logits(hidden), plain[position], atol=2e-4)
+        assert torch.allclose(logits(model, hidden), plain[position], atol=2e-4)
     assert not cache.keys[:, 0].any()
 
 
@@ -101,14 +104,14 @@ def test_slopes_of_head_counts_beside_powers_of_two() -> None:
 def test_the_output_layer_has_weights_of_its_own(model: Step1ForCausalLM) -> None:
     assert not torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
     hidden = torch.randn(2, model.config.hidden_size)
-    codes, whole = model.audio_logits(hidden), model.logits(hidden)
+    codes, whole = model.audio_logits(hidden), logits(model, hidden)
     assert codes.shape == (2, AUDIO_CODES + 1)
     assert torch.allclose(codes[:, :-1], whole[:, AUDIO_BASE : AUDIO_BASE + AUDIO_CODES], atol=1e-5)
     assert torch.allclose(codes[:, -1], whole[:, END_OF_TURN], atol=1e-5)
 
 
 def test_the_pattern_holds_whatever_the_scores() -> None:
-    sampler = Sampler(SamplingOptions(temperature=5.0), seed=1)
+    sampler = Sampler(5.0, seed=1)
     generator = torch.Generator().manual_seed(0)
     for position in range(60):
         token = sampler.choose(torch.randn(AUDIO_CODES + 1, generator=generator))
@@ -122,29 +125,21 @@ def test_the_pattern_holds_whatever_the_scores() -> None:
 def test_the_end_is_taken_between_groups_only() -> None:
     wants_end = torch.zeros(AUDIO_CODES + 1)
     wants_end[-1] = 100.0
-    sampler = Sampler(SamplingOptions(temperature=0), seed=0)
+    sampler = Sampler(0, seed=0)
     assert [sampler.choose(wants_end) == END_OF_TURN for _ in range(6)] == [False] * 5 + [True]
 
 
 def test_sampling_follows_the_distribution() -> None:
-    scores = torch.tensor([2.0, 1.0, 0.0, -1.0])
-    options = SamplingOptions(is_pattern_enforced=False)
-    sampler = Sampler(options, seed=3)
-    drawn = torch.tensor([sampler.choose(scores) for _ in range(4000)])
+    likely = torch.tensor([2.0, 1.0, 0.0, -1.0])
+    scores = torch.full((AUDIO_CODES + 1,), -torch.inf)
+    scores[:4] = likely
+    drawn = torch.tensor([Sampler(TEMPERATURE, seed).choose(scores) - AUDIO_BASE for seed in range(4000)])
     shares = torch.bincount(drawn, minlength=4) / 4000
-    assert torch.allclose(shares, probabilities(scores, options), atol=0.03)
-
-
-def test_top_k_and_top_p_cut_the_tail() -> None:
-    scores = torch.tensor([3.0, 2.0, 1.0, 0.0])
-    assert (probabilities(scores, SamplingOptions(top_k=2)) > 0).tolist() == [True, True, False, False]
-    kept = probabilities(scores, SamplingOptions(temperature=1.0, top_p=0.7))
-    assert (kept > 0).tolist() == [True, True, False, False]
-    assert float(kept.sum()) == pytest.approx(1.0)
+    assert torch.allclose(shares, (likely / TEMPERATURE).softmax(0), atol=0.03)
 
 
 def run(batch: Batch, seed: int, tokens: int = 30, prompt: list[int] = PROMPT) -> list[int]:
-    with batch.join(prompt, SamplingOptions(), seed, tokens) as sequence:
+    with join(batch, prompt, seed, tokens) as sequence:
         return list(sequence)
 
 
@@ -193,10 +188,10 @@ def test_a_prompt_is_read_from_where_it_parts_from_the_last(
     assert read[3:] == [305, 51]
 
 
-def test_who_leaves_early_frees_the_place(model: Step1ForCausalLM) -> None:
+def test_leaving_early_frees_the_row(model: Step1ForCausalLM) -> None:
     batch = Batch(model, 1, 512)
     for seed in range(3):
-        with batch.join(PROMPT, SamplingOptions(), seed, 100) as sequence:
+        with join(batch, PROMPT, seed, 100) as sequence:
             next(iter(sequence))
     with pytest.raises(RuntimeError, match="left"):
         batch.next_token(sequence)
@@ -214,12 +209,11 @@ def test_one_thread_that_takes_turns_shares_each_step(
 
     monkeypatch.setattr(Step1ForCausalLM, "decode", counted)
     batch = Batch(model, 2, 512)
-    greedy = SamplingOptions(temperature=0, is_pattern_enforced=False)
-    pair = [batch.join(PROMPT, greedy, seed, 40) for seed in range(2)]
-    assert batch.try_join(PROMPT, greedy, 2, 40, "third") is None  # no place
-    batch.stop_asking("third")
-    batch.help_others(0)  # those inside go on meanwhile
-    assert [len(sequence._waiting) for sequence in pair] == [1, 1]
+    pair = [join(batch, PROMPT, seed, 40, 0.0) for seed in range(2)]
+    assert batch.try_join(PROMPT, 0.0, 2, 40, "third") is None  # no row
+    batch.stop_waiting("third")
+    batch.step_others(0)  # those inside go on meanwhile
+    assert [len(sequence._buffered) for sequence in pair] == [1, 1]
     for _ in range(5):
         for sequence in pair:
             for _ in range(8):
@@ -227,49 +221,49 @@ def test_one_thread_that_takes_turns_shares_each_step(
     assert len(steps) < 50
 
 
-def test_who_asked_first_gets_the_next_place(model: Step1ForCausalLM) -> None:
+def test_rows_are_given_in_the_order_of_arrival(model: Step1ForCausalLM) -> None:
     batch = Batch(model, 1, 512)
-    inside = batch.join(PROMPT, SamplingOptions(), 0, 40)
+    inside = join(batch, PROMPT, 0, 40)
 
     def ask(who: str) -> Sequence | None:
-        return batch.try_join(PROMPT, SamplingOptions(), 0, 40, who)
+        return batch.try_join(PROMPT, TEMPERATURE, 0, 40, who)
 
     assert ask("first") is ask("second") is ask("third") is None
     batch.leave(inside)
     assert ask("second") is None
-    batch.stop_asking("first")
+    batch.stop_waiting("first")
     assert ask("third") is None
     assert ask("second") is not None
 
 
-def test_who_waits_in_the_thread_that_serves_others_does_not_hold_them_up(
+def test_waiting_in_the_consuming_thread_does_not_delay_the_running_sequences(
     model: Step1ForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = Batch(model, 1, 512)
-    inside = batch.join(PROMPT, SamplingOptions(is_pattern_enforced=False), 1, 60)
+    inside = join(batch, PROMPT, 1, 60)
     waits: list[float] = []
     monkeypatch.setattr(batch._row_is_free, "wait", waits.append)
     taken = 0
-    while len(inside._waiting) < MAX_BUFFERED_TOKENS:  # there is something to do for them
-        taken = batch.help_others(taken)
+    while len(inside._buffered) < MAX_BUFFERED_TOKENS:  # there is something to do for them
+        taken = batch.step_others(taken)
     assert not waits
     next(inside.tokens)
-    batch.help_others(taken)
-    taken = batch.help_others(taken)  # as full as before, and this thread has taken one since
+    batch.step_others(taken)
+    taken = batch.step_others(taken)  # as full as before, and this thread has taken one since
     assert not waits
-    batch.help_others(taken)  # nothing to do, and nobody goes on here: a moment for other threads
+    batch.step_others(taken)  # nothing to do, and no consumer here: a moment for other threads
     assert len(waits) == 1
     other = threading.Thread(target=lambda: next(inside.tokens))
     other.start()
     other.join()
-    batch.help_others(taken)
-    batch.help_others(taken)  # they go on by themselves
+    batch.step_others(taken)
+    batch.step_others(taken)  # they go on by themselves
     assert len(waits) == 2
 
 
 def test_a_prompt_without_room_is_refused(model: Step1ForCausalLM) -> None:
     with pytest.raises(InvalidRequest, match="below 100 tokens, found 306"):
-        Batch(model, 1, 100).join(PROMPT, SamplingOptions(), 0, 10)
+        join(Batch(model, 1, 100), PROMPT, 0, 10)
 
 
 @pytest.mark.parametrize(("kind", "limit"), [(Quantization.INT8, 0.05), (Quantization.INT4, 0.5)])
@@ -279,11 +273,11 @@ def test_fewer_bits_stay_close_and_can_be_saved(
     full = load_step1(micro, CPU, torch.float32)
     small = load_step1(micro, CPU, torch.float32, kind)
     assert size_bytes(small.model.layers) < 0.35 * size_bytes(full.model.layers)
-    reads = [model.logits(model.prefill(PROMPT, model.new_cache(1, 512))[-1]) for model in (full, small)]
+    reads = [logits(model, model.prefill(PROMPT, model.new_cache(1, 512))[-1]) for model in (full, small)]
     assert (reads[0] - reads[1]).square().mean().sqrt() < limit * reads[0].std()
     save(small, kind, tmp_path)
     again = load_step1(micro, CPU, torch.float32, kind, quantized_folder=tmp_path)
-    read = again.logits(again.prefill(PROMPT, again.new_cache(1, 512))[-1])
+    read = logits(again, again.prefill(PROMPT, again.new_cache(1, 512))[-1])
     assert torch.allclose(read, reads[1], atol=1e-4)
 
 
@@ -292,7 +286,9 @@ def test_the_cpus_own_kernels_in_bfloat16(micro: Checkpoint, tmp_path: Path, kin
     exact = load_step1(micro, CPU, torch.float32, kind)
     small = load_step1(micro, CPU, torch.bfloat16, kind)
     for prompt in (PROMPT[:9], PROMPT):
-        reads = [model.logits(model.prefill(prompt, model.new_cache(1, 512))[-1]) for model in (exact, small)]
+        reads = [
+            logits(model, model.prefill(prompt, model.new_cache(1, 512))[-1]) for model in (exact, small)
+        ]
         assert (reads[0] - reads[1]).square().mean().sqrt() < 0.1 * reads[0].std()
     if kind is Quantization.INT4:
         with pytest.raises(InvalidRequest, match="before it runs"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,13 +12,20 @@ import pytest
 import torch
 
 from stepaudiod.config import StepAudio
-from stepaudiod.ctl.checks.memory import ask
+from stepaudiod.ctl.checks.memory import gpu_need
 from stepaudiod.editx.checkpoint.layout import Checkpoint
-from stepaudiod.editx.decoder.reference_prefix import FlowCosts
+from stepaudiod.editx.decoder.config import STATE_BYTES, FlowCosts
+from stepaudiod.editx.decoder.step_graphs import STATE_DTYPE
+from stepaudiod.editx.lm.config import (
+    DEFAULT_POSITIONS,
+    DTYPE_BYTES,
+    DTYPES,
+    ON_HOST,
+    Quantization,
+    Step1Config,
+)
 from stepaudiod.editx.lm.kv_cache import KVPool
-from stepaudiod.editx.lm.quantize import Quantization, size_bytes
-from stepaudiod.editx.lm.scheduler import DEFAULT_POSITIONS
-from stepaudiod.editx.lm.step1 import ON_HOST, Step1Config
+from stepaudiod.editx.lm.quantize import size_bytes
 from stepaudiod.editx.loading import load_networks
 from stepaudiod.editx.memory_plan import LEAST_POSITIONS, MARGIN_BYTES, WORKING_BYTES, MemoryNeeds
 from stepaudiod.errors import EngineUnavailable
@@ -33,11 +42,11 @@ FULL_WEIGHTS = {None: 7_960_290_202, Quantization.INT8: 4_891_730_842, Quantizat
 
 
 def full(kind: Quantization | None = None) -> MemoryNeeds:
-    return MemoryNeeds(FULL_CONFIG, torch.bfloat16, FULL_WEIGHTS[kind], FULL_COSTS)
+    return MemoryNeeds(FULL_CONFIG, 2, FULL_WEIGHTS[kind], FULL_COSTS)
 
 
 @pytest.mark.parametrize("kind", [None, *Quantization])
-def test_the_weights_are_as_large_as_was_reckoned(tiny: Checkpoint, kind: Quantization | None) -> None:
+def test_the_weights_are_as_large_as_was_estimated(tiny: Checkpoint, kind: Quantization | None) -> None:
     networks = load_networks(tiny, torch.device("cpu"), torch.bfloat16, kind)
     state = networks.step1.state_dict()
     on_gpu = sum(t.numel() * t.element_size() for name, t in state.items() if name not in ON_HOST)
@@ -50,9 +59,9 @@ def test_the_weights_are_as_large_as_was_reckoned(tiny: Checkpoint, kind: Quanti
         networks.speaker,
     ):
         on_gpu += size_bytes(network)
-    reckoned = MemoryNeeds.of(tiny, torch.bfloat16, kind).weights_bytes
-    assert reckoned == pytest.approx(on_gpu, rel=0.03)
-    assert reckoned >= 0.995 * on_gpu
+    estimated = MemoryNeeds.of(tiny, "bf16", kind).weights_bytes
+    assert estimated == pytest.approx(on_gpu, rel=0.03)
+    assert estimated >= 0.995 * on_gpu
 
 
 @pytest.mark.parametrize(
@@ -63,7 +72,7 @@ def test_the_published_model_runs_within_what_was_promised(kind: Quantization | 
     assert plan.total_bytes <= limit
     assert plan.positions >= LEAST_POSITIONS
     assert plan.longest_voice_s >= 6
-    pool = KVPool.size_bytes(FULL_CONFIG, plan.positions, torch.bfloat16)
+    pool = FULL_CONFIG.pool_bytes(plan.positions, 2)
     assert plan.total_bytes == plan.weights_bytes + WORKING_BYTES + pool + plan.decoder_bytes
 
 
@@ -105,20 +114,20 @@ def test_too_little_says_how_much_it_takes() -> None:
         'one request. Raise it; step_audio.quantization = "int8" or "int4" needs less.'
     )
     with pytest.raises(
-        EngineUnavailable, match=r"Of this GPU 7\.40 GB can be had, and the model needs 8\.89 GB"
+        EngineUnavailable, match=r"Of this GPU 7\.40 GB are available, and the model needs 8\.89 GB"
     ):
         full().plan(None, 8_000_000_000)
 
 
 def test_a_budget_that_others_hold_is_said_before_anything_is_loaded() -> None:
-    with pytest.raises(EngineUnavailable, match=r"asks for 9\.50 GB, and of this GPU 8\.40 GB can be had"):
+    with pytest.raises(EngineUnavailable, match=r"requires 9\.50 GB, and of this GPU 8\.40 GB are available"):
         full().plan(9_500_000_000, 9_000_000_000)
 
 
-def test_reckoning_reads_no_weights(tiny: Checkpoint, tmp_path: Path) -> None:
+def test_estimating_reads_no_weights(tiny: Checkpoint, tmp_path: Path) -> None:
     """It is done for each load, before 7 GB are read."""
     before = int(Path("/proc/self/statm").read_text().split()[1])
-    MemoryNeeds.of(tiny, torch.bfloat16, None)
+    MemoryNeeds.of(tiny, "bf16", None)
     grown = (int(Path("/proc/self/statm").read_text().split()[1]) - before) * 4096
     assert grown < 20_000_000
 
@@ -129,15 +138,34 @@ def test_doctor_calls_enough_what_the_engine_takes_and_no_less(
     tiny: Checkpoint, quantization: str, gpu_memory: str
 ) -> None:
     settings = StepAudio.model_validate({"quantization": quantization, "gpu_memory": gpu_memory})
-    need = ask(tiny.root, settings)
+    need = gpu_need(tiny.root, settings)
     assert not need.error
-    needs = MemoryNeeds.of(tiny, torch.bfloat16, Quantization.named(quantization))
+    needs = MemoryNeeds.of(tiny, "bf16", Quantization.named(quantization))
     needs.plan(settings.gpu_memory_bytes, need.free_bytes)
     with pytest.raises(EngineUnavailable):
         needs.plan(settings.gpu_memory_bytes, need.free_bytes - 1)
 
 
 def test_doctor_says_that_the_configured_size_is_too_little(tiny: Checkpoint) -> None:
-    need = ask(tiny.root, StepAudio.model_validate({"gpu_memory": "1M"}))
+    need = gpu_need(tiny.root, StepAudio.model_validate({"gpu_memory": "1M"}))
     assert need.is_too_small
     assert "step_audio.gpu_memory allows" in need.error
+
+
+def test_formats_and_pools_are_as_large_as_was_estimated(tiny: Checkpoint) -> None:
+    for name, torch_name in DTYPES.items():
+        assert getattr(torch, torch_name).itemsize == DTYPE_BYTES[name]
+    assert STATE_DTYPE.itemsize == STATE_BYTES
+    config = Step1Config.read(tiny.config)
+    pool = KVPool(config, 100, torch.device("cpu"), torch.bfloat16)
+    assert pool.keys.nbytes + pool.values.nbytes == config.pool_bytes(100, 2)
+
+
+def test_the_plan_is_made_without_torch(tiny: Checkpoint) -> None:
+    program = (
+        "import sys; sys.modules.update(torch=None, numpy=None); from pathlib import Path;"
+        "from stepaudiod.config import StepAudio; from stepaudiod.ctl.checks.memory import _plan;"
+        f"print(_plan(Path({str(tiny.root)!r}), StepAudio()).free_bytes)"
+    )
+    made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(made.stdout) == MemoryNeeds.of(tiny, "bf16", None).wanted_bytes(None)

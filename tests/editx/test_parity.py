@@ -61,13 +61,11 @@ UNHELD = ("vq02", "vq0206", "edge_vq02_codes", "edge_vq06_codes", "vq06_margin",
 
 @pytest.fixture(scope="module")
 def golden() -> SmallGolden:
-    """The condensed golden."""
     return SmallGolden(GOLDEN, CPU)
 
 
 @pytest.fixture(scope="module")
 def networks(tiny: Checkpoint, golden: SmallGolden) -> Networks:
-    """The networks that the golden was made with."""
     return Networks(tiny.root, CPU, golden)
 
 

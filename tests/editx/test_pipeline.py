@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from stepaudiod.editx.lengths import Bounds
-from stepaudiod.editx.lm.sampling import SamplingOptions
 from stepaudiod.editx.loading import Networks
 from stepaudiod.editx.pipeline import Edit, Pipeline, PipelineOptions, Reference
 from stepaudiod.editx.synthesis import HEARTBEAT_TOKENS, LMCall, RequestStats
@@ -61,9 +58,8 @@ def test_what_holds_no_voice_is_refused(pipeline: Pipeline) -> None:
     ):
         with pytest.raises(InvalidRequest, match=reason):
             pipeline.encode_reference(waveform, 24000)
-    short = PipelineOptions(is_silence_cut=False, is_output_checked=False)
     with pytest.raises(InvalidRequest, match=r"0\.4 s or more"):
-        Pipeline(pipeline.networks, short).encode_reference(0.1 * np.ones(2400), 24000)
+        pipeline.encode_reference(0.1 * np.ones(2400), 24000)
 
 
 def test_a_clone_is_reproducible_and_a_new_seed_is_told(pipeline: Pipeline, reference: Reference) -> None:
@@ -71,21 +67,10 @@ def test_a_clone_is_reproducible_and_a_new_seed_is_told(pipeline: Pipeline, refe
     waveform = first.waveform()
     assert waveform.dtype == np.float32
     assert waveform.shape[0] % 480 == 0
-    again = pipeline.clone(reference, TEXT, seed=first.report.seed)
+    again = pipeline.clone(reference, TEXT, seed=first.stats.seed)
     assert np.array_equal(again.waveform(), waveform)
-    assert again.report.output_tokens == first.report.output_tokens > 0
-    assert not np.array_equal(
-        pipeline.clone(reference, TEXT, seed=first.report.seed + 1).waveform(), waveform
-    )
-
-
-def test_a_stream_says_the_same_in_chunks(pipeline: Pipeline, reference: Reference) -> None:
-    whole = pipeline.clone(reference, TEXT, seed=4)
-    streamed = pipeline.clone(reference, TEXT, seed=4, stream=True)
-    chunks = list(streamed)
-    assert len(chunks) > 1
-    assert sum(chunk.shape[0] for chunk in chunks) == whole.waveform().shape[0]
-    assert streamed.report.output_tokens == whole.report.output_tokens
+    assert again.stats.output_tokens == first.stats.output_tokens > 0
+    assert not np.array_equal(pipeline.clone(reference, TEXT, seed=first.stats.seed + 1).waveform(), waveform)
 
 
 def test_requests_side_by_side_do_not_disturb_each_other(pipeline: Pipeline, reference: Reference) -> None:
@@ -93,7 +78,7 @@ def test_requests_side_by_side_do_not_disturb_each_other(pipeline: Pipeline, ref
     together: list[tuple[int, ...]] = [()] * 5
 
     def work(seed: int) -> None:
-        together[seed] = pipeline.clone(reference, TEXT, seed=seed, stream=seed % 2 == 0).waveform().shape
+        together[seed] = pipeline.clone(reference, TEXT, seed=seed).waveform().shape
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(5)]
     for thread in threads:
@@ -105,7 +90,7 @@ def test_requests_side_by_side_do_not_disturb_each_other(pipeline: Pipeline, ref
 
 def test_closing_a_result_ends_its_request(pipeline: Pipeline, reference: Reference) -> None:
     for _ in range(4):  # more than the batch has rows
-        result = pipeline.clone(reference, TEXT * 3, seed=2, stream=True)
+        result = pipeline.clone(reference, TEXT * 3, seed=2)
         parts = iter(result)
         next(parts)
         parts.close()  # type: ignore[attr-defined]
@@ -113,30 +98,21 @@ def test_closing_a_result_ends_its_request(pipeline: Pipeline, reference: Refere
 
 
 def test_work_without_sound_shows_that_it_moves(pipeline: Pipeline, reference: Reference) -> None:
-    for stream in (False, True):
-        result = pipeline.clone(reference, TEXT, seed=6, edit=Edit("emotion", "happy"), stream=stream)
-        tokens = 0
-        for chunk in result:
-            assert chunk.dtype == np.float32
-            assert chunk.shape[0] > 0 or result.report.output_tokens - tokens < 2 * HEARTBEAT_TOKENS
-            tokens = result.report.output_tokens
-        assert tokens > 3 * HEARTBEAT_TOKENS
+    result = pipeline.clone(reference, TEXT, seed=6, edit=Edit("emotion", "happy"))
+    tokens = 0
+    for chunk in result:
+        assert chunk.dtype == np.float32
+        assert chunk.shape[0] > 0 or result.stats.output_tokens - tokens < 2 * HEARTBEAT_TOKENS
+        tokens = result.stats.output_tokens
+    assert tokens > 3 * HEARTBEAT_TOKENS
     parts = iter(pipeline.clone(reference, TEXT, seed=6, edit=Edit("emotion", "happy")))
     assert next(parts).shape == (0,)
-
-
-def test_a_cancelled_request_stops_between_tokens(pipeline: Pipeline, reference: Reference) -> None:
-    result = pipeline.clone(reference, TEXT, seed=1, is_cancelled=lambda: True)
-    assert result.waveform().shape == (0,)
-    assert result.report.output_tokens == 1
 
 
 def test_long_texts_are_spoken_in_pieces(pipeline: Pipeline, reference: Reference) -> None:
     result = pipeline.clone(reference, "A sentence of some words. " * 25, seed=3)
     assert result.waveform().shape[0] > 0
-    assert result.report.pieces > 1
-    own = pipeline.clone(reference, "a|b|c", seed=3, splitter=lambda text: text.split("|"))
-    assert own.report.pieces == 3
+    assert result.stats.pieces > 1
 
 
 def test_a_clone_with_an_emotion_is_one_request(pipeline: Pipeline, reference: Reference) -> None:
@@ -144,7 +120,7 @@ def test_a_clone_with_an_emotion_is_one_request(pipeline: Pipeline, reference: R
     plain.waveform()
     edited = pipeline.clone(reference, TEXT, seed=6, edit=Edit("emotion", "happy", iterations=2))
     edited.waveform()
-    assert edited.report.input_tokens > 2 * plain.report.input_tokens
+    assert edited.stats.input_tokens > 2 * plain.stats.input_tokens
     with pytest.raises(InvalidRequest, match="emotion and style can"):
         pipeline.clone(reference, TEXT, edit=Edit("denoise"))
     with pytest.raises(InvalidRequest, match="no text"):
@@ -165,7 +141,7 @@ def test_a_clone_with_an_emotion_is_one_request(pipeline: Pipeline, reference: R
 def test_every_edit_gives_sound(pipeline: Pipeline, voice: Voice, edit: Edit) -> None:
     result = pipeline.edit(voice, 24000, "the fox", edit, seed=1)
     assert result.waveform().shape[0] > 0
-    assert result.report.input_tokens > 100
+    assert result.stats.input_tokens > 100
 
 
 def test_each_iteration_edits_what_the_last_one_gave(pipeline: Pipeline, voice: Voice) -> None:
@@ -173,7 +149,7 @@ def test_each_iteration_edits_what_the_last_one_gave(pipeline: Pipeline, voice: 
     for iterations in (1, 2, 3):
         result = pipeline.edit(voice, 24000, "", Edit("denoise", iterations=iterations), seed=1)
         result.waveform()
-        inputs.append((result.report.input_tokens, result.report.output_tokens))
+        inputs.append((result.stats.input_tokens, result.stats.output_tokens))
     assert inputs[0] < inputs[1] < inputs[2]
 
 
@@ -195,7 +171,7 @@ def test_long_recordings_are_edited_in_pieces(pipeline: Pipeline, voice: Voice) 
     long = np.tile(voice, 14)
     result = pipeline.edit(long, 24000, "", Edit("denoise"), seed=1)
     waveform = result.waveform()
-    assert result.report.pieces == 2
+    assert result.stats.pieces == 2
     assert np.abs(np.diff(waveform)).max() < 0.5
     silent = np.concatenate([np.zeros(24000 * 30, np.float32), voice])
     kept = pipeline.edit(silent, 24000, "", Edit("denoise"), seed=1).waveform()
@@ -211,72 +187,54 @@ def test_of_a_long_reference_the_best_stretch_is_used_and_named(pipeline: Pipeli
     assert found.time_range.start > 15
     assert found.time_range.seconds < 16
     assert ("z" in found.transcript, "a" in found.transcript) == (True, False)
-    report = pipeline.clone(found, TEXT).report
-    assert report.reference_stretch == found.time_range
+    stats = pipeline.clone(found, TEXT).stats
+    assert stats.reference_range == found.time_range
     asked = pipeline.encode_reference(
         long, 24000, transcribe=lambda waveform, rate: f"{len(waveform) / rate:.0f} s"
     )
     assert asked.transcript == "15 s"
 
 
-def failing(
-    pipeline: Pipeline, bounds: Bounds, stream: bool, reference: Reference
-) -> tuple[RequestStats, Exception]:
+def failing(pipeline: Pipeline, bounds: Bounds, reference: Reference) -> tuple[RequestStats, Exception]:
     checked = Pipeline(pipeline.networks, PipelineOptions(rows=1, length=2048))
-    report = RequestStats(seed=1)
+    stats = RequestStats(seed=1)
     prompt = list(range(65536, 65586))
-    turn = LMCall(lambda _: prompt, lambda _: bounds)
+    call = LMCall(lambda _: prompt, lambda _: bounds)
     with pytest.raises(SynthesisFailed) as caught, torch.inference_mode():
-        list(checked._speaker.speak([turn], reference, 1, stream, report))
-    return report, caught.value
+        list(checked._synthesizer.run([call], reference, 1, stats))
+    return stats, caught.value
 
 
-@pytest.mark.parametrize("stream", [False, True])
 def test_speech_that_runs_on_is_tried_again_and_then_an_error(
-    pipeline: Pipeline, reference: Reference, stream: bool
+    pipeline: Pipeline, reference: Reference
 ) -> None:
-    report, error = failing(pipeline, Bounds(0.0, 0.24), stream, reference)
+    stats, error = failing(pipeline, Bounds(0.0, 0.24), reference)
     assert "ran on" in str(error)
     assert "2 seeds" in str(error)
-    assert report.retries == 1
+    assert stats.retries == 1
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_speech_that_stops_short_is_an_error(pipeline: Pipeline, reference: Reference, stream: bool) -> None:
-    _, error = failing(pipeline, Bounds(80.0, 100.0), stream, reference)
+def test_speech_that_stops_short_is_an_error(pipeline: Pipeline, reference: Reference) -> None:
+    _, error = failing(pipeline, Bounds(80.0, 100.0), reference)
     assert "cut short" in str(error) or "ran on" in str(error)
 
 
 def test_silent_speech_is_an_error(
     networks: Networks, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stepaudiod.editx.synthesis.is_silent", lambda _: True)
+    monkeypatch.setattr("stepaudiod.editx.synthesis.SILENT_RMS", 2.0)
     pipeline = Pipeline(networks, PipelineOptions(rows=1, length=2048))
     with pytest.raises(SynthesisFailed, match="silent"):
         pipeline.clone(reference, TEXT, seed=1).waveform()
 
 
-def test_the_references_way_can_be_asked_for(networks: Networks, voice: Voice) -> None:
-    options = replace(PipelineOptions.reference(), rows=1, length=500)
-    pipeline = Pipeline(networks, options)
-    found = pipeline.encode_reference(voice, 24000, "fox")
-    assert found.mel.shape[0] == 150
-    assert options.sampling == SamplingOptions(top_k=50, is_pattern_enforced=False, is_repetition_masked=True)
-    result = pipeline.clone(found, TEXT, seed=1)
-    with suppress(SynthesisFailed):  # nothing keeps text out of what random weights say
-        assert result.waveform().shape[0] > 0
-    assert result.report.output_tokens > 0
-
-
-def test_who_gives_up_before_there_is_a_place_keeps_nobody_waiting(
-    networks: Networks, voice: NDArray[np.float32]
-) -> None:
+def test_a_request_that_gives_up_leaves_the_queue(networks: Networks, voice: NDArray[np.float32]) -> None:
     pipeline = Pipeline(networks, PipelineOptions(is_output_checked=False, rows=1, length=2048))
     known = pipeline.encode_reference(voice, 24000, "Hello there.")
     inside, waiting = (iter(pipeline.clone(known, "It is true.", seed=seed)) for seed in range(2))
     next(inside)
     next(waiting)
-    line = pipeline._speaker._batch._line
-    assert len(line) == 1
+    queue = pipeline._synthesizer._batch._queue
+    assert len(queue) == 1
     waiting.close()  # type: ignore[attr-defined]
-    assert len(line) == 0
+    assert len(queue) == 0

@@ -1,4 +1,4 @@
-"""The decoder's memory: a voice's part is shared, a stream's own is small, and what doesn't fit waits."""
+"""The decoder's memory: a prefix is shared, a stream's own state is small, and streams wait for memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stepaudiod.editx.codes import to_columns
+from stepaudiod.editx.decoder.config import FlowCosts
 from stepaudiod.editx.decoder.flow import Acoustics, make_noise
 from stepaudiod.editx.decoder.prefix_cache import PrefixCache, Reservation
-from stepaudiod.editx.decoder.reference_prefix import FlowCosts, ReferencePrefix, prefill
-from stepaudiod.editx.decoder.streaming import REMEMBERED_FRAMES, FlowStream, StreamStyle
+from stepaudiod.editx.decoder.reference_prefix import ReferencePrefix, prefill
+from stepaudiod.editx.decoder.streaming import FlowStream
+from stepaudiod.editx.interleaving import to_columns
 from stepaudiod.editx.lm.admission import PATIENCE_S
 from stepaudiod.editx.loading import Networks
 from stepaudiod.editx.pipeline import Pipeline, PipelineOptions, Reference, Synthesis
@@ -36,12 +37,10 @@ def _no_gradients() -> Iterator[None]:
 
 @pytest.fixture
 def costs(networks: Networks) -> FlowCosts:
-    return FlowCosts.of(networks.flow, networks.flow.kept)
+    return FlowCosts.of(networks.flow.config, networks.flow.state_dtype.itemsize)
 
 
 class Clock:
-    """Time as a test wants it."""
-
     now_s = 0.0
 
     def __call__(self) -> float:
@@ -49,13 +48,11 @@ class Clock:
 
 
 def other(groups: int, seed: int) -> Acoustics:
-    """A voice of another content."""
     voice = reference(groups)
     return Acoustics(to_columns(codes(groups, seed)), voice.mel, voice.embedding)
 
 
 def mel_of(stream: FlowStream, groups: int, seed: int) -> Iterator[Tensor]:
-    """A stream's mel, chunk by chunk."""
     columns = to_columns(codes(groups, seed))
     at = 0
     for size in (15, 24, 48):
@@ -72,7 +69,7 @@ def held_bytes(stream: FlowStream) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in own)
 
 
-def prompt_bytes(prompt: ReferencePrefix) -> int:
+def prefix_bytes(prompt: ReferencePrefix) -> int:
     tensors = [past.columns for past in prompt.pasts]
     tensors += [past.prompt for past in prompt.pasts if past.prompt is not None]
     tensors += prompt.encoder.caches.values()
@@ -89,11 +86,11 @@ def small_bytes(prompt: ReferencePrefix) -> int:
 def test_streams_that_share_a_voice_give_what_each_gives_alone(networks: Networks) -> None:
     voice, noises = reference(8), [make_noise(seed, 600) for seed in range(3)]
 
-    def stream(seed: int, prompt: ReferencePrefix | None) -> Iterator[Tensor]:
-        made = FlowStream(networks.flow, voice, noises[seed], StreamStyle.SEAMLESS, prompt)
+    def stream(seed: int, prefix: ReferencePrefix) -> Iterator[Tensor]:
+        made = FlowStream(networks.flow, noises[seed], prefix)
         return mel_of(made, 40, seed)
 
-    alone = [torch.cat(list(stream(seed, None)), dim=1) for seed in range(3)]
+    alone = [torch.cat(list(stream(seed, prefill(networks.flow, voice))), dim=1) for seed in range(3)]
     shared = prefill(networks.flow, voice)
     streams: list[Iterator[Tensor]] = [stream(seed, shared) for seed in range(3)]
     parts: list[list[Tensor]] = [[], [], []]
@@ -104,16 +101,16 @@ def test_streams_that_share_a_voice_give_what_each_gives_alone(networks: Network
         assert torch.equal(torch.cat(parts[seed], dim=1), alone[seed])
 
 
-def test_what_is_held_is_what_was_reckoned(networks: Networks, costs: FlowCosts) -> None:
+def test_states_are_as_large_as_estimated(networks: Networks, costs: FlowCosts) -> None:
     for groups in (1, 2, 30):
         voice = reference(groups)
         shared = prefill(networks.flow, voice)
-        assert prompt_bytes(shared) == costs.prompt_bytes(voice.columns.shape[0])
+        assert prefix_bytes(shared) == costs.prefix_bytes(voice.columns.shape[0])
         assert small_bytes(shared) < 5000  # and no view of all that was seen
-    most = costs.stream_bytes(stream_frames(200), REMEMBERED_FRAMES)
+    most = costs.stream_bytes(stream_frames(200))
     held = []
     for groups in (2, 30):
-        stream = FlowStream(networks.flow, reference(groups), make_noise(0, 900), StreamStyle.SEAMLESS)
+        stream = FlowStream(networks.flow, make_noise(0, 900), prefill(networks.flow, reference(groups)))
         sizes = []
         for _ in mel_of(stream, 40, 0):
             sizes.append(held_bytes(stream))
@@ -130,34 +127,34 @@ def test_the_full_size_decoder_takes_what_the_documents_say(costs: FlowCosts) ->
         frame_bytes=(6 + 2 * 4) * 2 * 512 * 4,
         columns_bytes=10 * 16 * 2 * 2 * 512 * 2 * 4,
     )
-    assert full.prompt_bytes(150) == pytest.approx(0.204e9, rel=0.01)
-    assert full.stream_bytes(stream_frames(700), REMEMBERED_FRAMES) == pytest.approx(0.090e9, rel=0.01)
+    assert full.prefix_bytes(150) == pytest.approx(0.204e9, rel=0.01)
+    assert full.stream_bytes(stream_frames(700)) == pytest.approx(0.090e9, rel=0.01)
     assert costs.mel_frame_bytes < full.mel_frame_bytes
 
 
-def test_a_voice_is_taken_in_once_and_kept_for_the_next(networks: Networks, costs: FlowCosts) -> None:
+def test_a_reference_is_prefilled_once_and_cached(networks: Networks, costs: FlowCosts) -> None:
     memory, voice = PrefixCache(networks.flow), reference(8)
     with memory.reserve(voice, 50) as first, memory.reserve(reference(8), 50) as second:
         made = first.try_take()
         assert made is not None
         assert second.try_take() is made
-    assert memory.used_bytes == costs.prompt_bytes(24)
+    assert memory.used_bytes == costs.prefix_bytes(24)
     with memory.reserve(voice, 50) as later:
         assert later.try_take() is made
 
 
-def test_voices_that_nobody_speaks_with_are_bounded_in_bytes(networks: Networks, costs: FlowCosts) -> None:
-    one = costs.prompt_bytes(24)
+def test_unused_prefixes_are_bounded_in_bytes(networks: Networks, costs: FlowCosts) -> None:
+    one = costs.prefix_bytes(24)
     memory = PrefixCache(networks.flow, kept_bytes=2 * one)
     made = []
     for seed in range(4):
-        with memory.reserve(other(8, seed), 50) as place:
-            made.append(place.try_take())
+        with memory.reserve(other(8, seed), 50) as reservation:
+            made.append(reservation.try_take())
     assert memory.used_bytes == 2 * one
-    with memory.reserve(other(8, 3), 50) as place:
-        assert place.try_take() is made[3]
-    with memory.reserve(other(8, 0), 50) as place:
-        assert place.try_take() is not made[0]
+    with memory.reserve(other(8, 3), 50) as reservation:
+        assert reservation.try_take() is made[3]
+    with memory.reserve(other(8, 0), 50) as reservation:
+        assert reservation.try_take() is not made[0]
 
 
 def test_a_voice_of_any_size_stays_until_another_is_used(networks: Networks) -> None:
@@ -165,49 +162,49 @@ def test_a_voice_of_any_size_stays_until_another_is_used(networks: Networks) -> 
     memory = PrefixCache(networks.flow, kept_bytes=0)
     made = []
     for voice in (other(8, 0), other(8, 0), other(8, 1), other(8, 0)):
-        with memory.reserve(voice, 50) as place:
-            made.append(place.try_take())
+        with memory.reserve(voice, 50) as reservation:
+            made.append(reservation.try_take())
     assert made[0] is made[1]
     assert made[3] is not made[0]
 
 
-def room_for(costs: FlowCosts, streams: int, voices: int = 1) -> int:
-    return streams * costs.stream_bytes(50, REMEMBERED_FRAMES) + voices * costs.prompt_bytes(24)
+def budget_for(costs: FlowCosts, streams: int, voices: int = 1) -> int:
+    return streams * costs.stream_bytes(50) + voices * costs.prefix_bytes(24)
 
 
-def test_what_does_not_fit_waits_until_somebody_ends(networks: Networks, costs: FlowCosts) -> None:
-    size = room_for(costs, 2)
+def test_streams_wait_until_there_is_memory(networks: Networks, costs: FlowCosts) -> None:
+    size = budget_for(costs, 2)
     memory = PrefixCache(networks.flow, size)
     with ExitStack() as first, ExitStack() as others:
-        places = [stack.enter_context(memory.reserve(reference(8), 50)) for stack in (first, others, others)]
-        assert places[0].try_take() is not None
-        assert places[1].try_take() is not None
+        reservations = [
+            stack.enter_context(memory.reserve(reference(8), 50)) for stack in (first, others, others)
+        ]
+        assert reservations[0].try_take() is not None
+        assert reservations[1].try_take() is not None
         assert memory.used_bytes == size
-        assert places[2].try_take() is None
+        assert reservations[2].try_take() is None
         first.close()
-        assert places[2].try_take() is not None
+        assert reservations[2].try_take() is not None
         assert memory.used_bytes == size
 
 
-def test_a_voice_that_nobody_speaks_with_makes_room_and_one_in_use_does_not(
-    networks: Networks, costs: FlowCosts
-) -> None:
-    memory = PrefixCache(networks.flow, room_for(costs, 2))
-    with memory.reserve(other(8, 1), 50) as place:
-        assert place.try_take() is not None
+def test_an_unused_prefix_is_evicted_and_one_in_use_is_not(networks: Networks, costs: FlowCosts) -> None:
+    memory = PrefixCache(networks.flow, budget_for(costs, 2))
+    with memory.reserve(other(8, 1), 50) as reservation:
+        assert reservation.try_take() is not None
     with memory.reserve(other(8, 2), 50) as using, memory.reserve(other(8, 3), 50) as waiting:
-        assert using.try_take() is not None  # in the place of the first voice
+        assert using.try_take() is not None  # instead of the first prefix
         assert waiting.try_take() is None
-        assert memory.used_bytes <= room_for(costs, 2)
+        assert memory.used_bytes <= budget_for(costs, 2)
 
 
-def test_who_came_first_gets_in_first_while_they_ask(networks: Networks, costs: FlowCosts) -> None:
+def test_waiters_are_served_in_order_while_they_poll(networks: Networks, costs: FlowCosts) -> None:
     clock = Clock()
-    memory = PrefixCache(networks.flow, room_for(costs, 2), clock=clock)
-    with ExitStack() as inside, ExitStack() as line:
+    memory = PrefixCache(networks.flow, budget_for(costs, 2), clock=clock)
+    with ExitStack() as inside, ExitStack() as waiting:
 
         def reserve(groups: int) -> Reservation:
-            return line.enter_context(memory.reserve(other(groups, groups), 50))
+            return waiting.enter_context(memory.reserve(other(groups, groups), 50))
 
         holder = inside.enter_context(memory.reserve(other(8, 8), 50))
         assert holder.try_take() is not None
@@ -217,14 +214,14 @@ def test_who_came_first_gets_in_first_while_they_ask(networks: Networks, costs: 
         clock.now_s += 0.9 * PATIENCE_S
         assert small.try_take() is None
         clock.now_s += 0.2 * PATIENCE_S
-        assert small.try_take() is not None  # nobody asks for the large one any more
+        assert small.try_take() is not None  # the large one no longer polls
         inside.close()
         small.__exit__(None, None, None)
         assert large.try_take() is not None
 
 
-def test_whoever_gives_up_in_the_line_holds_nobody_up(networks: Networks, costs: FlowCosts) -> None:
-    memory = PrefixCache(networks.flow, room_for(costs, 1))
+def test_a_waiter_that_gives_up_blocks_no_other(networks: Networks, costs: FlowCosts) -> None:
+    memory = PrefixCache(networks.flow, budget_for(costs, 1))
     with memory.reserve(reference(8), 50) as holder:
         assert holder.try_take() is not None
         with memory.reserve(reference(8), 50) as gives_up:
@@ -233,11 +230,11 @@ def test_whoever_gives_up_in_the_line_holds_nobody_up(networks: Networks, costs:
             assert last.try_take() is None
     assert last.try_take() is not None
     last.__exit__(None, None, None)
-    assert memory.used_bytes == costs.prompt_bytes(24)
+    assert memory.used_bytes == costs.prefix_bytes(24)
 
 
-def test_what_can_never_fit_is_refused_and_says_what_to_do(networks: Networks, costs: FlowCosts) -> None:
-    memory = PrefixCache(networks.flow, room_for(costs, 1) - 1)
+def test_more_than_the_whole_budget_is_refused_with_advice(networks: Networks, costs: FlowCosts) -> None:
+    memory = PrefixCache(networks.flow, budget_for(costs, 1) - 1)
     with pytest.raises(InvalidRequest, match=r"A recording of 1 s .* raise step_audio\.gpu_memory"):
         memory.reserve(reference(8), 50)
 
@@ -252,17 +249,18 @@ def said(pipeline: Pipeline, voice: NDArray[np.float32]) -> Reference:
 
 def narrow(pipeline: Pipeline, said: Reference) -> Pipeline:
     """The same with memory for one stream."""
-    costs = FlowCosts.of(pipeline.networks.flow, pipeline.networks.flow.kept)
+    flow = pipeline.networks.flow
+    costs = FlowCosts.of(flow.config, flow.state_dtype.itemsize)
     most = frames_of(pipeline, said)
-    size = costs.prompt_bytes(said.acoustics.columns.shape[0]) + costs.stream_bytes(most, REMEMBERED_FRAMES)
+    size = costs.prefix_bytes(said.acoustics.columns.shape[0]) + costs.stream_bytes(most)
     options = PipelineOptions(is_output_checked=False, rows=3, length=2048, decoder_bytes=size)
     return Pipeline(pipeline.networks, options)
 
 
 def frames_of(pipeline: Pipeline, said: Reference) -> int:
     """The frames that a stream of `TEXT` may have."""
-    turn = pipeline._clone_turn(said, said.transcript, TEXT)
-    return stream_frames(turn.bounds([]).max_tokens)
+    call = pipeline._clone_call(said, TEXT)
+    return stream_frames(call.bounds([]).max_tokens)
 
 
 def in_turn(results: list[Synthesis]) -> tuple[list[NDArray[np.float32]], list[int]]:
@@ -284,9 +282,9 @@ def in_turn(results: list[Synthesis]) -> tuple[list[NDArray[np.float32]], list[i
     return [np.concatenate(each) for each in parts], first
 
 
-def test_requests_that_wait_for_memory_are_served_all_the_same(pipeline: Pipeline, said: Reference) -> None:
+def test_requests_that_wait_for_memory_sound_the_same(pipeline: Pipeline, said: Reference) -> None:
     def requests(pipeline: Pipeline) -> list[Synthesis]:
-        return [pipeline.clone(said, TEXT, seed=seed, stream=True) for seed in range(3)]
+        return [pipeline.clone(said, TEXT, seed=seed) for seed in range(3)]
 
     right, at_once = in_turn(requests(pipeline))
     tight = narrow(pipeline, said)
@@ -299,11 +297,11 @@ def test_requests_that_wait_for_memory_are_served_all_the_same(pipeline: Pipelin
 
 def test_a_request_that_is_closed_gives_its_memory_back(pipeline: Pipeline, said: Reference) -> None:
     tight = narrow(pipeline, said)
-    memory = tight._speaker._memory
-    running = iter(tight.clone(said, TEXT, seed=1, stream=True))
+    memory = tight._synthesizer._prefixes
+    running = iter(tight.clone(said, TEXT, seed=1))
     while not next(running).size:
         pass
-    waiting = iter(tight.clone(said, TEXT, seed=2, stream=True))
+    waiting = iter(tight.clone(said, TEXT, seed=2))
     assert not next(waiting).size
     (voice,) = memory._voices.values()
     assert voice.made is not None
@@ -312,9 +310,9 @@ def test_a_request_that_is_closed_gives_its_memory_back(pipeline: Pipeline, said
     waiting.close()  # type: ignore[attr-defined]
     left = memory.used_bytes
     assert left == voice.size_bytes
-    assert not len(memory._line)
+    assert not len(memory._queue)
     memory._voices.clear()
     del voice
     gc.collect()
     assert gone() is None  # no stream that has ended holds it
-    assert np.concatenate(list(tight.clone(said, TEXT, seed=3, stream=True))).size
+    assert np.concatenate(list(tight.clone(said, TEXT, seed=3))).size

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
-from stepaudiod.editx.codes import to_columns
 from stepaudiod.editx.decoder.audio_stream import AudioStream, ChunkDecoder
+from stepaudiod.editx.decoder.config import FlowCosts
 from stepaudiod.editx.decoder.dit import DiT, KVState, Modulation
 from stepaudiod.editx.decoder.flow import Acoustics, Flow, load_flow, make_noise
-from stepaudiod.editx.decoder.reference_prefix import FlowCosts, ReferencePrefix, prefill
-from stepaudiod.editx.decoder.source import HOP
+from stepaudiod.editx.decoder.reference_prefix import ReferencePrefix, prefill
 from stepaudiod.editx.decoder.step_graphs import (
     PAST_FRAMES,
     Recorder,
@@ -26,10 +25,12 @@ from stepaudiod.editx.decoder.step_graphs import (
     round_up,
     slots_beside,
 )
-from stepaudiod.editx.decoder.streaming import FlowStream, StreamStyle
+from stepaudiod.editx.decoder.streaming import FlowStream
 from stepaudiod.editx.decoder.vocoder import Vocoder, load_vocoder, make_source_noise
+from stepaudiod.editx.interleaving import to_columns
 from stepaudiod.editx.loading import Networks
 from stepaudiod.editx.pipeline import Pipeline, PipelineOptions
+from stepaudiod.editx.tokenizers.features import HOP
 from tests.editx.test_decoder import codes, reference
 
 HAS_GPU = torch.cuda.is_available()
@@ -58,10 +59,10 @@ class Counting(StepGraphs):
         self.counts: list[int] = []
 
     def step(
-        self, inputs: Sequence[StepInput], modulation: Modulation, is_kept: bool, slots: int = 1
-    ) -> list[tuple[Tensor, KVState | None]]:
+        self, inputs: Sequence[StepInput], modulation: Modulation, slots: int = 1
+    ) -> list[tuple[Tensor, KVState]]:
         self.counts.append(len(inputs))
-        return super().step(inputs, modulation, is_kept, slots)
+        return super().step(inputs, modulation, slots)
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +93,7 @@ def graphs(flow: Flow) -> Iterator[Counting]:
 def mel(flow: Flow, groups: int) -> Tensor:
     """A stream after a reference of so many groups."""
     voice, columns, noise = reference(groups), to_columns(codes(GROUPS)).to(DEVICE), make_noise(3, 2000)
-    stream = FlowStream(flow, voice, noise.to(DEVICE), StreamStyle.SEAMLESS)
+    stream = FlowStream(flow, noise.to(DEVICE), prefill(flow, voice))
     made, at = [], 0
     for size in (15, 24, 48):
         made.append(stream.decode(columns[at : at + size + 3], is_last=False))
@@ -119,30 +120,30 @@ def test_streams_in_graphs_share_a_voice_and_nothing_else(flow: Flow, graphs: St
 
     alone = []
     for index in range(3):
-        stream = FlowStream(flow, voice, noise, StreamStyle.SEAMLESS)
+        stream = FlowStream(flow, noise, prefill(flow, voice))
         alone.append([decode(stream, index, chunk) for chunk in range(4)])
     shared = prefill(flow, voice)
-    streams = [FlowStream(flow, voice, noise, StreamStyle.SEAMLESS, shared) for _ in range(3)]
+    streams = [FlowStream(flow, noise, shared) for _ in range(3)]
     for chunk in range(4):
         for index, stream in enumerate(streams):
             assert torch.equal(decode(stream, index, chunk), alone[index][chunk])
 
 
 @pytest.mark.skipif(not HAS_GPU, reason="counts a GPU's memory")
-def test_a_taken_in_voice_takes_what_was_reckoned(flow: Flow, graphs: StepGraphs) -> None:
+def test_a_prefix_is_as_large_as_estimated(flow: Flow, graphs: StepGraphs) -> None:
     voice = reference(100)
     prefill(flow, voice)
     torch.cuda.synchronize()
     before = torch.cuda.memory_stats()["requested_bytes.all.current"]
     shared = prefill(flow, voice)
-    reckoned = FlowCosts.of(flow, flow.kept).prompt_bytes(voice.columns.shape[0])
+    reckoned = FlowCosts.of(flow.config, flow.state_dtype.itemsize).prefix_bytes(voice.columns.shape[0])
     after = torch.cuda.memory_stats()["requested_bytes.all.current"]
     assert after - before == pytest.approx(reckoned, rel=0.02)
     assert shared.frames == 2 * 297
 
 
 @pytest.mark.parametrize("before", [0, 1, 96, 294, 390, 700, 900, 1590])
-def test_chunks_in_one_graph_fit_in_the_room_that_a_long_voice_has(before: int) -> None:
+def test_chunks_in_one_graph_fit_the_buffer_of_a_long_reference(before: int) -> None:
     slots = slots_beside(before)
     assert 1 <= slots <= 4
     assert slots * round_up(before) <= PAST_FRAMES
@@ -153,12 +154,11 @@ def test_chunks_in_one_graph_fit_in_the_room_that_a_long_voice_has(before: int) 
 
 
 def open_stream(
-    decoder: ChunkDecoder, voice: Acoustics, prompt: ReferencePrefix | None, seed: int
+    decoder: ChunkDecoder, voice: Acoustics, prefix: ReferencePrefix | None, seed: int
 ) -> AudioStream:
     noise, generator = make_noise(seed, 4000).to(DEVICE), torch.Generator().manual_seed(seed)
-    return AudioStream(
-        decoder, voice, noise, lambda n: make_source_noise(n, generator).to(DEVICE), prompt=prompt
-    )
+    prefix = prefix or prefill(decoder.flow, voice)
+    return AudioStream(decoder, prefix, noise, lambda n: make_source_noise(n, generator).to(DEVICE))
 
 
 def play(stream: AudioStream, seed: int, groups: int = GROUPS) -> Iterator[Tensor | None]:
@@ -190,7 +190,7 @@ def in_turn(streams: list[Iterator[Tensor | None]]) -> list[Tensor]:
     return [torch.cat(parts) for parts in made]
 
 
-def test_a_sound_is_the_same_to_the_last_bit_whoever_else_speaks(
+def test_a_sound_is_the_same_to_the_last_bit_beside_other_streams(
     flow: Flow, vocoder: Vocoder, graphs: Counting
 ) -> None:
     decoder = ChunkDecoder(flow, vocoder)
@@ -225,7 +225,9 @@ def test_together_is_what_it_is_kernel_by_kernel(flow: Flow, vocoder: Vocoder) -
         assert (one - other).square().mean().sqrt() < 0.05 * other.square().mean().sqrt()
 
 
-def test_who_leaves_is_not_decoded_with_the_others(flow: Flow, vocoder: Vocoder, graphs: Counting) -> None:
+def test_a_closed_stream_is_not_decoded_with_the_others(
+    flow: Flow, vocoder: Vocoder, graphs: Counting
+) -> None:
     decoder, voice = ChunkDecoder(flow, vocoder), reference(25)
     streams = [open_stream(decoder, voice, None, seed) for seed in range(2)]
     parts = [play(stream, seed) for seed, stream in enumerate(streams)]
@@ -239,9 +241,7 @@ def test_who_leaves_is_not_decoded_with_the_others(flow: Flow, vocoder: Vocoder,
     assert not decoder._waiting
 
 
-def test_what_goes_wrong_goes_wrong_for_those_it_was_made_with_and_nobody_else(
-    flow: Flow, vocoder: Vocoder, graphs: Counting
-) -> None:
+def test_an_error_fails_the_chunks_of_its_group_only(flow: Flow, vocoder: Vocoder, graphs: Counting) -> None:
     decoder, voice = ChunkDecoder(flow, vocoder), reference(25)
     right = sound(play(open_stream(decoder, voice, None, 3), 3))
     streams = [open_stream(decoder, voice, None, seed) for seed in range(2)]
@@ -270,7 +270,7 @@ def test_whole_requests_are_decoded_together_and_sound_as_alone(networks: Networ
         known = pipeline.encode_reference(voice, 24000, "Hello there.")
 
         def say(seed: int) -> Iterator[Tensor | None]:
-            spoken = pipeline.clone(known, "Nothing of it is true. " * 3, seed=seed, stream=True)
+            spoken = pipeline.clone(known, "Nothing of it is true. " * 3, seed=seed)
             return (torch.from_numpy(part) for part in spoken)
 
         alone = [sound(say(seed)) for seed in range(4)]
@@ -279,10 +279,10 @@ def test_whole_requests_are_decoded_together_and_sound_as_alone(networks: Networ
         assert max(graphs.counts) > 1
         assert all(torch.equal(made, right) for made, right in zip(together, alone, strict=True))
 
-        leaving = iter(pipeline.clone(known, "Nothing of it is true.", seed=1, stream=True))
-        while not pipeline._speaker._chunks._waiting:
+        leaving = iter(pipeline.clone(known, "Nothing of it is true.", seed=1))
+        while not pipeline._synthesizer._chunks._waiting:
             next(leaving)
         leaving.close()  # type: ignore[attr-defined]
-        assert not pipeline._speaker._chunks._waiting
+        assert not pipeline._synthesizer._chunks._waiting
     finally:
         networks.flow.graphs = None

@@ -1,4 +1,4 @@
-"""Streams on the decoder's published widths: long voices, and joints between chunks that nobody hears."""
+"""Streams on the decoder's published widths: long voices, and inaudible crossfades between chunks."""
 
 from __future__ import annotations
 
@@ -9,20 +9,16 @@ import torch
 from torch import Tensor
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
-from stepaudiod.editx.codes import to_columns
 from stepaudiod.editx.decoder.audio_stream import AudioStream, ChunkDecoder
 from stepaudiod.editx.decoder.flow import Flow, load_flow, make_noise
 from stepaudiod.editx.decoder.reference_prefix import prefill
-from stepaudiod.editx.decoder.source import HOP
-from stepaudiod.editx.decoder.streaming import (
-    FADE_FRAMES,
-    FlowStream,
-    StreamStyle,
-    VocoderStream,
-    sine_fade,
-)
+from stepaudiod.editx.decoder.streaming import FADE_FRAMES, FlowStream, VocoderStream, sine_fade
 from stepaudiod.editx.decoder.vocoder import Vocoder, load_vocoder, make_source_noise
+from stepaudiod.editx.interleaving import to_columns
+from stepaudiod.editx.tokenizers.features import HOP
 from tests.editx.test_decoder import codes, reference
+from tests.parity.streaming import ReferenceVocoderStream
+from tests.parity.whole import whole_mel, whole_sound
 
 CPU = torch.device("cpu")
 LONG = 209
@@ -50,10 +46,8 @@ def vocoder(tiny: Checkpoint) -> Vocoder:
 
 @pytest.fixture(scope="module")
 def mel(flow: Flow) -> Tensor:
-    """Eight seconds."""
     with torch.inference_mode():
-        made: Tensor = flow(to_columns(codes(67)), reference(10), make_noise(0, 600))
-        return made
+        return whole_mel(flow, to_columns(codes(67)), reference(10), make_noise(0, 600))
 
 
 def correlation(one: Tensor, other: Tensor) -> float:
@@ -66,19 +60,17 @@ def test_a_voice_of_25_seconds_streams_and_is_nearly_the_whole(flow: Flow, vocod
     voice, noise, groups = reference(LONG), make_noise(3, 1600), 25
     prompt = prefill(flow, voice)
     generator = torch.Generator().manual_seed(1)
-    sound = AudioStream(
-        ChunkDecoder(flow, vocoder), voice, noise, lambda n: make_source_noise(n, generator), prompt=prompt
-    )
+    sound = AudioStream(ChunkDecoder(flow, vocoder), prompt, noise, lambda n: make_source_noise(n, generator))
     parts = [sound.take() for code in codes(groups).tolist() if sound.push(code)]
     samples = torch.cat([*parts, sound.finish()])
     assert samples.shape[0] == groups * 6 * HOP
     assert torch.isfinite(samples).all()
 
     columns = to_columns(codes(groups))
-    stream = FlowStream(flow, voice, noise, StreamStyle.SEAMLESS, prompt)
+    stream = FlowStream(flow, noise, prompt)
     chunks = [stream.decode(columns[:18], is_last=False), stream.decode(columns[15:42], is_last=False)]
     streamed = torch.cat([*chunks, stream.decode(columns[39:], is_last=True)], dim=1)
-    whole = flow(columns, voice, noise)
+    whole = whole_mel(flow, columns, voice, noise)
     assert streamed.shape == whole.shape
     assert correlation(streamed, whole) > 0.99
 
@@ -96,44 +88,42 @@ def test_a_cross_fade_sums_to_one_everywhere(samples: int) -> None:
 def test_the_references_cross_fade_is_too_loud(vocoder: Vocoder) -> None:
     """What ours is held against: its halves sum to 1.08, which a steady sound shows."""
     levels = {}
-    for style in StreamStyle:
-        stream = VocoderStream(vocoder, lambda n: torch.zeros(n, 9), style)
+    for kind in (VocoderStream, ReferenceVocoderStream):
+        stream = kind(vocoder, lambda n: torch.zeros(n, 9))
         stream._tail = torch.ones(8 * HOP)
-        levels[style] = float(stream._joined(torch.ones(9 * HOP)).max())
-    assert levels[StreamStyle.SEAMLESS] == pytest.approx(1, abs=1e-6)
-    assert levels[StreamStyle.REFERENCE] == pytest.approx(1.08, abs=1e-3)
+        levels[kind] = float(stream._joined(torch.ones(9 * HOP)).max())
+    assert levels[VocoderStream] == pytest.approx(1, abs=1e-6)
+    assert levels[ReferenceVocoderStream] == pytest.approx(1.08, abs=1e-3)
 
 
 def streamed(vocoder: Vocoder, mel: Tensor, noise: Tensor, sizes: list[int]) -> tuple[Tensor, list[int]]:
     """Vocode in chunks: the sound, and where each chunk but the first begins in it."""
     taken = iter(torch.split(noise, [size * HOP for size in sizes]))
-    stream = VocoderStream(vocoder, lambda _: next(taken), StreamStyle.SEAMLESS)
+    stream = VocoderStream(vocoder, lambda _: next(taken))
     pieces = torch.split(mel, sizes, dim=1)
     parts = [stream.decode(piece, index + 1 == len(sizes)) for index, piece in enumerate(pieces)]
     return torch.cat(parts), torch.tensor([part.shape[0] for part in parts]).cumsum(0)[:-1].tolist()
 
 
 def steps(sound: Tensor, at: int) -> float:
-    """The sharpest bend of a waveform around a joint: where it begins to fade over, to where it has."""
+    """The sharpest bend of a waveform around a crossfade."""
     part = sound[at - 24 : at + FADE + 24]
     return float((part[2:] - 2 * part[1:-1] + part[:-2]).abs().max())
 
 
 def flux(sound: Tensor, at: int) -> float:
-    """The most that a short spectrum changes from one frame to the next around a joint."""
+    """The most that a short spectrum changes from one frame to the next around a crossfade."""
     part = sound[at - 512 : at + FADE + 512]
     spectra = torch.stft(part, 512, 120, window=torch.hann_window(512), return_complex=True).abs()
     return float((spectra[:, 1:] - spectra[:, :-1]).square().sum(0).sqrt().max())
 
 
-def test_joints_between_chunks_are_no_louder_and_no_sharper_than_the_sound_itself(
-    vocoder: Vocoder, mel: Tensor
-) -> None:
+def test_crossfades_are_no_louder_and_no_sharper_than_the_sound_itself(vocoder: Vocoder, mel: Tensor) -> None:
     frames = mel.shape[1]
     sizes = [30, 48] + [32] * ((frames - 98) // 32)
     sizes.append(frames - sum(sizes))
     noise = make_source_noise(frames * HOP, torch.Generator().manual_seed(1))
-    whole = vocoder(mel, noise)
+    whole = whole_sound(vocoder, mel, noise)
     sound, joints = streamed(vocoder, mel, noise, sizes)
     assert len(joints) >= 9
     elsewhere = range(1000, sound.shape[0] - 2 * FADE, FADE)

@@ -22,22 +22,15 @@ from stepaudiod.edits import (
 )
 from stepaudiod.editx import lengths
 from stepaudiod.editx.checkpoint.layout import Checkpoint
-from stepaudiod.editx.codes import (
-    AUDIO_BASE,
-    BEGIN_OF_TURN,
-    BOS,
-    END_OF_TURN,
-    complete,
-    id_codes,
-    interleave,
-    to_columns,
-)
-from stepaudiod.editx.lm.prompts import PromptForm, PromptWriter
+from stepaudiod.editx.codes import AUDIO_BASE, BEGIN_OF_TURN, BOS, END_OF_TURN
+from stepaudiod.editx.interleaving import complete, interleave, to_columns
+from stepaudiod.editx.lm.prompts import PromptWriter
 from stepaudiod.editx.lm.text_tokenizer import TextTokenizer, _read_pieces
 from stepaudiod.errors import InvalidRequest, ModelFileError
 from stepaudiod.tags import TAGS, Weights, count_tags, spelled, warning
 from tests.editx.trees import vocabulary
 from tests.odd_texts import odd_texts
+from tests.parity.prompts import PromptForm, TrustingWriter, encode_trusted
 
 SHARED = Path(os.environ.get("STEPAUDIOD_SHARED", Path(__file__).parents[3] / "shared"))
 TEXTS = [
@@ -68,7 +61,7 @@ def independent(micro: Checkpoint) -> Tokenizer:
 def test_trusted_text_is_cut_as_the_published_tokenizer_cuts_it(
     tokenizer: TextTokenizer, independent: Tokenizer, text: str
 ) -> None:
-    assert tokenizer.encode(text) == independent.encode(text, add_special_tokens=False).ids
+    assert encode_trusted(tokenizer, text) == independent.encode(text, add_special_tokens=False).ids
 
 
 def test_any_text_can_be_encoded(tokenizer: TextTokenizer) -> None:
@@ -94,15 +87,15 @@ def test_user_text_cannot_become_control_tokens(tokenizer: TextTokenizer) -> Non
     assert prompt.count(BEGIN_OF_TURN) == 3
     assert prompt.count(BOS) == 1
     assert [i for i in prompt if i >= AUDIO_BASE] == [AUDIO_BASE + 5]
-    trusting = PromptWriter(tokenizer, is_text_trusted=True).clone([AUDIO_BASE + 5], evil, evil)
+    trusting = TrustingWriter(tokenizer).clone([AUDIO_BASE + 5], evil, evil)
     assert trusting.count(END_OF_TURN) == 4
 
 
 def test_the_december_forms_differ_by_their_bos_only(tokenizer: TextTokenizer) -> None:
     ids = [AUDIO_BASE + i for i in range(5)]
     for text in ("Hello", " Hello", "你好"):
-        many = PromptWriter(tokenizer, PromptForm.DECEMBER).clone(ids, "the fox", text)
-        one = PromptWriter(tokenizer, PromptForm.DECEMBER_ONE_BOS).clone(ids, "the fox", text)
+        many = TrustingWriter(tokenizer, PromptForm.DECEMBER).clone(ids, "the fox", text)
+        one = TrustingWriter(tokenizer, PromptForm.DECEMBER_ONE_BOS).clone(ids, "the fox", text)
         assert [i for i in many if i != BOS] == [i for i in one if i != BOS]
         assert (many.count(BOS), one.count(BOS)) == (4, 1)
         assert one == PromptWriter(tokenizer).clone(ids, "the fox", text)
@@ -113,7 +106,7 @@ def test_the_published_vocabulary_gives_the_references_ids() -> None:
     published = TextTokenizer(SHARED / "data" / "checkpoint" / "tokenizer.model")
     with np.load(SHARED / "parity" / "golden_tiny.npz") as golden:
         for text, ids in zip(golden["tok_probe_text"], golden["tok_probe_ids"], strict=True):
-            assert published.encode(str(text)) == json.loads(str(ids))
+            assert encode_trusted(published, str(text)) == json.loads(str(ids))
         said = json.loads(str(golden["meta_json"]))["args"]
         prompt = PromptWriter(published).clone(
             golden["vq0206"].tolist(), said["prompt_text"], said["target_text"]
@@ -227,25 +220,13 @@ def test_codes_interleave_in_groups_and_drop_what_is_over() -> None:
     assert to_columns(merged).tolist() == [[1, 1032], [2, 1033], [1024, 1034]]
     assert complete(torch.tensor([1, 2, 1030])).tolist() == [1, 2, 1030, 1024, 1024]
     with pytest.raises(InvalidRequest, match="below 5120"):
-        to_columns(id_codes([AUDIO_BASE + 5120] * 5))
+        to_columns(torch.tensor([5120] * 5))
 
 
 def test_texts_are_estimated_like_a_speaker_takes() -> None:
     assert 2.0 < lengths.spoken_seconds("The quick brown fox jumps over the lazy dog.") < 4.5
     assert 1.0 < lengths.spoken_seconds("今天天气很好。") < 2.5
     assert lengths.spoken_seconds("guo4guo4") < lengths.spoken_seconds("guo guo guo guo")
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["One sentence. " * 40, "一句话。" * 120, "no stops at all " * 100, "x" * 3000, "a, b; c: " * 200],
-)
-def test_long_texts_are_cut_and_nothing_is_lost(text: str) -> None:
-    pieces = lengths.split_text(text)
-    assert len(pieces) > 1
-    assert all(lengths.spoken_seconds(piece) <= lengths.MAX_PIECE_SECONDS for piece in pieces)
-    assert "".join(pieces).replace(" ", "") == text.replace(" ", "")
-    assert lengths.split_text("Short. Text.") == ["Short. Text."]
 
 
 def test_a_transcript_is_shared_out_by_time() -> None:

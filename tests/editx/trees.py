@@ -25,7 +25,6 @@ from tests.editx.graphs import SpeakerGraph, field, write_semantic
 
 
 def write_tree(root: Path, preset: str = "micro") -> Checkpoint:
-    """Write both folders; gives the checkpoint."""
     checkpoint, dims = Checkpoint(root), PRESETS[preset]
     for folder in (checkpoint.flow.parent, checkpoint.linguistic):
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +41,6 @@ def write_tree(root: Path, preset: str = "micro") -> Checkpoint:
 
 
 def write_step1(folder: Path, dims: Dims) -> None:
-    """Write the language model, in bfloat16, and its configuration."""
     state = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in _step1_tensors(dims)}
     save_file(state, folder / "model-00001.safetensors", {"format": "pt"})
     index = {"metadata": {}, "weight_map": dict.fromkeys(sorted(state), "model-00001.safetensors")}
@@ -97,7 +95,6 @@ def _step1_tensors(dims: Dims) -> Iterator[tuple[str, Tensor]]:
 
 
 def flow_state(dims: Dims) -> State:
-    """Draw `flow.pt`."""
     build, size = StateBuilder(Draws("flow")), dims["dim"]
     build.state["input_embedding.embedding.weight"] = build.draws.normal("input_embedding", (5121, size // 2))
     build.linear("spk_embed_affine_layer", 80, 192)
@@ -155,7 +152,6 @@ def _estimator(build: StateBuilder, dims: Dims) -> None:
 
 
 def vocoder_state(dims: Dims) -> State:
-    """Draw `hift.pt`."""
     build, base, pitch = StateBuilder(Draws("hift")), dims["base"], dims["cond"]
     build.state["m_source.l_linear.weight"] = build.draws.normal("m_source.w", (1, 9), 1.5)
     build.state["m_source.l_linear.bias"] = build.draws.normal("m_source.b", (1,), 0.02)
@@ -190,7 +186,7 @@ def _residual(build: StateBuilder, prefix: str, channels: int, kernel: int) -> N
 
 
 def linguistic_state(dims: Dims) -> State:
-    """Draw the encoder of `model.pt`, and a bit of the decoder that nobody reads."""
+    """Draw the encoder of `model.pt`, and a part of the decoder, which is never read."""
     build, size, inner = StateBuilder(Draws("vq02")), 512, dims["ff"]
     for layer in range(dims["blocks"]):
         prefix = "encoder.encoders0.0" if layer == 0 else f"encoder.encoders.{layer - 1}"
@@ -224,7 +220,6 @@ def normalisation() -> str:
 
 
 def centroids() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Make up 1024 centroids of about unit length."""
     drawn = Draws("centroids").normal("centroids", (1024, 512))
     array: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = (
         drawn / drawn.norm(dim=1, keepdim=True)
@@ -270,7 +265,6 @@ def _piece(piece: str, score: float, kind: int) -> bytes:
 
 
 def main() -> None:
-    """Write a tree."""
     parser = argparse.ArgumentParser(prog="python -m tests.editx.trees", description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="micro")

@@ -41,13 +41,11 @@ def kokoro(cache_dir: Path) -> KokoroEngine:
 def engines(
     hibari: HibariEngine, request: pytest.FixtureRequest
 ) -> Callable[[str], HibariEngine | KokoroEngine]:
-    """An engine by its name."""
     return lambda name: hibari if name == "hibari" else request.getfixturevalue("kokoro")
 
 
 @pytest.fixture(scope="session")
 def say() -> Say:
-    """All of a text's samples."""
 
     def speak(
         engine: HibariEngine | KokoroEngine, text: str, voice: str, speed: float = 1.0, seed: int | None = 0

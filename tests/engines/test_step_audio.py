@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 
 from stepaudiod.audio.decode import decode
+from stepaudiod.audio.types import Waveform
 from stepaudiod.config import StepAudio
 from stepaudiod.edits import Edit
 from stepaudiod.editx.pipeline import PipelineOptions
-from stepaudiod.engines.base import Clip, Waveform
+from stepaudiod.engines.base import Clip
 from stepaudiod.engines.hibari import HibariEngine
 from stepaudiod.engines.local_models import LocalEngines
 from stepaudiod.engines.registry import BEST_FIRST, WHISPER_TINY, Catalog
@@ -30,6 +31,8 @@ from stepaudiod.engines.step_audio.engine import StepAudioEngine
 from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound
 from stepaudiod.requests import EditRequest, Facts, Recording, SpeechRequest
 from stepaudiod.voice_library import VoiceLibrary
+from stepaudiod.worker.loaded import LoadedEngines
+from stepaudiod.worker.protocol import EngineOrder
 from tests.conftest import StartDaemon
 from tests.editx.trees import write_tree
 
@@ -51,7 +54,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recording(path: Path) -> Path:
-    """Three seconds of something with a pitch."""
     t = np.arange(72000) / 24000
     phase = 2 * np.pi * np.cumsum(140 + 30 * np.sin(2 * np.pi * 0.7 * t)) / 24000
     sound = sum(np.sin(k * phase) / k for k in range(1, 8)) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * t))
@@ -85,7 +87,6 @@ def clip(data: Path) -> Clip:
 
 
 def sound(results: Iterable[Waveform | Facts]) -> tuple[np.ndarray, dict[str, object]]:
-    """All of the sound, and every fact."""
     parts, facts = [np.zeros(0, np.float32)], dict[str, object]()
     for result in results:
         if isinstance(result, Facts):
@@ -122,7 +123,7 @@ print(json.dumps([name for name in ("torch._dynamo", "torch._inductor", "sympy")
 
 
 def test_no_compiler_is_imported_on_the_way_to_the_first_sound(data: Path) -> None:
-    """PyTorch's takes as long to import as PyTorch itself, and whoever connects would wait for it."""
+    """PyTorch's takes as long to import as PyTorch itself, and would delay the first sound."""
     (description,) = LocalEngines(data, settings()).describe()
     command = [sys.executable, "-c", SPEAKS, json.dumps(description.options)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
@@ -197,15 +198,16 @@ def test_what_it_cannot_do_is_said(data: Path, loaded: StepAudioEngine, clip: Cl
         next(loaded.edit(EditRequest(Recording("unused.wav"), Edit("emotion", "glad")), clip))
 
 
-def test_what_a_recording_says_is_written_down_where_nobody_told(data: Path, hibari: HibariEngine) -> None:
+def test_a_missing_transcript_is_made_by_the_recogniser(data: Path, hibari: HibariEngine) -> None:
     """The packaged recogniser hears the packaged voice."""
     said = "The boy was there when the sun rose."
     spoken = Clip(
         np.concatenate(list(hibari.speak(SpeechRequest(said, "heart", seed=1)))), hibari.sample_rate
     )
     (description,) = LocalEngines(data, settings(), (WHISPER_TINY,)).describe()
-    listening = StepAudioEngine(cache_dir=data, threads=1, **description.options)
-    listening.load(lambda stage, fraction: None)
+    order = EngineOrder.of(description)
+    listening = LoadedEngines(data, 1, lambda header: None, decode).get(order)
+    assert isinstance(listening, StepAudioEngine)
     request = SpeechRequest("Hello.", "", seed=1, reference=Recording("unused.wav"))
     facts = next(listening.clone(request, spoken))
     assert isinstance(facts, Facts)
@@ -254,7 +256,7 @@ def test_the_daemon_loads_it_and_tells_how_far(start_daemon: StartDaemon, data: 
     assert any(told.search(message) for message in daemon.notify.messages), daemon.notify.messages
 
 
-def test_one_variant_at_a_time_and_nobody_is_cut_off(start_daemon: StartDaemon, data: Path) -> None:
+def test_one_variant_at_a_time_and_no_request_is_cut_off(start_daemon: StartDaemon, data: Path) -> None:
     daemon = start_daemon(STEP_AUDIO | {"data_dir": data})
     said = {
         "voice": "hum",

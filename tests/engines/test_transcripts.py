@@ -1,21 +1,31 @@
-"""Where the recogniser of a model on a GPU runs, and what it isn't sure of."""
+"""Where the recogniser of a model on a GPU runs, how often it is loaded, and when it is uncertain."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from stepaudiod.engines.base import Clip
+from stepaudiod.audio.decode import decode
+from stepaudiod.edits import Edit
+from stepaudiod.engines.base import Clip, Transcribing
+from stepaudiod.engines.hibari import HibariEngine
 from stepaudiod.engines.kokoro.engine import KokoroEngine
+from stepaudiod.engines.local_models import LocalEngines
 from stepaudiod.engines.registry import WHISPER_TINY
+from stepaudiod.engines.step_audio.engine import StepAudioEngine
+from stepaudiod.engines.step_audio.recogniser import Recogniser
 from stepaudiod.engines.whisper.certainty import is_guess
-from stepaudiod.engines.whisper.transcripts import TRANSCRIPT, Listener
 from stepaudiod.errors import InvalidRequest
-from stepaudiod.requests import Segment
-from stepaudiod.worker.protocol import EngineOrder
+from stepaudiod.requests import EditRequest, Recording, Segment, TranscriptionRequest
+from stepaudiod.worker.decoder_process import Decoders
+from stepaudiod.worker.loaded import LoadedEngines
+from stepaudiod.worker.protocol import EngineDropped, EngineLoaded, EngineOrder, ToFront
+from tests.editx.trees import write_tree
 from tests.engines.conftest import Say
+from tests.engines.test_step_audio import settings
+from tests.engines.test_whisper_transformers import write_model
 
 SIZE = 1_000_000
 
@@ -31,51 +41,81 @@ def order_of(weights: Path, **options: Any) -> dict[str, Any]:
     return {
         "name": "whisper-tiny",
         "factory": "stepaudiod.engines.whisper.transformers:WhisperEngine",
-        "options": options,
+        "options": {"folder": str(weights.parent)} | options,
         "files": [str(weights)],
         "languages": ["en", "zh"],
     }
 
 
-def listener(weights: Path, **options: Any) -> Listener:
-    return Listener(order_of(weights, **options), weights.parent, 1)
+@pytest.fixture
+def told() -> list[ToFront]:
+    """What the worker's engines report to the front."""
+    return []
 
 
-def test_a_recogniser_on_the_gpu_is_reckoned_with(weights: Path) -> None:
-    assert listener(weights, device="auto").find_place(SIZE) == SIZE
+@pytest.fixture
+def engines(tmp_path: Path, told: list[ToFront]) -> LoadedEngines:
+    return LoadedEngines(tmp_path, 1, told.append, Decoders().decode)
 
 
-def test_a_full_gpu_leaves_it_the_processor_and_says_so(
-    weights: Path, caplog: pytest.LogCaptureFixture
+def test_a_recogniser_on_the_gpu_is_reserved_memory(weights: Path, engines: LoadedEngines) -> None:
+    assert Recogniser(order_of(weights, device="auto"), engines).reserve_gpu(SIZE) == SIZE
+
+
+def test_what_runs_on_the_processor_anyway_takes_nothing(weights: Path, engines: LoadedEngines) -> None:
+    assert Recogniser(order_of(weights), engines).reserve_gpu(0) == 0
+    assert Recogniser(order_of(weights, device="cpu"), engines).reserve_gpu(0) == 0
+
+
+def test_a_full_gpu_leaves_it_the_processor_for_transcriptions_too(
+    tmp_path: Path, engines: LoadedEngines, caplog: pytest.LogCaptureFixture
 ) -> None:
+    write_model(tmp_path)
+    order = order_of(tmp_path / "model.safetensors", device="cuda", name="whisper-tiny")
+    key = engine_order(order).key
     with caplog.at_level("INFO"):
-        full = listener(weights, device="cuda")
-        assert full.find_place(SIZE - 1) == 0
-    assert full._order["options"]["device"] == "cpu"
+        assert Recogniser(order, engines).reserve_gpu(10) == 0
     assert "whisper-tiny will run on the processor" in caplog.text
+    assert engine_order(order).key == key  # else it would be loaded anew for each request
+    recogniser = engines.recogniser(order)
+    assert engines.get(engine_order(order)) is recogniser
+    assert engines.is_loaded(order)
 
 
-def test_the_model_stays_the_variant_that_it_was_ordered_as(weights: Path) -> None:
-    """Else it would be loaded anew for each request."""
-    options = {"recogniser": order_of(weights, device="auto")}
-    order = EngineOrder("model", "some:engine", options, ())
-    key = order.key
-    assert Listener(options["recogniser"], weights.parent, 1).find_place(0) == 0
-    assert order.key == key
+def test_an_edit_and_a_transcription_share_one_whisper(
+    tmp_path: Path, told: list[ToFront], hibari: HibariEngine, say: Say
+) -> None:
+    (tmp_path / "models").mkdir()
+    write_tree(tmp_path / "models", "micro")
+    folder = tmp_path / "models" / "whisper-small"
+    folder.mkdir()
+    write_model(folder)
+    model, whisper = (EngineOrder.of(each) for each in LocalEngines(tmp_path, settings()).describe())
+    engines = LoadedEngines(tmp_path, 1, told.append, decode)
+    clip = Clip(say(hibari, "The salt breeze came across from the sea.", "heart"), hibari.sample_rate)
+    step_audio = cast("StepAudioEngine", engines.get(model))
+    with pytest.raises(InvalidRequest, match=r"whisper-small .* Send its transcript") as refusal:
+        list(step_audio.edit(EditRequest(Recording("unused.wav"), Edit("emotion", "happy"), 1), clip))
+    assert refusal.value.param == "transcript"
+    transcribing = cast("Transcribing", engines.get(whisper))
+    list(transcribing.transcribe(TranscriptionRequest(Recording("unused.wav")), clip))
+    loaded = [frame.engine for frame in told if isinstance(frame, EngineLoaded)]
+    assert loaded == ["step-audio-editx", "whisper-small"]
+    assert not [frame for frame in told if isinstance(frame, EngineDropped)]
 
 
-def test_what_runs_on_the_processor_anyway_takes_nothing(weights: Path) -> None:
-    assert listener(weights).find_place(0) == listener(weights, device="cpu").find_place(0) == 0
+def engine_order(table: dict[str, Any]) -> EngineOrder:
+    return EngineOrder(table["name"], table["factory"], table["options"], tuple(table["files"]))
 
 
 def test_the_transcript_of_a_recording_in_another_language_is_asked_for(
-    kokoro: KokoroEngine, say: Say, cache_dir: Path
+    kokoro: KokoroEngine, say: Say, engines: LoadedEngines
 ) -> None:
     order = {"name": WHISPER_TINY.name, "factory": WHISPER_TINY.factory, "options": {}, "files": []}
     chinese = Clip(say(kokoro, "我总觉得，有人在跟着我。", "zf_xiaobei"), kokoro.sample_rate)
     with pytest.raises(InvalidRequest, match=r"Send what the recording says.*English only") as refusal:
-        Listener(order | {"languages": ["en"]}, cache_dir, 2).write_down(chinese)
-    assert (type(refusal.value), refusal.value.param) == (InvalidRequest, TRANSCRIPT)
+        Recogniser(order | {"languages": ["en"]}, engines).transcribe(chinese)
+    assert (type(refusal.value), refusal.value.param) == (InvalidRequest, "transcript")
 
 
 def test_a_guess_is_judged_by_all_of_its_tokens() -> None:

@@ -1,4 +1,4 @@
-"""The packaged recogniser writes down what the packaged voice says, and nothing where nobody speaks."""
+"""The packaged recogniser transcribes the packaged voice, and nothing in silence."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_first_words_come_before_the_rest_is_heard_and_the_rest_can_be_left(
     assert list(steps) == []
 
 
-def test_where_nobody_speaks_nothing_is_written(tiny: WhisperTinyEngine) -> None:
+def test_silence_has_no_transcript(tiny: WhisperTinyEngine) -> None:
     noise = np.random.default_rng(0).normal(0, 0.05, 20 * RATE).astype(np.float32)
     hum = 0.3 * np.sin(2 * np.pi * 100 * np.arange(20 * RATE) / RATE).astype(np.float32)
     for waveform in (silence(0), silence(0.01), silence(40), noise, hum):
@@ -268,9 +268,9 @@ def test_tokens_are_those_of_the_vocabulary(tiny: WhisperTinyEngine) -> None:
 
 def test_words_are_joined_from_tokens_and_characters_from_bytes() -> None:
     spelling = Spelling()
-    tokens = [*"ĠHi", *"Ġ", *(spelling.signs[byte] for byte in "né.".encode())]
+    tokens = [*"ĠHi", *"Ġ", *(spelling.characters[byte] for byte in "né.".encode())]
     assert [word for word, _ in spelling.words(tokens, "fr")] == ["Hi", "né."]
-    chinese = [spelling.signs[byte] for byte in "你好，吗".encode()]
+    chinese = [spelling.characters[byte] for byte in "你好，吗".encode()]
     assert spelling.words(chinese, "zh") == [("你", 3), ("好，", 6), ("吗", 3)]
 
 

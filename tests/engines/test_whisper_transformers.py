@@ -27,7 +27,7 @@ def write_tokenizer(folder: Path, languages: tuple[str, ...]) -> dict[str, int]:
     """Every byte is a token; then what Whisper has beside text, in its order. Returns the ids."""
     from tokenizers import AddedToken
 
-    signs = [*Spelling().signs.values(), "<|endoftext|>"]
+    signs = [*Spelling().characters.values(), "<|endoftext|>"]
     tokenizer = transformers.WhisperTokenizer({sign: index for index, sign in enumerate(signs)}, [])
     beside = ["startoftranscript", *languages, "translate", "transcribe", "startoflm", "startofprev"]
     special = [f"<|{name}|>" for name in (*beside, "nospeech", "notimestamps")]
@@ -122,7 +122,7 @@ def test_segments_lie_in_order_inside_the_recording(whisper: WhisperEngine, spee
     times = [time for segment in segments for time in (segment.start_s, segment.end_s)]
     assert times == sorted(times)
     assert all(0 <= time <= length_s for time in times)
-    # nothing where nobody speaks
+    # nothing in the silence
     silent = (len(speech) / RATE + 0.5, length_s - len(speech) / RATE - 0.5)
     assert not [segment for segment in segments if silent[0] < segment.start_s < silent[1]]
 
@@ -158,11 +158,12 @@ def test_prompt_and_temperature_are_taken_however_odd(whisper: WhisperEngine, sp
 
 
 def test_half_precision_hears_too(folder: Path, speech: np.ndarray) -> None:
-    engine = loaded(folder, dtype="bf16")
+    engine = loaded(folder)
+    engine._model.bfloat16()
     assert transcribed(engine, speech, language="en", has_words=True)[0]
 
 
-def test_where_nobody_speaks_nothing_is_written(whisper: WhisperEngine) -> None:
+def test_silence_has_no_transcript(whisper: WhisperEngine) -> None:
     assert transcribed(whisper, np.zeros(35 * RATE, np.float32)) == ([], {})
     assert transcribed(whisper, np.zeros(0, np.float32), language="zh") == ([], {"language": "zh"})
 

@@ -44,7 +44,6 @@ def run(golden: Golden, networks: Networks) -> Arrays:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, run, write."""
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
     parser.add_argument("golden", type=Path)
     parser.add_argument(

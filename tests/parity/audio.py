@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stepaudiod.edits import OPTIONS, instruction
-from stepaudiod.editx.codes import AUDIO_BASE, code_ids, interleave, to_columns
-from stepaudiod.editx.lm.prompts import PromptForm, PromptWriter, december_speaker
+from stepaudiod.editx.codes import AUDIO_BASE
+from stepaudiod.editx.interleaving import code_ids, interleave, to_columns
 from stepaudiod.editx.tokenizers import features
-from stepaudiod.editx.tokenizers.linguistic import CONTEXT_ROWS, LinguisticTrace
+from stepaudiod.editx.tokenizers.linguistic import CONTEXT_ROWS
 from stepaudiod.editx.tokenizers.resample import resample
 from tests.parity.golden import Arrays, Golden, Networks
+from tests.parity.hooks import recorded
+from tests.parity.prompts import PromptForm, TrustingWriter, december_speaker, encode_trusted
 
 NEAR = 1e-3
 """Of two processors' float32 mels and embeddings, the most that rounding alone has been seen to make."""
@@ -35,36 +37,33 @@ def prepared(golden: Golden) -> tuple[Tensor, int]:
 
 
 def codes(golden: Golden, networks: Networks) -> Arrays:
-    """Waveforms, both code streams and their merging."""
     waveform, rate = prepared(golden)
     trimmed = features.trim_for_codes(resample(waveform, rate, features.CODE_RATE, torch.float64))
-    linguistic = networks.linguistic.trace(trimmed)
-    semantic = networks.semantic.trace(trimmed)
-    ids = code_ids(interleave(linguistic.codes, semantic.codes))
-    kept = min(4, linguistic.features.shape[0])
-    lengths = [len(part) for part in torch.split(linguistic.rows, 4)]
-    mel = _mel_like(golden, semantic.mels)
+    with recorded(networks.linguistic.encoder) as encoded, recorded(networks.semantic.encoder) as pieces:
+        linguistic, semantic = networks.linguistic(trimmed), networks.semantic(trimmed)
+    ((rows_in,), windows) = encoded[0]
+    rows = windows[:, CONTEXT_ROWS:].flatten(0, 1)[: rows_in.shape[0]]
+    mels = [given[0][0] for given, _ in pieces]
+    ids = code_ids(interleave(linguistic, semantic))
+    lengths = [len(part) for part in torch.split(rows, 4)]
+    last = windows[-1:].flatten(0, 1)[: CONTEXT_ROWS + lengths[-1]]
     return {
         "wav_in": golden.array("wav_in"),
         "sr": golden.array("sr"),
         "wav_norm": to_array(waveform[None]),
         "wav16": to_array(trimmed[None]),
-        "vq02_chunk_feats": to_array(linguistic.features),
+        "vq02_chunk_feats": to_array(rows_in),
         "vq02_chunk_lens": np.array(lengths, dtype=np.int64),
-        "vq02_chunk_out_last": to_array(_last_window(linguistic, lengths[-1] if lengths else kept)),
-        "vq02_enc_out": to_array(linguistic.rows),
-        "vq02": to_array(linguistic.codes),
-        "vq06": to_array(semantic.codes),
-        "vq06_mel": to_array(mel),
-        "vq06_mel_lens": np.array([piece.shape[1] for piece in semantic.mels], dtype=np.int64),
-        "vq06_hidden": to_array(semantic.hidden),
+        "vq02_chunk_out_last": to_array(last),
+        "vq02_enc_out": to_array(rows),
+        "vq02": to_array(linguistic),
+        "vq06": to_array(semantic),
+        "vq06_mel": to_array(_mel_like(golden, mels)),
+        "vq06_mel_lens": np.array([piece.shape[1] for piece in mels], dtype=np.int64),
+        "vq06_hidden": to_array(torch.cat([made[0] for _, made in pieces])),
         "vq0206": np.array(ids, dtype=np.int64),
         "token_str": np.array("".join(f"<audio_{i - AUDIO_BASE}>" for i in ids)),
     }
-
-
-def _last_window(trace: LinguisticTrace, rows: int) -> Tensor:
-    return trace.windows[-1:].flatten(0, 1)[: CONTEXT_ROWS + rows]
 
 
 def _mel_like(golden: Golden, mels: list[Tensor]) -> Tensor:
@@ -76,9 +75,8 @@ def _mel_like(golden: Golden, mels: list[Tensor]) -> Tensor:
 
 
 def acoustics(golden: Golden, networks: Networks) -> Arrays:
-    """The prompt mel and the speaker."""
     waveform, rate = prepared(golden)
-    mel = features.prompt_mel(resample(waveform, rate, features.MEL_RATE))
+    mel = features.prompt_mel(resample(waveform, rate, features.SAMPLE_RATE))
     bank = features.speaker_filter_bank(resample(waveform, rate, features.CODE_RATE))
     embedding = networks.speaker(bank[None])[0]
     return {
@@ -108,7 +106,7 @@ def prompts(golden: Golden, networks: Networks, ids: list[int]) -> Arrays:
             if match[2] == "clone":
                 prompt = clone_prompt(golden, networks, ids, form)
             else:
-                writer = PromptWriter(networks.tokenizer, form, is_text_trusted=True)
+                writer = TrustingWriter(networks.tokenizer, form)
                 prompt = writer.edit(ids, _instruction(match[2], text, said))
             made[key] = np.array(prompt, dtype=np.int64)
         elif match := re.fullmatch(r"instruct_(\w+)", key):
@@ -117,16 +115,15 @@ def prompts(golden: Golden, networks: Networks, ids: list[int]) -> Arrays:
         probes = golden.array("tok_probe_text")
         made["tok_probe_text"] = probes
         made["tok_probe_ids"] = np.array(
-            [json.dumps(networks.tokenizer.encode(str(probe))) for probe in probes]
+            [json.dumps(encode_trusted(networks.tokenizer, str(probe))) for probe in probes]
         )
     return made
 
 
 def clone_prompt(golden: Golden, networks: Networks, ids: list[int], form: PromptForm) -> list[int]:
-    """The prompt of a clone with the golden's texts."""
     said, text = str(golden.arguments.get("prompt_text", "")), str(golden.arguments.get("target_text", ""))
     speaker = () if form is PromptForm.CHAT else (december_speaker(said, golden.array("wav_in")),)
-    return PromptWriter(networks.tokenizer, form, is_text_trusted=True).clone(ids, said, text, *speaker)
+    return TrustingWriter(networks.tokenizer, form).clone(ids, said, text, *speaker)
 
 
 def _instruction(name: str, text: str, said: str) -> str:

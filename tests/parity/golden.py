@@ -15,14 +15,14 @@ from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.checkpoint.weights import SafetensorsFolder, install
 from stepaudiod.editx.decoder.flow import NOISE_FRAMES, Flow, load_flow, make_noise
 from stepaudiod.editx.decoder.vocoder import Vocoder, load_vocoder
-from stepaudiod.editx.lm.step1 import Step1Config, Step1ForCausalLM
+from stepaudiod.editx.lm.config import Step1Config
+from stepaudiod.editx.lm.step1 import Step1ForCausalLM
 from stepaudiod.editx.lm.text_tokenizer import TextTokenizer
 from stepaudiod.editx.tokenizers.linguistic import LinguisticTokenizer, load_linguistic
 from stepaudiod.editx.tokenizers.semantic import SemanticTokenizer, load_semantic
 from stepaudiod.editx.tokenizers.speaker import SpeakerEncoder, load_speaker_encoder
 
 Arrays = dict[str, np.ndarray[Any, Any]]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Golden:
@@ -41,16 +41,13 @@ class Golden:
         return key in self._arrays
 
     def keys(self) -> list[str]:
-        """Every key."""
         return list(self._arrays)
 
     def array(self, key: str) -> np.ndarray[Any, Any]:
-        """One array as it is."""
         array: np.ndarray[Any, Any] = self._arrays[key]
         return array
 
     def tensor(self, key: str) -> Tensor:
-        """One array on the device."""
         return torch.from_numpy(np.ascontiguousarray(self._arrays[key])).to(self.device)
 
     def is_whole(self, key: str) -> bool:
@@ -65,11 +62,9 @@ class Golden:
         return self.tensor(key).to(made) if self.is_whole(key) else made
 
     def text(self, key: str) -> str:
-        """One string."""
         return str(self._arrays[key])
 
     def seed(self, name: str, default: int) -> int:
-        """A seed that the dump was made with."""
         found = self.arguments.get(name)
         return default if found is None else int(found)
 
@@ -90,32 +85,27 @@ class Networks:
     def __init__(self, root: Path, device: torch.device, golden: Golden) -> None:
         self.checkpoint = Checkpoint(root)
         self.device = device
-        self._lm_dtype = DTYPES[golden.arguments.get("lm_dtype") or "float32"]
-        self._flow_dtype = DTYPES[golden.arguments.get("cosy_dtype") or "float32"]
+        self._lm_dtype = getattr(torch, golden.arguments.get("lm_dtype") or "float32")
+        self._flow_dtype = getattr(torch, golden.arguments.get("cosy_dtype") or "float32")
 
     @cached_property
     def linguistic(self) -> LinguisticTokenizer:
-        """Linguistic codes."""
         return load_linguistic(self.checkpoint.linguistic, self.checkpoint.centroids, self.device)
 
     @cached_property
     def semantic(self) -> SemanticTokenizer:
-        """Semantic codes."""
         return load_semantic(self.checkpoint.semantic, self.device)
 
     @cached_property
     def speaker(self) -> SpeakerEncoder:
-        """Speaker embeddings."""
         return load_speaker_encoder(self.checkpoint.speaker_encoder, self.device)
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
-        """Text ids."""
         return TextTokenizer(self.checkpoint.vocabulary)
 
     @cached_property
     def step1(self) -> Step1ForCausalLM:
-        """The language model."""
         with torch.device("meta"):
             model = Step1ForCausalLM(Step1Config.read(self.checkpoint.config))
         folder = self.checkpoint.model
@@ -124,10 +114,8 @@ class Networks:
 
     @cached_property
     def flow(self) -> Flow:
-        """Codes to mel."""
-        return load_flow(self.checkpoint.flow, self.device, self._flow_dtype)
+        return load_flow(self.checkpoint.flow, self.device).to(self._flow_dtype)
 
     @cached_property
     def vocoder(self) -> Vocoder:
-        """Mel to sound."""
         return load_vocoder(self.checkpoint.vocoder, self.device)

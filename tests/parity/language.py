@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +11,36 @@ import torch
 from torch import Tensor
 
 from stepaudiod.editx.codes import AUDIO_BASE, AUDIO_CODES, END_OF_TURN
-from stepaudiod.editx.lm.sampling import SamplingOptions, mask_repetition, probabilities
+from stepaudiod.editx.lm.sampling import TEMPERATURE
 from stepaudiod.editx.lm.step1 import KVCache, Step1ForCausalLM
 from tests.parity.audio import to_array
 from tests.parity.golden import Arrays, Golden, Networks
+from tests.parity.hooks import recorded
+
+REPETITION_WINDOW = 10
+
+
+def logits(model: Step1ForCausalLM, hidden: Tensor) -> Tensor:
+    """Score the whole vocabulary: `(..., hidden)` to `(..., vocabulary)` float32."""
+    scores: Tensor = model.lm_head.to(hidden.device)(hidden).float()
+    return scores
+
+
+def mask_repetition(scores: Tensor, history: Sequence[int]) -> Tensor:
+    """Forbid the last id if it occurs at least twice among the last ten, itself included.
+
+    Args:
+        scores: `(vocabulary,)`.
+        history: all ids so far, the prompt's too; none is forbidden before there are ten.
+
+    Source: `RepetitionAwareLogitsProcessor` of the reference.
+    """
+    window = history[-REPETITION_WINDOW:]
+    if len(window) < REPETITION_WINDOW or list(window).count(window[-1]) < 2:
+        return scores
+    scores = scores.clone()
+    scores[window[-1]] = -torch.inf
+    return scores
 
 
 @dataclass
@@ -26,11 +54,14 @@ class Primed:
     states: list[Tensor]
 
     @classmethod
-    def read(cls, model: Step1ForCausalLM, prompt: list[int], room: int) -> Primed:
-        """Read a prompt in one block, leaving room behind it."""
-        cache, states = model.new_cache(1, len(prompt) + room), list[Tensor]()
-        hidden = model.prefill(prompt, cache, block=len(prompt), states=states)
-        return cls(model, cache, len(prompt), hidden, states)
+    def read(cls, model: Step1ForCausalLM, prompt: list[int], capacity: int) -> Primed:
+        """Read a prompt in one block; `capacity` positions follow it in the cache."""
+        cache = model.new_cache(1, len(prompt) + capacity)
+        with ExitStack() as hooks:
+            layers = [hooks.enter_context(recorded(layer)) for layer in model.model.layers]
+            hidden = model.prefill(prompt, cache, block=len(prompt))
+        states = [calls[0][0][0] for calls in layers]  # the embedding, and each layer's output but the last
+        return cls(model, cache, len(prompt), hidden, [*states, hidden[None]])
 
     def feed(self, token: int, index: int) -> Tensor:
         """Feed the token that stands `index` places behind the prompt; gives its hidden state."""
@@ -49,27 +80,25 @@ def greedy(
     for index in range(tokens):
         if index:
             hidden = primed.feed(ids[-1], index - 1)
-        rows.append(primed.model.logits(hidden))
+        rows.append(logits(primed.model, hidden))
         scores = mask_repetition(rows[-1], ids) if is_repetition_masked else rows[-1]
         ids.append(int(scores.argmax()))
     return ids[len(prompt) :], torch.stack(rows) if rows else torch.zeros(0)
 
 
 def keys(golden: Golden, networks: Networks) -> Arrays:
-    """Everything about one prompt."""
     prompt = golden.array(golden.text("lm_prompt_key")).tolist()
     wanted = ("lm_greedy_ids", "lm_greedy_rep_ids", "lm_forced_ids")
-    room = max((golden.array(key).shape[0] for key in wanted if key in golden), default=0)
-    primed = Primed.read(networks.step1, prompt, room)
+    capacity = max((golden.array(key).shape[0] for key in wanted if key in golden), default=0)
+    primed = Primed.read(networks.step1, prompt, capacity)
     return prompt_keys(golden, primed) | decoding_keys(golden, primed, prompt)
 
 
 def prompt_keys(golden: Golden, primed: Primed) -> Arrays:
-    """What the model makes of the prompt itself."""
     rows = golden.array("lm_logits_tail").shape[0] if "lm_logits_tail" in golden else 1
     tail = golden.array("lm_hidden_tail").shape[1] if "lm_hidden_tail" in golden else 8
-    scores = primed.model.logits(primed.hidden[-rows:])
-    sampled = probabilities(scores[-1], SamplingOptions(temperature=0.7))
+    scores = logits(primed.model, primed.hidden[-rows:])
+    sampled = (scores[-1].float() / TEMPERATURE).softmax(dim=-1)
     top = golden.array("lm_top50_ids").shape[0] if "lm_top50_ids" in golden else 50
     best = scores[-1].topk(top)
     return {
@@ -86,11 +115,11 @@ def decoding_keys(golden: Golden, primed: Primed, prompt: list[int]) -> Arrays:
     """Greedy decoding with and without the repetition rule, and teacher-forced decoding."""
     made: Arrays = {}
     if "lm_greedy_ids" in golden:
-        ids, logits = greedy(primed, prompt, golden.array("lm_greedy_ids").shape[0])
+        ids, scores = greedy(primed, prompt, golden.array("lm_greedy_ids").shape[0])
         made["lm_greedy_ids"] = np.array(ids, dtype=np.int64)
         rows = golden.array("lm_greedy_logits").shape[0] if "lm_greedy_logits" in golden else 2
-        made["lm_greedy_logits"] = to_array(logits[:rows])
-        best = logits.topk(2).values
+        made["lm_greedy_logits"] = to_array(scores[:rows])
+        best = scores.topk(2).values
         made["lm_greedy_margin"] = to_array(best[:, 0] - best[:, 1])
     if "lm_greedy_rep_ids" in golden:
         ids, _ = greedy(primed, prompt, golden.array("lm_greedy_rep_ids").shape[0], is_repetition_masked=True)
@@ -102,7 +131,7 @@ def decoding_keys(golden: Golden, primed: Primed, prompt: list[int]) -> Arrays:
 
 def _forced(golden: Golden, primed: Primed) -> Arrays:
     forced = golden.array("lm_forced_ids").tolist()
-    rows = torch.stack([primed.model.logits(primed.feed(token, i)) for i, token in enumerate(forced)])
+    rows = torch.stack([logits(primed.model, primed.feed(token, i)) for i, token in enumerate(forced)])
     special = golden.array("lm_forced_logits_special").shape[1] if "lm_forced_logits_special" in golden else 8
     return {
         "lm_forced_ids": golden.array("lm_forced_ids"),

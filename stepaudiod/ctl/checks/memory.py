@@ -1,6 +1,6 @@
-"""The GPU memory that the model needs, by the engine's own plan.
+"""The GPU memory that the model needs, by the engine's own plan. Imports no torch.
 
-`python -m stepaudiod.ctl.checks.memory` imports torch and makes the plan in a child process.
+`python -m stepaudiod.ctl.checks.memory` makes the plan: a child process can give up root's rights for good.
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stepaudiod.config import StepAudio
+from stepaudiod.ctl.hub.catalog import FOLDERS
+from stepaudiod.ctl.privileges import become_owner
+from stepaudiod.editx.checkpoint.layout import Checkpoint
+from stepaudiod.editx.lm.config import Quantization
+from stepaudiod.editx.memory_plan import MemoryNeeds
 from stepaudiod.errors import EngineUnavailable, StepaudiodError
 
 TIMEOUT_S = 120.0
@@ -34,8 +39,13 @@ class Need:
     is_too_small: bool = False
 
 
-def ask(models: Path, settings: StepAudio) -> Need:
-    """Make the plan in a child process, for the models below a folder."""
+def gpu_need(models: Path, settings: StepAudio) -> Need:
+    """Make the plan in a child process, with the rights of the user that owns the files.
+
+    Args:
+        models: contains both published folders.
+        settings: the configuration of the model.
+    """
     command = [sys.executable, "-m", __name__, str(models), settings.model_dump_json()]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
@@ -44,34 +54,18 @@ def ask(models: Path, settings: StepAudio) -> Need:
         return Need(0, f"the plan could not be made: {error}")
 
 
-def main() -> None:
-    """Make the plan as the engine does, with the rights of the user that owns the files."""
-    from stepaudiod.ctl.hub.catalog import FOLDERS
-    from stepaudiod.ctl.privileges import become_owner
-
-    models, settings = Path(sys.argv[1]), StepAudio.model_validate_json(sys.argv[2])
+def _plan(models: Path, settings: StepAudio) -> Need:
     try:
         become_owner(models, FOLDERS)
-        need = _plan(models, settings)
+        kind = Quantization.named(settings.quantization)
+        needs = MemoryNeeds.of(Checkpoint(models), settings.dtype, kind)
+        needs.plan(settings.gpu_memory_bytes, UNLIMITED_BYTES)
     except EngineUnavailable as error:
-        need = Need(0, str(error), is_too_small=True)
-    except (StepaudiodError, OSError, ImportError) as error:
-        need = Need(0, str(error))
-    print(json.dumps(asdict(need)))
-
-
-def _plan(models: Path, settings: StepAudio) -> Need:
-    import torch
-
-    from stepaudiod.editx.checkpoint.layout import Checkpoint
-    from stepaudiod.editx.lm.quantize import Quantization
-    from stepaudiod.editx.memory_plan import MemoryNeeds
-
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[settings.dtype]
-    needs = MemoryNeeds.of(Checkpoint(models), dtype, Quantization.named(settings.quantization))
-    needs.plan(settings.gpu_memory_bytes, UNLIMITED_BYTES)
+        return Need(0, str(error), is_too_small=True)
+    except (StepaudiodError, OSError) as error:
+        return Need(0, str(error))
     return Need(needs.wanted_bytes(settings.gpu_memory_bytes))
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(asdict(_plan(Path(sys.argv[1]), StepAudio.model_validate_json(sys.argv[2])))))

@@ -1,24 +1,41 @@
-"""What can be told of a model file from its first bytes. Imports no torch, so that a front can ask.
-
-Nothing here loads a weight.
-"""
+"""The headers of model files: names and shapes of tensors, configurations. Imports no torch."""
 
 from __future__ import annotations
 
 import json
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from stepaudiod.errors import ModelFileError
 
+MAX_PICKLE_BYTES = 16 << 20
+"""Size of the largest directory of tensors that a `.pt` file may have; the published ones take 200 kB."""
+
+
+class HasShape(Protocol):
+    """A tensor, or what is known of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+class TensorHeader(NamedTuple):
+    """A tensor in a file."""
+
+    shape: tuple[int, ...]
+
 
 def mend() -> str:
-    """Say what to do about a damaged model file."""
+    """The advice about a damaged model file, for an error's message."""
     return "run `stepaudioctl models verify`, which says which `stepaudioctl models pull` mends it"
 
 
 def unreadable(path: Path, error: OSError) -> ModelFileError:
-    """Say that a file can't be read, and which command looks for the cause."""
+    """The error of a file that can't be opened."""
     return ModelFileError(
         f"{error.filename or path} can't be read: {error.strerror or error}; `stepaudioctl doctor` says what "
         "to do"
@@ -26,7 +43,7 @@ def unreadable(path: Path, error: OSError) -> ModelFileError:
 
 
 def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a safetensors header and hold it against the file's size: name to dtype, shape and offsets.
+    """Read a safetensors header and compare it with the file's size: name to dtype, shape and offsets.
 
     Raises:
         ModelFileError: the file is missing or cut short.
@@ -50,6 +67,78 @@ def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
     if size != expected:
         raise ModelFileError(f"{path}: expected {expected} bytes, found {size}; {mend()}")
     return dict(header)
+
+
+def torch_header(path: Path) -> dict[str, TensorHeader]:
+    """Read names and shapes of the tensors in a `.pt` file.
+
+    The pickle in it may name the few functions that rebuild tensors, and each is replaced by one that returns
+    a shape: nothing in the file is executed.
+
+    Raises:
+        ModelFileError: the file is missing, cut short, or holds anything but a dictionary of tensors.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = next(each for each in archive.infolist() if each.filename.endswith("/data.pkl"))
+            if entry.file_size > MAX_PICKLE_BYTES:
+                raise ValueError(f"its directory of tensors has {entry.file_size} bytes")
+            with archive.open(entry) as file:
+                state = _ShapeReader(file).load()
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} is missing; {mend()}") from None
+    except PermissionError as error:
+        raise unreadable(path, error) from None
+    except Exception as error:  # a damaged pickle may raise anything
+        raise ModelFileError(f"{path} is no readable weights file: {error}; {mend()}") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, TensorHeader) for value in state.values()):
+        raise ModelFileError(
+            f"{path}: expected a dictionary of tensors, found {type(state).__name__}; {mend()}"
+        )
+    return state
+
+
+class _ShapeReader(pickle.Unpickler):
+    def persistent_load(self, pid: Any) -> None:
+        """Skip a tensor's storage."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, offset, shape, *rest: TensorHeader(tuple(shape))
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda tensor, *rest: tensor
+        if module == "torch" and name.endswith("Storage"):
+            return None  # only part of a storage's id
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+
+def count(state: Mapping[str, object], pattern: str, source: Path) -> int:
+    """Count consecutive layers: the number of i from 0 for which `pattern.format(i)` is in `state`.
+
+    Raises:
+        ModelFileError: not even the first is in it.
+    """
+    found = 0
+    while pattern.format(found) in state:
+        found += 1
+    if found == 0:
+        raise ModelFileError(f"{source}: tensor {pattern.format(0)} is missing; {mend()}")
+    return found
+
+
+def shape_of(state: Mapping[str, HasShape], name: str, source: Path) -> tuple[int, ...]:
+    """The shape of a tensor, from which a network takes its dimensions.
+
+    Raises:
+        ModelFileError: the tensor is missing.
+    """
+    if name not in state:
+        raise ModelFileError(f"{source}: tensor {name} is missing; {mend()}")
+    return tuple(state[name].shape)
 
 
 def read_config(path: Path) -> dict[str, Any]:

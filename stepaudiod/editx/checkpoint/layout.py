@@ -38,47 +38,38 @@ class Checkpoint(NamedTuple):
 
     @property
     def model(self) -> Path:
-        """The language model's folder."""
         return self.root / MODEL_FOLDER
 
     @property
     def config(self) -> Path:
-        """The language model's dimensions."""
         return self.model / "config.json"
 
     @property
     def vocabulary(self) -> Path:
-        """The text vocabulary."""
         return self.model / "tokenizer.model"
 
     @property
     def flow(self) -> Path:
-        """The flow decoder."""
         return self.model / DECODER_FOLDER / "flow.pt"
 
     @property
     def vocoder(self) -> Path:
-        """The vocoder."""
         return self.model / DECODER_FOLDER / "hift.pt"
 
     @property
     def speaker_encoder(self) -> Path:
-        """The speaker encoder."""
         return self.model / DECODER_FOLDER / "campplus.onnx"
 
     @property
     def linguistic(self) -> Path:
-        """The folder of the linguistic tokeniser's encoder."""
         return self.root / TOKENIZER_FOLDER / LINGUISTIC_FOLDER
 
     @property
     def centroids(self) -> Path:
-        """The linguistic tokeniser's centroids."""
         return self.root / TOKENIZER_FOLDER / "linguistic_tokenizer.npy"
 
     @property
     def semantic(self) -> Path:
-        """The semantic tokeniser."""
         return self.root / TOKENIZER_FOLDER / "speech_tokenizer_v1.onnx"
 
     @property
@@ -176,7 +167,6 @@ class Checkpoint(NamedTuple):
 
 
 def _shards_of(index: Path) -> set[str]:
-    """The files that an index names."""
     names = read_config(index).get("weight_map", {})
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise ModelFileError(f"{index}: expected a weight_map of file names; {mend()}")

@@ -1,7 +1,7 @@
 """Weights out of an ONNX graph, addressed by node name and input position. Runs no graph.
 
 The published graphs fold and renumber their constants (`onnx::MatMul_1672`), but their node names keep the
-module path (`/blocks.0/attn/query/MatMul`). So a weight is asked for as "input 1 of that node".
+module path (`/blocks.0/attn/query/MatMul`), so a weight is addressed as "input 1 of that node".
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stepaudiod.editx.checkpoint import protobuf as wire
+from stepaudiod.editx.checkpoint import protobuf
 from stepaudiod.editx.checkpoint.headers import mend
 from stepaudiod.errors import ModelFileError
 
-DTYPES = {
+ONNX_DTYPES = {
     1: torch.float32,
     6: torch.int32,
     7: torch.int64,
@@ -30,8 +30,6 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Node:
-    """One operation of the graph."""
-
     name: str
     kind: str
     inputs: tuple[str, ...]
@@ -67,33 +65,32 @@ class OnnxGraph:
 
     def _read(self, buffer: memoryview) -> None:
         for graph in _messages(buffer, 7):
-            for number, _, value in wire.fields(graph):
+            for number, _, value in protobuf.fields(graph):
                 if number == 1:
-                    node = _node(wire.view(value))
+                    node = _node(protobuf.view(value))
                     self.nodes[node.name] = node
                     if node.kind == "Constant" and node.value is not None:
                         self._constants[node.outputs[0]] = node.value
                 elif number == 5:
-                    self._constants[_tensor_name(wire.view(value))] = wire.view(value)
+                    self._constants[_tensor_name(protobuf.view(value))] = protobuf.view(value)
         for node in self.nodes.values():
             if node.kind == "Identity" and node.inputs[0] in self._constants:
                 self._constants[node.outputs[0]] = self._constants[node.inputs[0]]
 
     def has(self, node: str, position: int = 0) -> bool:
-        """Tell whether `node` exists and has a constant at input `position` (0: whether it exists)."""
+        """Whether `node` exists and has a constant at input `position`; 0 is whether it exists."""
         found = self.nodes.get(node)
         return found is not None and (
             position == 0 or (position < len(found.inputs) and found.inputs[position] in self._constants)
         )
 
     def operand(self, node: str, position: int) -> Tensor:
-        """Give the constant at input `position` of `node`, without copying it where its bytes are aligned."""
+        """The constant at input `position` of `node`, not copied where its bytes are aligned."""
         if not self.has(node, position):
             raise ModelFileError(f"{self.path} has no weight at input {position} of node {node}; {mend()}")
         return self._tensor(self.nodes[node].inputs[position])
 
     def constant(self, name: str) -> Tensor:
-        """Give the constant called `name`."""
         if name not in self._constants:
             raise ModelFileError(f"{self.path} has no tensor {name}; {mend()}")
         return self._tensor(name)
@@ -106,48 +103,48 @@ class OnnxGraph:
 
 
 def _messages(buffer: memoryview, wanted: int) -> Iterator[memoryview]:
-    for number, kind, value in wire.fields(buffer):
-        if number == wanted and kind == wire.BYTES:
-            yield wire.view(value)
+    for number, kind, value in protobuf.fields(buffer):
+        if number == wanted and kind == protobuf.BYTES:
+            yield protobuf.view(value)
 
 
 def _node(buffer: memoryview) -> Node:
     inputs, outputs, name, kind, constant = [], [], "", "", None
-    for number, _, value in wire.fields(buffer):
+    for number, _, value in protobuf.fields(buffer):
         if number == 1:
-            inputs.append(wire.text(value))
+            inputs.append(protobuf.text(value))
         elif number == 2:
-            outputs.append(wire.text(value))
+            outputs.append(protobuf.text(value))
         elif number == 3:
-            name = wire.text(value)
+            name = protobuf.text(value)
         elif number == 4:
-            kind = wire.text(value)
+            kind = protobuf.text(value)
         elif number == 5 and kind == "Constant":
-            constant = next(_messages(wire.view(value), 5), None)
+            constant = next(_messages(protobuf.view(value), 5), None)
     return Node(
         name or f"{kind}:{outputs[0] if outputs else ''}", kind, tuple(inputs), tuple(outputs), constant
     )
 
 
 def _tensor_name(buffer: memoryview) -> str:
-    return next((wire.text(value) for number, _, value in wire.fields(buffer) if number == 8), "")
+    return next((protobuf.text(value) for number, _, value in protobuf.fields(buffer) if number == 8), "")
 
 
 def _tensor(buffer: memoryview) -> Tensor:
     dims: list[int] = []
     dtype, raw, packed = 0, None, None
-    for number, kind, value in wire.fields(buffer):
+    for number, kind, value in protobuf.fields(buffer):
         if number == 1:
-            dims += wire.varints(value)
+            dims += protobuf.varints(value)
         elif number == 2 and isinstance(value, int):
             dtype = value
         elif number == 9:
-            raw = wire.view(value)
-        elif number in (4, 7) and kind == wire.BYTES:
-            packed = wire.view(value)
+            raw = protobuf.view(value)
+        elif number in (4, 7) and kind == protobuf.BYTES:
+            packed = protobuf.view(value)
         elif number == 13:
             raise ValueError("its data lies in another file")
-    if dtype not in DTYPES:
+    if dtype not in ONNX_DTYPES:
         raise ValueError(f"element type {dtype}")
     if raw is None and packed is not None and dtype == 1:
         raw = packed  # packed floats have the layout of raw data
@@ -156,4 +153,4 @@ def _tensor(buffer: memoryview) -> Tensor:
     flat = torch.frombuffer(raw, dtype=torch.uint8)
     if flat.data_ptr() % 8:
         flat = flat.clone()
-    return flat.view(DTYPES[dtype]).reshape(dims)
+    return flat.view(ONNX_DTYPES[dtype]).reshape(dims)

@@ -57,7 +57,6 @@ def varints(value: int | memoryview) -> list[int]:
 
 
 def text(value: int | memoryview) -> str:
-    """Read a string field's value."""
     if isinstance(value, int):
         raise ValueError("a string field holds a number")
     return bytes(value).decode("utf-8")
@@ -71,7 +70,6 @@ def view(value: int | memoryview) -> memoryview:
 
 
 def float32(value: int | memoryview) -> float:
-    """Read a single float field's value."""
     return float(struct.unpack("<f", view(value))[0])
 
 

@@ -1,4 +1,4 @@
-"""Reading weights from files and putting them into modules, every misfit named. Knows no network's inside.
+"""Weights read from files and put into modules; every mismatch is named in the error. Knows no network.
 
 Files stay memory-mapped until a tensor is needed on its device, so loading to a GPU costs page cache, not
 memory. Nothing in a model folder is ever executed: `.pt` files are read with `weights_only=True`.
@@ -98,7 +98,7 @@ def install(
     progress: Progress | None = None,
     on_host: Collection[str] = (),
 ) -> None:
-    """Put `state` into a module that was built on the meta device, one tensor at a time.
+    """Load `state` into a module that was built on the meta device, one tensor at a time.
 
     Args:
         module: its parameters and persistent buffers name what is wanted; nothing else in `state` is read.
@@ -106,8 +106,8 @@ def install(
         source: the file that an error names.
         device: where the tensors go.
         dtype: floating point tensors are converted to it; None keeps the file's.
-        progress: told of each tensor's size in the file.
-        on_host: names of tensors that stay where they are, as they are.
+        progress: called with each tensor's size in the file.
+        on_host: names of tensors that are neither moved nor converted.
 
     Raises:
         ModelFileError: a tensor is missing or has another shape; up to three are named.
@@ -139,30 +139,5 @@ def _some(names: list[str]) -> str:
 
 
 def embedding(rows: int, size: int) -> nn.Embedding:
-    """Make a table without values; on the meta device, drawing some would import all of torch's compiler."""
+    """An embedding without values: on the meta device, drawing some would import all of torch's compiler."""
     return nn.Embedding(rows, size, _weight=torch.empty(rows, size))
-
-
-def count(state: Mapping[str, Tensor], pattern: str, source: Path) -> int:
-    """Count consecutive layers: the number of i from 0 for which `pattern.format(i)` is in `state`.
-
-    Raises:
-        ModelFileError: not even the first is there.
-    """
-    found = 0
-    while pattern.format(found) in state:
-        found += 1
-    if found == 0:
-        raise ModelFileError(f"{source}: tensor {pattern.format(0)} is missing; {mend()}")
-    return found
-
-
-def shape_of(state: Mapping[str, Tensor], name: str, source: Path) -> tuple[int, ...]:
-    """Give a tensor's shape, from which a network takes its dimensions.
-
-    Raises:
-        ModelFileError: the tensor isn't there.
-    """
-    if name not in state:
-        raise ModelFileError(f"{source}: tensor {name} is missing; {mend()}")
-    return tuple(state[name].shape)

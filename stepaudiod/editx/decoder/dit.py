@@ -1,11 +1,11 @@
-"""The flow decoder's estimator: a diffusion transformer that tells which way a noisy mel should move.
+"""The flow decoder's estimator: a diffusion transformer that predicts the velocity of a noisy mel.
 
-Its layer norms are steered by the time alone. A solve visits the same few times again and again, so
-`Modulation` is made once a time and kept. The order within a block is attention, convolution, feed-forward.
+Its layer norms are modulated by the time alone, and every solve has the same ten times, so `Modulation` is
+computed once per time and kept. The order within a block is attention, convolution, feed-forward.
 
-Chunks: convolutions are causal and keep two columns; attention keeps keys and values of the prompt and of a
-stretch of the newest frames. Attention has no positions, so the order of the cached keys doesn't matter, and
-those of the prompt can lie elsewhere, shared by all streams of a voice.
+Chunks: convolutions are causal and keep two columns; attention keeps keys and values of the prompt and of the
+newest frames. Attention has no positions, so the order of the cached keys doesn't matter, and those of the
+prompt can be stored elsewhere, shared by all streams of a voice.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepaudiod.editx.decoder.config import KERNEL, FlowConfig
+
 MELS = 80
 TIME_FEATURES = 256
-KERNEL = 3
 
 
 @dataclass(frozen=True)
 class Modulation:
-    """Everything that depends on the time only: for each block nine vectors, and two for the output.
+    """Everything that depends on the time only: nine vectors per block, and two for the output.
 
     Args:
         blocks: `(blocks, 9, hidden)`: shift, scale, gate for attention, feed-forward and convolution.
@@ -37,13 +38,12 @@ class Modulation:
 
 @dataclass(frozen=True)
 class KVState:
-    """What earlier chunks left behind, for one time.
+    """The state of earlier chunks, for one time.
 
     Args:
         caches: `(blocks, 2, batch, heads, frames, head)` keys and values, the newest first.
         columns: `(blocks, 2, batch, hidden, 2)`, the two last columns of both convolutions.
-        prompt: keys and values of the prompt in the same form; others may hold them too, so they are never
-            written to.
+        prompt: keys and values of the prompt in the same form; shared, so never written to.
     """
 
     caches: Tensor
@@ -57,18 +57,18 @@ class KVState:
 
     @property
     def frames(self) -> int:
-        """How many frames it holds, the prompt's too."""
+        """Number of frames, the prompt's included."""
         return sum(part.shape[4] for part in self.parts)
 
     def as_prompt(self) -> KVState:
-        """Call all that was seen so far the prompt."""
+        """The same state with everything read so far as the prompt."""
         whole = self.parts[0] if self.prompt is None else torch.cat(self.parts, dim=4)
         return KVState(whole[..., :0, :].clone(), self.columns, whole)
 
     def followed_by(self, new: KVState, newest: int) -> KVState:
-        """Give the past after a chunk: what it leaves behind in front, and at most `newest` frames of it all.
+        """The state after a chunk: the chunk's own in front, and at most `newest` frames in all.
 
-        What is left out is let go of: nothing here is a view of something larger.
+        Older frames are freed: nothing here is a view of a larger tensor.
         """
         frames = new.caches.shape[4]
         if frames >= newest:
@@ -80,12 +80,12 @@ class KVState:
 
 @dataclass(frozen=True)
 class Padding:
-    """Where a chunk that was filled up to a round size, and its past, are real.
+    """Which frames of a chunk that was padded to a round size, and of its past, are real.
 
     Args:
-        is_key: `(batch, 1, 1, frames + past)`, True for those that are.
-        last: `(batch, 2)`, where the last two real columns stand in a convolution's input, which has two of
-            the past in front.
+        is_key: `(batch, 1, 1, frames + past)`, True for real ones.
+        last: `(batch, 2)`, positions of the last two real columns in a convolution's input, which begins
+            with two of the past.
     """
 
     is_key: Tensor
@@ -94,11 +94,11 @@ class Padding:
 
 @dataclass
 class EstimatorState:
-    """The past of one time.
+    """The state of one stream at one time, which grows by chunks.
 
     Args:
         past: of the chunks so far; None before the first.
-        newest: how many frames it keeps beside the prompt; None keeps all.
+        newest: number of frames to keep beside the prompt; None keeps all.
     """
 
     past: KVState | None = None
@@ -106,11 +106,9 @@ class EstimatorState:
 
     @property
     def frames(self) -> int:
-        """How many frames it holds."""
         return 0 if self.past is None else self.past.frames
 
     def append(self, new: KVState) -> None:
-        """Take in what a chunk leaves behind."""
         newest = self.newest if self.newest is not None else self.frames + new.frames
         past = KVState(new.caches[..., :0, :], new.columns) if self.past is None else self.past
         self.past = past.followed_by(new, newest)
@@ -121,7 +119,7 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class BlockAttention(nn.Module):
-    """Full attention without positions; queries and keys are normed a head."""
+    """Full attention without positions; queries and keys are normalised per head."""
 
     def __init__(self, size: int, heads: int, head_size: int) -> None:
         super().__init__()
@@ -134,7 +132,7 @@ class BlockAttention(nn.Module):
         self.proj = nn.Linear(heads * head_size, size)
 
     def forward(self, x: Tensor, past: tuple[Tensor, ...], padding: Padding | None) -> tuple[Tensor, Tensor]:
-        """Attend from `(batch, frames, size)` to itself and the past; gives its keys and values too."""
+        """Attend from `(batch, frames, size)` to itself and the past; also returns its keys and values."""
         q, k, v = (
             linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (batch, heads, frames, head)
             for linear in (self.to_q, self.to_k, self.to_v)
@@ -158,7 +156,7 @@ class BlockConvolution(nn.Module):
         )
 
     def forward(self, x: Tensor, past: Tensor | None, padding: Padding | None) -> tuple[Tensor, Tensor]:
-        """Run over `(batch, frames, size)`; gives both convolutions' last columns too."""
+        """Run over `(batch, frames, size)`; also returns both convolutions' last columns."""
         x, first = self._causal("1", x.transpose(1, 2), None if past is None else past[0], padding)
         x = F.mish(self.block["3"](x.transpose(1, 2)))
         x, second = self._causal("6", x.transpose(1, 2), None if past is None else past[1], padding)
@@ -175,7 +173,7 @@ class BlockConvolution(nn.Module):
 
 
 class DiTBlock(nn.Module):
-    """Attention, convolution, feed-forward, each steered by the time."""
+    """Attention, convolution, feed-forward, each modulated by the time."""
 
     def __init__(self, size: int, heads: int, head_size: int, inner: int) -> None:
         super().__init__()
@@ -198,12 +196,12 @@ class DiTBlock(nn.Module):
         Args:
             x: the frames.
             vectors: shift, scale and gate, three times.
-            caches: keys and values of earlier chunks; see `Past`.
+            caches: keys and values of earlier chunks; see `KVState`.
             columns: theirs.
-            padding: what of it all is real; None for everything.
+            padding: which frames are real; None for all.
 
         Returns:
-            The frames, and what they leave behind: cache and columns.
+            The frames, and their state: cache and columns.
         """
         a_shift, a_scale, a_gate, m_shift, m_scale, m_gate, c_shift, c_scale, c_gate = vectors
         y, cache = self.attn(_modulate(x, a_shift, a_scale), caches, padding)
@@ -216,7 +214,7 @@ class DiTBlock(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """The last norm, steered by the time, and the way back to mels."""
+    """The last norm, modulated by the time, and the projection to mels."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -225,31 +223,34 @@ class FinalLayer(nn.Module):
 
 
 class DiT(nn.Module):
-    """The whole estimator; parameter names are the checkpoint's."""
+    """The estimator; parameter names are the checkpoint's."""
 
-    def __init__(self, size: int, heads: int, head_size: int, inner: int, depth: int) -> None:
+    def __init__(self, config: FlowConfig) -> None:
         super().__init__()
+        size = config.size
         self.t_embedder = nn.ModuleDict(
             {"mlp": nn.Sequential(nn.Linear(TIME_FEATURES, size), nn.SiLU(), nn.Linear(size, size))}
         )
         self.in_proj = nn.Linear(4 * MELS, size)
-        self.blocks = nn.ModuleList([DiTBlock(size, heads, head_size, inner) for _ in range(depth)])
+        self.blocks = nn.ModuleList(
+            [DiTBlock(size, config.heads, config.head_size, config.inner) for _ in range(config.depth)]
+        )
         self.final_layer = FinalLayer(size)
 
     @property
     def first_block(self) -> DiTBlock:
-        """The first of the blocks, which are all of a size."""
+        """The first block; all have one size."""
         block = self.blocks[0]
         assert isinstance(block, DiTBlock)
         return block
 
     def modulation(self, time: Tensor) -> Modulation:
-        """Make everything that depends on a time `()` in 0..1 only."""
+        """Compute everything that depends on a time `()` in 0..1 only."""
         half = TIME_FEATURES // 2
         rates = torch.exp(-math.log(10000.0) * torch.arange(half, device=time.device) / half)
         angles = time.float() * 1000.0 * rates
         features = torch.cat((angles.cos(), angles.sin())).to(self.in_proj.weight.dtype)
-        # two rows, as guidance has, and one of them kept: a lone row takes another kernel with other last
+        # two rows, as in guidance, of which one is kept: a single row uses another kernel with other last
         # bits
         embedded = self.t_embedder["mlp"](features.expand(2, -1))
         layers = [*(block.get_submodule("adaLN_modulation") for block in self.blocks)]
@@ -257,7 +258,7 @@ class DiT(nn.Module):
         return Modulation(torch.stack(blocks), self.final_layer.adaLN_modulation(embedded)[0].view(2, -1))
 
     def forget_times(self) -> None:
-        """Let go of what makes modulations, a quarter of all weights, once all that are needed are made."""
+        """Free the weights that make modulations, a quarter of all, once every modulation is made."""
         del self.t_embedder, self.final_layer.adaLN_modulation
         for block in self.blocks:
             del block.adaLN_modulation
@@ -268,19 +269,19 @@ class DiT(nn.Module):
         modulation: Modulation,
         past: KVState | None = None,
         padding: Padding | None = None,
-        kept: torch.dtype | None = torch.float32,
-    ) -> tuple[Tensor, KVState | None]:
+        kept: torch.dtype = torch.float32,
+    ) -> tuple[Tensor, KVState]:
         """Estimate a velocity.
 
         Args:
             x: `(batch, frames, 320)`: noisy mel, conditioning, speaker, prompt mel.
             modulation: of the time.
             past: of earlier chunks at this time.
-            padding: what of both is real; None for everything.
-            kept: another chunk follows, and what keys and values are kept in; None if nothing follows.
+            padding: which frames of both are real; None for all.
+            kept: the format of the returned keys and values.
 
         Returns:
-            `(batch, frames, 80)`, and what the chunk leaves behind if that is kept.
+            `(batch, frames, 80)`, and the chunk's state.
 
         Source: DiT (arXiv 2212.09748), with a convolution in each block.
         """
@@ -290,8 +291,7 @@ class DiT(nn.Module):
             before = () if past is None else tuple(part[index] for part in past.parts)
             seen = None if past is None else past.columns[index]
             x, cache, last = block(x, modulation.blocks[index], before, seen, padding)
-            if kept is not None:
-                caches.append(cache.to(kept))
-                columns.append(last)
+            caches.append(cache.to(kept))
+            columns.append(last)
         velocity: Tensor = self.final_layer.linear(_modulate(x, modulation.output[0], modulation.output[1]))
-        return velocity, None if kept is None else KVState(torch.stack(caches), torch.stack(columns))
+        return velocity, KVState(torch.stack(caches), torch.stack(columns))

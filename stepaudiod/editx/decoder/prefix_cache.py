@@ -1,11 +1,10 @@
-"""The flow decoder's memory: who has a part of it, and who waits.
+"""The flow decoder's memory budget: prefilled references, which are cached, and streams.
 
-    │ voice A, 2 streams │ stream │ stream │ voice B, nobody's │ ······ free ······ │
+    │ voice A, 2 streams │ stream │ stream │ voice B, unused │ ······ free ······ │
 
-A stream takes what it may ever need before it begins, and its voice's part if nobody has brought that yet: so
-nothing runs out midway. Voices that nobody speaks with stay for the next request, the latest used longest,
-until their room is needed. Who came first gets in first, unless they have stopped asking. Knows no codes and
-no sound.
+A stream reserves the most that it may need before it begins, and the prefix of its voice if that is not
+cached: so no stream runs out of memory midway. Unused prefixes stay, the least recently used first to be
+evicted. Requests wait in a FIFO queue. Knows no codes and no sound.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from stepaudiod.editx.codes import GROUP_FRAMES, SECONDS_PER_GROUP
+from stepaudiod.editx.decoder.config import FlowCosts
 from stepaudiod.editx.decoder.flow import Acoustics, Flow
-from stepaudiod.editx.decoder.reference_prefix import FlowCosts, ReferencePrefix, prefill
-from stepaudiod.editx.decoder.streaming import REMEMBERED_FRAMES
+from stepaudiod.editx.decoder.reference_prefix import ReferencePrefix, prefill
 from stepaudiod.editx.lm.admission import AdmissionQueue
 from stepaudiod.errors import InvalidRequest
 
 KEPT_BYTES = 500_000_000
-"""Of voices that nobody speaks with at the moment, but for the latest: on a GPU two of 6 s."""
+"""Size of the unused prefixes that are kept, besides the latest: on a GPU two of 6 s."""
 
 
 @dataclass(eq=False)
 class _Entry:
-    """A reference's part, made by whoever first needs it."""
+    """A prefix, computed by the first stream that needs it."""
 
     acoustics: Acoustics
     size_bytes: int
@@ -41,12 +40,12 @@ class _Entry:
 
 
 class PrefixCache:
-    """What the flow decoder keeps between chunks, of all requests together.
+    """The prefixes and the memory of all streams.
 
     Args:
         flow: the decoder.
-        size_bytes: of all; None for whatever there is.
-        kept_bytes: of voices that nobody speaks with; the latest used stays whatever its size.
+        size_bytes: of all prefixes and streams; None for no limit.
+        kept_bytes: of unused prefixes; the latest used one stays whatever its size.
         clock: seconds.
     """
 
@@ -58,64 +57,64 @@ class PrefixCache:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._flow = flow
-        self._costs = FlowCosts.of(flow, flow.kept)
+        self._costs = FlowCosts.of(flow.config, flow.state_dtype.itemsize)
         self._size_bytes = size_bytes
         self._kept_bytes = kept_bytes
         self._voices: OrderedDict[str, _Entry] = OrderedDict()
         self._own_bytes = 0
-        self._line = AdmissionQueue(clock)
+        self._queue = AdmissionQueue(clock)
         self._lock = threading.Lock()
 
     @property
     def used_bytes(self) -> int:
-        """What voices and streams take, or may yet."""
+        """Size of the prefixes and of what streams have reserved."""
         return self._own_bytes + sum(voice.size_bytes for voice in self._voices.values())
 
     def reserve(self, acoustics: Acoustics, frames: int) -> Reservation:
-        """Ask for a stream's memory; use the result in a `with` statement, which gives it back.
+        """Queue for a stream's memory; the result is a context manager, which releases it.
 
         Args:
             acoustics: of the reference.
-            frames: at 25 Hz that the stream may have.
+            frames: the most at 25 Hz that the stream may have.
 
         Raises:
-            InvalidRequest: there will never be enough.
+            InvalidRequest: it is more than the whole budget.
         """
         reference = acoustics.columns.shape[0]
-        voice_bytes = self._costs.prompt_bytes(reference)
-        own_bytes = self._costs.stream_bytes(frames, REMEMBERED_FRAMES)
+        voice_bytes = self._costs.prefix_bytes(reference)
+        own_bytes = self._costs.stream_bytes(frames)
         if self._size_bytes is not None and voice_bytes + own_bytes > self._size_bytes:
             raise InvalidRequest(
                 f"A recording of {_seconds(reference):.0f} s for up to {_seconds(frames):.0f} s of sound "
                 f"needs {(voice_bytes + own_bytes) / 1e9:.2f} GB beside the weights, and there are "
-                f"{self._size_bytes / 1e9:.2f} GB. Take a shorter recording, say less at a time, or raise "
+                f"{self._size_bytes / 1e9:.2f} GB. Use a shorter recording, say less at a time, or raise "
                 "step_audio.gpu_memory.",
-                "audio",
+                "waveform",
             )
         return Reservation(self, acoustics, voice_bytes, own_bytes)
 
-    def _enter(self, place: Reservation) -> None:
+    def _enter(self, reservation: Reservation) -> None:
         with self._lock:
-            self._line.ask(place)
+            self._queue.is_first(reservation)
 
-    def _try_take(self, place: Reservation) -> _Entry | None:
+    def _try_take(self, reservation: Reservation) -> _Entry | None:
         with self._lock:
-            if not self._line.ask(place):
+            if not self._queue.is_first(reservation):
                 return None
-            voice = self._voices.get(place.key)
-            needed = place.own_bytes + (place.voice_bytes if voice is None else 0)
-            if not self._evict(needed, place.key):
+            voice = self._voices.get(reservation.key)
+            needed = reservation.own_bytes + (reservation.voice_bytes if voice is None else 0)
+            if not self._evict(needed, reservation.key):
                 return None
             if voice is None:
-                voice = self._voices[place.key] = _Entry(place.acoustics, place.voice_bytes)
-            self._voices.move_to_end(place.key)
+                voice = self._voices[reservation.key] = _Entry(reservation.acoustics, reservation.voice_bytes)
+            self._voices.move_to_end(reservation.key)
             voice.users += 1
-            self._own_bytes += place.own_bytes
-            self._line.leave(place)
+            self._own_bytes += reservation.own_bytes
+            self._queue.leave(reservation)
             return voice
 
     def _evict(self, needed: int, keep: str) -> bool:
-        """Let go of voices that nobody speaks with, but for one, until there is room; none if it's no use."""
+        """Evict unused prefixes but `keep` until `needed` bytes fit; none if that isn't enough."""
         if self._size_bytes is None:
             return True
         idle = [key for key, voice in self._voices.items() if not voice.users and key != keep]
@@ -127,20 +126,20 @@ class PrefixCache:
             del self._voices[key]
         return True
 
-    def _release(self, place: Reservation, voice: _Entry | None) -> None:
+    def _release(self, reservation: Reservation, voice: _Entry | None) -> None:
         with self._lock:
-            self._line.leave(place)
+            self._queue.leave(reservation)
             if voice is None:
                 return
-            self._own_bytes -= place.own_bytes
+            self._own_bytes -= reservation.own_bytes
             voice.users -= 1
             idle = {key: each for key, each in self._voices.items() if not each.users}
-            left = sum(each.size_bytes for each in idle.values())
+            unused = sum(each.size_bytes for each in idle.values())
             latest = next(reversed(self._voices))
             for key, each in idle.items():
-                if each.made is None or (left > self._kept_bytes and key != latest):
+                if each.made is None or (unused > self._kept_bytes and key != latest):
                     del self._voices[key]
-                    left -= each.size_bytes
+                    unused -= each.size_bytes
 
     def _prefill(self, voice: _Entry) -> ReferencePrefix:
         with voice.making:
@@ -150,7 +149,7 @@ class PrefixCache:
 
 
 class Reservation:
-    """A stream's part of the memory, or its place in the line."""
+    """A stream's share of the memory, or its position in the queue."""
 
     def __init__(self, memory: PrefixCache, acoustics: Acoustics, voice_bytes: int, own_bytes: int) -> None:
         self.acoustics, self.voice_bytes, self.own_bytes = acoustics, voice_bytes, own_bytes
@@ -169,14 +168,13 @@ class Reservation:
         self._voice = None
 
     def try_take(self) -> ReferencePrefix | None:
-        """Take the memory and give the reference, taken in; None if others have to end first."""
+        """Reserve the memory and return the prefilled reference; None while other streams hold too much."""
         if self._voice is None:
             self._voice = self._memory._try_take(self)
         return None if self._voice is None else self._memory._prefill(self._voice)
 
 
 def _key(acoustics: Acoustics) -> str:
-    """Name a reference by what it holds."""
     digest = hashlib.sha256()
     for tensor in (acoustics.columns, acoustics.mel, acoustics.embedding):
         digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())

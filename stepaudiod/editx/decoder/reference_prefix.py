@@ -1,41 +1,39 @@
-"""What the flow decoder makes of a reference: once a voice, and then shared by all that is said in it.
+"""The flow decoder's state after a reference: computed once per voice and shared by all of its streams.
 
-    codes of the reference   ────────────────────────────────│ tail │ first chunk …
-    taken in once            keys, values, columns, no end of it    │
+    codes of the reference   ──────── prefilled ─────────────│ tail │ first chunk …
+    state                    keys, values, columns           │      │
     with the first chunk                                     └──────┘ its sound is cut off
 
-The token encoder looks three frames ahead, so the reference's last three wait for what follows them: they are
-decoded again with each first chunk. The noise of what is taken in is always the same. So nothing here depends
-on a request, and what a stream holds of its own doesn't depend on the reference's length.
+The token encoder looks three frames ahead, so the reference's last three depend on what follows: they are
+decoded with the first chunk of each stream. The noise of the prefill is always the same. So nothing here
+depends on a request, and the size of a stream's own state doesn't depend on the reference's length.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stepaudiod.editx.codes import MEL_FRAMES_PER_FRAME
-from stepaudiod.editx.decoder.dit import KERNEL, EstimatorState, KVState
-from stepaudiod.editx.decoder.flow import STEPS, Acoustics, Flow, FlowPart, align_mel, make_noise
-from stepaudiod.editx.decoder.token_encoder import LOOKAHEAD, EncoderState
+from stepaudiod.editx.decoder.config import STEPS, prefilled
+from stepaudiod.editx.decoder.dit import EstimatorState, KVState
+from stepaudiod.editx.decoder.flow import Acoustics, Flow, FlowPart, align_mel, make_noise
+from stepaudiod.editx.decoder.token_encoder import EncoderState
 
 NOISE_SEED = 0x5EED
-ROWS = 2
-"""Guidance runs everything with conditions and without."""
 
 
 @dataclass(frozen=True)
 class ReferencePrefix:
-    """A reference, taken in. Nobody writes to any of it.
+    """A prefilled reference, immutable.
 
     Args:
-        frames: mel frames that were.
+        frames: number of mel frames that were prefilled.
         encoder: the token encoder's state after them.
-        pasts: the estimator's, for each step; empty where the reference is too short to be taken in.
-        columns: `(k, 2)`: the frames at 25 Hz that wait for what follows.
+        pasts: the estimator's, for each step; empty where the reference is too short.
+        columns: `(k, 2)`: the frames at 25 Hz that depend on what follows.
         condition: `(80, 2k)`: their mel.
         speaker: `(80,)`.
     """
@@ -48,29 +46,24 @@ class ReferencePrefix:
     speaker: Tensor
 
     def new_states(self, newest: int) -> tuple[EncoderState, list[EstimatorState]]:
-        """Begin the states of a stream, which keeps the `newest` mel frames of its own."""
+        """The first states of a stream, which keeps the `newest` mel frames of its own."""
         pasts: tuple[KVState | None, ...] = self.pasts or (None,) * STEPS
         return self.encoder.after_prompt(), [EstimatorState(past, newest) for past in pasts]
 
 
-def prefilled(frames: int) -> int:
-    """Count the frames at 25 Hz of a reference that don't wait for what follows."""
-    return max(0, frames - LOOKAHEAD)
-
-
 def prefill(flow: Flow, acoustics: Acoustics) -> ReferencePrefix:
-    """Run a reference through the decoder, but for its last three frames."""
+    """Run a reference through the decoder, without its last three frames."""
     columns = acoustics.columns.to(flow.device)
     mel = align_mel(acoustics.mel, MEL_FRAMES_PER_FRAME * columns.shape[0]).T.to(flow.device, flow.dtype)
     ends = prefilled(columns.shape[0])
     frames = MEL_FRAMES_PER_FRAME * ends
     speaker = flow.speaker(acoustics.embedding)
-    encoder, states = flow.new_states()
+    encoder, states = EncoderState(), [EstimatorState() for _ in range(STEPS)]
     if frames:
         noise = make_noise(NOISE_SEED, frames).to(flow.device)
         flow.solve([encode_part(flow, columns, False, encoder, states, mel[:, :frames], speaker, noise)])
     pasts = tuple(state.past.as_prompt() for state in states if state.past is not None)
-    # copies: what is a view would keep all of it
+    # copies: a view would keep the whole tensor in memory
     return ReferencePrefix(frames, encoder, pasts, columns[ends:].clone(), mel[:, frames:].clone(), speaker)
 
 
@@ -88,11 +81,11 @@ def encode_part(
 
     Args:
         flow: the decoder.
-        columns: `(n + 3, 2)`, the last three of which come again; `(n, 2)` if last.
+        columns: `(n + 3, 2)`, the last three of which are repeated by the next call; `(n, 2)` if last.
         is_last: nothing follows.
         encoder: grows.
         states: grow when the part is solved.
-        condition: `(80, k)`: mel of the first k frames, as far as it is known.
+        condition: `(80, k)`: mel of the first k frames, if known.
         speaker: `(80,)`.
         noise: `(80, 2n)`.
     """
@@ -100,60 +93,3 @@ def encode_part(
     mu = flow.encoder_proj(encoded)[0].T.contiguous()  # (80, 2n)
     known = F.pad(condition.to(mu), (0, mu.shape[1] - condition.shape[1]))
     return FlowPart(noise.to(mu), mu, known, speaker, states)
-
-
-@dataclass(frozen=True)
-class FlowCosts:
-    """How many bytes what is kept of earlier chunks takes.
-
-    Args:
-        mel_frame_bytes: keys and values of the estimator for a frame at 50 Hz, all steps together.
-        frame_bytes: keys and values of the token encoder for a frame at 25 Hz.
-        columns_bytes: columns of all convolutions.
-    """
-
-    mel_frame_bytes: int
-    frame_bytes: int
-    columns_bytes: int
-
-    @classmethod
-    def of(cls, flow: Flow, kept: torch.dtype) -> FlowCosts:
-        """Read them off a decoder, which may be on the meta device.
-
-        Args:
-            flow: the decoder.
-            kept: what the estimator's keys and values are kept in.
-        """
-        estimator, encoder, width = flow.estimator, flow.encoder, flow.dtype.itemsize
-        block, depth = estimator.first_block, len(estimator.blocks)
-        attended = block.attn.heads * block.attn.head_size
-        layers = len(encoder.encoders) + MEL_FRAMES_PER_FRAME * len(encoder.up_encoders)
-        return cls(
-            STEPS * depth * 2 * ROWS * attended * kept.itemsize,
-            layers * 2 * encoder.size * width,
-            STEPS * depth * 2 * ROWS * block.size * (KERNEL - 1) * width,
-        )
-
-    def prompt_bytes(self, frames: int) -> int:
-        """Bytes of a reference of so many frames at 25 Hz, taken in."""
-        ends = prefilled(frames)
-        if not ends:
-            return 0
-        return (MEL_FRAMES_PER_FRAME * self.mel_frame_bytes + self.frame_bytes) * ends + self.columns_bytes
-
-    def frames_in(self, size_bytes: int) -> int:
-        """Count the frames at 25 Hz of the longest reference that so many bytes hold."""
-        for_ends = size_bytes - self.columns_bytes
-        return LOOKAHEAD + max(
-            0, for_ends // (MEL_FRAMES_PER_FRAME * self.mel_frame_bytes + self.frame_bytes)
-        )
-
-    def stream_bytes(self, frames: int, remembered: int) -> int:
-        """Bytes of a stream's own.
-
-        Args:
-            frames: at 25 Hz that it may have, with the reference's last three.
-            remembered: mel frames that the estimator keeps.
-        """
-        mel_frames = min(MEL_FRAMES_PER_FRAME * frames, remembered)
-        return self.mel_frame_bytes * mel_frames + self.frame_bytes * frames + self.columns_bytes

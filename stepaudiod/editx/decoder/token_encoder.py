@@ -2,9 +2,9 @@
 
     embed ─ lookahead ─ conformer layers ─ each frame twice, convolution ─ embed ─ conformer layers ─ norm
 
-It runs over a whole utterance, or over chunks with a state that holds what the past left behind: two or four
-columns for each causal convolution, and keys and values for each layer. The convolution that looks ahead
-needs three frames more than a chunk gives out; at the end of an utterance they are zeros.
+It runs over chunks, with a state of earlier ones: two or four columns of each causal convolution, and keys
+and values of each layer. The convolution that looks ahead needs three frames beyond the chunk; at the end of
+an utterance they are zeros.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LOOKAHEAD = 3
-"""Frames at 25 Hz that must be known beyond the one that is encoded."""
+from stepaudiod.editx.decoder.config import LOOKAHEAD
+
 UP = 2
 
 
 @dataclass
 class EncoderState:
-    """What earlier chunks left behind.
+    """The state of earlier chunks.
 
     Args:
         ahead: `(1, size, 2)` of the lookahead's second convolution; None before the first chunk.
         up: `(1, size, 4)` of the convolution after doubling.
-        caches: for each layer its keys and values, `(2, 1, heads, frames so far, head)`.
-        prompt: what came before those, in the same form; others may hold it too, so it is never written to.
+        caches: each layer's keys and values, `(2, 1, heads, frames so far, head)`.
+        prompt: the keys and values before those, in the same form; shared, so never written to.
     """
 
     ahead: Tensor | None = None
@@ -39,21 +39,20 @@ class EncoderState:
     prompt: Mapping[int, Tensor] = field(default_factory=dict)
 
     def after_prompt(self) -> EncoderState:
-        """Begin a state that shares all that was seen so far."""
+        """A new state that shares everything read so far."""
         return EncoderState(self.ahead, self.up, {}, self.caches)
 
     def past(self, layer: int) -> tuple[Tensor, ...]:
-        """A layer's keys and values, the earliest first."""
+        """A layer's keys and values, the oldest first."""
         return tuple(part[layer] for part in (self.prompt, self.caches) if layer in part)
 
     def append(self, layer: int, new: Tensor) -> None:
-        """Take in a chunk's keys and values."""
         before = self.caches.get(layer)
         self.caches[layer] = new if before is None else torch.cat((before, new), dim=3)
 
 
 class InputLayer(nn.Module):
-    """Linear, norm, and the scale that goes with sinusoidal positions."""
+    """Linear, norm, and the scale that belongs to sinusoidal positions."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -75,7 +74,7 @@ class Lookahead(nn.Module):
         self.conv2 = nn.Conv1d(size, size, 3)
 
     def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Turn `(batch, n + 3, size)` into `(batch, n, size)`, and give the two columns to keep."""
+        """Turn `(batch, n + 3, size)` into `(batch, n, size)`, and return the two columns to keep."""
         y = F.leaky_relu(self.conv1(x.transpose(1, 2)))  # (batch, size, n)
         y = torch.cat((y.new_zeros(*y.shape[:2], 2) if past is None else past, y), dim=2)
         return self.conv2(y).transpose(1, 2).contiguous() + x[:, :-LOOKAHEAD], y[..., -2:].clone()
@@ -89,7 +88,7 @@ class UpLayer(nn.Module):
         self.conv = nn.Conv1d(size, size, 2 * UP + 1)
 
     def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Turn `(batch, n, size)` into `(batch, 2n, size)`, and give the four columns to keep."""
+        """Turn `(batch, n, size)` into `(batch, 2n, size)`, and return the four columns to keep."""
         y = x.transpose(1, 2).repeat_interleave(UP, dim=2)  # (batch, size, 2n)
         y = torch.cat((y.new_zeros(*y.shape[:2], 2 * UP) if past is None else past, y), dim=2)
         return self.conv(y).transpose(1, 2).contiguous(), y[..., -2 * UP :].clone()
@@ -113,7 +112,7 @@ class RelativeAttention(nn.Module):
         """Attend from `(batch, n, size)` to the past and itself.
 
         Args:
-            x: the new frames, which come last.
+            x: the new frames, the latest of all.
             positions: `(2 * keys - 1, size)`, relative positions from keys - 1 down.
             past: earlier keys and values, `(2, batch, heads, keys, head)` each.
 
@@ -127,8 +126,7 @@ class RelativeAttention(nn.Module):
         p = self._heads(self.linear_pos(positions)).transpose(0, 1)  # (heads, 2 * keys - 1, head)
         by_content = (q + self.pos_bias_u).transpose(1, 2) @ k.transpose(-2, -1)
         by_position = _shift((q + self.pos_bias_v).transpose(1, 2) @ p.transpose(-2, -1), k.shape[2])
-        # Written out, since the last bits count: the reference's float32 phases, far downstream, magnify
-        # them.
+        # Written out rather than fused, to keep the last bits: the reference's float32 phases magnify them.
         weights = ((by_content + by_position) / math.sqrt(self.head_size)).softmax(dim=-1)
         attended = (weights @ v).transpose(1, 2).flatten(2)  # (batch, n, size)
         return self.linear_out(attended), new
@@ -140,7 +138,7 @@ class RelativeAttention(nn.Module):
 def _shift(scores: Tensor, keys: int) -> Tensor:
     """Turn columns by relative position into columns by key: (batch, heads, n, 2 * keys - 1) -> (…, keys).
 
-    Query i stands at position keys - n + i, so its first key is column n - 1 - i.
+    Query i is at position keys - n + i, so its first key is column n - 1 - i.
     """
     n = scores.shape[2]
     batch, heads, _, width = scores.shape
@@ -149,8 +147,6 @@ def _shift(scores: Tensor, keys: int) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """Two linear layers around SiLU."""
-
     def __init__(self, size: int, inner: int) -> None:
         super().__init__()
         self.w_1 = nn.Linear(size, inner)
@@ -180,7 +176,7 @@ class ConformerLayer(nn.Module):
 
 
 class TokenEncoder(nn.Module):
-    """The whole encoder; parameter names are the checkpoint's, less their `encoder.` prefix."""
+    """The encoder; parameter names are the checkpoint's without their `encoder.` prefix."""
 
     def __init__(self, size: int, heads: int, inner: int, layers: int, up_layers: int) -> None:
         super().__init__()
@@ -193,24 +189,19 @@ class TokenEncoder(nn.Module):
         self.up_encoders = nn.ModuleList([ConformerLayer(size, heads, inner) for _ in range(up_layers)])
         self.after_norm = nn.LayerNorm(size, eps=1e-5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Encode a whole utterance: `(1, n, size)` at 25 Hz to `(1, 2n, size)` at 50 Hz.
-
-        Source: CosyVoice 2 (arXiv 2412.10117), its upsampling conformer without chunk masks.
-        """
-        return self.encode_chunk(x, EncoderState(), is_last=True)
-
     def encode_chunk(self, x: Tensor, state: EncoderState, is_last: bool) -> Tensor:
         """Encode the next frames.
 
         Args:
-            x: `(1, n + 3, size)`, the last three of which come again with the next chunk; `(1, n, size)` if
+            x: `(1, n + 3, size)`, the last three of which are repeated by the next chunk; `(1, n, size)` if
                 last.
             state: grows by n frames.
             is_last: nothing follows.
 
         Returns:
             `(1, 2n, size)`.
+
+        Source: CosyVoice 2 (arXiv 2412.10117), its upsampling conformer without chunk masks.
         """
         x = self.embed(x)
         if is_last:

@@ -3,22 +3,22 @@
     mel ──┬─ pitch ── harmonic source ── short spectra ─┐ (18 channels, 6 kHz)
           └─ conv ─ x8 ──(+)── x5 ──(+)── x3 ──(+)── magnitude and phase ── inverse transform ── waveform
 
-At each (+) the source joins, brought down to that stage's rate. Knows no codes and no requests.
+At each (+) the source is added, downsampled to that stage's rate. Knows no codes and no requests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepaudiod.editx.checkpoint.weights import Progress, install, read_torch_file, shape_of
+from stepaudiod.editx.checkpoint.headers import shape_of
+from stepaudiod.editx.checkpoint.weights import Progress, install, read_torch_file
 from stepaudiod.editx.decoder.dit import MELS
-from stepaudiod.editx.decoder.source import HARMONICS, HarmonicSource, PhaseArithmetic
+from stepaudiod.editx.decoder.source import HARMONICS, HarmonicSource
 
 FFT, FFT_HOP = 16, 4
 BINS = FFT // 2 + 1
@@ -77,22 +77,12 @@ class PitchPredictor(nn.Module):
         self.classifier = nn.Linear(channels, 1)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Tell the pitch in Hz: `(80, frames)` to `(frames,)`."""
+        """Predict the pitch in Hz: `(80, frames)` to `(frames,)`."""
         x = mel[None]
         for conv in self.condnet.values():
             x = F.elu(conv(x))
         pitch: Tensor = self.classifier(x.transpose(1, 2))[0, :, 0].abs()  # (1, frames, 1) -> (frames,)
         return pitch
-
-
-@dataclass
-class VocoderTrace:
-    """What each step made, for comparison with a reference; filled in if given."""
-
-    pitch: Tensor | None = None
-    source: Tensor | None = None
-    source_spectrum: Tensor | None = None
-    spectrum: Tensor | None = None
 
 
 class Vocoder(nn.Module):
@@ -121,42 +111,17 @@ class Vocoder(nn.Module):
         self.conv_post = nn.Conv1d(widths[-1], 2 * BINS, 7, padding=3)
         self.register_buffer("_window", torch.hann_window(FFT, device="cpu"), persistent=False)
 
-    def forward(
-        self,
-        mel: Tensor,
-        noise: Tensor,
-        arithmetic: PhaseArithmetic = PhaseArithmetic.EXACT,
-        trace: VocoderTrace | None = None,
-    ) -> Tensor:
-        """Turn a whole mel into sound.
-
-        Args:
-            mel: `(80, frames)`.
-            noise: `(480 * frames, 9)` standard normal, for the source.
-            arithmetic: how the source's phases are summed.
-            trace: if given, gets every step.
-
-        Returns:
-            `(480 * frames,)` at 24 kHz within ±0.99.
-
-        Source: HiFTNet (arXiv 2309.09493).
-        """
-        pitch = self.f0_predictor(mel)
-        source = self.m_source(pitch, noise, arithmetic)
-        if trace is not None:
-            trace.pitch, trace.source = pitch, source
-        return self.decode(mel[None], source[None], trace)[0]
-
-    def decode(self, mel: Tensor, source: Tensor, trace: VocoderTrace | None = None) -> Tensor:
+    def decode(self, mel: Tensor, source: Tensor) -> Tensor:
         """Turn mels and their excitations into sound.
 
         Args:
             mel: `(batch, 80, frames)`.
             source: `(batch, 480 * frames)`.
-            trace: if given, gets every step, of the first.
 
         Returns:
-            `(batch, 480 * frames)`.
+            `(batch, 480 * frames)` at 24 kHz within ±0.99.
+
+        Source: HiFTNet (arXiv 2309.09493).
         """
         window = self._window.to(source)
         stft = torch.stft(source, FFT, FFT_HOP, window=window, return_complex=True)
@@ -170,8 +135,6 @@ class Vocoder(nn.Module):
             blocks = self.resblocks[stage * 3 : stage * 3 + 3]
             x = torch.stack([block(x) for block in blocks]).sum(0) / len(RESIDUAL_KERNELS)
         spectrum = self.conv_post(F.leaky_relu(x, 0.01))  # (batch, 18, 120 * frames + 1)
-        if trace is not None:
-            trace.source_spectrum, trace.spectrum = excitation[0], spectrum[0]
         magnitude = spectrum[:, :BINS].exp().clamp_max(MAX_MAGNITUDE)
         phase = spectrum[:, BINS:].sin()
         waveform = torch.istft(torch.polar(magnitude, phase), FFT, FFT_HOP, window=window)
@@ -179,7 +142,7 @@ class Vocoder(nn.Module):
 
 
 def make_source_noise(samples: int, generator: torch.Generator) -> Tensor:
-    """Draw the noise of a stretch of source: `(samples, 9)` float32."""
+    """Draw the noise of a source: `(samples, 9)` float32."""
     return torch.randn(samples, HARMONICS, generator=generator)
 
 
@@ -189,7 +152,7 @@ def load_vocoder(path: Path, device: torch.device, progress: Progress | None = N
     Args:
         path: the file.
         device: where it will run.
-        progress: told of bytes read.
+        progress: called with the number of bytes read.
     """
     state = fold_weight_norms(read_torch_file(path))
     base, _, _ = shape_of(state, "conv_pre.weight", path)

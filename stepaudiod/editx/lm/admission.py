@@ -1,4 +1,4 @@
-"""A line: who came first gets in first, unless they have stopped asking. Knows not what is waited for."""
+"""FIFO admission queue. A waiter that has not polled for 3 s loses its turn."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 PATIENCE_S = 3.0
-"""Who hasn't asked for so long, since nobody reads their sound, no longer keeps others waiting."""
+"""A request whose sound is not read stops polling, and must not block others."""
 
 
 class AdmissionQueue:
-    """Who waits for one thing, and when each last asked. Not for several threads at a time.
+    """The waiters for one resource, with the time of each one's last poll. Not thread-safe.
 
     Args:
         clock: seconds.
@@ -18,16 +18,16 @@ class AdmissionQueue:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._asked: dict[object, float] = {}
+        self._polled: dict[object, float] = {}
 
     def __len__(self) -> int:
-        return len(self._asked)
+        return len(self._polled)
 
-    def ask(self, who: object) -> bool:
-        """Stand in the line, and tell whether it is one's turn."""
-        now = self._asked[who] = self._clock()
-        return next(each for each, asked in self._asked.items() if now - asked < PATIENCE_S) == who
+    def is_first(self, waiter: object) -> bool:
+        """Poll: join the queue if need be; returns whether it is this waiter's turn."""
+        now = self._polled[waiter] = self._clock()
+        return next(each for each, polled in self._polled.items() if now - polled < PATIENCE_S) == waiter
 
-    def leave(self, who: object) -> None:
-        """Be served, or give up; leaving twice does nothing."""
-        self._asked.pop(who, None)
+    def leave(self, waiter: object) -> None:
+        """Leave the queue, when admitted or given up; leaving twice does nothing."""
+        self._polled.pop(waiter, None)

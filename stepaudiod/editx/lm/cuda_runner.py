@@ -1,12 +1,12 @@
-"""The language model on a GPU, five codes at a time for up to 16 sequences: one CUDA graph a round.
+"""The language model on a GPU: a decode step of five codes for up to 16 sequences is one CUDA graph.
 
     slot 0   last ─ embed ─ layers ─ choose ─┐
     slot 1   last ─ embed ─ layers ─ choose ─┤ five times in the graph, each code fed to the next step
-    …                                        └─ 5 codes a slot, read by the host once
+    …                                        └─ 5 codes per slot, read by the host once
 
-All sequences stand at the same place of the code pattern, so a step scores only the codes that may come
-there. Random numbers come from the host, drawn as `sampling` draws them, while the GPU is busy with the
-round before. Knows no requests.
+All sequences are at the same place of the code pattern, so only the codes allowed there are scored. Random
+numbers come from the host, drawn as `sampling` draws them, while the GPU runs the step before. Knows no
+requests.
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ from stepaudiod.editx.codes import (
     LINGUISTIC_IN_GROUP,
 )
 from stepaudiod.editx.cuda_graphs import CAPTURE
-from stepaudiod.editx.lm.kernels import ROWS, Matrix, Rows, Workspace, attend, begin, product
+from stepaudiod.editx.lm.kernels import ROWS, Matrix, Rows, Workspace, attend, begin, multiply
 from stepaudiod.editx.lm.kv_cache import KVPool
 from stepaudiod.editx.lm.quantize import Int4Linear, Int8Linear
 from stepaudiod.editx.lm.step1 import DecoderLayer, Step1ForCausalLM, alibi_slopes
 
 END_CODE = LINGUISTIC_CODES
-"""Where the end stands among the scores: behind the linguistic codes, which are the only ones it rivals."""
+"""Index of the end among the scores: behind the linguistic codes, its only alternatives."""
 FIRST_SEMANTIC = LINGUISTIC_CODES + 1
 SIZES = (LINGUISTIC_CODES + 1, LINGUISTIC_CODES) + (AUDIO_CODES - LINGUISTIC_CODES,) * 3
-"""How many codes may come at each place of a group; at the first, the end too."""
+"""Number of codes allowed at each place of a group; at the first, the end included."""
 NOISES = sum(SIZES)
 SLOTS = (1, 4, ROWS)
 LENGTHS = (2048, 8192, 32768)
-"""Graphs are made for so many slots and positions, each when it is first needed."""
+"""Graphs are recorded for so many slots and positions, each at its first use."""
 
 
 def to_token(code: int) -> int:
-    """Turn a place among the scores into an id of the vocabulary."""
+    """Turn an index into the scores into an id of the vocabulary."""
     if code == END_CODE:
         return END_OF_TURN
     return AUDIO_BASE + code - (code > END_CODE)
 
 
 def to_code(token: int) -> int:
-    """Turn an audio id into its place among the scores."""
+    """Turn an audio id into its index into the scores."""
     code = token - AUDIO_BASE
     return code + (code >= END_CODE)
 
 
 @dataclass(frozen=True)
 class SlotInput:
-    """What a slot starts a round from.
+    """The input of a slot's decode step.
 
     Args:
-        last: the id that was chosen last; None if it is the prompt's last, as `place` was told.
-        position: where it stands.
-        start: where the sequence lies in the pool.
-        rate: one over the temperature; 1 if the most likely code is to be taken.
+        last: the id that was chosen last; None for the prompt's last, see `set_prompt_end`.
+        position: of that id.
+        start: of the sequence in the pool.
+        inverse_temperature: 1 if the most likely code is taken.
         noise: `(NOISES,)` float32, added to the scores.
     """
 
@@ -85,10 +85,10 @@ class _Layer:
 
 
 class CudaGraphRunner:
-    """Runs rounds.
+    """Runs decode steps.
 
     Args:
-        model: on a GPU; its matrices are laid together, those that read the same input.
+        model: on a GPU; its matrices that read the same input are concatenated.
         pool: of keys and values.
     """
 
@@ -97,42 +97,42 @@ class CudaGraphRunner:
         device, dtype = model.device, model.dtype
         self._layers = [_layer(layer) for layer in model.model.layers if isinstance(layer, DecoderLayer)]
         if device.type == "cuda":
-            torch.cuda.empty_cache()  # of the matrices before they were laid together: half of all weights
+            torch.cuda.empty_cache()  # of the separate matrices: half of all weights
         self._norm = model.model.norm.weight
         self._slopes = alibi_slopes(model.config.num_attention_heads).to(device)
         ids = [to_token(code) for code in range(AUDIO_CODES + 1)]
         self._head = _rows(model.lm_head.weight, ids).to(device, dtype)
         table = torch.zeros(AUDIO_CODES + 1 + ROWS, model.config.hidden_size, device=device, dtype=dtype)
         table[: AUDIO_CODES + 1] = _rows(model.model.embed_tokens.weight, ids).to(device, dtype)
-        self._table = table  # behind the codes, a place for each slot's prompt's last id
+        self._table = table  # behind the codes, a row for the last id of each slot's prompt
         self._numbers = torch.zeros(3, ROWS, dtype=torch.int64, device=device)  # last, position, start
-        self._rates = torch.ones(ROWS, device=device)
+        self._inverse_temperatures = torch.ones(ROWS, device=device)
         self._noise = torch.zeros(ROWS, NOISES, device=device)
         self._chosen = torch.zeros(GROUP, ROWS, dtype=torch.int64, device=device)
         pinned = device.type == "cuda"
         self._sent = [torch.zeros_like(x, device="cpu", pin_memory=pinned) for x in self._inputs()]
         self._graphs: dict[tuple[int, int], Callable[[], None]] = {}
-        self._kept: list[_Buffers] = []  # a graph knows only where its memory lies, and would not keep it
-        self._memory = torch.cuda.graph_pool_handle() if pinned else None
+        self._graph_buffers: list[_Buffers] = []  # a graph has only their addresses, and would not keep them
+        self._graph_pool = torch.cuda.graph_pool_handle() if pinned else None
 
     def _inputs(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self._numbers, self._rates, self._noise
+        return self._numbers, self._inverse_temperatures, self._noise
 
-    def place(self, slot: int, embedding: Tensor) -> None:
-        """Keep the embedding of a prompt's last id, which is no code, for a slot's first round."""
+    def set_prompt_end(self, slot: int, embedding: Tensor) -> None:
+        """Set the embedding of a prompt's last id, which is no code, for a slot's first step."""
         self._table[AUDIO_CODES + 1 + slot] = embedding
 
     def run(
         self, slots: dict[int, SlotInput], meanwhile: Callable[[], object] = lambda: None
     ) -> dict[int, list[int]]:
-        """Run one round.
+        """Run one decode step.
 
         Args:
-            slots: those that take part; the others compute for nothing, where nothing is lost.
+            slots: the active ones; the others are computed too, and write to spare positions.
             meanwhile: called while the GPU works.
 
         Returns:
-            Five ids for each; what follows an end means nothing.
+            Five ids for each; those after an end are meaningless.
         """
         self._send(slots)
         count = next(size for size in SLOTS if size > max(slots))
@@ -143,14 +143,14 @@ class CudaGraphRunner:
         return {slot: [to_token(code) for code in chosen[:, slot].tolist()] for slot in slots}
 
     def _send(self, slots: dict[int, SlotInput]) -> None:
-        numbers, rates, noise = self._sent
+        numbers, inverse, noise = self._sent
         numbers[0], numbers[1], numbers[2] = 0, 0, self._pool.positions
         for slot, given in slots.items():
             last = AUDIO_CODES + 1 + slot if given.last is None else to_code(given.last)
             numbers[:, slot] = torch.tensor([last, given.position, given.start])
-            rates[slot], noise[slot] = given.inverse_temperature, given.noise
-        for there, here in zip(self._inputs(), self._sent, strict=True):
-            there.copy_(here, non_blocking=True)
+            inverse[slot], noise[slot] = given.inverse_temperature, given.noise
+        for target, source in zip(self._inputs(), self._sent, strict=True):
+            target.copy_(source, non_blocking=True)
 
     def _graph(self, count: int, length: int) -> Callable[[], None]:
         key = count, length
@@ -160,15 +160,15 @@ class CudaGraphRunner:
 
     def _capture(self, count: int, length: int) -> Callable[[], None]:
         buffers = self._new_buffers(count, length)
-        if self._memory is None:
-            return lambda: self._round(buffers)
+        if self._graph_pool is None:
+            return lambda: self._step(buffers)
         numbers = self._numbers.clone()
-        self._round(buffers)  # compiles the kernels, which a graph can't
+        self._step(buffers)  # compiles the kernels, which a graph can't
         self._numbers.copy_(numbers)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, self._memory, capture_error_mode=CAPTURE):
-            self._round(buffers)
-        self._kept.append(buffers)
+        with torch.cuda.graph(graph, self._graph_pool, capture_error_mode=CAPTURE):
+            self._step(buffers)
+        self._graph_buffers.append(buffers)
         return graph.replay
 
     def _new_buffers(self, count: int, length: int) -> _Buffers:
@@ -186,7 +186,7 @@ class CudaGraphRunner:
             Workspace.new(count, heads, head, length, device),
         )
 
-    def _round(self, buffers: _Buffers) -> None:
+    def _step(self, buffers: _Buffers) -> None:
         count = buffers.qkv.shape[0]
         codes, positions, starts = (row[:count] for row in self._numbers)
         noises = torch.split(self._noise[:count], list(SIZES), dim=1)
@@ -196,22 +196,24 @@ class CudaGraphRunner:
                 self._run_layer(index, positions, starts, buffers)
             first = 0 if place < LINGUISTIC_IN_GROUP else FIRST_SEMANTIC
             scores = self._table.new_empty(count, SIZES[place])
-            product(buffers.rows, Matrix(self._head[first : first + SIZES[place]]), scores, eps=self._eps)
-            codes = (scores.float() * self._rates[:count, None] + noises[place]).argmax(dim=1) + first
+            multiply(buffers.rows, Matrix(self._head[first : first + SIZES[place]]), scores, eps=self._eps)
+            codes = (scores.float() * self._inverse_temperatures[:count, None] + noises[place]).argmax(
+                dim=1
+            ) + first
             self._chosen[place, :count] = codes
             positions += 1
 
     def _run_layer(self, index: int, positions: Tensor, starts: Tensor, buffers: _Buffers) -> None:
-        """Run one layer over the rows, in place."""
+        """Run a layer over the rows, in place."""
         layer, rows, eps = self._layers[index], buffers.rows, self._eps
         is_last = index + 1 == len(self._layers)
         next_norm = self._norm if is_last else self._layers[index + 1].input_norm
-        product(rows, layer.qkv, buffers.qkv, eps=eps)
+        multiply(rows, layer.qkv, buffers.qkv, eps=eps)
         keys, values = self._pool.keys[index], self._pool.values[index]
         attend(buffers.qkv, keys, values, self._slopes, starts, positions, buffers.scratch, buffers.attended)
-        product(buffers.attended, layer.out, rows, gain=layer.norm)
-        product(rows, layer.gate_up, buffers.inner, eps=eps, is_gated=True)
-        product(buffers.inner, layer.down, rows, gain=next_norm)
+        multiply(buffers.attended, layer.out, rows, gain=layer.norm)
+        multiply(rows, layer.gate_up, buffers.inner, eps=eps, is_gated=True)
+        multiply(buffers.inner, layer.down, rows, gain=next_norm)
 
 
 @dataclass(frozen=True)
@@ -231,16 +233,16 @@ def _layer(layer: DecoderLayer) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     return _Layer(
         layer.input_layernorm.weight,
-        _lay_together(attention.q_proj, attention.k_proj, attention.v_proj),
-        _lay_together(attention.o_proj),
+        _concatenate(attention.q_proj, attention.k_proj, attention.v_proj),
+        _concatenate(attention.o_proj),
         layer.post_attention_layernorm.weight,
-        _lay_together(mlp.gate_proj, mlp.up_proj),
-        _lay_together(mlp.down_proj),
+        _concatenate(mlp.gate_proj, mlp.up_proj),
+        _concatenate(mlp.down_proj),
     )
 
 
-def _lay_together(*linears: nn.Module) -> Matrix:
-    """Put matrices that read the same input one below the other; the modules keep views of theirs."""
+def _concatenate(*linears: nn.Module) -> Matrix:
+    """Concatenate matrices that read the same input; the modules keep views of theirs."""
     names = {Int4Linear: ("packed", "scale", "zero"), Int8Linear: ("weight", "scale")}.get(
         type(linears[0]), ("weight",)
     )

@@ -1,11 +1,12 @@
-"""The running batch on a GPU: sequences join and leave between rounds of five codes.
+"""The running batch on a GPU: sequences join and leave between decode steps of five codes.
 
-    join     a stretch of the pool for all it may need, or wait; the prompt is read in blocks, with a round
-             for the others between two of them if one has run dry
-    round    everyone who isn't far ahead of its reader gets five codes; see `rounds`
-    leave    the stretch goes back, and stays known for prompts that begin alike
+    join     allocate all positions that it may need, or wait; the prompt is read in blocks, with a decode
+    step
+             between two of them if a running sequence has no token buffered
+    step     every sequence whose buffer has space gets five codes; see `cuda_runner`
+    leave    the allocation is freed, and stays known for prompts with the same beginning
 
-Nothing is allocated on the way, so nothing runs out of memory midway. Knows no audio.
+Nothing is allocated during a sequence, so none runs out of memory midway. Knows no audio.
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ from stepaudiod.editx.codes import END_OF_TURN, GROUP
 from stepaudiod.editx.lm.cuda_runner import END_CODE, NOISES, SIZES, CudaGraphRunner, SlotInput
 from stepaudiod.editx.lm.kernels import ROWS
 from stepaudiod.editx.lm.kv_cache import Allocation, KVPool
-from stepaudiod.editx.lm.sampling import Sampler, SamplingOptions
+from stepaudiod.editx.lm.sampling import Sampler
 from stepaudiod.editx.lm.scheduler import Batch, Sequence
 from stepaudiod.editx.lm.step1 import PROMPT_BLOCK, Step1ForCausalLM
-from stepaudiod.errors import InvalidRequest
 
 FIRST_BLOCK = 2 * PROMPT_BLOCK
-"""Positions of a prompt that are read first: most prompts are read at once."""
+"""Size of a prompt's first block: most prompts are read at once."""
 MAX_BUFFERED_TOKENS = 8 * GROUP
-"""Tokens that may wait for their reader: about a second."""
+"""Tokens of a sequence that may be buffered: about a second."""
 
 
 class CudaBatch(Batch):
@@ -36,32 +36,20 @@ class CudaBatch(Batch):
     Args:
         model: the language model.
         rows: sequences at a time, 16 at most.
-        length: positions each, prompt and output together.
+        length: positions of each, prompt and output together.
         positions: of all sequences together.
     """
 
-    MOST = ROWS
+    MAX_ROWS = ROWS
 
     def __init__(self, model: Step1ForCausalLM, rows: int, length: int, positions: int) -> None:
         super().__init__(model, min(rows, ROWS), min(length, positions))
         self._pool = KVPool(model.config, positions, model.device, model.dtype)
         self._runner = CudaGraphRunner(model, self._pool)
-        self._stretches: dict[int, Allocation] = {}
+        self._allocations: dict[int, Allocation] = {}
         self._noises: dict[int, Tensor] = {}
 
-    @staticmethod
-    def can_run(options: SamplingOptions) -> bool:
-        """Tell whether ids are chosen in a way that rounds know."""
-        return (
-            options.is_pattern_enforced
-            and not options.is_repetition_masked
-            and options.top_k == 0
-            and options.top_p == 1.0
-        )
-
     def _admit(self, sequence: Sequence, prompt: list[int]) -> bool:
-        if not self.can_run(sequence.sampler.options):
-            raise InvalidRequest("on a GPU the code pattern is enforced, and all codes are kept", "sampling")
         if len(self._active) >= self.rows:
             return False
         groups = math.ceil(sequence.max_tokens / GROUP)
@@ -69,23 +57,23 @@ class CudaBatch(Batch):
         if allocation is None:
             return False
         slot = next(slot for slot in range(self.rows) if slot not in self._active)
-        sequence.row, self._stretches[slot] = slot, allocation
+        sequence.row, self._allocations[slot] = slot, allocation
         try:
             self._read_prompt(prompt, allocation)
         except BaseException:
-            self._pool.release(self._stretches.pop(slot))
+            self._pool.release(self._allocations.pop(slot))
             raise
-        self._runner.place(slot, self.model.model.embed(torch.tensor(prompt[-1:]))[0])
+        self._runner.set_prompt_end(slot, self.model.model.embed(torch.tensor(prompt[-1:]))[0])
         sequence.position = len(prompt) - 1
         self._active[slot] = sequence
         return True
 
     def _read_prompt(self, prompt: list[int], allocation: Allocation) -> None:
-        """Read all but the prompt's last id, which the first round feeds."""
+        """Read all but the prompt's last id, which the first decode step feeds."""
         known = self._pool.copy_known(prompt, allocation, PROMPT_BLOCK, FIRST_BLOCK)
         cache = self._pool.cache(allocation)
         while known < len(prompt) - 1:
-            if any(not s._waiting and not self._is_done(s) for s in self._active.values()):
+            if any(not s._buffered and not self._is_done(s) for s in self._active.values()):
                 self._step(None)
             block = PROMPT_BLOCK if known else FIRST_BLOCK
             part = prompt[known : min(known + block, len(prompt) - 1)]
@@ -95,26 +83,26 @@ class CudaBatch(Batch):
 
     def _drop(self, sequence: Sequence) -> None:
         if self._active.get(sequence.row) is sequence:
-            self._pool.release(self._stretches.pop(sequence.row))
+            self._pool.release(self._allocations.pop(sequence.row))
             self._noises.pop(sequence.row, None)
         super()._drop(sequence)
 
     def _step(self, wanted: Sequence | None) -> bool:
-        """Run a round for `wanted` and for everyone else who may be ahead of its reader."""
-        taking_part = {
+        """Run a decode step for `wanted` and for every sequence whose buffer has space."""
+        stepped = {
             slot: s
             for slot, s in self._active.items()
-            if not self._is_done(s) and (s is wanted or len(s._waiting) <= MAX_BUFFERED_TOKENS - GROUP)
+            if not self._is_done(s) and (s is wanted or len(s._buffered) <= MAX_BUFFERED_TOKENS - GROUP)
         }
-        if not taking_part:
+        if not stepped:
             return False
-        given = {slot: self._input(slot, s) for slot, s in taking_part.items()}
-        found = self._runner.run(given, lambda: self._draw_ahead(taking_part))
-        for slot, sequence in taking_part.items():
+        given = {slot: self._input(slot, s) for slot, s in stepped.items()}
+        found = self._runner.run(given, lambda: self._draw_ahead(stepped))
+        for slot, sequence in stepped.items():
             sequence.position += GROUP
             ids = found[slot]
             sequence.sampler.history += ids
-            sequence._waiting.extend(ids[:1] if ids[0] == END_OF_TURN else ids)
+            sequence._buffered.extend(ids[:1] if ids[0] == END_OF_TURN else ids)
         return True
 
     def _is_done(self, sequence: Sequence) -> bool:
@@ -126,12 +114,12 @@ class CudaBatch(Batch):
         sampler = sequence.sampler
         last = sampler.history[-1] if sampler.produced else None
         noise = self._noises.pop(slot) if slot in self._noises else draw_noise(sampler)
-        rate = 1.0 / sampler.options.temperature if sampler.options.temperature else 1.0
-        return SlotInput(last, sequence.position, self._stretches[slot].start, rate, noise)
+        inverse = 1.0 / sampler.temperature if sampler.temperature else 1.0
+        return SlotInput(last, sequence.position, self._allocations[slot].start, inverse, noise)
 
-    def _draw_ahead(self, taking_part: dict[int, Sequence]) -> None:
-        """Draw the next round's random numbers while the GPU is busy with this one."""
-        for slot, sequence in taking_part.items():
+    def _draw_ahead(self, stepped: dict[int, Sequence]) -> None:
+        """Draw the next step's random numbers while the GPU runs this one."""
+        for slot, sequence in stepped.items():
             self._noises[slot] = draw_noise(sequence.sampler, is_first=False)
 
 
@@ -140,13 +128,13 @@ def draw_noise(sampler: Sampler, is_first: bool | None = None) -> Tensor:
 
     Args:
         sampler: of the sequence.
-        is_first: whether it is the first group, before which nothing can end; None asks the sampler.
+        is_first: whether it is the first group, before which no end is allowed; None: as the sampler says.
 
     Returns:
         `(NOISES,)` float32, to be added to the scores.
     """
     is_first = sampler.produced == 0 if is_first is None else is_first
-    if sampler.options.temperature == 0:
+    if sampler.temperature == 0:
         noise = torch.zeros(NOISES)
     else:
         sizes = (SIZES[0] - is_first, *SIZES[1:])

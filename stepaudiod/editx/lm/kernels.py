@@ -1,18 +1,18 @@
-"""The language model's step on a GPU: four Triton kernels, and what launches them. Imported on CUDA alone.
+"""The language model's step on a GPU: four Triton kernels and their launchers. Imported on CUDA only.
 
-A step of one sequence reads every weight once and does little else, so the kernels are made to read:
+A step of one sequence reads every weight once and does little else, so the kernels are memory-bound:
 
-    _begin     looks the last codes up
-    _product   rows times a matrix; before it a norm, or after it a gate or the residual
-    _attend    one stretch of one sequence's keys, for the heads that share them; the bias from positions
-    _combine   the stretches of one head into its result
+    _begin      looks the last codes up
+    _multiply   rows times a matrix; after a norm, or followed by a gate or the residual
+    _attend     one split of one sequence's keys, for the heads that share them; the bias from positions
+    _combine    the splits of one head into its result
 
-A norm is spread over three kernels, so that none waits for it: whoever makes a row writes it times the norm's
-weights, and each program the squares of its part; the product behind it takes the first as it is, and its
-result times the root of all squares.
+A norm is spread over three kernels, so that none waits for it: the kernel that makes a row also writes it
+times the norm's weights, and each program the sum of squares of its part; the next `_multiply` reads the
+former, and scales its result by the root of all squares.
 
-Each takes 16 rows, whatever is there: a tensor core takes 16 anyhow. So one row's numbers never depend on who
-is beside it, and 16 sequences take the time of one. Knows no module and no sampling.
+Each kernel computes 16 rows, used or not: a tensor core takes 16 anyway. So a row's last bits never depend on
+its neighbours, and 16 sequences take the time of one. Knows no module and no sampling.
 """
 
 from __future__ import annotations
@@ -25,21 +25,19 @@ import triton.language as tl
 from torch import Tensor
 
 ROWS = 16
-STRETCH = 64
-"""Keys a program of `_attend` looks at."""
-GROUP_SIZE = 64
-"""Inputs that share a scale in int4; see `quantize`."""
+SPLIT = 64
+"""Keys per program of `_attend`."""
 PART = 32
-"""Values of a row whose squares are summed up together: what a program of `_product` makes."""
+"""Outputs of a row per program of `_multiply`, whose squares are summed together."""
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A weight `(outputs, inputs)`, as it is or in fewer bits.
+    """A weight `(outputs, inputs)`, quantized or not.
 
     Args:
         weight: in the model's dtype; int8; or uint8 `(outputs, inputs / 2)`, two int4 levels to a byte: that
-            of input i of the first half of all inputs, and above it that of input i of the second.
+            of input i of the first half of all inputs in the low bits, that of the second half above.
         scale: `(outputs,)` of int8, `(outputs, inputs / 64)` of int4.
         zero: of int4, as its scale.
     """
@@ -50,24 +48,24 @@ class Matrix:
 
     @property
     def bits(self) -> int:
-        """Bits a weight has: 4, 8, or 16 for what needs no unpacking."""
+        """Bits per weight: 4, 8, or 16 for what needs no unpacking."""
         return 4 if self.zero is not None else 8 if self.scale is not None else 16
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Outputs and inputs."""
+        """Outputs and inputs, unpacked."""
         outputs, inputs = self.weight.shape
         return outputs, 2 * inputs if self.bits == 4 else inputs
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What goes from layer to layer.
+    """The activations between layers.
 
     Args:
         x: `(rows, hidden)`.
         ready: the same times the next norm's weights.
-        squares: `(hidden / 32, 16)` float32, of each part of each row; see `PART`.
+        squares: `(hidden / 32, 16)` float32, sums over each part of each row; see `PART`.
     """
 
     x: Tensor
@@ -76,7 +74,6 @@ class Rows:
 
     @classmethod
     def new(cls, rows: int, hidden: int, device: torch.device, dtype: torch.dtype) -> Rows:
-        """Make room."""
         x = torch.empty(rows, hidden, device=device, dtype=dtype)
         parts = triton.cdiv(hidden, PART)
         return cls(x, torch.empty_like(x), torch.zeros(parts, ROWS, device=device))
@@ -89,11 +86,11 @@ def _begin(
 ):  # fmt: skip
     """Look one row's code up."""
     row, k = tl.program_id(0), tl.arange(0, BLOCK)
-    is_there = k < K
-    x = tl.load(table_ptr + tl.load(codes_ptr + row) * K + k, mask=is_there, other=0.0)
-    gain = tl.load(gain_ptr + k, mask=is_there, other=0.0)
-    tl.store(x_ptr + row * K + k, x, mask=is_there)
-    tl.store(ready_ptr + row * K + k, x * gain, mask=is_there)
+    is_value = k < K
+    x = tl.load(table_ptr + tl.load(codes_ptr + row) * K + k, mask=is_value, other=0.0)
+    gain = tl.load(gain_ptr + k, mask=is_value, other=0.0)
+    tl.store(x_ptr + row * K + k, x, mask=is_value)
+    tl.store(ready_ptr + row * K + k, x * gain, mask=is_value)
     part = tl.arange(0, PARTS_UP)
     total = tl.sum(x.to(tl.float32) * x.to(tl.float32), 0)
     tl.store(squares_ptr + part * 16 + row, tl.where(part == 0, total, 0.0), mask=part < PARTS)
@@ -112,7 +109,7 @@ def _weights(
     BLOCK_K: tl.constexpr,
     dtype: tl.constexpr,
 ):
-    """A block of a matrix in the product's dtype; of int4 one of each half."""
+    """A block of a matrix in the result's dtype; of int4 one of each half."""
     k = start + tl.arange(0, BLOCK_K)
     if BITS == 4:
         both = tl.load(w_ptr + n[:, None] * (K // 2) + k[None], mask=real[:, None], other=0)
@@ -126,7 +123,7 @@ def _weights(
 
 @triton.jit
 def _scaled(levels, scale_ptr, zero_ptr, n, start, real, K, BLOCK_K: tl.constexpr):
-    """int4 levels (n, BLOCK_K) to weights, a scale and a zero each 64 inputs."""
+    """int4 levels (n, BLOCK_K) to weights, a scale and a zero per 64 inputs."""
     group = n[:, None] * (K // 64) + (start // 64 + tl.arange(0, BLOCK_K // 64))[None]
     scale = tl.load(scale_ptr + group, mask=real[:, None], other=0.0).to(tl.float32)
     zero = tl.load(zero_ptr + group, mask=real[:, None], other=0.0).to(tl.float32)
@@ -135,13 +132,13 @@ def _scaled(levels, scale_ptr, zero_ptr, n, start, real, K, BLOCK_K: tl.constexp
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _product(
+def _multiply(
     x_ptr, w_ptr, scale_ptr, zero_ptr, squares_ptr, y_ptr, gain_ptr, ready_ptr, parts_ptr, rows, eps,
     N: tl.constexpr, K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PARTS: tl.constexpr,
     PARTS_UP: tl.constexpr, BITS: tl.constexpr, IS_GATED: tl.constexpr, IS_ADDED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Give x (rows, K) times w (N, K) transposed; of a gated one, w is (2 N, K): gates, then values."""
+    """X (rows, K) times w (N, K) transposed; if gated, w is (2 N, K): gates, then values."""
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     row = tl.arange(0, 16)
     is_row = (row < rows)[:, None]
@@ -190,14 +187,14 @@ def _product(
 def _attend(
     qkv_ptr, keys_ptr, values_ptr, slopes_ptr, starts_ptr, positions_ptr, part_ptr, top_ptr, sum_ptr, pool,
     GROUPS: tl.constexpr, SHARED: tl.constexpr, HEAD: tl.constexpr, LENGTH: tl.constexpr,
-    STRETCHES: tl.constexpr, PRECISION: tl.constexpr,
+    SPLITS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One stretch of a row's keys and values for the heads of one group; the newest is stored on the way."""
-    row, group, stretch = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    """One split of a row's keys and values for the heads of one group; also stores the newest."""
+    row, group, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     position = tl.load(positions_ptr + row)
-    if stretch * LENGTH > position:
+    if split * LENGTH > position:
         return
-    d, h, key = tl.arange(0, HEAD), tl.arange(0, 16), stretch * LENGTH + tl.arange(0, LENGTH)
+    d, h, key = tl.arange(0, HEAD), tl.arange(0, 16), split * LENGTH + tl.arange(0, LENGTH)
     first = (group.to(tl.int64) * pool + tl.load(starts_ptr + row)) * HEAD
     where = first + key[:, None] * HEAD + d[None]
     is_old, is_new = (key < position)[:, None], (key == position)[:, None]
@@ -217,10 +214,10 @@ def _attend(
     top = tl.max(scores, 1)
     weights = tl.exp(scores - top[:, None])
     mixed = tl.dot(weights, v, input_precision=PRECISION)
-    if (stretch + 1) * LENGTH > position:  # the last stretch holds the newest
+    if (split + 1) * LENGTH > position:  # the last split holds the newest
         tl.store(keys_ptr + first + position * HEAD + d, new_key)
         tl.store(values_ptr + first + position * HEAD + d, new_value)
-    out = (row * GROUPS * SHARED + head) * STRETCHES + stretch
+    out = (row * GROUPS * SHARED + head) * SPLITS + split
     tl.store(top_ptr + out, top, mask=is_head)
     tl.store(sum_ptr + out, tl.sum(weights, 1), mask=is_head)
     tl.store(part_ptr + out[:, None] * HEAD + d[None], mixed, mask=is_head[:, None])
@@ -229,13 +226,13 @@ def _attend(
 @triton.jit
 def _combine(
     part_ptr, top_ptr, sum_ptr, positions_ptr, y_ptr,
-    HEADS: tl.constexpr, HEAD: tl.constexpr, LENGTH: tl.constexpr, STRETCHES: tl.constexpr,
+    HEADS: tl.constexpr, HEAD: tl.constexpr, LENGTH: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """The stretches of one head of one row, each weighed by its sum."""
+    """The splits of one head of one row, each weighted by its sum."""
     row, head = tl.program_id(0), tl.program_id(1)
-    s, d = tl.arange(0, STRETCHES), tl.arange(0, HEAD)
+    s, d = tl.arange(0, SPLITS), tl.arange(0, HEAD)
     used = s <= tl.load(positions_ptr + row) // LENGTH
-    at = (row * HEADS + head) * STRETCHES + s
+    at = (row * HEADS + head) * SPLITS + s
     top = tl.load(top_ptr + at, mask=used, other=-float("inf"))
     weight = tl.exp(top - tl.max(top, 0))
     total = tl.sum(tl.load(sum_ptr + at, mask=used, other=0.0) * weight, 0)
@@ -254,7 +251,7 @@ def begin(codes: Tensor, table: Tensor, gain: Tensor, rows: Rows) -> None:
     )  # fmt: skip
 
 
-def product(
+def multiply(
     x: Tensor | Rows,
     matrix: Matrix,
     y: Tensor | Rows,
@@ -267,11 +264,11 @@ def product(
     """Multiply by a matrix.
 
     Args:
-        x: `(rows, inputs)`, at most 16; as `Rows`, its norm is multiplied.
-        matrix: the weight; of a gated product, gates above values.
-        y: `(rows, outputs)`, written to; as `Rows`, the result is added to them.
-        eps: of the norm before it.
-        gain: weights of the norm behind it.
+        x: `(rows, inputs)`, at most 16; of `Rows`, the norm is multiplied.
+        matrix: the weight; if gated, gates above values.
+        y: `(rows, outputs)`, written to; to `Rows`, the result is added.
+        eps: of the norm before.
+        gain: weights of the norm after.
         is_gated: the result is silu(gate) * value.
         blocks: for tuning.
     """
@@ -281,7 +278,7 @@ def product(
     blocks = blocks or Blocks.best(inputs, matrix.bits, is_gated, source.dtype)
     parts = x.squares.shape[0] if isinstance(x, Rows) else 0
     ready, squares = (y.ready, y.squares) if isinstance(y, Rows) else (None, None)
-    _product[(triton.cdiv(outputs, blocks.n),)](
+    _multiply[(triton.cdiv(outputs, blocks.n),)](
         source, matrix.weight, matrix.scale, matrix.zero, x.squares if isinstance(x, Rows) else None, target,
         gain, ready, squares, rows, eps,
         N=outputs, K=inputs, BLOCK_N=blocks.n, BLOCK_K=blocks.k, PARTS=parts,
@@ -293,7 +290,7 @@ def product(
 
 @dataclass(frozen=True)
 class Blocks:
-    """Outputs and stored inputs a program of `_product` takes at a time, its warps, and blocks in flight."""
+    """Outputs and stored inputs per program of `_multiply`, its warps, and blocks in flight."""
 
     n: int
     k: int
@@ -302,7 +299,7 @@ class Blocks:
 
     @classmethod
     def best(cls, inputs: int, bits: int, is_gated: bool, dtype: torch.dtype) -> Blocks:
-        """Those that an H100 was fastest with."""
+        """The fastest on an H100."""
         stored = inputs // 2 if bits == 4 else inputs
         k = next(size for size in (512, 256, 128, 64, 32, 16) if stored % size == 0)
         if dtype is torch.float32:
@@ -312,11 +309,11 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Workspace:
-    """What attention writes between its two kernels, made once.
+    """The buffers between the two kernels of attention, allocated once.
 
     Args:
-        part: `(rows, heads, stretches, head)` float32.
-        top: `(rows, heads, stretches)` float32.
+        part: `(rows, heads, splits, head)` float32.
+        top: `(rows, heads, splits)` float32.
         total: likewise.
     """
 
@@ -326,9 +323,9 @@ class Workspace:
 
     @classmethod
     def new(cls, rows: int, heads: int, head_size: int, length: int, device: torch.device) -> Workspace:
-        """Make room for keys up to `length`."""
-        stretches = triton.next_power_of_2(triton.cdiv(length, STRETCH))
-        part = torch.empty(rows, heads, stretches, head_size, device=device)
+        """Allocate them for up to `length` keys."""
+        splits = triton.next_power_of_2(triton.cdiv(length, SPLIT))
+        part = torch.empty(rows, heads, splits, head_size, device=device)
         return cls(part, torch.empty_like(part[..., 0]), torch.empty_like(part[..., 0]))
 
 
@@ -342,27 +339,27 @@ def attend(
     scratch: Workspace,
     y: Tensor,
 ) -> None:
-    """Attend from one new position of each row; its key and value go into the pool.
+    """Attend from one new position of each row, and store its key and value in the pool.
 
     Args:
         qkv: `(rows, (heads + 2 * groups) * head)`.
         keys: this layer's part of the pool, `(groups, pool, head)`.
         values: likewise.
         slopes: `(heads,)` float32.
-        starts: `(rows,)` int64, where each row's positions begin in the pool.
+        starts: `(rows,)` int64, each row's first position in the pool.
         positions: `(rows,)` int64, of the new token.
         scratch: for the same number of rows.
         y: `(rows, heads * head)`, written to.
     """
     rows = qkv.shape[0]
     groups, pool, head = keys.shape
-    heads, stretches = slopes.shape[0], scratch.top.shape[2]
-    _attend[(rows, groups, stretches)](
+    heads, splits = slopes.shape[0], scratch.top.shape[2]
+    _attend[(rows, groups, splits)](
         qkv, keys, values, slopes, starts, positions, scratch.part, scratch.top, scratch.total, pool,
-        GROUPS=groups, SHARED=heads // groups, HEAD=head, LENGTH=STRETCH, STRETCHES=stretches,
+        GROUPS=groups, SHARED=heads // groups, HEAD=head, LENGTH=SPLIT, SPLITS=splits,
         PRECISION="ieee" if qkv.dtype is torch.float32 else "tf32", num_warps=4,
     )  # fmt: skip
     _combine[(rows, heads)](
         scratch.part, scratch.top, scratch.total, positions, y,
-        HEADS=heads, HEAD=head, LENGTH=STRETCH, STRETCHES=stretches, num_warps=2,
+        HEADS=heads, HEAD=head, LENGTH=SPLIT, SPLITS=splits, num_warps=2,
     )  # fmt: skip

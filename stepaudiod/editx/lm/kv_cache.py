@@ -1,9 +1,9 @@
-"""Keys and values of many sequences in one block of memory, whose size is known beforehand.
+"""Keys and values of many sequences in one block of memory of a fixed size.
 
     pool       │ request A, 900 positions │ B, 700 │··· free ···│ C, 1200 │ spare │
 
-Each sequence gets one stretch for all it may ever need, or has to wait: nothing runs out midway. What was
-read stays known until something is written over it, so that a prompt which begins alike can be copied.
+A sequence is allocated one range for all that it may need, or waits: none runs out of memory midway. A
+released range stays known until it is overwritten, so that the beginning of an equal prompt can be copied.
 """
 
 from __future__ import annotations
@@ -12,20 +12,18 @@ from dataclasses import dataclass, field
 
 import torch
 
-from stepaudiod.editx.lm.step1 import KVCache, Step1Config
-
-SPARE = 8
-"""Positions at the end where rows without a sequence write."""
+from stepaudiod.editx.lm.config import SPARE_POSITIONS, Step1Config
+from stepaudiod.editx.lm.step1 import KVCache
 
 
 @dataclass(eq=False)
 class Allocation:
-    """A sequence's part of the pool.
+    """A sequence's range of the pool.
 
     Args:
         start: its first position.
-        size: how many it may use.
-        ids: what was read into it.
+        size: in positions.
+        ids: the tokens whose keys and values it holds.
     """
 
     start: int
@@ -33,36 +31,34 @@ class Allocation:
     ids: list[int] = field(default_factory=list)
 
     def overlaps(self, other: Allocation) -> bool:
-        """Tell whether they share positions."""
         return self.start < other.start + other.size and other.start < self.start + self.size
 
 
 class KVPool:
-    """The block of memory, and who has which part of it.
+    """The block of memory and its allocations.
 
     Args:
         config: the model's dimensions.
         positions: of all sequences together.
-        device: where it lies.
+        device: of the memory.
         dtype: the model's.
     """
 
     def __init__(self, config: Step1Config, positions: int, device: torch.device, dtype: torch.dtype) -> None:
         self.positions = positions
-        shape = (config.num_hidden_layers, config.num_attention_groups, positions + SPARE, config.head_size)
+        shape = (
+            config.num_hidden_layers,
+            config.num_attention_groups,
+            positions + SPARE_POSITIONS,
+            config.head_size,
+        )
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self._taken: list[Allocation] = []
         self._known: list[Allocation] = []
 
-    @staticmethod
-    def size_bytes(config: Step1Config, positions: int, dtype: torch.dtype) -> int:
-        """Memory that a pool takes."""
-        values = 2 * config.num_hidden_layers * config.num_attention_groups * config.head_size
-        return values * (positions + SPARE) * dtype.itemsize
-
     def allocate(self, size: int) -> Allocation | None:
-        """Take the first gap that is large enough; None if there is none now."""
+        """Allocate the first gap that is large enough; None if there is none."""
         at = 0
         for allocation in [*sorted(self._taken, key=lambda s: s.start), Allocation(self.positions, 0)]:
             if allocation.start - at >= size:
@@ -73,21 +69,21 @@ class KVPool:
         return None
 
     def release(self, allocation: Allocation) -> None:
-        """Let others have it; what was read stays known until they write there."""
+        """Free a range; its content stays known until it is overwritten."""
         self._taken.remove(allocation)
         self._known.append(allocation)
 
     def copy_known(self, prompt: list[int], into: Allocation, block: int, least: int) -> int:
-        """Fill a stretch with what is known of a prompt's beginning, in whole blocks and never all of it.
+        """Copy the known beginning of a prompt into a new range, in whole blocks and never the whole prompt.
 
         Args:
             prompt: its ids.
-            into: just taken; what was known where it lies is forgotten.
-            block: positions a block.
-            least: of the first block, which may be larger.
+            into: just allocated; what it overlaps is no longer known.
+            block: positions per block.
+            least: size of the first block, which may be larger.
 
         Returns:
-            How many positions are there.
+            The number of copied positions.
         """
         known = 0
         for source in [*self._taken, *self._known]:
@@ -102,14 +98,14 @@ class KVPool:
         return known
 
     def cache(self, allocation: Allocation) -> KVCache:
-        """See a stretch as a cache of one row."""
+        """A range as a cache of one row."""
         part = slice(allocation.start, allocation.start + allocation.size)
         keys, values = (x[:, None, :, part] for x in (self.keys, self.values))
         return KVCache(keys, values)
 
 
 def common(first: list[int], second: list[int]) -> int:
-    """Count the ids that two lists begin with alike."""
+    """Length of the common beginning of two lists."""
     for index, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:
             return index

@@ -1,7 +1,7 @@
-"""Products with weights, in the arithmetic that the processor is good at. Knows no network.
+"""Matrix products in the arithmetic that the CPU is good at. Knows no network.
 
-Most processors for servers multiply bfloat16; one that can't is told to all the same, and takes four times as
-long as for float32. Turning a matrix into float32 first pays as soon as some rows share it.
+Most server CPUs multiply bfloat16; one that doesn't takes four times as long as for float32. Converting a
+matrix to float32 first pays as soon as some rows share it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MANY_ROWS = 32
-"""From here on turning the matrix into float32 costs less than it saves."""
+"""From here on converting the matrix to float32 costs less than it saves."""
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply rows `(..., inputs)` by a matrix `(outputs, inputs)`, as precisely as x's type is, or more."""
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply rows `(..., inputs)` by a matrix `(outputs, inputs)`, as precisely as x's type or more."""
     rows = x.shape[:-1].numel()
     if (
         x.device.type == "cpu"
@@ -28,10 +28,10 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def multiplies_bfloat16() -> bool:
-    """Tell whether this processor does so by itself."""
+    """Whether this CPU has instructions for it."""
     capabilities = torch.cpu.get_capabilities()
     if capabilities.get("architecture") != "x86_64":
-        return True  # there PyTorch knows better
+        return True  # PyTorch decides
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
@@ -42,5 +42,4 @@ class Linear(nn.Linear):
         super().__init__(inputs, outputs, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run over `(..., inputs)`."""
-        return product(x, self.weight)
+        return linear(x, self.weight)

@@ -1,17 +1,16 @@
 """The language model in fewer bits: int8 or int4 weights, computed in the model's own precision.
 
-    int8   one scale an output row                     half of bfloat16
-    int4   a scale and a zero each 64 inputs, two to a byte   a good quarter of it
+    int8   one scale per output row                     half of bfloat16
+    int4   a scale and a zero per 64 inputs, two to a byte   a good quarter of it
 
 Only the layers' matrices change; embedding, output layer and norms stay. A quantized model can be written to
-a folder and loaded from it, so that the full one need not be read again.
+a folder and loaded from it, so that the full model isn't read again.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
-from enum import Enum
 from pathlib import Path
 
 import torch
@@ -21,50 +20,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stepaudiod.editx.checkpoint.headers import mend, safetensors_header
-from stepaudiod.editx.lm.linear import product
+from stepaudiod.editx.lm.config import QUANTIZATION_GROUP, Quantization
+from stepaudiod.editx.lm.linear import linear
 from stepaudiod.errors import InvalidRequest, ModelFileError
 
-GROUP_SIZE = 64
 FEW_ROWS = 16
-"""Up to here a kernel that reads int8 as it is beats unpacking the whole matrix first."""
+"""Up to here a kernel that reads int8 directly is faster than unpacking the whole matrix first."""
 ALIGNMENT = 64
 FILE_NAME = "quantized-{}.safetensors"
 LAYOUT = "halves"
-"""How int4 weights lie in their bytes; a file with another is of no use."""
-
-
-class Quantization(Enum):
-    """How many bits a weight has."""
-
-    INT8 = "int8"
-    INT4 = "int4"
-
-    @classmethod
-    def named(cls, name: str | None) -> Quantization | None:
-        """Find one by its name, or by the variant names of older interfaces: base, bnb, awq.
-
-        Raises:
-            InvalidRequest: there is none of that name.
-        """
-        known = {
-            "base": None,
-            "none": None,
-            "int8": cls.INT8,
-            "bnb": cls.INT8,
-            "int4": cls.INT4,
-            "awq": cls.INT4,
-        }
-        if name is None:
-            return None
-        if name.lower() not in known:
-            raise InvalidRequest(
-                f"there is no quantization {name!r}; there are {', '.join(known)}", "model_variant"
-            )
-        return known[name.lower()]
+"""The order of int4 weights in their bytes; a file with another one can't be used."""
 
 
 class Int8Linear(nn.Module):
-    """A linear layer without bias, int8 weights, one scale a row."""
+    """A linear layer without bias, int8 weights, one scale per row."""
 
     weight: Tensor
     scale: Tensor
@@ -90,10 +59,10 @@ class Int8Linear(nn.Module):
         if x.device.type == "cpu" and x.dtype is torch.bfloat16 and flat.shape[0] <= FEW_ROWS:
             self._align()
             return torch._weight_int8pack_mm(flat, self.weight, self.scale).view(*x.shape[:-1], -1)
-        return product(x, self.weight) * self.scale
+        return linear(x, self.weight) * self.scale
 
     def _align(self) -> None:
-        """Move what a mapped file put at an odd address: the kernel's wide loads end the process there."""
+        """Copy tensors that a mapped file put at an odd address: there the kernel's wide loads crash."""
         if self.weight.data_ptr() % ALIGNMENT:
             self.weight = self.weight.clone()
         if self.scale.data_ptr() % ALIGNMENT:
@@ -101,10 +70,10 @@ class Int8Linear(nn.Module):
 
 
 class Int4Linear(nn.Module):
-    """A linear layer without bias, two int4 weights to a byte, a scale and a zero each 64 inputs.
+    """A linear layer without bias, two int4 weights to a byte, a scale and a zero per 64 inputs.
 
-    A byte holds one weight of the first half of a row and, above it, its fellow of the second half: so a
-    kernel that takes bytes in order takes both halves in order.
+    A byte holds a weight of the first half of a row in its low bits and one of the second half above: so a
+    kernel that reads bytes in order reads both halves in order.
     """
 
     packed: Tensor
@@ -114,7 +83,7 @@ class Int4Linear(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self._kernel: tuple[Tensor, Tensor] | None = None
-        groups = inputs // GROUP_SIZE
+        groups = inputs // QUANTIZATION_GROUP
         self.register_buffer("packed", torch.empty(outputs, inputs // 2, dtype=torch.uint8))
         self.register_buffer("scale", torch.empty(outputs, groups))
         self.register_buffer("zero", torch.empty(outputs, groups))
@@ -125,7 +94,7 @@ class Int4Linear(nn.Module):
         outputs, inputs = weight.shape
         with torch.device("meta"):
             layer = cls(inputs, outputs)
-        groups = weight.float().view(outputs, -1, GROUP_SIZE)
+        groups = weight.float().view(outputs, -1, QUANTIZATION_GROUP)
         low, high = groups.amin(-1), groups.amax(-1)
         scale = ((high - low) / 15).clamp_min(1e-8).to(dtype)
         low = low.to(dtype)
@@ -142,27 +111,27 @@ class Int4Linear(nn.Module):
         return F.linear(x, self.dequantized(x.dtype))
 
     def _forward_packed(self, x: Tensor) -> Tensor:
-        """Run with the kernel that reads int4 as it is; the first call lays the weights out for it."""
+        """Run with the kernel that reads int4 directly; the first call packs the weights for it."""
         if self._kernel is None:
             levels = self._levels().flatten(1).to(torch.int32)  # (outputs, inputs)
             # the kernel counts levels from 8
             centres = torch.stack((self.scale.float(), self.zero.float() + 8 * self.scale.float()), dim=-1)
-            laid_out = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 2)
-            self._kernel = laid_out, centres.transpose(0, 1).contiguous().to(torch.bfloat16)
+            packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 2)
+            self._kernel = packed, centres.transpose(0, 1).contiguous().to(torch.bfloat16)
             self.packed = self.packed[:0]
         flat = x.reshape(-1, x.shape[-1])  # (n, inputs)
         made: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            flat, self._kernel[0], GROUP_SIZE, self._kernel[1]
+            flat, self._kernel[0], QUANTIZATION_GROUP, self._kernel[1]
         )
         return made.view(*x.shape[:-1], -1)
 
     def _levels(self) -> Tensor:
         """(outputs, groups, 64): the levels 0 to 15."""
         halves = torch.cat((self.packed & 15, self.packed >> 4), dim=-1)  # (outputs, inputs)
-        return halves.view(self.packed.shape[0], -1, GROUP_SIZE)
+        return halves.view(self.packed.shape[0], -1, QUANTIZATION_GROUP)
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
-        """Give the weights `(outputs, inputs)` back, rounded."""
+        """The rounded weights, `(outputs, inputs)`."""
         levels = self._levels().to(dtype)
         return torch.addcmul(self.zero[..., None].to(dtype), levels, self.scale[..., None].to(dtype)).flatten(
             1
@@ -175,13 +144,13 @@ LAYERS: dict[Quantization, type[Int8Linear] | type[Int4Linear]] = {
 }
 
 
-def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, nn.Module]]:
-    """Every matrix of the decoder layers: its parent, its name there, its full name, itself."""
+def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Every matrix of the decoder layers: its parent, its name in it, itself."""
     for path, parent in list(model.named_modules()):
         for name, child in list(parent.named_children()):
             full = f"{path}.{name}"
             if isinstance(child, nn.Linear) and ".layers." in f".{full}":
-                yield parent, name, full, child
+                yield parent, name, child
 
 
 def quantize(
@@ -191,20 +160,19 @@ def quantize(
     dtype: torch.dtype,
     on_host: Collection[str] = (),
 ) -> None:
-    """Replace a language model's matrices and bring it to a device, one tensor at a time.
+    """Replace a language model's matrices and move it to a device, one tensor at a time.
 
-    The model may still be memory-mapped: then the device never holds more than the quantized model and one
-    matrix.
+    Of a memory-mapped model, the device never holds more than the quantized model and one matrix.
 
     Args:
         model: loaded; changed in place.
-        kind: how many bits.
+        kind: the bits.
         device: where it will run.
-        dtype: what it will compute in.
-        on_host: names of tensors that stay where they are.
+        dtype: of its arithmetic.
+        on_host: names of tensors that are not moved.
     """
-    for parent, name, _, linear in _linears(model):
-        weight = linear.weight
+    for parent, name, old in _linears(model):
+        weight = old.weight
         assert isinstance(weight, Tensor)
         setattr(parent, name, LAYERS[kind].of(weight.data.to(device), dtype))
     for name, parameter in model.named_parameters():
@@ -214,26 +182,18 @@ def quantize(
 
 def prepare(model: nn.Module, kind: Quantization) -> None:
     """Replace a model's matrices on the meta device, to be filled from a saved file."""
-    for parent, name, _, linear in _linears(model):
-        weight = linear.weight
+    for parent, name, old in _linears(model):
+        weight = old.weight
         assert isinstance(weight, Tensor)
         with torch.device("meta"):
             setattr(parent, name, LAYERS[kind](weight.shape[1], weight.shape[0]))
 
 
 def save(model: nn.Module, kind: Quantization, folder: Path) -> Path:
-    """Write a quantized model's tensors.
-
-    Args:
-        model: quantized.
-        kind: how.
-        folder: where; made if need be.
-
-    Returns:
-        The file.
+    """Write a quantized model's tensors to a folder; returns the file.
 
     Raises:
-        InvalidRequest: the model has run in int4 on the CPU, and its weights lie in a kernel's own order.
+        InvalidRequest: the model has run in int4 on the CPU, so its weights are packed for a kernel.
     """
     if any(isinstance(layer, Int4Linear) and layer.packed.numel() == 0 for layer in model.modules()):
         raise InvalidRequest(
@@ -249,12 +209,11 @@ def save(model: nn.Module, kind: Quantization, folder: Path) -> Path:
 
 
 def _metadata(kind: Quantization) -> dict[str, str]:
-    """What a file says of itself."""
-    return {"quantization": kind.value, "group_size": json.dumps(GROUP_SIZE), "layout": LAYOUT}
+    return {"quantization": kind.value, "group_size": json.dumps(QUANTIZATION_GROUP), "layout": LAYOUT}
 
 
 def read_saved(path: Path, kind: Quantization) -> dict[str, Tensor]:
-    """Memory-map what `save` wrote.
+    """Memory-map the tensors that `save` wrote.
 
     Raises:
         ModelFileError: the file is missing, cut short, or of another kind.
@@ -267,10 +226,12 @@ def read_saved(path: Path, kind: Quantization) -> dict[str, Tensor]:
                 f"{path}: expected weights in {kind.value}, found {found.get('quantization')}; {mend()}"
             )
         if found != wanted:
-            raise ModelFileError(f"{path}: expected {wanted}, found {found}; delete it, and it is made again")
+            raise ModelFileError(
+                f"{path}: expected {wanted}, found {found}; delete it, and it is written again"
+            )
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it isn't a dictionary)
 
 
 def size_bytes(model: nn.Module) -> int:
-    """Memory a model's tensors take."""
+    """Size of a model's tensors."""
     return sum(t.numel() * t.element_size() for t in model.state_dict().values())

@@ -1,12 +1,11 @@
-"""Sequences of ids, several at a time in one batch that they join and leave as they please.
+"""Continuous batching: sequences of ids join and leave one running batch at any time.
 
-Whoever needs a token takes a step for everybody in the batch; the others find theirs waiting. So requests
-share each reading of the weights, without a scheduler, whether they run in threads of their own or one thread
-turns from one to the other. Knows no audio.
+The first consumer that needs a token runs one decode step for the whole batch; tokens of the other sequences
+are buffered. So requests share each reading of the weights, whether they run in threads of their own or one
+thread steps them in turn. Knows no audio.
 
-A row that was left keeps what it read. A prompt that begins like it, as all prompts of one voice do, is read
-from where they part; in whole blocks, so that the numbers are the same to the last bit whether or not it was
-there.
+A row keeps the keys and values of the sequence that left it. A prompt with the same beginning, as all prompts
+of one voice have, is read from where they differ; in whole blocks, so that the last bits don't depend on it.
 """
 
 from __future__ import annotations
@@ -23,28 +22,27 @@ from torch import Tensor
 
 from stepaudiod.editx.codes import END_OF_TURN
 from stepaudiod.editx.lm.admission import AdmissionQueue
+from stepaudiod.editx.lm.config import DEFAULT_LENGTH
 from stepaudiod.editx.lm.kv_cache import common
-from stepaudiod.editx.lm.sampling import Sampler, SamplingOptions
+from stepaudiod.editx.lm.sampling import Sampler
 from stepaudiod.editx.lm.step1 import PROMPT_BLOCK, KVCache, Step1ForCausalLM
 from stepaudiod.errors import InvalidRequest
 
-DEFAULT_ROWS, DEFAULT_LENGTH = 4, 8192
-DEFAULT_POSITIONS = 16384
-"""Of all sequences together, on a GPU: half a gigabyte of keys and values."""
+DEFAULT_ROWS = 4
 KEY_BLOCK = 64
 MAX_BUFFERED_TOKENS = 8
-"""Tokens that may wait for their reader while others need theirs."""
+"""Tokens of a sequence that may be buffered while other sequences need theirs."""
 WAIT_S = 0.005
 
 
 @dataclass(eq=False)
 class Sequence:
-    """One request's place in a batch. Iterating gives its ids, the end not among them.
+    """One request's row in a batch. Iterating yields its ids without the end.
 
     Args:
-        batch: where it runs.
+        batch: that runs it.
         sampler: chooses its ids.
-        max_tokens: how many it may have.
+        max_tokens: the most ids.
     """
 
     batch: Batch
@@ -54,7 +52,7 @@ class Sequence:
     position: int = 0
     has_ended: bool = False
     _scores: Tensor | None = None
-    _waiting: deque[int] = field(default_factory=deque)
+    _buffered: deque[int] = field(default_factory=deque)
 
     def __enter__(self) -> Sequence:
         return self
@@ -69,7 +67,7 @@ class Sequence:
 
     @cached_property
     def tokens(self) -> Iterator[int]:
-        """Its ids, each once, however often iterating begins."""
+        """Its ids, each once, even if iterated several times."""
         return self._tokens()
 
     def _tokens(self) -> Iterator[int]:
@@ -86,8 +84,8 @@ class Batch:
 
     Args:
         model: the language model.
-        rows: sequences at a time; one more waits until a row is free.
-        length: positions each, prompt and output together.
+        rows: sequences at a time; more wait until a row is free.
+        length: positions of each, prompt and output together.
     """
 
     def __init__(
@@ -99,62 +97,50 @@ class Batch:
         self._cache: KVCache | None = None
         self._active: dict[int, Sequence] = {}
         self._read: list[list[int]] = [[] for _ in range(rows)]
-        self._taken, self._taker = 0, 0
-        self._line = AdmissionQueue()
+        self._consumed, self._consumer = 0, 0
+        self._queue = AdmissionQueue()
         self._lock = threading.Lock()
         self._row_is_free = threading.Condition(self._lock)
 
-    def join(self, prompt: list[int], options: SamplingOptions, seed: int, max_tokens: int) -> Sequence:
-        """Read a prompt and take a place, as soon as there is one; see `try_join`."""
-        who, taken = object(), 0
-        try:
-            while True:
-                sequence = self.try_join(prompt, options, seed, max_tokens, who)
-                if sequence is not None:
-                    return sequence
-                taken = self.help_others(taken)
-        finally:
-            self.stop_asking(who)
-
     def try_join(
-        self, prompt: list[int], options: SamplingOptions, seed: int, max_tokens: int, who: object
+        self, prompt: list[int], temperature: float, seed: int, max_tokens: int, waiter: object
     ) -> Sequence | None:
-        """Read a prompt and take a place; whoever asked first comes first.
+        """Read a prompt and take a row; waiters are served in the order of their first call.
 
-        Use the result in a `with` statement, which gives the place back.
+        The result is a context manager, which frees the row.
 
         Args:
             prompt: ids.
-            options: how ids are chosen.
+            temperature: of the sampling.
             seed: of the sampling.
-            max_tokens: how many there may be.
-            who: the same each time that the same request asks; `stop_asking` in the end.
+            max_tokens: the most ids.
+            waiter: the same at each call of one request; it ends with `stop_waiting`.
 
         Returns:
-            None if there is no place now: `help_others`, and try again.
+            None if there is no row now: call `step_others`, and try again.
 
         Raises:
-            InvalidRequest: the prompt leaves no room.
+            InvalidRequest: the prompt fills the whole length.
         """
-        room = self.length - len(prompt)
-        if room < 1:
+        capacity = self.length - len(prompt)
+        if capacity < 1:
             raise InvalidRequest(
-                f"expected a prompt below {self.length} tokens, found {len(prompt)}; shorten it"
+                f"expected a prompt below {self.length} tokens, found {len(prompt)}; shorten it", "text"
             )
-        sequence = Sequence(self, Sampler(options, seed, prompt), min(max_tokens, room))
+        sequence = Sequence(self, Sampler(temperature, seed, prompt), min(max_tokens, capacity))
         with self._lock, torch.inference_mode():
-            if not self._line.ask(who) or not self._admit(sequence, prompt):
+            if not self._queue.is_first(waiter) or not self._admit(sequence, prompt):
                 return None
-            self._line.leave(who)
+            self._queue.leave(waiter)
             return sequence
 
-    def stop_asking(self, who: object) -> None:
-        """Leave the line, if one still stands in it."""
+    def stop_waiting(self, waiter: object) -> None:
+        """Leave the queue, if still in it."""
         with self._lock:
-            self._line.leave(who)
+            self._queue.leave(waiter)
 
     def _admit(self, sequence: Sequence, prompt: list[int]) -> bool:
-        """Read the prompt into a free row, if there is one."""
+        """Read the prompt into a free row; False if there is none."""
         if len(self._active) >= self.rows:
             return False
         if self._cache is None:
@@ -165,8 +151,7 @@ class Batch:
             self._read[sequence.row] = prompt[:known]
             hidden = self.model.prefill(prompt[known:], self._cache, sequence.row, known)[-1]
             self._read[sequence.row] = list(prompt)
-            is_pattern_enforced = sequence.sampler.options.is_pattern_enforced
-            sequence._scores = self._score(hidden[None], is_pattern_enforced)[0]
+            sequence._scores = self.model.audio_logits(hidden[None])[0]
         except BaseException:
             self._drop(sequence)
             raise
@@ -174,42 +159,42 @@ class Batch:
         return True
 
     def _best_row(self, prompt: list[int]) -> tuple[int, int]:
-        """Find the free row that has read most of a prompt, and how much: whole blocks, never all."""
+        """The free row that shares most with a prompt, and how much: whole blocks, never the whole prompt."""
         free = [row for row in range(self.rows) if row not in self._active]
         shared = {row: common(self._read[row], prompt[:-1]) // PROMPT_BLOCK * PROMPT_BLOCK for row in free}
-        # where nothing is shared, the row with the least to lose
+        # if nothing is shared, the row with the least content
         row = max(free, key=lambda row: (shared[row], -len(self._read[row])))
         return row, shared[row]
 
-    def help_others(self, taken: int) -> int:
-        """Take a step for those who have a place, or wait a moment: for whoever waits for one, or for memory.
+    def step_others(self, consumed: int) -> int:
+        """While waiting for a row or for memory: run a step for the running sequences, or sleep briefly.
 
-        A thread that runs those inside too is not kept waiting while they go on.
+        It doesn't sleep if this thread consumes the running sequences too, and has since the last call.
 
         Args:
-            taken: what this gave the last time; 0 at first.
+            consumed: the result of the last call; 0 at first.
         """
         with self._lock, torch.inference_mode():
-            goes_on = self._taken != taken and self._taker == threading.get_ident()
-            if not self._step(None) and not goes_on:
+            is_consumer = self._consumed != consumed and self._consumer == threading.get_ident()
+            if not self._step(None) and not is_consumer:
                 self._row_is_free.wait(WAIT_S)
-            return self._taken
+            return self._consumed
 
     def leave(self, sequence: Sequence) -> None:
-        """Give a place back; leaving twice does nothing."""
+        """Free a sequence's row; leaving twice does nothing."""
         with self._lock:
             self._drop(sequence)
 
     def next_token(self, sequence: Sequence) -> int:
-        """Give a sequence's next id, taking a step for the whole batch if it has none waiting."""
+        """A sequence's next id; runs a step for the whole batch if none is buffered."""
         with self._lock:
-            if not sequence._waiting:
+            if not sequence._buffered:
                 if self._active.get(sequence.row) is not sequence:
                     raise RuntimeError("the sequence has left its batch")
                 with torch.inference_mode():
                     self._step(sequence)
-            self._taken, self._taker = self._taken + 1, threading.get_ident()
-            return sequence._waiting.popleft()
+            self._consumed, self._consumer = self._consumed + 1, threading.get_ident()
+            return sequence._buffered.popleft()
 
     def _drop(self, sequence: Sequence) -> None:
         if self._active.get(sequence.row) is sequence:
@@ -217,12 +202,12 @@ class Batch:
             self._row_is_free.notify()
 
     def _step(self, wanted: Sequence | None) -> bool:
-        """Choose an id for everyone who has scores and may be ahead of its reader.
+        """Choose an id for every sequence that has scores and space in its buffer.
 
-        The model is run first if `wanted`, or without it anyone, has used its scores up. False if there was
+        The model is run first if `wanted`, or any sequence if it is None, has no scores. False if there was
         nothing to do.
         """
-        ready = [s for s in self._active.values() if s is wanted or len(s._waiting) < MAX_BUFFERED_TOKENS]
+        ready = [s for s in self._active.values() if s is wanted or len(s._buffered) < MAX_BUFFERED_TOKENS]
         if wanted is None:
             ready = [s for s in ready if not self._is_done(s)]
         needs_scores = ready if wanted is None else [wanted]
@@ -233,16 +218,15 @@ class Batch:
             assert sequence._scores is not None
             token = sequence.sampler.choose(sequence._scores)
             sequence._scores = None
-            sequence._waiting.append(token)
+            sequence._buffered.append(token)
         return bool(chosen)
 
     def _run_model(self) -> None:
-        """Feed everyone's last id whose scores are used up and who isn't done.
+        """Feed the last id of every sequence that has no scores and isn't done.
 
-        All rows go along each time, those with nothing to feed at a position where nothing is lost, and whole
-        blocks of keys are looked at: a product of another size may round otherwise, and then a request's
-        codes would depend on who is beside it. Reading the weights takes the time, and that is done once
-        anyway.
+        All rows are computed each time, idle ones at an unused position, over whole blocks of keys: a product
+        of another size may round differently, and a request's codes would depend on its neighbours. The time
+        goes into reading the weights, which is done once anyway.
         """
         assert self._cache is not None
         live = {row: s for row, s in self._active.items() if s._scores is None and not self._is_done(s)}
@@ -257,10 +241,10 @@ class Batch:
         for row, sequence in live.items():
             self._read[row].append(ids[row])
             sequence.position += 1
-            sequence._scores = self._score(hidden[row], sequence.sampler.options.is_pattern_enforced)
+            sequence._scores = self.model.audio_logits(hidden[row])
 
     def _idle_position(self, row: int) -> int:
-        """Where a row that has nothing to feed may be written to: behind what it has read."""
+        """The position that an idle row may write to: behind its content."""
         position = min(len(self._read[row]), self.length - 1)
         del self._read[row][position:]
         return position
@@ -269,6 +253,3 @@ class Batch:
         history = sequence.sampler.history
         ended = sequence.sampler.produced > 0 and history[-1] == END_OF_TURN
         return ended or sequence.position >= self.length
-
-    def _score(self, hidden: Tensor, is_pattern_enforced: bool) -> Tensor:
-        return self.model.audio_logits(hidden) if is_pattern_enforced else self.model.logits(hidden)

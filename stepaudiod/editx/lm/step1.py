@@ -1,13 +1,12 @@
 """Step1: the decoder-only language model that reads and writes audio codes among text.
 
-What is notable:
-- no rotary or learned positions: a key's distance lowers its score by slope * sqrt(distance) (ALiBi with a
-  root);
-- the bias depends on positions alone, so it is made once a step for all layers, in float32;
+- no rotary or learned positions: a key's distance lowers its score by slope * sqrt(distance), a variant of
+  ALiBi;
+- the bias depends on positions alone, so it is computed once per step for all layers, in float32;
 - 48 query heads share 4 key/value heads: a group's queries are stacked as rows, and nothing is repeated;
-- keys and values go into a cache that is allocated once, and rows of a batch have lengths of their own;
+- the cache of keys and values is allocated once, and the rows of a batch have different lengths;
 - a long prompt is read in blocks, so that scores never need the square of its length;
-- the output layer is never tied to the embedding, whatever a configuration says: it has weights of its own.
+- the output layer is never tied to the embedding, whatever a configuration says.
 
 Knows no sampling and no text.
 """
@@ -16,59 +15,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepaudiod.editx.checkpoint.headers import mend, read_config
 from stepaudiod.editx.checkpoint.weights import embedding
 from stepaudiod.editx.codes import AUDIO_BASE, AUDIO_CODES, END_OF_TURN
+from stepaudiod.editx.lm.config import Step1Config
 from stepaudiod.editx.lm.linear import Linear
-from stepaudiod.errors import ModelFileError
 
-ON_HOST = ("model.embed_tokens.weight", "lm_head.weight")
-"""Tensors that stay on the host, memory-mapped, when the model is on a GPU: few of their rows are read."""
 PROMPT_BLOCK = 256
-"""Prompt positions read at once; bounds the scores to heads * 256 * length float32."""
-
-
-@dataclass(frozen=True)
-class Step1Config:
-    """The dimensions in `config.json`."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int
-    num_attention_groups: int
-    num_hidden_layers: int
-    vocab_size: int
-    max_seq_len: int
-    rms_norm_eps: float
-
-    @property
-    def head_size(self) -> int:
-        """Values a head."""
-        return self.hidden_size // self.num_attention_heads
-
-    @classmethod
-    def read(cls, path: Path) -> Step1Config:
-        """Read `config.json`; keys that are none of ours are ignored.
-
-        Raises:
-            ModelFileError: it is missing, or a dimension is.
-        """
-        found: dict[str, Any] = read_config(path)
-        missing = [name for name in cls.__annotations__ if not isinstance(found.get(name), int | float)]
-        if missing:
-            raise ModelFileError(f"{path}: expected a number for {', '.join(missing)}; {mend()}")
-        return cls(**{name: found[name] for name in cls.__annotations__})
+"""Prompt positions per block: limits the scores to heads * 256 * length float32."""
 
 
 def alibi_slopes(heads: int) -> Tensor:
-    """Give each head's slope: `(heads,)` float32.
+    """Each head's slope: `(heads,)` float32.
 
     Source: ALiBi (arXiv 2108.12409), with its rule for head counts that are no power of two.
     """
@@ -101,13 +63,13 @@ class KVCache:
 
 @dataclass(frozen=True)
 class Step:
-    """One call's geometry, made once for all layers.
+    """The positions of one call, computed once for all layers.
 
     Args:
         first_row: cache row of the batch's first sequence; the others follow it.
         rows: `(batch, 1)`, 0 to batch - 1.
         positions: `(batch, t)` of the new tokens.
-        bias: `(batch, groups, heads a group * t, keys)` float32, -inf where a key lies ahead.
+        bias: `(batch, groups, heads per group * t, keys)` float32, -inf for later keys.
     """
 
     first_row: int
@@ -125,8 +87,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension."""
-        if x.is_cuda:  # in one kernel; on the CPU the reference's roundings are kept
+        if x.is_cuda:  # in one kernel; on the CPU the rounding is the reference's
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         root = (x.float().square().mean(-1, keepdim=True) + self.eps).rsqrt()
         normed: Tensor = x * root.to(x.dtype) * self.weight
@@ -150,7 +111,7 @@ class Attention(nn.Module):
 
         Args:
             x: `(batch, t, hidden)`.
-            keys: this layer's part of the cache, `(rows, groups, length, head)`; x's are written into it.
+            keys: this layer's part of the cache, `(rows, groups, length, head)`, to which x's are written.
             values: likewise.
             step: positions and bias.
 
@@ -167,9 +128,9 @@ class Attention(nn.Module):
         keys, values = keys[:, :, :seen], values[:, :, :seen]  # (batch, groups, seen, head)
         # head i uses group i // (heads / groups), so a group's heads and positions become its rows
         q = self.q_proj(x).view(batch, t, self.groups, -1, self.head_size)
-        q = q.permute(0, 2, 3, 1, 4).flatten(2, 3)  # (batch, groups, heads a group * t, head)
+        q = q.permute(0, 2, 3, 1, 4).flatten(2, 3)  # (batch, groups, heads per group * t, head)
         scores = q.float() * self.head_size**-0.5 @ keys.float().transpose(-1, -2)
-        scores += step.bias  # in place: with a long prompt these are the largest of all passing results
+        scores += step.bias  # in place: with a long prompt this is the largest of all intermediate results
         attended = (scores.softmax(dim=-1) @ values.float()).to(x.dtype)
         attended = attended.unflatten(2, (-1, t)).permute(0, 3, 1, 2, 4).flatten(2)  # (batch, t, hidden)
         projected: Tensor = self.o_proj(attended)
@@ -218,27 +179,16 @@ class Step1Model(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Look ids up; the table may lie on the host, memory-mapped, where few of its rows are ever read."""
+        """Look ids up in the table, which may be on the host."""
         table, home = self.embed_tokens.weight, self.norm.weight
         return F.embedding(ids.to(table.device), table).to(home.device, home.dtype)
 
-    def forward(self, ids: Tensor, cache: KVCache, step: Step, states: list[Tensor] | None = None) -> Tensor:
-        """Run over ids `(batch, t)`; gives the normalised hidden states `(batch, t, hidden)`.
-
-        Args:
-            ids: int64.
-            cache: grows by these ids.
-            step: where they stand.
-            states: if given, gets the embedding and each layer's output, the last one normalised.
-        """
+    def forward(self, ids: Tensor, cache: KVCache, step: Step) -> Tensor:
+        """Run over ids `(batch, t)` int64; returns the normalised hidden states `(batch, t, hidden)`."""
         x = self.embed(ids)
         for index, layer in enumerate(self.layers):
-            if states is not None:
-                states.append(x)
             x = layer(x, cache.keys[index], cache.values[index], step)
         hidden: Tensor = self.norm(x)
-        if states is not None:
-            states.append(hidden)
         return hidden
 
 
@@ -255,12 +205,10 @@ class Step1ForCausalLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
         return self.model.norm.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model computes in."""
         return self.model.norm.weight.dtype
 
     def new_cache(self, rows: int, length: int) -> KVCache:
@@ -274,7 +222,6 @@ class Step1ForCausalLM(nn.Module):
         row: int = 0,
         start: int = 0,
         block: int = PROMPT_BLOCK,
-        states: list[Tensor] | None = None,
     ) -> Tensor:
         """Read a prompt into one row of the cache, in blocks.
 
@@ -282,9 +229,8 @@ class Step1ForCausalLM(nn.Module):
             ids: the prompt.
             cache: `row` of it is overwritten from position `start`.
             row: which sequence.
-            start: how many positions are already there (a prompt's beginning read before).
+            start: number of positions that were read before.
             block: positions at a time.
-            states: if given, gets the hidden states of the last block; see `Step1Model`.
 
         Returns:
             `(t, hidden)`: the hidden states of the last block's positions.
@@ -294,19 +240,17 @@ class Step1ForCausalLM(nn.Module):
             part = torch.tensor([ids[first : first + block]])
             end = start + first + part.shape[1]
             at = torch.arange(start + first, end, device=self.device)
-            if states is not None:
-                states.clear()
-            x = self.model(part, cache, self.step(at[None], end, row), states)[0]
+            x = self.model(part, cache, self.step(at[None], end, row))[0]
         return x
 
     def decode(self, ids: Tensor, positions: Tensor, cache: KVCache, seen: int, first_row: int = 0) -> Tensor:
-        """Take one step for several sequences at once.
+        """Run one step for several sequences at once.
 
         Args:
             ids: `(batch,)` the last token of each.
-            positions: `(batch,)` where it stands.
-            cache: grows by these tokens.
-            seen: keys to look at: at least the largest position plus one.
+            positions: `(batch,)` of those tokens.
+            cache: the tokens' keys and values are added to it.
+            seen: number of keys to attend to: at least the largest position plus one.
             first_row: cache row of the first sequence; the others follow it.
 
         Returns:
@@ -316,36 +260,26 @@ class Step1ForCausalLM(nn.Module):
         return hidden
 
     def step(self, positions: Tensor, seen: int, first_row: int = 0) -> Step:
-        """Make the geometry of one call from positions `(batch, t)`; `seen` keys are looked at."""
+        """Prepare a call for positions `(batch, t)` that attends to `seen` keys."""
         device = positions.device
         distance = (positions[:, :, None] - torch.arange(seen, device=device)).float()  # (batch, t, keys)
         penalty = distance.clamp_min(0.0).sqrt().masked_fill(distance < 0, math.inf)
         self._slopes = self._slopes.to(device)
         slopes = self._slopes.view(1, self.config.num_attention_groups, -1, 1, 1)
-        bias = -slopes * penalty[:, None, None]  # (batch, groups, heads a group, t, keys)
+        bias = -slopes * penalty[:, None, None]  # (batch, groups, heads per group, t, keys)
         rows = torch.arange(positions.shape[0], device=device)[:, None]
         return Step(first_row, rows, positions, bias.flatten(2, 3))
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Score the whole vocabulary: `(..., hidden)` to `(..., vocabulary)` float32.
-
-        Its matrix comes to the GPU when this is first called; mostly `audio_logits` is enough.
-        """
-        if self.lm_head.weight.device != hidden.device:
-            self.lm_head.to(hidden.device, hidden.dtype)
-        scores: Tensor = self.lm_head(hidden).float()
-        return scores
-
     def audio_logits(self, hidden: Tensor) -> Tensor:
-        """Score only what may come out: `(..., hidden)` to `(..., 5121)` float32, all codes and then the end.
+        """Score all codes, and then the end: `(..., hidden)` to `(..., 5121)` float32.
 
-        A fifteenth of the output layer is read.
+        Only a fifteenth of the output layer is read.
         """
         codes, end = self._audio_head(hidden)
         return torch.cat((F.linear(hidden, codes), F.linear(hidden, end)), dim=-1).float()
 
     def _audio_head(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The output layer's rows of all codes, and of the end; copied once where it lies on the host."""
+        """The output layer's rows of all codes, and of the end; copied once if it is on the host."""
         weight = self.lm_head.weight
         parts = weight[AUDIO_BASE : AUDIO_BASE + AUDIO_CODES], weight[END_OF_TURN : END_OF_TURN + 1]
         if weight.device == like.device:

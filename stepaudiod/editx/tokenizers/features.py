@@ -1,4 +1,4 @@
-"""What the networks listen to: level, trimming, and three kinds of spectrogram. Knows no network.
+"""The networks' inputs: level, trimming, and three kinds of spectrogram. Knows no network.
 
     waveform ── stage A: mono, peak at most 0.6 ──┬── 24 kHz ── prompt mel ──────────────── flow decoder
                                                   ├── 16 kHz ── Kaldi filter bank ───────── CAM++
@@ -14,15 +14,21 @@ import math
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stepaudiod.audio.mel import mel_filters
+
 PEAK_LIMIT = 0.6
 CODE_RATE = 16000
 """Sample rate of everything that is tokenised or identified, in Hz."""
-MEL_RATE = 24000
+SAMPLE_RATE = 24000
 """Sample rate of the prompt mel and of all output, in Hz."""
+HOP = 480
+"""Samples at 24 kHz per mel frame."""
+MEL_WINDOW = 4 * HOP
 FLOAT32_EPSILON = 1.1920928955078125e-07
 
 TRIM_FRAME, TRIM_HOP, TRIM_DB = 512, 128, 20.0
@@ -37,19 +43,19 @@ def to_mono(waveform: Tensor) -> Tensor:
 
 
 def limit_peak(waveform: Tensor) -> Tensor:
-    """Stage A: scale down to a peak of 0.6 if louder than that; quieter audio is left untouched."""
+    """Stage A: scale down to a peak of 0.6; quieter audio is left unchanged."""
     peak = waveform.abs().max()
     return waveform / peak * PEAK_LIMIT if peak > PEAK_LIMIT else waveform
 
 
 def voiced_bounds(waveform: Tensor) -> tuple[int, int]:
-    """Find where sound begins and ends: the first and the last frame within 20 dB of the loudest.
+    """The beginning and the end of the sound: the first and the last frame within 20 dB of the loudest.
 
     Args:
         waveform: `(samples,)`.
 
     Returns:
-        Start and end in samples, both 0 when nothing counts. Pure silence counts as all sound.
+        Start and end in samples, both 0 if there is none. Pure silence counts as sound.
 
     Source: librosa's `effects.trim` with frames of 512, a hop of 128 and `top_db` 20.
     """
@@ -63,7 +69,7 @@ def voiced_bounds(waveform: Tensor) -> tuple[int, int]:
 
 
 def trim_for_codes(waveform: Tensor) -> Tensor:
-    """Stage B: full level, no silence at the ends but the margins that the tokenisers were trained with.
+    """Stage B: full level, and silence at the ends only as long as the tokenisers were trained with.
 
     Args:
         waveform: `(samples,)` at 16 kHz.
@@ -88,7 +94,7 @@ def kaldi_filter_bank(waveform: Tensor, window: Literal["hamming", "povey"]) -> 
         window: `povey` is Hann to the power of 0.85.
 
     Returns:
-        `(frames, 80)`, natural logarithm floored at float32's epsilon; no rows when shorter than 400 samples.
+        `(frames, 80)`, natural logarithm floored at float32's epsilon; no rows for less than 400 samples.
 
     Source: `torchaudio.compliance.kaldi.fbank`.
     """
@@ -122,28 +128,8 @@ def _kaldi_mel_bank() -> Tensor:
     return F.pad(bank, (0, 1)).T.contiguous()
 
 
-def slaney_mel_bank(sample_rate: int, fft_size: int, bins: int, high_hz: float) -> Tensor:
-    """Slaney's mel triangles, each of unit area: `(bins, fft_size // 2 + 1)` float32.
-
-    Source: librosa's `filters.mel` (`htk=False`, `norm="slaney"`); Whisper's `mel_128` is the same table at
-    16 kHz.
-    """
-    freqs = torch.linspace(0, sample_rate / 2, fft_size // 2 + 1, dtype=torch.float64)
-    mels = torch.linspace(0.0, _hz_to_slaney(high_hz), bins + 2, dtype=torch.float64)
-    log_part = 1000.0 * torch.exp(math.log(6.4) / 27.0 * (mels - 15.0))
-    edges = torch.where(mels >= 15.0, log_part, mels * (200.0 / 3))
-    ramps = edges[:, None] - freqs[None]
-    width = edges.diff()[:, None]
-    weights = torch.minimum(-ramps[:-2] / width[:-1], ramps[2:] / width[1:]).clamp_min(0.0)
-    return (weights * (2.0 / (edges[2:] - edges[:-2]))[:, None]).float()
-
-
-def _hz_to_slaney(hz: float) -> float:
-    return hz * 3 / 200 if hz < 1000 else 15.0 + math.log(hz / 1000.0) * 27.0 / math.log(6.4)
-
-
 def semantic_mel(waveform: Tensor) -> Tensor:
-    """Whisper's 128-bin log mel of one piece, without padding to 30 s.
+    """Whisper's 128-bin log mel, without padding to 30 s.
 
     Args:
         waveform: `(samples,)` at 16 kHz, at least 201 samples.
@@ -162,12 +148,12 @@ def semantic_mel(waveform: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _semantic_bank() -> Tensor:
-    return slaney_mel_bank(16000, 400, 128, 8000.0)
+    return torch.from_numpy(mel_filters(128, dtype=np.float64))
 
 
 @lru_cache(maxsize=1)
 def _prompt_bank() -> Tensor:
-    return slaney_mel_bank(MEL_RATE, 1920, 80, 8000.0)
+    return torch.from_numpy(mel_filters(80, MEL_WINDOW, SAMPLE_RATE, dtype=np.float64))
 
 
 def prompt_mel(waveform: Tensor) -> Tensor:
@@ -181,9 +167,10 @@ def prompt_mel(waveform: Tensor) -> Tensor:
 
     Source: HiFi-GAN's `mel_spectrogram`: 1920-point frames, hop 480, reflected by 720, not centred.
     """
-    padded = F.pad(waveform[None], (720, 720), mode="reflect")[0]
-    window = torch.hann_window(1920, device=waveform.device)
-    stft = torch.stft(padded, 1920, 480, window=window, center=False, return_complex=True)
+    margin = (MEL_WINDOW - HOP) // 2
+    padded = F.pad(waveform[None], (margin, margin), mode="reflect")[0]
+    window = torch.hann_window(MEL_WINDOW, device=waveform.device)
+    stft = torch.stft(padded, MEL_WINDOW, HOP, window=window, center=False, return_complex=True)
     magnitude = torch.view_as_real(stft).square().sum(-1).add(1e-9).sqrt()  # (961, frames)
     return (_prompt_bank().to(magnitude) @ magnitude).clamp_min(1e-5).log().T
 

@@ -1,14 +1,14 @@
 """Linguistic codes ("vq02", 16.67 Hz): a speech recogniser's encoder, then the nearest of 1024 centroids.
 
-The reference walks through 240 ms chunks with caches. A chunk, though, needs of its past only the keys and
-values of the four windows before it *at the same layer*, so here the chunk index is the batch dimension and
-each layer is one call over the whole recording:
+The reference reads 240 ms chunks with caches. A chunk needs of its past only the keys and values of the four
+windows before it *at the same layer*, so here the chunk index is the batch dimension and each layer is one
+call over the whole recording:
 
     rows      . . . . . 0 1 2 3 4 5 6 7 8 9 …      (zeros before the first)
     window 0  └───────5 before──┘└ 4 new ┘         attends to itself
     window 1          └─5 before──┘└ 4 new ┘       … and to the first 4 rows of at most 4 windows before
 
-What the 16 cached rows hold is each window's *first* four rows, as its own layer saw them.
+The 16 cached rows are each window's *first* four rows at the same layer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepaudiod.editx.checkpoint.headers import mend
-from stepaudiod.editx.checkpoint.weights import count, install, read_torch_file, shape_of
+from stepaudiod.editx.checkpoint.headers import count, mend, shape_of
+from stepaudiod.editx.checkpoint.weights import install, read_torch_file
 from stepaudiod.editx.cuda_graphs import BatchGraphs
 from stepaudiod.editx.tokenizers.features import kaldi_filter_bank
 from stepaudiod.errors import ModelFileError
@@ -39,9 +38,9 @@ FEATURE_SIZE, HEAD_SIZE, KERNEL = 560, 128, 11
 
 
 def row_count(samples: int) -> int:
-    """Say how many codes a recording of `samples` at 16 kHz yields.
+    """The number of codes of a recording of `samples` at 16 kHz.
 
-    A last piece too short for a whole stack of frames is dropped, as the streaming front end drops it.
+    A last piece too short for a whole stack of frames is dropped, as in the streaming front end.
     """
     pieces, rest = divmod(samples, CHUNK_SAMPLES)
     fresh = pieces == 0
@@ -56,7 +55,7 @@ def stack_frames(frames: Tensor, rows: int) -> Tensor:
 
     Args:
         frames: `(frames, 80)`.
-        rows: how many stacks; see `row_count`.
+        rows: number of stacks; see `row_count`.
 
     Returns:
         `(rows, 560)`.
@@ -116,14 +115,14 @@ class SanmLayer(nn.Module):
         return x.view(*x.shape[:-1], self.heads, HEAD_SIZE).transpose(1, 2)  # (chunks, heads, 9, 128)
 
     def _with_cache(self, x: Tensor) -> Tensor:
-        """Put the first 4 rows of the 4 windows before each in front of its own: (chunks, heads, 25, 128)."""
+        """Prepend the first 4 rows of the 4 windows before each: (chunks, heads, 25, 128)."""
         chunks = x.shape[0]
         first = F.pad(x[:, :, :CHUNK_ROWS], (0, 0, 0, 0, 0, 0, CACHED_CHUNKS, 0))
         return torch.cat([*(first[i : i + chunks] for i in range(CACHED_CHUNKS)), x], dim=2)
 
 
 class SanmEncoder(nn.Module):
-    """The recogniser's encoder; parameter names are the checkpoint's, less their `encoder.` prefix."""
+    """The recogniser's encoder; parameter names are the checkpoint's, without their `encoder.` prefix."""
 
     def __init__(self, size: int, inner: int, layers: int) -> None:
         super().__init__()
@@ -172,18 +171,8 @@ def _window_masks(rows: int, chunks: int, device: torch.device) -> tuple[Tensor,
     return own[..., None], torch.cat((cached, own), dim=1)[:, None, None]
 
 
-@dataclass(frozen=True)
-class LinguisticTrace:
-    """What each step made, for comparison with a reference."""
-
-    features: Tensor
-    windows: Tensor
-    rows: Tensor
-    codes: Tensor
-
-
 class LinguisticTokenizer(nn.Module):
-    """Waveform to linguistic codes, in float32 whatever the language model uses: codes are near ties."""
+    """Waveform to linguistic codes, always in float32: codes are near ties."""
 
     shift: Tensor
     scale: Tensor
@@ -207,16 +196,6 @@ class LinguisticTokenizer(nn.Module):
         rows = stack_frames(frames, row_count(waveform.shape[-1]))
         return (rows + self.shift) * self.scale
 
-    def trace(self, waveform: Tensor) -> LinguisticTrace:
-        """Tokenise `(samples,)` at 16 kHz, trimmed, and keep every step."""
-        features = self.features(waveform)
-        rows = features.shape[0]
-        windows = self.encoder(features)
-        kept = windows[:, CONTEXT_ROWS:].flatten(0, 1)[:rows]  # (chunks, 4, size) -> (rows, size)
-        # the nearest centroid has the largest x·c - |c|²/2
-        codes = (kept @ self.centroids.T - self.half_norms).argmax(dim=1)
-        return LinguisticTrace(features, windows, kept, codes)
-
     def forward(self, waveform: Tensor) -> Tensor:
         """Tokenise.
 
@@ -224,20 +203,26 @@ class LinguisticTokenizer(nn.Module):
             waveform: `(samples,)` at 16 kHz, trimmed by `features.trim_for_codes`.
 
         Returns:
-            `(n,)` int64 in 0..1023, with n as `row_count` says.
+            `(n,)` int64 in 0..1023; n is `row_count`.
 
         Source: Step-Audio (arXiv 2502.11946), section 3.1; the encoder is Paraformer's (arXiv 2206.08317).
         """
         if row_count(waveform.shape[-1]) == 0:
             return torch.zeros(0, dtype=torch.int64, device=waveform.device)
-        return self.trace(waveform).codes
+        features = self.features(waveform)
+        windows = self.encoder(features)
+        # (chunks, 4, size) -> (rows, size)
+        rows = windows[:, CONTEXT_ROWS:].flatten(0, 1)[: features.shape[0]]
+        # the nearest centroid has the largest x·c - |c|²/2
+        codes: Tensor = (rows @ self.centroids.T - self.half_norms).argmax(dim=1)
+        return codes
 
 
 def load_linguistic(folder: Path, centroids: Path, device: torch.device) -> LinguisticTokenizer:
     """Load the tokeniser from its published files.
 
     Args:
-        folder: holds `model.pt` (its decoder, 28 % of it, is never read) and `am.mvn`.
+        folder: holds `model.pt` (without reading its decoder) and `am.mvn`.
         centroids: `linguistic_tokenizer.npy`, `(1024, size)` float32.
         device: where it will run.
     """
@@ -256,7 +241,7 @@ def load_linguistic(folder: Path, centroids: Path, device: torch.device) -> Ling
     ).eval()
 
 
-def _later_layers(state: Mapping[str, Tensor], path: Path) -> int:
+def _later_layers(state: Mapping[str, object], path: Path) -> int:
     name = "encoders.{}.norm1.weight"
     return count(state, name, path) if name.format(0) in state else 0
 

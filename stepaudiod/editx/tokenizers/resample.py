@@ -1,6 +1,6 @@
 """Windowed-sinc resampling, the kind the codes were trained on. Knows no model and no file.
 
-A linear or polyphase substitute moves codes audibly, so this reproduces torchaudio's kernel exactly: a
+Another filter changes the codes audibly, so this reproduces torchaudio's kernel exactly: a
 Hann-windowed sinc, six zero crossings to a side, rolled off at 0.99 of the lower Nyquist frequency.
 """
 
@@ -86,7 +86,7 @@ def resample(
 
 
 def _resample_directly(waveform: Tensor, orig: int, new: int) -> Tensor:
-    """Compute each output sample's own taps; for rates whose filter bank would be huge."""
+    """Compute the taps of each output sample; for rates whose filter bank would be huge."""
     base = min(orig, new) * ROLLOFF
     width = math.ceil(LOWPASS_WIDTH * orig / base)
     samples = waveform.shape[-1]
@@ -96,10 +96,10 @@ def _resample_directly(waveform: Tensor, orig: int, new: int) -> Tensor:
         n = torch.arange(first, min(first + BLOCK, -(-new * samples // orig)), device=waveform.device)
         start = n * orig // new  # the source sample at or before each output sample
         offsets = torch.arange(-width, width + 2, device=waveform.device)
-        # how far each tap lies from the output sample, whole numbers until the last division
+        # distance of each tap from the output sample, in whole numbers until the last division
         distance = (offsets * new - (n * orig % new)[:, None]).double() / new
         t = (distance * (base / orig)).clamp_(-LOWPASS_WIDTH, LOWPASS_WIDTH)
         taps = torch.sinc(t) * torch.cos(t * (math.pi / LOWPASS_WIDTH / 2)) ** 2 * (base / orig)
-        heard = padded[..., start[:, None] + offsets + width]  # (..., block, taps)
-        parts.append((heard * taps.to(waveform.dtype)).sum(-1))
+        samples_at = padded[..., start[:, None] + offsets + width]  # (..., block, taps)
+        parts.append((samples_at * taps.to(waveform.dtype)).sum(-1))
     return torch.cat(parts, dim=-1)

@@ -5,7 +5,6 @@ The network is ours; only its weights come from the published ONNX graph, which 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -41,7 +40,7 @@ class SemanticBlock(nn.Module):
         self.mlp_ln = nn.LayerNorm(size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run over `(batch, frames, size)`, every frame seeing every other."""
+        """Run over `(batch, frames, size)`, with full attention."""
         y: Tensor = self.attn_ln(x)
         q, k, v = (self._split(self.attn[name](y)) for name in ("query", "key", "value"))
         attended = F.scaled_dot_product_attention(q, k, v)
@@ -75,15 +74,6 @@ class SemanticEncoder(nn.Module):
         return F.normalize(x, dim=-1, eps=1e-12)
 
 
-@dataclass(frozen=True)
-class SemanticTrace:
-    """What each step made, pieces joined, for comparison with a reference."""
-
-    mels: list[Tensor]
-    hidden: Tensor
-    codes: Tensor
-
-
 class SemanticTokenizer(nn.Module):
     """Waveform to semantic codes, in float32."""
 
@@ -96,18 +86,6 @@ class SemanticTokenizer(nn.Module):
         self.register_buffer("codebook", codebook)
         self.register_buffer("half_norms", codebook.square().sum(0) / 2)
 
-    def trace(self, waveform: Tensor) -> SemanticTrace:
-        """Tokenise `(samples,)` at 16 kHz, trimmed, and keep every step."""
-        pieces = [
-            piece for piece in torch.split(waveform, PIECE_SAMPLES) if piece.shape[-1] >= SHORTEST_SAMPLES
-        ]
-        mels = [semantic_mel(piece) for piece in pieces]
-        size = self.codebook.shape[0]
-        rows = [self.encoder(mel[None])[0] for mel in mels]
-        hidden = torch.cat(rows) if rows else waveform.new_zeros(0, size)  # (n, size)
-        codes = (hidden @ self.codebook - self.half_norms).argmax(dim=1)
-        return SemanticTrace(mels, hidden, codes)
-
     def forward(self, waveform: Tensor) -> Tensor:
         """Tokenise.
 
@@ -119,7 +97,14 @@ class SemanticTokenizer(nn.Module):
 
         Source: S3 tokenizer v1 of CosyVoice (arXiv 2407.05407), at a quarter of the mel's frame rate.
         """
-        return self.trace(waveform).codes
+        pieces = torch.split(waveform, PIECE_SAMPLES)
+        rows = [
+            self.encoder(semantic_mel(piece)[None])[0]
+            for piece in pieces
+            if piece.shape[-1] >= SHORTEST_SAMPLES
+        ]
+        hidden = torch.cat(rows) if rows else waveform.new_zeros(0, self.codebook.shape[0])  # (n, size)
+        return (hidden @ self.codebook - self.half_norms).argmax(dim=1)
 
 
 def load_semantic(path: Path, device: torch.device) -> SemanticTokenizer:
@@ -142,7 +127,6 @@ def load_semantic(path: Path, device: torch.device) -> SemanticTokenizer:
 
 
 def _named_state(graph: OnnxGraph) -> dict[str, Tensor]:
-    """Name the graph's constants as our module does."""
     state = {"positional_embedding": graph.constant("encoders.positional_embedding")}
     for conv in ("conv1", "conv2"):
         state[f"{conv}.weight"] = graph.operand(f"/{conv}/Conv", 1)

@@ -1,7 +1,7 @@
-"""CAM++: who is speaking, as 192 numbers. Our network; the published ONNX graph only lends its weights.
+"""CAM++: the speaker as 192 numbers. Our network, with the weights of the published ONNX graph.
 
-The exporter folded every BatchNorm that follows a convolution into it. The ones that come first remain, and
-become a scale and a shift here.
+The exporter folded every BatchNorm into the convolution before it. Those without one are a scale and a shift
+here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BATCH_NORM_EPSILON = 1e-5
 
 
 class Affine(nn.Module):
-    """A BatchNorm at rest: one scale and one shift a channel."""
+    """A BatchNorm for inference: one scale and one shift per channel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class DenseLayer(nn.Module):
         self.gate2 = nn.Conv1d(bottleneck // 2, growth, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run over `(batch, channels, frames)`; gives `(batch, growth, frames)`."""
+        """Run over `(batch, channels, frames)` to `(batch, growth, frames)`."""
         y = F.relu(self.linear1(F.relu(self.nonlinear1(x))))
         frames = y.shape[-1]
         # a frame's context: the mean over everything plus the mean over its own 100 frames
@@ -106,7 +106,7 @@ class Transit(nn.Module):
 
 
 class SpeakerEncoder(nn.Module):
-    """The whole network. All but its head runs in float64: its output may be rounded later."""
+    """The network. All but its head runs in float64: its output may be rounded later."""
 
     def __init__(self, state: dict[str, Tensor], layers: list[int]) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class SpeakerEncoder(nn.Module):
         self.dense = nn.Linear(2 * channels, EMBEDDING_SIZE)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Identify.
+        """Compute the speaker's embedding.
 
         Args:
             features: `(batch, frames, 80)`, Kaldi filter bank less its mean.
@@ -150,7 +150,7 @@ class SpeakerEncoder(nn.Module):
         return embedding.to(features.dtype)
 
     def embed(self, waveform: Tensor) -> Tensor:
-        """Identify the speaker of `(samples,)` at 16 kHz: `(192,)`."""
+        """The embedding of `(samples,)` at 16 kHz: `(192,)`."""
         embedding: Tensor = self(speaker_filter_bank(waveform)[None])[0]
         return embedding
 

@@ -1,4 +1,4 @@
-"""Chinese characters to Kokoro's phonemes: jieba's words, pypinyin's readings, misaki's signs."""
+"""Chinese characters to Kokoro's phonemes: jieba's words, pypinyin's readings, misaki's symbols."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from stepaudiod.text.scripts import HAN
 _RUNS = re.compile(f"[{HAN}]+|[^{HAN}]+")
 _HAN = re.compile(f"[{HAN}]")
 _NOT_SYLLABIC = "\u032f"
-"""The mark under the second vowel of a diphthong, which Kokoro has no sign for."""
+"""The mark under the second vowel of a diphthong, for which Kokoro has no symbol."""
 
 
 class ChineseG2P:
     """Phonemes of normalised Chinese text: Han characters and marks, no digits.
 
     Args:
-        cache_dir: a private folder. jieba keeps its parsed dictionary there; left alone it would use, and
-            trust, a file of a predictable name in the folder that all users share.
+        cache_dir: a private folder for jieba's parsed dictionary. By default jieba would use, and trust, a
+            file with a predictable name in the shared temporary folder.
     """
 
     def __init__(self, cache_dir: Path) -> None:
@@ -38,12 +38,12 @@ class ChineseG2P:
         self._converter: Any = ZHG2P
 
     def __call__(self, text: str) -> str:
-        """Phonemes, words apart. What isn't Han stays as it is; a character without a reading is left out."""
-        stretches = _RUNS.findall(self._converter.map_punctuation(text))
-        return "".join(self._words(each) if _HAN.match(each) else each for each in stretches)
+        """Phonemes, words apart; other text is unchanged, and characters without a reading are omitted."""
+        runs = _RUNS.findall(self._converter.map_punctuation(text))
+        return "".join(self._words(each) if _HAN.match(each) else each for each in runs)
 
     def _words(self, characters: str) -> str:
-        """As misaki's `ZHG2P.legacy_call` does it, less its error where a character has no reading."""
+        """Misaki's `ZHG2P.legacy_call`, without its error for a character without a reading."""
         words = filter(None, map(self._word, self._jieba.lcut(characters)))
         return " ".join(words).replace(_NOT_SYLLABIC, "")
 
@@ -55,7 +55,7 @@ class ChineseG2P:
 
 
 def _import_jieba() -> Any:
-    """Import jieba without pkg_resources, which takes a quarter of a second and would only open a file."""
+    """Import jieba without pkg_resources, which takes a quarter of a second only to open a file."""
     if (loaded := sys.modules.get("jieba")) is not None:
         return loaded
     with warnings.catch_warnings():

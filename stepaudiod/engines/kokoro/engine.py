@@ -2,8 +2,8 @@
 
     text ──► pieces ──► runs by language ──► phonemes ──► parts of ≤ 120 tokens ──► waveform ──► joined
 
-Its memory grows with the length of what it says at once, hence the short parts. It has no noise of its own:
-the same request gives the same samples, whatever the seed.
+Its memory grows with the length of a part, hence the short parts. It uses no noise: the same request gives
+the same samples with any seed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from stepaudiod.audio.crossfade import Joiner
 from stepaudiod.audio.tempo import change_tempo
-from stepaudiod.engines.base import NO_SOUND, Progress, Waveform
+from stepaudiod.audio.types import Waveform
+from stepaudiod.engines.base import NO_SOUND, Progress
 from stepaudiod.engines.kokoro.pauses import PAUSES_S
 from stepaudiod.engines.kokoro.phonemes import cut_phonemes
 from stepaudiod.engines.kokoro.tolerant import TolerantG2P
-from stepaudiod.engines.kokoro.vocab import SIGNS
+from stepaudiod.engines.kokoro.vocab import VOCAB
 from stepaudiod.engines.kokoro.weights import is_intact, joined_weights
 from stepaudiod.engines.registry import KOKORO
 from stepaudiod.engines.voice_names import find_voice, require_speakable, resolve_voice
@@ -38,19 +39,19 @@ STYLES = Path(__file__).parent / "voices"
 MAX_TOKENS = 120
 PIECE = 96
 FIRST_PIECE = 56
-"""Spoken lengths of pieces: a letter gives about 1.1 tokens, a Chinese character about 4.5."""
+"""Spoken lengths of pieces: a letter has about 1.1 tokens, a Chinese character about 4.5."""
 
 SLOWEST, FASTEST = 0.5, 1.0
-"""The paces that the model itself keeps well; beyond them its output is stretched or compressed. Hasty, it
-slurs: at speed 2.0 a recogniser gets half of its words wrong, a fifth when its normal pace is compressed."""
+"""The speeds that the model handles well; beyond them the tempo of its output is changed. At speed 2.0 a
+recogniser gets half of the model's own words wrong, and a fifth after a change of tempo."""
 
 
 class KokoroEngine:
     """English and Chinese text to 24 kHz speech.
 
     Args:
-        cache_dir: a folder of ours, where the weights are joined and jieba keeps its dictionary.
-        threads: processor threads of one request.
+        cache_dir: a private folder for the joined weights and jieba's dictionary.
+        threads: CPU threads of one request.
     """
 
     sample_rate = 24_000
@@ -61,10 +62,10 @@ class KokoroEngine:
         self._session: Any = None
         self._styles: dict[str, NDArray[np.float32]] = {}
         self._g2p: dict[str, Callable[[str], str]] = {}
-        self._tolerant = TolerantG2P(KOKORO.name, SIGNS)
+        self._tolerant = TolerantG2P(KOKORO.name, VOCAB)
 
     def load(self, progress: Progress) -> None:
-        """Read the weights and check their digest at the same time. The languages wait until they are needed.
+        """Read the weights, and check their digest meanwhile. Languages are loaded at their first use.
 
         Raises:
             EngineUnavailable: a package is missing, or the cache can't be written.
@@ -85,13 +86,13 @@ class KokoroEngine:
         if session is None:
             path.unlink(missing_ok=True)
             raise ModelFileError(
-                f"Kokoro's weights in {path} can't be read. They will be joined afresh: try again."
+                f"Kokoro's weights in {path} can't be read. They will be joined again: try again."
             )
         self._session = session
         progress("ready", 1.0)
 
     def _open(self, path: Path) -> Any:
-        """A session on the weights, or None if they are not a model."""
+        """A session, or None if the weights are no model."""
         try:
             import onnxruntime
         except ImportError as error:
@@ -102,7 +103,7 @@ class KokoroEngine:
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        # The export is already folded: optimising it takes 0.3 s and makes nothing faster.
+        # The export is already folded: optimising it takes 0.3 s and gains nothing.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
@@ -111,11 +112,11 @@ class KokoroEngine:
             return None
 
     def speak(self, request: SpeechRequest) -> Iterator[Waveform]:
-        """Say the text, a sentence at a time.
+        """Speak the text, sentence by sentence.
 
         Raises:
             NotFound: there is no such voice.
-            InvalidRequest: there is nothing to say.
+            InvalidRequest: the text has nothing to say.
             Unsupported: it is neither English nor Chinese.
         """
         voice = resolve_voice(KOKORO, request.voice, request.text)
@@ -131,7 +132,7 @@ class KokoroEngine:
             if not parts:
                 yield NO_SOUND
             for index, part in enumerate(parts):
-                waveform = self._say(part, voice, request.speed)
+                waveform = self._synthesize(part, voice, request.speed)
                 after = piece.after if index == len(parts) - 1 else Break.CLAUSE
                 joined = joiner.join(waveform, PAUSES_S[after])
                 if joined.size:
@@ -142,7 +143,7 @@ class KokoroEngine:
 
     @staticmethod
     def _language_without_letters(voice: str, text: str) -> str:
-        """In which language to read "12,345": that of the text around it, else the voice's own."""
+        """The language of "12,345": that of the text around it, else the voice's own."""
         if has_letters(text):
             return main_language(text)
         found = find_voice(KOKORO, voice)
@@ -157,7 +158,7 @@ class KokoroEngine:
         return " ".join(part.strip() for part in spoken if part.strip())
 
     def _converter(self, language: str) -> Callable[[str], str]:
-        """The spelling-to-phonemes of a language, loaded when the first text needs it."""
+        """The grapheme-to-phoneme converter of a language, loaded at its first use."""
         if (found := self._g2p.get(language)) is None:
             if language == "zh":
                 from stepaudiod.engines.kokoro.chinese import ChineseG2P
@@ -170,9 +171,9 @@ class KokoroEngine:
             self._g2p[language] = found
         return found
 
-    def _say(self, phonemes: str, voice: str, speed: float) -> Waveform:
+    def _synthesize(self, phonemes: str, voice: str, speed: float) -> Waveform:
         own = min(max(speed, SLOWEST), FASTEST)
-        tokens = [SIGNS[sign] for sign in phonemes]
+        tokens = [VOCAB[symbol] for symbol in phonemes]
         outputs = self._session.run(
             None,
             {
@@ -185,7 +186,7 @@ class KokoroEngine:
         return waveform if own == speed else change_tempo(waveform, speed / own, self.sample_rate)
 
     def _style(self, voice: str) -> NDArray[np.float32]:
-        """How the voice speaks, by the number of tokens: `(510, 1, 256)`."""
+        """The voice's style vectors, by the number of tokens: `(510, 1, 256)`."""
         if voice not in self._styles:
             self._styles[voice] = np.fromfile(STYLES / f"{voice}.bin", "<f4").reshape(510, 1, 256)
         return self._styles[voice]

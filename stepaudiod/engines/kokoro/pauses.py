@@ -1,4 +1,4 @@
-"""How long a voice is silent after a piece of text."""
+"""Pauses after pieces of text."""
 
 from stepaudiod.text.sentences import Break
 

@@ -1,4 +1,4 @@
-"""A JSON object with sorted keys, searched as it is: parsing it takes longer than its use."""
+"""A JSON object with sorted keys, searched without parsing, which would take longer than its use."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 from pydantic_core import from_json
 
 SAMPLES = 64
-"""Keys that are compared before the order is relied on."""
+"""Keys that are compared to check the order."""
 LONGEST = 1000
-"""Bytes of the longest object that is a value."""
+"""Size of the longest object that is a value."""
 REMEMBERED = 32_768
-"""Keys whose values are kept."""
+"""Keys whose values are cached."""
 
 
 class SortedJson:
-    """What `dict.get` does, on the bytes of a compact JSON object of strings and of objects of strings.
+    """`dict.get` on the bytes of a compact JSON object of strings and of objects of strings.
 
-    The first lookup of a key takes some 20 µs. Where the keys aren't in order, the whole object is parsed.
+    The first lookup of a key takes some 20 µs. If the keys aren't in order, the whole object is parsed.
 
     Args:
-        data: the object in UTF-8, without white space between its parts and without escapes in its keys.
+        data: the object in UTF-8, without whitespace between its parts and without escapes in its keys.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -34,7 +34,7 @@ class SortedJson:
         )
 
     def _search(self, key: str) -> Any:
-        """The value of a key, None where there is none: halve the bytes until one entry is left."""
+        """The value of a key, None if there is none, by bisection."""
         wanted = key.encode("utf-8", "surrogatepass")
         low, high = 0, len(self._data)
         while low < high:
@@ -51,7 +51,7 @@ class SortedJson:
         return from_json(b"{" + entry + (b"}}" if b"{" in entry else b"}"))[key]
 
     def _entry(self, at: int) -> int:
-        """The first quote of the first entry that begins at a position or later; the end if none does."""
+        """The opening quote of the first entry at or after a position; the end if there is none."""
         if at <= 1:
             return 1 if self._data.startswith(b'{"') else len(self._data)
         found = self._data.find(b',"', at - 1)
@@ -60,10 +60,9 @@ class SortedJson:
         return len(self._data) if found < 0 else found + 1
 
     def _is_inside(self, at: int) -> bool:
-        """Whether a position lies in an object that is a value."""
+        """Whether a position is inside an object that is a value."""
         first = max(1, at - LONGEST)
         return self._data.rfind(b"{", first, at) > self._data.rfind(b"}", first, at)
 
     def _key(self, start: int) -> bytes:
-        """The key of the entry that begins there."""
         return self._data[start + 1 : self._data.index(b'"', start + 1)]

@@ -1,8 +1,8 @@
-"""The signs that Kokoro-82M reads, each with its token: its configuration (Apache License 2.0)."""
+"""Kokoro-82M's symbols and their tokens, from its configuration (Apache License 2.0)."""
 
 # fmt: off
 
-SIGNS: dict[str, int] = {
+VOCAB: dict[str, int] = {
     ";": 1, ":": 2, ",": 3, ".": 4, "!": 5, "?": 6, "—": 9, "…": 10, "\"": 11, "(": 12, ")": 13, "“": 14,
     "”": 15, " ": 16, "̃": 17, "ʣ": 18, "ʥ": 19, "ʦ": 20, "ʨ": 21, "ᵝ": 22, "ꭧ": 23, "A": 24, "I": 25,
     "O": 31, "Q": 33, "S": 35, "T": 36, "W": 39, "Y": 41, "ᵊ": 42, "a": 43, "b": 44, "c": 45, "d": 46,
@@ -16,4 +16,4 @@ SIGNS: dict[str, int] = {
     "ʲ": 164, "↓": 169, "→": 171, "↗": 172, "↘": 173, "ᵻ": 177,
 }
 # fmt: on
-"""Phoneme, stress, tone or punctuation sign to token; 0 pads both ends."""
+"""Phoneme, stress, tone or punctuation mark to token; 0 pads both ends."""

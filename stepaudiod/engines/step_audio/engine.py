@@ -1,8 +1,7 @@
-"""Step-Audio-EditX as an engine: voices cloned from recordings, recordings edited.
+"""Step-Audio-EditX as an engine: voices cloned from recordings, and recordings edited.
 
-What the model makes of a library voice's recording is kept beside it, named by the recording, its transcript
-and the checkpoint: a second request with the same voice encodes nothing. References that come with a request
-are remembered while the worker lives.
+The encoded recording of a library voice is stored beside it, under a digest of the recording, its transcript
+and the checkpoint, so a voice is encoded once. References that come with a request stay in memory.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import hashlib
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,11 @@ from torch import Tensor
 
 from stepaudiod.audio.decode import decode
 from stepaudiod.audio.tempo import TempoStream
+from stepaudiod.audio.types import Waveform
 from stepaudiod.editx.checkpoint.layout import Checkpoint
-from stepaudiod.editx.lm.quantize import Quantization, size_bytes
+from stepaudiod.editx.lengths import MAX_SECONDS
+from stepaudiod.editx.lm.config import DTYPES, Quantization
+from stepaudiod.editx.lm.quantize import size_bytes
 from stepaudiod.editx.memory_plan import MemoryNeeds
 from stepaudiod.editx.pipeline import (
     SAMPLE_RATE,
@@ -36,9 +38,8 @@ from stepaudiod.editx.pipeline import (
     RequestStats,
     Synthesis,
 )
-from stepaudiod.editx.segments import MAX_SECONDS
-from stepaudiod.engines.base import Clip, Decode, Progress, Waveform
-from stepaudiod.engines.whisper.transcripts import NO_RECOGNISER, TRANSCRIPT, Listener, renaming_params
+from stepaudiod.engines.base import Clip, Decode, Progress, Recognisers
+from stepaudiod.engines.step_audio.recogniser import NO_RECOGNISER, Recogniser, renaming_params
 from stepaudiod.errors import EngineUnavailable, InvalidRequest
 from stepaudiod.requests import (
     EditRequest,
@@ -47,31 +48,29 @@ from stepaudiod.requests import (
     SpeechRequest,
 )
 from stepaudiod.temp_dirs import UNFINISHED, TempDir, sweep
-from stepaudiod.text.sentences import split_sentences
 from stepaudiod.voice_library import VoiceLibrary
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-REMEMBERED = 32
-"""References in memory; each is some hundred kilobytes."""
+MAX_REFERENCES = 32
+"""Encoded references in memory; each takes some hundred kilobytes."""
 
 
 class StepAudioEngine:
     """The engine `step-audio-editx`.
 
     Args:
-        cache_dir: handed on to the recogniser.
-        threads: processor threads for PyTorch.
-        models_dir: holds both published folders.
+        cache_dir: not used.
+        threads: CPU threads for PyTorch.
+        models_dir: contains both published folders.
         voices_dir: the voice library.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        dtype: `bf16`, `fp16` or `fp32`: the language model's.
+        dtype: `bf16`, `fp16` or `fp32`, of the language model.
         quantization: `none`, `int8` or `int4`.
-        gpu_memory: bytes of a GPU that may be used; None for what is good, as far as it is free.
-        check_output: notice silent, runaway and truncated speech.
-        recogniser: `name`, `factory`, `options`, `files` and `languages` of the engine that writes down
-            what a recording says where nobody told; None where there is none.
+        gpu_memory: the most bytes of a GPU to use; None for as many as are useful and free.
+        check_output: detect silent, runaway and truncated speech.
+        recogniser: `name`, `factory`, `options`, `files` and `languages` of the engine that transcribes
+            recordings without a transcript; None if there is none.
     """
 
     sample_rate = SAMPLE_RATE
@@ -93,24 +92,25 @@ class StepAudioEngine:
         torch.set_num_threads(threads)
         self._checkpoint = Checkpoint(Path(models_dir))
         self._voices = VoiceLibrary(Path(voices_dir))
-        self.decode: Decode = decode
         self._device = device
         self._dtype = dtype
         self._quantization = quantization
         self._gpu_memory = gpu_memory
         self._options = PipelineOptions(is_output_checked=check_output)
         self._references: OrderedDict[str, Reference] = OrderedDict()
-        self._listener = None if recogniser is None else Listener(recogniser, cache_dir, threads)
+        self.decode: Decode = decode
+        self.engines: Recognisers | None = None
+        self._recogniser_order = recogniser
 
     def load(self, progress: Progress) -> None:
         """Read the weights.
 
         Raises:
-            EngineUnavailable: CUDA was asked for and isn't there, or there is too little of its memory.
+            EngineUnavailable: CUDA is configured and missing, or has too little memory.
             ModelFileError: a file is missing, cut short or wrong.
         """
 
-        def tell(loaded: LoadProgress) -> None:
+        def report(loaded: LoadProgress) -> None:
             done, total = (size / 1e9 for size in (loaded.done_bytes, loaded.total_bytes))
             stage = f"{loaded.stage}, {done:.1f} of {total:.1f} GB"
             progress(stage, loaded.done_bytes / max(loaded.total_bytes, 1))
@@ -121,21 +121,21 @@ class StepAudioEngine:
         if device.startswith("cuda"):
             progress("GPU", 0.0)
             if torch.device(device).index is not None:
-                torch.cuda.set_device(device)  # graphs and Triton's kernels go to the thread's own device
+                torch.cuda.set_device(device)  # graphs and Triton's kernels run on the thread's device
             options = self._planned(torch.cuda.mem_get_info(device)[0])
         self._encoder_key = self._checkpoint.encoder_key()
         self._pipeline = Pipeline.load(
             self._checkpoint.root,
             device,
-            DTYPES[self._dtype],
+            getattr(torch, DTYPES[self._dtype]),
             quantization,
-            tell,
+            report,
             options,
             quantized_folder=self._checkpoint.quantized,
         )
 
     def _planned(self, free_bytes: int) -> PipelineOptions:
-        """Divide the GPU's memory before anything is loaded; what is in use later never exceeds it.
+        """Divide the GPU's memory before anything is loaded; later use never exceeds it.
 
         Raises:
             EngineUnavailable: there is too little.
@@ -143,9 +143,9 @@ class StepAudioEngine:
         """
         self._checkpoint.verify()
         kind = Quantization.named(self._quantization)
-        needs = MemoryNeeds.of(self._checkpoint, DTYPES[self._dtype], kind)
-        if self._listener is not None:
-            free_bytes -= self._listener.find_place(free_bytes - needs.wanted_bytes(self._gpu_memory))
+        needs = MemoryNeeds.of(self._checkpoint, self._dtype, kind)
+        if self._recogniser is not None:
+            free_bytes -= self._recogniser.reserve_gpu(free_bytes - needs.wanted_bytes(self._gpu_memory))
         plan = needs.plan(self._gpu_memory, free_bytes)
         log.info(
             "GPU memory: %.2f GB for weights, %d positions for all requests, %.2f GB for voices and streams; "
@@ -157,8 +157,13 @@ class StepAudioEngine:
         )
         return replace(self._options, positions=plan.positions, decoder_bytes=plan.decoder_bytes)
 
+    @property
+    def _recogniser(self) -> Recogniser | None:
+        if self._recogniser_order is None or self.engines is None:
+            return None
+        return Recogniser(self._recogniser_order, self.engines)
+
     def about(self) -> dict[str, str | int]:
-        """Where it runs and what its language model weighs."""
         step1 = self._pipeline.networks.step1
         return {
             "device": str(step1.device),
@@ -168,24 +173,24 @@ class StepAudioEngine:
         }
 
     def speak(self, request: SpeechRequest) -> Iterator[Waveform | Facts]:
-        """Say the text in the voice of the library that the request names, as it is made.
+        """Speak the text in a voice of the library, streamed.
 
         Raises:
             NotFound: the library has no such voice.
-            InvalidRequest: nobody knows what the voice's recording says, or a change doesn't fit.
-            SynthesisFailed: what came out can't be used, twice.
+            InvalidRequest: the voice has no transcript, or the change can't be applied.
+            SynthesisFailed: the output can't be used, twice.
         """
         change = request.edit
         with renaming_params(Recording("", param="voice", transcript_param="voice")):
             yield from self._say(request, self._library_voice(request.voice), change, {})
 
     def clone(self, request: SpeechRequest, reference: Clip) -> Iterator[Waveform | Facts]:
-        """Say the text in the voice of a recording that came with the request, as it is made.
+        """Speak the text in the voice of a recording that came with the request, streamed.
 
         Raises:
-            InvalidRequest: the recording is silent or too short, nobody knows what it says, or a change
-                doesn't fit.
-            SynthesisFailed: what came out can't be used, twice.
+            InvalidRequest: the recording is silent, too short or has no transcript, or the change can't be
+                applied.
+            SynthesisFailed: the output can't be used, twice.
         """
         change = request.edit
         recording = request.reference
@@ -195,7 +200,7 @@ class StepAudioEngine:
             with renaming_params(recording):
                 self._remember(key, self._encode(reference, recording.transcript.strip()))
         encoded = self._recall(key)
-        facts = {} if recording.transcript.strip() else self._heard(encoded.transcript)
+        facts = {} if recording.transcript.strip() else self._transcript_facts(encoded.transcript)
         with renaming_params(recording):
             yield from self._say(request, encoded, change, facts)
 
@@ -203,17 +208,17 @@ class StepAudioEngine:
         """Change a recording; a long one in pieces.
 
         Raises:
-            InvalidRequest: the recording is silent or too short, nobody knows what it says, or the change
-                doesn't fit.
-            SynthesisFailed: what came out can't be used, twice.
+            InvalidRequest: the recording is silent, too short or has no transcript, or the change can't be
+                applied.
+            SynthesisFailed: the output can't be used, twice.
         """
         edit = request.edit
         facts: dict[str, str | int | float] = {}
         said = request.recording.transcript.strip()
         if edit.needs_transcript and not said and clip.duration_s <= MAX_SECONDS:
             with renaming_params(request.recording):
-                said = self._listen(clip)
-            facts = self._heard(said)
+                said = self._transcribe(clip)
+            facts = self._transcript_facts(said)
         with renaming_params(request.recording):
             synthesis = self._pipeline.edit(
                 clip.waveform,
@@ -221,7 +226,6 @@ class StepAudioEngine:
                 said,
                 edit,
                 seed=request.seed,
-                stream=True,
                 transcribe=self._transcriber(request.recording.transcript),
             )
             yield from _results(synthesis, facts)
@@ -235,85 +239,85 @@ class StepAudioEngine:
             language=request.language,
             edit=change,
             seed=request.seed,
-            stream=True,
-            splitter=_sentences,
         )
         yield from _at_speed(_results(synthesis, facts), request.speed)
 
     def _library_voice(self, voice_id: str) -> Reference:
-        """What the model made of a voice: from memory, from beside the recording, or made now."""
+        """An encoded voice: from memory, from its file, or encoded now."""
         voice, path = self._voices.get(voice_id), self._voices.recording(voice_id)
         key = self._key(path.read_bytes() + voice.transcript.encode(errors="replace"))
         if key in self._references:
             return self._recall(key)
-        kept = path.parent / f"{key}.safetensors"
-        reference = _read(kept)
+        file = path.parent / f"{key}.safetensors"
+        reference = _read(file)
         if reference is None:
             with renaming_params(Recording(str(path), param="voice", transcript_param="voice")):
                 reference = self._encode(Clip(*self.decode(path)), voice.transcript)
-            _keep(reference, kept)
+            _write(reference, file)
         self._remember(key, reference)
         return reference
 
     def _encode(self, clip: Clip, transcript: str) -> Reference:
-        """Encode a recording; of a long one the model takes a stretch, and only that is written down."""
+        """Encode a recording; of a long one, only the range that the model uses is transcribed."""
         if not transcript and clip.duration_s <= MAX_SECONDS:
-            transcript = self._listen(clip)
-        write_down = self._transcriber(transcript)
-        if not transcript and write_down is None:
-            raise InvalidRequest(NO_RECOGNISER, TRANSCRIPT)
-        return self._pipeline.encode_reference(clip.waveform, clip.sample_rate, transcript, write_down)
+            transcript = self._transcribe(clip)
+        transcribe = self._transcriber(transcript)
+        if not transcript and transcribe is None:
+            raise InvalidRequest(NO_RECOGNISER, "transcript")
+        return self._pipeline.encode_reference(clip.waveform, clip.sample_rate, transcript, transcribe)
 
     def _key(self, content: bytes) -> str:
-        """Names what the model makes of a recording and its transcript."""
         return hashlib.sha256(content + self._encoder_key.encode()).hexdigest()[:32]
 
     def _remember(self, key: str, reference: Reference) -> None:
         self._references[key] = reference
-        if len(self._references) > REMEMBERED:
+        if len(self._references) > MAX_REFERENCES:
             self._references.popitem(last=False)
 
     def _recall(self, key: str) -> Reference:
         self._references.move_to_end(key)
         return self._references[key]
 
-    def _listen(self, clip: Clip) -> str:
-        """Write down what a recording says.
+    def _transcribe(self, clip: Clip) -> str:
+        """Transcribe a recording of up to 30 s.
 
         Raises:
-            InvalidRequest: there is nothing to listen with, nothing was heard, or what was heard is a guess.
+            InvalidRequest: there is no recogniser, there are no words, or the transcript is uncertain.
         """
-        if self._listener is None:
-            raise InvalidRequest(NO_RECOGNISER, TRANSCRIPT)
-        said = self._listener.write_down(clip)
-        if not said:
+        recogniser = self._recogniser
+        if recogniser is None:
+            raise InvalidRequest(NO_RECOGNISER, "transcript")
+        transcript = recogniser.transcribe(clip)
+        if not transcript:
             raise InvalidRequest(
-                f"The recogniser {self._listener.name} heard no words in the recording. Send its transcript.",
-                TRANSCRIPT,
+                f"The recogniser {recogniser.name} found no words in the recording. Send its transcript.",
+                "transcript",
             )
-        return said
+        return transcript
 
-    def _heard(self, transcript: str) -> dict[str, str | int | float]:
-        """The facts about a transcript that nobody gave."""
-        by = "" if self._listener is None else self._listener.name
-        return {"transcript": transcript, "transcript_by": by}
+    def _transcript_facts(self, transcript: str) -> dict[str, str | int | float]:
+        """The facts about a transcript that the recogniser made."""
+        return {
+            "transcript": transcript,
+            "transcript_by": "" if self._recogniser is None else self._recogniser.name,
+        }
 
     def _transcriber(self, given: str) -> Callable[[Tensor, int], str] | None:
-        """Writes down pieces of a long recording, which is better than dealing a transcript out.
+        """A function that transcribes parts of a long recording, which is better than dividing a transcript.
 
-        A recogniser of one language is trusted only where nobody gave a transcript, and so the language.
+        A recogniser of one language is used only if no transcript, and so no language, was given.
         """
-        listener = self._listener
-        if listener is None or (given.strip() and not listener.is_multilingual):
+        recogniser = self._recogniser
+        if recogniser is None or (given.strip() and not recogniser.is_multilingual):
             return None
         may_guess = bool(given.strip())
-        return lambda waveform, rate: listener.write_down(
+        return lambda waveform, rate: recogniser.transcribe(
             Clip(waveform.cpu().numpy(), rate), may_guess=may_guess
         )
 
 
 def _device(setting: str) -> str:
-    """What `auto` means here."""
+    """The configured device; resolves `auto`."""
     if setting == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if setting.startswith("cuda") and not torch.cuda.is_available():
@@ -331,24 +335,24 @@ def _device(setting: str) -> str:
 
 
 def _results(synthesis: Synthesis, facts: dict[str, Any]) -> Iterator[Waveform | Facts]:
-    """What is known, then the sound, then what it took."""
-    report: RequestStats = synthesis.report
-    facts = facts | {"seed": report.seed, "pieces": report.pieces}
-    if (stretch := report.reference_stretch) is not None:
-        facts["reference_stretch"] = f"{stretch.start:.2f}-{stretch.end:.2f}"
+    """The facts, then the sound, then the counts."""
+    stats: RequestStats = synthesis.stats
+    facts = facts | {"seed": stats.seed, "pieces": stats.pieces}
+    if (used := stats.reference_range) is not None:
+        facts["reference_stretch"] = f"{used.start:.2f}-{used.end:.2f}"
     yield Facts(facts)
     yield from synthesis
     yield Facts(
         {
-            "input_tokens": report.input_tokens,
-            "output_tokens": report.output_tokens,
-            "retries": report.retries,
+            "input_tokens": stats.input_tokens,
+            "output_tokens": stats.output_tokens,
+            "retries": stats.retries,
         }
     )
 
 
 def _at_speed(results: Iterator[Waveform | Facts], speed: float) -> Iterator[Waveform | Facts]:
-    """The sound faster or slower at the same pitch; the model itself speaks at the pace of its voice."""
+    """The sound faster or slower at the same pitch; the model has no control over its speed."""
     tempo = TempoStream(speed, SAMPLE_RATE)
     for result in results:
         yield result if isinstance(result, Facts) else tempo.push(result)
@@ -356,7 +360,7 @@ def _at_speed(results: Iterator[Waveform | Facts], speed: float) -> Iterator[Wav
 
 
 def _read(path: Path) -> Reference | None:
-    """The encoded voice; None where there is none, a damaged one, or one of another version."""
+    """An encoded voice; None if the file is missing, damaged or of another version."""
     if not path.exists():
         return None
     try:
@@ -365,20 +369,15 @@ def _read(path: Path) -> Reference | None:
         return None
 
 
-def _keep(reference: Reference, path: Path) -> None:
-    """Keep an encoded voice; a folder that can't be written costs the next time."""
+def _write(reference: Reference, path: Path) -> None:
+    """Write an encoded voice; if that fails, it is encoded again by the next worker."""
     sweep(path.parent)
     try:
         with TempDir(path.parent, UNFINISHED) as folder:
             unfinished = folder / path.name
             save_file(reference.to_tensors(), unfinished)
             with unfinished.open("rb") as file:
-                os.fsync(file.fileno())  # or a power cut could leave the name without the contents
+                os.fsync(file.fileno())  # before the rename: a power failure must not leave an empty file
             unfinished.rename(path)
     except (OSError, SafetensorError) as error:
-        log.warning("the encoded voice can't be kept in %s: %s", path.parent, error)
-
-
-def _sentences(text: str) -> Sequence[str]:
-    """The text in pieces that the model speaks well."""
-    return [piece.text for piece in split_sentences(text)]
+        log.warning("the encoded voice can't be written to %s: %s", path.parent, error)

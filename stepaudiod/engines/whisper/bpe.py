@@ -1,6 +1,6 @@
 """Tokens of the byte-level vocabulary that GPT-2 and Whisper share: into text, into words, and from text.
 
-Each of the 256 bytes is written as a sign that can be printed: "Ġ" is a space.
+Each of the 256 bytes is written as a printable character: "Ġ" is a space.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from itertools import pairwise
 from pathlib import Path
 
 WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
-"""What is cut into tokens by itself: the vocabulary's own expression, as the standard library writes it."""
+"""Splits text before tokenising: the vocabulary's own expression, in the syntax of the standard library."""
 
 WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})
-"""Languages that put no space between words: each of their signs counts as one."""
+"""Languages without spaces between words: each of their characters counts as one."""
 
 
 class Spelling:
-    """Reads tokens."""
+    """Converts between bytes and the characters of tokens."""
 
     def __init__(self) -> None:
         plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
         others = [byte for byte in range(256) if byte not in plain]
-        self.signs = {byte: chr(byte) for byte in plain}
-        self.signs |= {byte: chr(256 + index) for index, byte in enumerate(others)}
-        self._bytes = {sign: byte for byte, sign in self.signs.items()}
+        self.characters = {byte: chr(byte) for byte in plain}
+        self.characters |= {byte: chr(256 + index) for index, byte in enumerate(others)}
+        self._bytes = {character: byte for byte, character in self.characters.items()}
 
     def text(self, tokens: Sequence[str]) -> str:
-        """What the tokens say; half a character becomes U+FFFD."""
+        """The text of tokens; an incomplete character becomes U+FFFD."""
         return self._join(tokens).decode("utf-8", "replace")
 
     def words(self, tokens: Sequence[str], language: str) -> list[tuple[str, int]]:
-        """Words with the marks behind them, and how many tokens each has; the numbers add up."""
+        """Words with the punctuation after them, and the number of tokens of each."""
         words: list[tuple[str, int]] = []
         for text, count in self._characters(tokens):
             is_next = text.startswith(" ") or (language in WITHOUT_SPACES and text.strip().isalnum())
@@ -44,7 +44,7 @@ class Spelling:
         return [(text.strip(), count) for text, count in words]
 
     def _characters(self, tokens: Sequence[str]) -> list[tuple[str, int]]:
-        """The shortest runs of tokens that are whole characters."""
+        """The shortest runs of tokens that form whole characters."""
         found: list[tuple[str, int]] = []
         start = 0
         for end in range(1, len(tokens) + 1):
@@ -58,15 +58,15 @@ class Spelling:
         return found
 
     def _join(self, tokens: Sequence[str]) -> bytes:
-        return bytes(self._bytes[sign] for sign in "".join(tokens) if sign in self._bytes)
+        return bytes(self._bytes[character] for character in "".join(tokens) if character in self._bytes)
 
 
 class Merges:
-    """Cuts text into tokens, by the pairs that the vocabulary joins first.
+    """Splits text into tokens by the vocabulary's merges.
 
     Args:
         path: a `tokenizer.json`.
-        spelling: how bytes are written.
+        spelling: of bytes.
 
     Raises:
         OSError, ValueError, KeyError: the file can't be read as one.
@@ -76,14 +76,13 @@ class Merges:
         pairs = json.loads(path.read_text("utf-8"))["model"]["merges"]
         split = (pair.split(" ") if isinstance(pair, str) else pair for pair in pairs)
         self._ranks = {(left, right): rank for rank, (left, right) in enumerate(split)}
-        self._signs = spelling.signs
+        self._characters = spelling.characters
 
     def tokens(self, text: str) -> list[str]:
-        """The tokens of a text."""
         return [token for word in WORDS.findall(text) for token in self._cut(word)]
 
     def _cut(self, word: str) -> list[str]:
-        parts = [self._signs[byte] for byte in word.encode("utf-8", "replace")]
+        parts = [self._characters[byte] for byte in word.encode("utf-8", "replace")]
         while True:
             ranked = [
                 (self._ranks[pair], index)

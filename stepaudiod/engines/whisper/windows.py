@@ -1,9 +1,9 @@
-"""A recording of any length, given to a recogniser that hears 30 s at a time.
+"""A recording of any length in windows of 30 s for a recogniser.
 
     recording   ─────speech──speech─────────speech────speech───────────
-    windows         [             ]         [              ]              cut where nobody speaks
+    windows         [             ]         [              ]              cut in pauses
 
-What nobody speaks in is never given to the recogniser, which would make words up. Knows no recogniser.
+Parts without speech are never given to the recogniser, which would invent words. Knows no recogniser.
 """
 
 from __future__ import annotations
@@ -13,80 +13,80 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 import numpy as np
 
 from stepaudiod.audio.resample import Resampler
-from stepaudiod.audio.vad import FRAME, FRAME_S, RATE, Gate, SpeechDetector
-from stepaudiod.engines.base import Clip, Waveform
+from stepaudiod.audio.types import SPEECH_RATE, Waveform
+from stepaudiod.audio.vad import FRAME, FRAME_S, Gate, SpeechDetector
+from stepaudiod.engines.base import Clip
 from stepaudiod.requests import Facts, Segment
 
-Hear = Callable[[Waveform], Generator[Facts, None, list[Segment]]]
-"""Writes down at most `WINDOW_S` of speech at 16 kHz, in several steps; times count from its beginning."""
+TranscribeWindow = Callable[[Waveform], Generator[Facts, None, list[Segment]]]
+"""Transcribes at most `WINDOW_S` of speech at 16 kHz, in several steps; times are relative to its
+beginning."""
 
 WINDOW_S = 30
 WINDOW = int(WINDOW_S / FRAME_S)
-"""The most that is heard at once, in frames of 32 ms, as everything below."""
+"""The longest window, in frames of 32 ms, as everything below."""
 
 FIRST_WINDOW = WINDOW // 3
-"""The first of several windows is short, so that the first words come early."""
+"""The first of several windows is shorter, so that the first words come early."""
 
 LEAD, TAIL = 7, 10
-"""What is heard before and after speech."""
+"""Frames of a window before and after speech."""
 
 MARGIN = 2
-"""How far a segment's times reach beyond the speech in it."""
+"""Frames that a segment may extend beyond its speech."""
 
-LOOK = 160
-"""How far is looked for speech in a step: a third of a second of work."""
+DETECTED = 160
+"""Frames in which speech is detected per step: a third of a second of work."""
 
-LEFT_OVER = 32
-"""So much speech behind the last word that was heard makes the recogniser listen to it again."""
+UNTRANSCRIBED = 32
+"""Frames of speech after the last word that are transcribed again."""
 
 WORKING = Facts({})
-"""Says that the work goes on; there is nothing to tell yet."""
+"""Reports progress without a result."""
 
 
 class SpeechMap:
-    """Where somebody speaks in a recording, found as far as is asked.
-
-    Args:
-        audio: 16 kHz.
-    """
+    """The speech in a recording at 16 kHz, detected as far as needed."""
 
     def __init__(self, audio: Waveform) -> None:
         self.frames = -(-len(audio) // FRAME)
         self._audio = np.pad(audio, (0, -len(audio) % FRAME))
-        self._detect = SpeechDetector()
+        self._detector = SpeechDetector()
         self._gate = Gate()
         self._probabilities: list[float] = []
         self._speech: list[bool] = []
 
-    def look(self, until: int) -> Iterator[Facts]:
-        """Find out up to a frame, a little in each step."""
+    def detect(self, until: int) -> Iterator[Facts]:
+        """Detect speech up to a frame, in short steps."""
         until = min(until, self.frames)
         while (start := len(self._speech)) < until:
-            probabilities = self._detect.push(self._audio[start * FRAME : min(start + LOOK, until) * FRAME])
+            probabilities = self._detector.push(
+                self._audio[start * FRAME : min(start + DETECTED, until) * FRAME]
+            )
             self._probabilities += probabilities
             self._speech += [self._gate(probability) for probability in probabilities]
             yield WORKING
 
     def first(self, start: int, end: int) -> int | None:
-        """The first frame of speech in a stretch that has been looked at."""
+        """The first frame of speech in a range."""
         return next((frame for frame in range(start, min(end, self.frames)) if self._speech[frame]), None)
 
     def last(self, start: int, end: int) -> int:
-        """The last frame of speech before `end`; `start` where there is none."""
+        """The last frame of speech before `end`; `start` if there is none."""
         return next((frame for frame in range(end - 1, start, -1) if self._speech[frame]), start)
 
     def narrow(self, start: int, end: int) -> tuple[int, int] | None:
-        """A stretch without the silence at its ends; None where nobody speaks."""
+        """A range without the silence at its ends; None if there is no speech."""
         if (first := self.first(start, end)) is None:
             return None
         return max(start, first - MARGIN), min(end, self.last(first, min(end, self.frames)) + 1 + MARGIN)
 
     def count(self, start: int, end: int) -> int:
-        """How many frames of a stretch are speech."""
+        """The number of frames of speech in a range."""
         return sum(self._speech[start:end])
 
     def cut(self, begin: int, limit: int) -> int:
-        """Where a window of at most `limit` ends best: in its longest late pause, or where it is quietest."""
+        """The best end of a window: its longest late pause before `limit`, or the least likely speech."""
         if limit >= self.frames:
             return self.frames
         early = begin + (limit - begin) * 2 // 3
@@ -98,17 +98,17 @@ class SpeechMap:
 
 
 def _runs(speech: Sequence[bool]) -> list[tuple[int, int]]:
-    """The stretches where nobody speaks: where each begins, and its length."""
+    """The pauses: the beginning and the length of each."""
     edges = np.flatnonzero(np.diff(np.array([True, *speech, True]).astype(np.int8)))
     return [(int(start), int(end - start)) for start, end in edges.reshape(-1, 2)]
 
 
 def resample_clip(clip: Clip) -> Iterator[Waveform]:
-    """The recording at 16 kHz, a minute in each step."""
-    if clip.sample_rate == RATE:
+    """The recording at 16 kHz, a minute per step."""
+    if clip.sample_rate == SPEECH_RATE:
         yield clip.waveform
         return
-    resampler = Resampler(clip.sample_rate, RATE)
+    resampler = Resampler(clip.sample_rate, SPEECH_RATE)
     size = 60 * clip.sample_rate
     for start in range(0, len(clip.waveform), size):
         yield resampler(clip.waveform[start : start + size])
@@ -116,15 +116,15 @@ def resample_clip(clip: Clip) -> Iterator[Waveform]:
         yield resampler(None)
 
 
-def listen(clip: Clip, hear: Hear) -> Iterator[Segment | Facts]:
-    """Give a recording to a recogniser, window by window.
+def transcribe_windows(clip: Clip, transcribe: TranscribeWindow) -> Iterator[Segment | Facts]:
+    """Transcribe a recording window by window.
 
     Args:
         clip: of any rate and length.
-        hear: the recogniser.
+        transcribe: the recogniser.
 
     Returns:
-        Segments with times of the recording, in order, each with some speech in it.
+        Segments with times in the recording, in order, each with some speech.
     """
     parts = []
     for part in resample_clip(clip):
@@ -134,22 +134,22 @@ def listen(clip: Clip, hear: Hear) -> Iterator[Segment | Facts]:
     speech = SpeechMap(audio)
     position, window = 0, FIRST_WINDOW if speech.frames > WINDOW else WINDOW
     while position < speech.frames:
-        yield from speech.look(position + LOOK)
-        begin = speech.first(position, position + LOOK)
+        yield from speech.detect(position + DETECTED)
+        begin = speech.first(position, position + DETECTED)
         if begin is None:
-            position += LOOK
+            position += DETECTED
             continue
         begin = max(position, begin - LEAD)
-        yield from speech.look(begin + window)
+        yield from speech.detect(begin + window)
         cut = speech.cut(begin, begin + window)
         end = min(cut, speech.last(begin, cut) + 1 + TAIL)
-        heard = yield from hear(audio[begin * FRAME : end * FRAME])
-        until = begin + round(heard[-1].end_s / FRAME_S) if heard else begin
-        if heard and until > begin + LEFT_OVER and speech.count(until, cut) >= LEFT_OVER:
+        found = yield from transcribe(audio[begin * FRAME : end * FRAME])
+        until = begin + round(found[-1].end_s / FRAME_S) if found else begin
+        if found and until > begin + UNTRANSCRIBED and speech.count(until, cut) >= UNTRANSCRIBED:
             cut = until
-        for segment in heard:
+        for segment in found:
             if (spoken := speech.narrow(*_frames(segment, begin))) is not None:
-                yield _place(segment, begin * FRAME_S, spoken, clip.duration_s)
+                yield _timed(segment, begin * FRAME_S, spoken, clip.duration_s)
         yield WORKING
         position, window = cut, WINDOW
 
@@ -158,8 +158,8 @@ def _frames(segment: Segment, begin: int) -> tuple[int, int]:
     return begin + int(segment.start_s / FRAME_S), begin + int(segment.end_s / FRAME_S) + 1
 
 
-def _place(segment: Segment, by_s: float, spoken: tuple[int, int], length_s: float) -> Segment:
-    """The segment in the recording's own time, without silence at its ends, and its words inside it."""
+def _timed(segment: Segment, by_s: float, spoken: tuple[int, int], length_s: float) -> Segment:
+    """The segment with times in the recording, without silence at its ends, and its words within."""
     start = max(segment.start_s + by_s, spoken[0] * FRAME_S)
     end = min(segment.end_s + by_s, spoken[1] * FRAME_S, length_s)
     words, reached = [], start

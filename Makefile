@@ -30,9 +30,9 @@ LOCKED := $(shell cat setup.cfg pyproject.toml constraints.txt Makefile packagin
 PACKAGES := ca-certificates curl python3 python3-systemd python3-venv
 TEST_PACKAGES := $(PACKAGES) apt-utils bash-completion fish gpg gpg-agent iproute2 man-db systemd zsh $(if $(IS_WHOLE),\
   chromium chromium-driver fonts-noto-cjk lintian mmdebstrap systemd-container $(if $(shell command -v npm),,npm))
-# The tests of a folder that boots machines, and elsewhere those of a file, run in one process: tests/conftest.py.
+# So many processes; tests/conftest.py says which tests share one.
 JOBS ?= 2
-PARALLEL := -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n $(JOBS)
 IS_HERE := $(if $(IS_WHOLE),, and not systemd and not browser)
 # The suites of make test-releases, on a machine that can boot them.
 SUITES ?= bookworm trixie noble

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.activation import Activator, DaemonProcess
 
@@ -30,26 +31,38 @@ collect_ignore = [] if HAS_TORCH else list(NEEDS_TORCH)
 
 StartDaemon = Callable[..., DaemonProcess]
 
-HERE = Path(__file__).parent
-GROUPS = {"systemd": "machine", "packages": "packages"}
+SHARED = ("packages", "systemd")
 """Folders whose tests share a machine, and so a process of pytest-xdist; elsewhere the tests of a file do."""
 
-LONGEST_FIRST = ("packages", "systemd", "browser", "engines")
+LONGEST_FIRST = (*SHARED, "browser", "engines")
 """Folders that are begun first, so that all processes end at about the same time."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process has one core
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Say which tests must run in the same process, before pytest-xdist reads it."""
-    if config.pluginmanager.has_plugin("dsession") or "PYTEST_XDIST_WORKER" in os.environ:
-        folders = {item: item.path.relative_to(HERE).parts[0] for item in items}
-        for item, folder in folders.items():
-            item.add_marker(pytest.mark.xdist_group(GROUPS.get(folder, str(item.path.relative_to(HERE)))))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Keep together what shares a machine or a daemon, and keep the order."""
+    config.option.loadscopereorder = False
+    scheduling = LoadScopeScheduling(config, log)
+    scheduling._split_scope = _shared_by
+    return scheduling
+
+
+def _shared_by(nodeid: str) -> str:
+    """The folder or the file whose tests run in the process of this one."""
+    file = nodeid.partition("::")[0]
+    folder = Path(file).parts[1]
+    return folder if folder in SHARED else file
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under pytest-xdist, begin with what takes long."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
         order = {folder: number for number, folder in enumerate(LONGEST_FIRST)}
-        items.sort(key=lambda item: order.get(folders[item], len(order)))
+        here = Path(__file__).parent
+        items.sort(key=lambda item: order.get(item.path.relative_to(here).parts[0], len(order)))
 
 
 @pytest.hookimpl(wrapper=True)

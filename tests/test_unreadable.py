@@ -170,15 +170,20 @@ WITHOUT_VOICES = (data_shut, voices_shut, data_is_a_file, voices_is_a_file)
         data_shut,
         voices_shut,
         data_is_a_file,
-        models_is_a_file,
-        voices_is_a_file,
-        model_is_not_there,
-        weights_shut,
-        index_is_a_folder,
-        index_is_a_list,
-        configuration_is_broken,
-        header_is_broken,
-        links_go_in_a_circle,
+        *(
+            pytest.param(damage, marks=pytest.mark.slow)
+            for damage in (
+                models_is_a_file,
+                voices_is_a_file,
+                model_is_not_there,
+                weights_shut,
+                index_is_a_folder,
+                index_is_a_list,
+                configuration_is_broken,
+                header_is_broken,
+                links_go_in_a_circle,
+            )
+        ),
     ],
 )
 def test_that_engine_says_why_and_the_others_serve(

@@ -215,6 +215,7 @@ def test_a_client_that_reads_slowly_and_steadily_is_not_let_go(start_daemon: Sta
     assert size > 1_000_000
 
 
+@pytest.mark.slow
 def test_short_requests_are_not_held_up_by_a_long_one(daemon: DaemonProcess) -> None:
     finished: list[str] = []
 

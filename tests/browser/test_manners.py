@@ -43,11 +43,11 @@ DESK, PHONE = (1200, 900), (390, 844)
     ("language", "colors", "size"),
     [
         ("en", "light", DESK),
-        ("en", "dark", DESK),
-        ("zh-CN", "light", DESK),
-        ("zh-CN", "dark", DESK),
-        ("en", "dark", PHONE),
         ("zh-CN", "light", PHONE),
+        pytest.param("en", "dark", DESK, marks=pytest.mark.slow),
+        pytest.param("zh-CN", "light", DESK, marks=pytest.mark.slow),
+        pytest.param("zh-CN", "dark", DESK, marks=pytest.mark.slow),
+        pytest.param("en", "dark", PHONE, marks=pytest.mark.slow),
     ],
 )
 def test_a_screen_reader_meets_nothing_serious(

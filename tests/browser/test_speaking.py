@@ -131,6 +131,7 @@ def test_what_is_heard_meanwhile_is_what_is_saved(browser: Browser, format: str)
     assert heard["worst"] < 0.01
 
 
+@pytest.mark.slow
 def test_every_format_is_saved_under_its_name(browser: Browser) -> None:
     for count, name in enumerate(("mp3", "opus", "aac", "flac"), start=1):
         browser.script("stepaudiod.speak('Hello.', 'kokoro/af_heart', '', '', 1, arguments[0], null)", name)

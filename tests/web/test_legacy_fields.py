@@ -49,6 +49,7 @@ def test_what_is_configured_is_the_variant_that_is_loaded(client: httpx.Client) 
     assert client.post("/api/v1/models/base/unload").json()["unloaded"] is True
 
 
+@pytest.mark.slow
 def test_intensity_and_iterations_change_the_result(client: httpx.Client) -> None:
     plain = change(client, **EMOTION)
     assert not same(plain, change(client, **EMOTION, intensity=3.0))
@@ -67,6 +68,7 @@ def test_a_clone_may_have_an_emotion_or_a_style(client: httpx.Client) -> None:
     refused(ask(client, {**CLONE, "edit_info": "remove"}), 400, "step_audio.edit_info")
 
 
+@pytest.mark.slow
 def test_a_speed_in_figures_is_the_models_word_for_it(client: httpx.Client) -> None:
     def at(info: str) -> httpx.Response:
         return change(client, mode="speed", edit_info=info, audio_text="a hum")

@@ -75,7 +75,6 @@ class Daemon:
         self._break("stepaudiod can't start.", f"{type(error).__name__}: {error}")
 
     async def run(self, listeners: list[Listener], notifier: Notifier) -> None:
-        """Serve until idle or told to stop."""
         try:
             if self.broken is None:
                 idle, service, apps = self._build(listeners)
@@ -100,11 +99,16 @@ class Daemon:
         await server.serve()
 
     def _build(self, listeners: list[Listener]) -> tuple[IdleClock, Dispatcher, dict[Role, ASGIApp]]:
-        """Build the applications and what they need."""
-        self._sweep()
+        # remove the temporary files of killed daemons, which may hold a user's voice
+        sweep_spools()
+        for folder in (self.settings.data_path / "voices", self.settings.cache_path / "page"):
+            sweep(folder)
         idle, service = self._build_service(catalog_of(self.settings))
         page = Page(lambda: self.settings, idle)
-        apps: dict[Role, ASGIApp] = {role: self._build_app(role, service, idle, page) for role in ROLES}
+        apps: dict[Role, ASGIApp] = {
+            role: build_app(role, lambda: self.settings, service, idle, lambda: self.keys, page)
+            for role in ROLES
+        }
         _announce(service)
         self._announce_access(listeners)
         return idle, service, apps
@@ -115,16 +119,6 @@ class Daemon:
         return idle, Dispatcher(
             settings.limits, settings.timeouts, catalog, settings.engine, idle, self._spawn
         )
-
-    def _sweep(self) -> None:
-        """Remove the temporary files of killed daemons: they may hold a user's voice."""
-        sweep_spools()
-        for folder in (self.settings.data_path / "voices", self.settings.cache_path / "page"):
-            sweep(folder)
-
-    def _build_app(self, role: Role, service: Dispatcher, idle: IdleClock, page: Page) -> ASGIApp:
-        """Build the application of a role; it uses the settings and keys of the last reload."""
-        return build_app(role, lambda: self.settings, service, idle, lambda: self.keys, page)
 
     def _announce_access(self, listeners: list[Listener]) -> None:
         """Log whether calls need API keys, and warn if there are none."""

@@ -1,1 +1,1 @@
-"""`stepaudioctl`, the command line of whoever talks to the daemon: one module a command."""
+"""`stepaudioctl`, the command line: one module per command."""

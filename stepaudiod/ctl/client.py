@@ -10,19 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
 from stepaudiod import __version__
 from stepaudiod.ctl.errors import DaemonRefused, IncompleteAudio, Unreachable, WrongUsage
-from stepaudiod.ctl.options import NO_URL
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from stepaudiod.ctl.options import Options
-    from stepaudiod.ctl.terminal import Terminal
+from stepaudiod.ctl.options import NO_URL, Options
+from stepaudiod.ctl.terminal import Terminal
 
 RETRIES = {429: 5, 503: 1}
 """Number of retries after a response with `Retry-After`; 503 is a daemon or a worker that is exiting."""
@@ -67,9 +62,7 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._http.close()
 
     def get(self, path: str, **params: str) -> Any:

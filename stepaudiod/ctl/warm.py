@@ -11,17 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
-from stepaudiod.ctl.connect import connect
-from stepaudiod.ctl.daemon_progress import DaemonProgress
+from stepaudiod.ctl.connect import DaemonProgress, connect
 from stepaudiod.ctl.errors import DaemonRefused
-from stepaudiod.ctl.options import word
-
-if TYPE_CHECKING:
-    from stepaudiod.ctl.options import Options
-    from stepaudiod.ctl.terminal import Terminal
+from stepaudiod.ctl.options import Options, word
+from stepaudiod.ctl.terminal import Terminal
 
 NAME = "warm"
 SUMMARY = "load a model and fill its caches, so that later requests start faster"

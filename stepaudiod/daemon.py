@@ -48,24 +48,20 @@ class Daemon:
         self._path = path
         self._overrides = overrides
         self.broken: str | None = None
-        self._what = ""
+        self._failure = ""
         self._unexpected: Exception | None = None
         self._preloading: asyncio.Task[None] | None = None
         try:
             self.settings = load(path, overrides)
+            self.keys = keys.read(self.settings.access.keys_path)
         except ConfigError as error:
             self._break("stepaudiod can't work with its configuration.", error.message)
         except Exception as error:
             self._break_unexpectedly(error)
-        else:
-            try:
-                self.keys = keys.read(self.settings.access.keys_path)
-            except Exception as error:
-                self._break_unexpectedly(error)
 
-    def _break(self, what: str, reason: str) -> None:
+    def _break(self, failure: str, reason: str) -> None:
         """Answer every request with the reason from here on."""
-        self._what, self.broken = what, reason
+        self._failure, self.broken = failure, reason
         self.settings = Settings(idle_timeout=BROKEN_IDLE_S)
         self.keys = keys.ApiKeys({})
 
@@ -81,9 +77,9 @@ class Daemon:
         except Exception as error:
             self._break_unexpectedly(error)
         if self.broken is not None:
-            log.error("%s Every request gets 503: %s", self._what, self.broken, exc_info=self._unexpected)
+            log.error("%s Every request gets 503: %s", self._failure, self.broken, exc_info=self._unexpected)
             idle, service = self._build_service(Catalog())
-            apps = dict.fromkeys(ROLES, refuse_everything(self._what, self.broken))
+            apps = dict.fromkeys(ROLES, refuse_everything(self._failure, self.broken))
         elif self.settings.preload == "start":
             self._preloading = asyncio.create_task(service.preload())
         server = Server(

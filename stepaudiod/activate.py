@@ -78,7 +78,6 @@ class Process:
         return returncode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, if the process still runs."""
         if self.poll() is None:
             signal.pidfd_send_signal(self.pidfd, number)
 

@@ -347,10 +347,9 @@ def _explain(error: ValidationError, layers: list[Layer], merged: dict[str, Any]
     for item in error.errors():
         keys, found = _locate(item["loc"], merged)
         origin = next((name for name, table in reversed(layers) if _holds(table, keys)), "the configuration")
-        if item["type"] == "extra_forbidden":
-            lines[f"{origin}: {'.'.join(keys)}: there is no such key"] = None
-        else:
-            lines[f"{origin}: {'.'.join(keys)}: {item['msg']} (found {found!r})"] = None
+        is_unknown = item["type"] == "extra_forbidden"
+        problem = "there is no such key" if is_unknown else f"{item['msg']} (found {found!r})"
+        lines[f"{origin}: {'.'.join(keys)}: {problem}"] = None
     return list(lines)
 
 

@@ -72,22 +72,6 @@ class Counters:
     def ended(self, outcome: str) -> int:
         return sum(count for (_, how), count in self.requests.items() if how == outcome)
 
-    @property
-    def served(self) -> int:
-        return self.ended("served")
-
-    @property
-    def failed(self) -> int:
-        return self.ended("failed")
-
-    @property
-    def cancelled(self) -> int:
-        return self.ended("cancelled")
-
-    @property
-    def refused(self) -> int:
-        return self.ended("refused")
-
     def loaded(self, engine: str, duration_s: float) -> None:
         self.loads[engine] += 1
         self.load_s[engine] += duration_s

@@ -48,24 +48,20 @@ class Daemon:
         self._path = path
         self._overrides = overrides
         self.broken: str | None = None
-        self._what = ""
+        self._failure = ""
         self._unexpected: Exception | None = None
         self._preloading: asyncio.Task[None] | None = None
         try:
             self.settings = load(path, overrides)
+            self.keys = keys.read(self.settings.access.keys_path)
         except ConfigError as error:
             self._break("stepaudiod can't work with its configuration.", error.message)
         except Exception as error:
             self._break_unexpectedly(error)
-        else:
-            try:
-                self.keys = keys.read(self.settings.access.keys_path)
-            except Exception as error:
-                self._break_unexpectedly(error)
 
-    def _break(self, what: str, reason: str) -> None:
+    def _break(self, failure: str, reason: str) -> None:
         """Answer every request with the reason from here on."""
-        self._what, self.broken = what, reason
+        self._failure, self.broken = failure, reason
         self.settings = Settings(idle_timeout=BROKEN_IDLE_S)
         self.keys = keys.ApiKeys({})
 
@@ -75,16 +71,15 @@ class Daemon:
         self._break("stepaudiod can't start.", f"{type(error).__name__}: {error}")
 
     async def run(self, listeners: list[Listener], notifier: Notifier) -> None:
-        """Serve until idle or told to stop."""
         try:
             if self.broken is None:
                 idle, service, apps = self._build(listeners)
         except Exception as error:
             self._break_unexpectedly(error)
         if self.broken is not None:
-            log.error("%s Every request gets 503: %s", self._what, self.broken, exc_info=self._unexpected)
+            log.error("%s Every request gets 503: %s", self._failure, self.broken, exc_info=self._unexpected)
             idle, service = self._build_service(Catalog())
-            apps = dict.fromkeys(ROLES, refuse_everything(self._what, self.broken))
+            apps = dict.fromkeys(ROLES, refuse_everything(self._failure, self.broken))
         elif self.settings.preload == "start":
             self._preloading = asyncio.create_task(service.preload())
         server = Server(
@@ -100,11 +95,16 @@ class Daemon:
         await server.serve()
 
     def _build(self, listeners: list[Listener]) -> tuple[IdleClock, Dispatcher, dict[Role, ASGIApp]]:
-        """Build the applications and what they need."""
-        self._sweep()
+        # remove the temporary files of killed daemons, which may hold a user's voice
+        sweep_spools()
+        for folder in (self.settings.data_path / "voices", self.settings.cache_path / "page"):
+            sweep(folder)
         idle, service = self._build_service(catalog_of(self.settings))
         page = Page(lambda: self.settings, idle)
-        apps: dict[Role, ASGIApp] = {role: self._build_app(role, service, idle, page) for role in ROLES}
+        apps: dict[Role, ASGIApp] = {
+            role: build_app(role, lambda: self.settings, service, idle, lambda: self.keys, page)
+            for role in ROLES
+        }
         _announce(service)
         self._announce_access(listeners)
         return idle, service, apps
@@ -115,16 +115,6 @@ class Daemon:
         return idle, Dispatcher(
             settings.limits, settings.timeouts, catalog, settings.engine, idle, self._spawn
         )
-
-    def _sweep(self) -> None:
-        """Remove the temporary files of killed daemons: they may hold a user's voice."""
-        sweep_spools()
-        for folder in (self.settings.data_path / "voices", self.settings.cache_path / "page"):
-            sweep(folder)
-
-    def _build_app(self, role: Role, service: Dispatcher, idle: IdleClock, page: Page) -> ASGIApp:
-        """Build the application of a role; it uses the settings and keys of the last reload."""
-        return build_app(role, lambda: self.settings, service, idle, lambda: self.keys, page)
 
     def _announce_access(self, listeners: list[Listener]) -> None:
         """Log whether calls need API keys, and warn if there are none."""

@@ -369,8 +369,8 @@ class Dispatcher:
         worker = self.worker
         if worker is not None and worker.loading:
             name = str(worker.loading)
-        served = f"{self.counters.served} request{'' if self.counters.served == 1 else 's'} served"
-        return f"{self._state()} · {name} · {served}"
+        served = self.counters.ended("served")
+        return f"{self._state()} · {name} · {served} request{'' if served == 1 else 's'} served"
 
     def _state(self) -> str:
         """Awake or when asleep."""

@@ -44,8 +44,6 @@ class Turn:
 
 
 class FairQueue:
-    """The queue of one daemon."""
-
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._held: set[Turn] = set()
@@ -75,7 +73,6 @@ class FairQueue:
         return not has_share(caller, new, self._limits.max_queue)
 
     async def take(self, turn: Turn) -> None:
-        """Wait until the turn is granted."""
         granted = asyncio.Event()
         self.ask(turn, granted.set)
         try:

@@ -46,7 +46,6 @@ class Listener(NamedTuple):
         return "network"
 
     def __str__(self) -> str:
-        """The address as users write it."""
         name = self.socket.getsockname()
         if self.socket.family == socket.AF_INET6:
             return f"[{name[0]}]:{name[1]}"
@@ -68,13 +67,8 @@ def activated_listeners() -> list[Listener]:
 
 def _role(name: str) -> Role:
     """Map FileDescriptorName= to a role; a socket unit without it serves everything."""
-    match name:
-        case "api":
-            return "api"
-        case "page":
-            return "page"
-        case _:
-            return "http"
+    roles: dict[str, Role] = {"api": "api", "page": "page"}
+    return roles.get(name, "http")
 
 
 def bind(address: str) -> socket.socket:
@@ -136,11 +130,8 @@ class Notifier:
         self._status = ""
         self.has_manager = "NOTIFY_SOCKET" in os.environ
         """Whether a service manager starts the daemon again for the next connection."""
-        usec = (
-            os.environ.get("WATCHDOG_USEC")
-            if os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-            else None
-        )
+        is_watched = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        usec = os.environ.get("WATCHDOG_USEC") if is_watched else None
         self.watchdog_s = int(usec) / 1e6 if usec else None
         """The manager's watchdog timeout in seconds; None if it has none."""
 

@@ -127,7 +127,7 @@ def test_a_stop_lets_the_request_finish(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_daemon_that_cannot_start_ends_it_with_its_status(tmp_path: Path) -> None:
+def test_repeated_failed_starts_end_the_activator_with_the_status(tmp_path: Path) -> None:
     path = tmp_path / "sock"
     with activated(str(path), options=("--no-such-option",)) as process:
         read_until(process, LISTENING)
@@ -154,7 +154,7 @@ def test_a_daemon_that_was_killed_is_started_again(tmp_path: Path) -> None:
         assert "the daemon ended with SIGKILL" in read_until(process, "ready on")
 
 
-def test_an_address_that_cannot_be_had_is_named(tmp_path: Path) -> None:
+def test_an_address_that_cannot_be_bound_is_named(tmp_path: Path) -> None:
     first, taken = tmp_path / "first", tmp_path / "taken"
     with bind(str(taken)), socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

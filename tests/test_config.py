@@ -101,14 +101,14 @@ def test_a_number_of_seconds_is_a_number(path: Path) -> None:
         assert "idle_timeout" in message(path)
 
 
-def test_every_mistake_is_told_at_once(path: Path) -> None:
+def test_all_errors_are_reported_at_once(path: Path) -> None:
     path.write_text("threads = -1\nengines = 3")
     said = message(path, {"STEPAUDIOD_LIMITS__MAX_TEXT": "0"})
     assert len(said.splitlines()) == 3
     assert "STEPAUDIOD_LIMITS__MAX_TEXT: limits.max_text: " in said
 
 
-def test_a_mistake_on_the_command_line_is_told_as_that(path: Path) -> None:
+def test_command_line_errors_name_the_command_line(path: Path) -> None:
     assert message(path, {}, "threads=many").startswith("the command line: threads: ")
     with pytest.raises(ConfigError, match="key=value"):
         parse_assignments(["threads"])
@@ -125,7 +125,7 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
     assert "no such file" in message(tmp_path / "absent.toml")
 
 
-def test_a_table_where_a_value_belongs_is_a_mistake(path: Path) -> None:
+def test_a_table_instead_of_a_value_is_an_error(path: Path) -> None:
     path.write_text("[threads]\nnumber = 3")
     assert f"{path}: threads: " in message(path)
     path.write_text("limits = 3")

@@ -79,7 +79,7 @@ def test_a_request_that_ends_its_worker_twice_costs_no_other(trial: Trial) -> No
     trial(body)
 
 
-def test_who_has_had_sound_is_not_begun_again(trial: Trial) -> None:
+def test_a_request_with_audio_is_not_retried(trial: Trial) -> None:
     async def body(service: Dispatcher) -> None:
         with pytest.raises(WorkerLost):
             await say(service, "die later")

@@ -52,7 +52,7 @@ def test_never_is_never_due(clock: Clock) -> None:
     assert idle.remaining_s is None
 
 
-def test_work_calls_off_an_exit_that_is_being_prepared(clock: Clock) -> None:
+def test_work_cancels_an_exit_in_preparation(clock: Clock) -> None:
     idle = IdleClock(10, clock)
     clock.time_s += 10
     idle.drain()
@@ -71,7 +71,7 @@ def test_a_late_connection_calls_the_exit_off_and_it_is_tried_again(clock: Clock
     assert idle.is_due
 
 
-def test_there_is_no_way_back_from_gone(clock: Clock) -> None:
+def test_a_final_exit_is_not_cancelled(clock: Clock) -> None:
     idle = IdleClock(10, clock)
     clock.time_s += 10
     idle.drain()

@@ -31,13 +31,13 @@ def receive_all(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def test_leaves_by_itself_when_idle(start_daemon: StartDaemon) -> None:
+def test_exits_when_idle(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"idle_timeout": 0.2})
     assert daemon.wait() == 0
     assert "STOPPING=1" in daemon.notify.messages
 
 
-def test_takes_its_worker_along(start_daemon: StartDaemon) -> None:
+def test_the_exit_ends_the_worker(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"idle_timeout": 0.5})
     with daemon.client() as client:
         assert client.post("/v1/audio/speech", json=SAY).status_code == 200
@@ -47,7 +47,7 @@ def test_takes_its_worker_along(start_daemon: StartDaemon) -> None:
         os.kill(worker, 0)
 
 
-def test_never_stays_for_good(start_daemon: StartDaemon) -> None:
+def test_a_silent_connection_does_not_prevent_the_exit(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"idle_timeout": "never"})
     daemon.notify.wait_for("STATUS=awake for good")
     with daemon.client() as client:
@@ -84,7 +84,7 @@ def test_work_keeps_it_awake_and_restarts_the_clock(start_daemon: StartDaemon) -
     assert daemon.wait() == 0
 
 
-def test_a_client_that_dawdles_is_waited_for(start_daemon: StartDaemon) -> None:
+def test_a_slow_client_delays_the_exit(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"idle_timeout": 0.2})
     with socket.create_connection(daemon.address, timeout=DEADLINE_S) as connection:
         # the idle period passes ten times over while the client has yet to say a word
@@ -98,7 +98,7 @@ def test_a_client_that_dawdles_is_waited_for(start_daemon: StartDaemon) -> None:
     assert daemon.wait() == 0
 
 
-def test_a_client_that_never_speaks_is_let_go(start_daemon: StartDaemon) -> None:
+def test_a_silent_client_is_disconnected(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"idle_timeout": 0.2, "timeouts.header": 0.5})
     with socket.create_connection(daemon.address, timeout=DEADLINE_S) as connection:
         assert receive_all(connection) == b""
@@ -114,7 +114,7 @@ def test_a_connection_after_the_exit_is_served_by_the_next_instance(start_daemon
         assert b"200 OK" in receive_all(connection)
 
 
-def test_nobody_is_lost_around_idle_exits(activator: object) -> None:
+def test_no_connection_is_lost_around_idle_exits(activator: object) -> None:
     systemd: Activator = activator({"idle_timeout": 0.1})  # type: ignore[operator]
     luck = random.Random(1)
     plans = [(luck.uniform(0, 8), luck.choice([0, 0, 0, luck.uniform(0, 0.4)])) for _ in range(120)]
@@ -135,7 +135,7 @@ def test_nobody_is_lost_around_idle_exits(activator: object) -> None:
     assert set(systemd.exit_codes) <= {0}
 
 
-def test_told_to_stop_it_finishes_what_it_is_saying(start_daemon: StartDaemon) -> None:
+def test_a_stop_finishes_requests_in_flight(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     with (
         daemon.client() as client,
@@ -153,7 +153,7 @@ def test_told_to_stop_it_finishes_what_it_is_saying(start_daemon: StartDaemon) -
     daemon.notify.wait_for("EXTEND_TIMEOUT_USEC=")
 
 
-def test_told_to_stop_it_serves_a_client_that_has_connected_and_not_yet_spoken(daemon: DaemonProcess) -> None:
+def test_a_stop_serves_a_client_that_has_not_sent_its_request(daemon: DaemonProcess) -> None:
     with socket.create_connection(daemon.address, timeout=DEADLINE_S) as connection:
         with daemon.client() as client:
             client.get("/healthz")  # by now the first connection has been accepted too
@@ -184,7 +184,7 @@ def test_what_does_not_end_in_time_gets_an_error(start_daemon: StartDaemon) -> N
     assert outcome[0] in ("cut off", 503)
 
 
-def test_the_watchdog_is_fed_while_the_loop_turns(start_daemon: StartDaemon) -> None:
+def test_the_watchdog_is_notified_while_the_loop_runs(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(environ={"WATCHDOG_USEC": "500000"})
     daemon.notify.wait_for("WATCHDOG=1", count=3)
 

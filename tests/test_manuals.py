@@ -58,7 +58,7 @@ def shown(page: Path) -> str:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_has_what_a_page_has(made: Path, name: str) -> None:
+def test_every_page_has_the_usual_sections(made: Path, name: str) -> None:
     text = shown(made / name)
     for section in ("NAME", "SYNOPSIS", "DESCRIPTION", "SEE ALSO"):
         assert f" {section} " in text, section
@@ -158,7 +158,7 @@ def test_the_values_of_an_option_are_offered(made: Path, shell: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["stepaudioctl", "stepaudiod"])
-def test_zsh_takes_its_completions(made: Path, name: str) -> None:
+def test_zsh_accepts_its_completions(made: Path, name: str) -> None:
     if shutil.which("zsh") is None:
         pytest.skip("zsh isn't installed")
     text = (made / f"_{name}").read_text()

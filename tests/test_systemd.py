@@ -52,7 +52,7 @@ def test_by_hand_it_binds_what_the_configuration_says(tmp_path: Path) -> None:
         assert process.wait(DEADLINE_S) == 0
 
 
-def test_an_address_that_cannot_be_had_is_said_and_ends_it() -> None:
+def test_an_address_that_cannot_be_bound_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f'--set=listen.http=["127.0.0.1:{taken.getsockname()[1]}"]'
         command = [sys.executable, "-m", "stepaudiod", listen]
@@ -62,7 +62,7 @@ def test_an_address_that_cannot_be_had_is_said_and_ends_it() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_a_socket_file_nobody_answers_at_is_replaced(tmp_path: Path) -> None:
+def test_a_stale_socket_file_is_replaced(tmp_path: Path) -> None:
     path = str(tmp_path / "sock")
     bind(path).close()
     with bind(path) as again:
@@ -96,7 +96,7 @@ def test_only_a_socket_is_replaced(tmp_path: Path, kind: str) -> None:
     assert os.path.lexists(other) == kind.startswith("link")
 
 
-def test_a_socket_that_is_listened_at_is_never_taken(tmp_path: Path) -> None:
+def test_a_socket_with_a_listener_is_never_replaced(tmp_path: Path) -> None:
     """Also if the listener's queue is full, or if it isn't a stream socket."""
     full, datagrams = str(tmp_path / "full"), str(tmp_path / "datagrams")
     with (
@@ -114,7 +114,7 @@ def test_a_socket_that_is_listened_at_is_never_taken(tmp_path: Path) -> None:
             assert os.path.exists(path)
 
 
-def test_what_is_no_address_is_named() -> None:
+def test_an_invalid_address_is_named() -> None:
     for address in ("7860", "localhost", "127.0.0.1:http", ":"):
         with pytest.raises(ValueError, match="isn't address:port"):
             bind(address)

@@ -53,7 +53,7 @@ def spool(tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_a_killed_daemon_had_of_a_request_goes_at_the_next_start(
+def test_uploads_of_a_killed_daemon_are_removed_at_the_next_start(
     start_daemon: StartDaemon, spool: Path
 ) -> None:
     killed = start_daemon({"engine": "auto"}, environ={"TMPDIR": str(spool)})
@@ -69,9 +69,7 @@ def test_what_a_killed_daemon_had_of_a_request_goes_at_the_next_start(
     assert list(spool.iterdir()) == [mine]
 
 
-def test_a_daemon_that_starts_leaves_another_ones_requests_alone(
-    start_daemon: StartDaemon, spool: Path
-) -> None:
+def test_a_starting_daemon_keeps_the_uploads_of_another_one(start_daemon: StartDaemon, spool: Path) -> None:
     first = start_daemon({"engine": "auto"}, environ={"TMPDIR": str(spool)})
     sending = HalfSent(first, spool)
     start_daemon({"engine": "auto"}, environ={"TMPDIR": str(spool)})
@@ -79,7 +77,7 @@ def test_a_daemon_that_starts_leaves_another_ones_requests_alone(
     wait_until(lambda: list(spool.iterdir()) == [])
 
 
-def test_half_made_and_half_deleted_voices_go_and_those_in_use_stay(
+def test_incomplete_and_partly_deleted_voices_are_removed_unless_in_use(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     voices, pages = tmp_path / "data" / "voices", tmp_path / "cache" / "page"
@@ -91,7 +89,7 @@ def test_half_made_and_half_deleted_voices_go_and_those_in_use_stay(
         assert (list(voices.iterdir()), list(pages.iterdir())) == ([in_use], [])
 
 
-def test_a_link_is_not_followed_and_what_is_not_ours_stays(tmp_path: Path) -> None:
+def test_links_are_not_followed_and_foreign_files_stay(tmp_path: Path) -> None:
     others = tmp_path / "others"
     others.mkdir()
     (others / "file").touch()

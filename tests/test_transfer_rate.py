@@ -16,7 +16,7 @@ def test_a_transfer_that_stops_is_behind_by_the_time_since() -> None:
     assert pace.behind_s == 7
 
 
-def test_a_trickle_below_the_least_rate_falls_behind() -> None:
+def test_a_transfer_below_the_minimum_rate_falls_behind() -> None:
     clock = Clock()
     trickle, steady = TransferRate(3000, clock), TransferRate(3000, clock)
     trickle.start()

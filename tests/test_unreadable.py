@@ -186,7 +186,7 @@ WITHOUT_VOICES = (data_shut, voices_shut, data_is_a_file, voices_is_a_file)
         ),
     ],
 )
-def test_that_engine_says_why_and_the_others_serve(
+def test_an_unreadable_engine_says_why_and_the_others_serve(
     start: Start, data: Path, damage: Callable[[Path], str]
 ) -> None:
     expected = damage(data)
@@ -237,7 +237,7 @@ def test_a_home_of_another_user_and_no_cache_leave_what_needs_neither(start: Sta
     assert "Traceback" not in daemon.log()
 
 
-def test_what_keeps_the_daemon_from_being_built_is_answered_with_its_reason(start: Start) -> None:
+def test_errors_at_startup_are_answered_with_their_reason(start: Start) -> None:
     """A user without a passwd(5) entry and without HOME has no home folder."""
     daemon = start({"cache_dir": "auto", "data_dir": "auto"}, ("env", "--unset=HOME"))
     for path in ("/healthz", "/v1/models", "/"):
@@ -249,7 +249,7 @@ def test_what_keeps_the_daemon_from_being_built_is_answered_with_its_reason(star
     assert daemon.log().count("Traceback") == 1
 
 
-def test_keys_that_may_not_be_read_are_told(start: Start, place: Path) -> None:
+def test_unreadable_keys_are_reported(start: Start, place: Path) -> None:
     shut = place / "etc"
     shut.mkdir(mode=0o700)
     daemon = start({"access.keys_file": shut / "api-keys", "access.auth": "keys", "idle_timeout": 1})

@@ -60,7 +60,7 @@ def test_a_recording_that_cannot_be_read_leaves_nothing(library: VoiceLibrary, t
     assert list(library.root.iterdir()) == []
 
 
-def test_names_lead_nowhere_else(library: VoiceLibrary, recording: Path) -> None:
+def test_names_cannot_escape_the_folder(library: VoiceLibrary, recording: Path) -> None:
     for name in ("", "..", "/", "…"):
         with pytest.raises(InvalidRequest, match="letter or a digit"):
             library.create(name, recording, "", "yes")
@@ -88,7 +88,7 @@ def test_names_in_any_script_make_voices_that_are_told_apart(library: VoiceLibra
     assert {voice.name for voice in library.list()} == {"小美", "小丽", "美 2", "丽 2"}
 
 
-def test_a_folder_that_is_damaged_is_left_out_and_said_to_be(library: VoiceLibrary, recording: Path) -> None:
+def test_a_damaged_folder_is_skipped_with_a_warning(library: VoiceLibrary, recording: Path) -> None:
     good = library.create("mei", recording, "", "yes")
     for id, content in (("cut", '{"name": "Cu'), ("strange", '{"colour": 1}'), ("bytes", "\xff")):
         (library.root / id).mkdir()

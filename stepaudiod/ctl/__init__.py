@@ -1,1 +1,1 @@
-"""`stepaudioctl`, the command line client of the daemon: one module for each command."""
+"""`stepaudioctl`, the command line: one module per command."""

@@ -8,21 +8,16 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
 from stepaudiod import __version__
 from stepaudiod.ctl.errors import DaemonRefused, IncompleteAudio, Unreachable, WrongUsage
-from stepaudiod.ctl.options import NO_URL
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from stepaudiod.ctl.options import Options
-    from stepaudiod.ctl.terminal import Terminal
+from stepaudiod.ctl.options import NO_URL, Options
+from stepaudiod.ctl.terminal import Terminal
 
 RETRIES = {429: 5, 503: 1}
 """Number of retries after a response with `Retry-After`; 503 is a daemon or a worker that is exiting."""
@@ -67,9 +62,7 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._http.close()
 
     def get(self, path: str, **params: str) -> Any:
@@ -78,23 +71,18 @@ class Client:
     def post(self, path: str) -> Any:
         return self._json(self._http.build_request("POST", path))
 
-    @contextmanager
-    def speak(self, form: dict[str, Any]) -> Iterator[Iterator[bytes]]:
+    def speak(self, form: dict[str, Any]) -> AbstractContextManager[Iterator[bytes]]:
         """Stream the audio of one request. Leaving the context stops the work in the daemon.
 
         Raises:
             IncompleteAudio: while iterating, if the audio is cut off.
         """
-        with self._stream(self._http.build_request("POST", "/v1/audio/speech", json=form)) as audio:
-            yield audio
+        return self._stream(self._http.build_request("POST", "/v1/audio/speech", json=form))
 
-    @contextmanager
-    def edit(self, fields: dict[str, str], recording: bytes) -> Iterator[Iterator[bytes]]:
+    def edit(self, fields: dict[str, str], recording: bytes) -> AbstractContextManager[Iterator[bytes]]:
         """Stream the audio of an edited recording; see `speak`."""
         files = {"file": ("recording.wav", recording, "audio/wav")}
-        request = self._http.build_request("POST", "/v1/audio/edits", data=fields, files=files)
-        with self._stream(request) as audio:
-            yield audio
+        return self._stream(self._http.build_request("POST", "/v1/audio/edits", data=fields, files=files))
 
     @contextmanager
     def _stream(self, request: httpx.Request) -> Iterator[Iterator[bytes]]:
@@ -163,8 +151,9 @@ class Client:
         except CLOSED:
             if not is_retry:
                 return self._connect_and_send(request, is_retry=True)
-            message = f"{self._options.where} closes connections without a response: journalctl -u stepaudiod"
-            raise Unreachable(message) from None
+            raise Unreachable(
+                f"{self._options.where} closes connections without a response: journalctl -u stepaudiod"
+            ) from None
         except httpx.TimeoutException:
             message = f"{self._options.where} gave no answer for {self._options.timeout_s:g} s (--timeout)."
             raise Unreachable(message) from None

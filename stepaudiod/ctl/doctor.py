@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING
 from stepaudiod import __version__
 from stepaudiod.ctl.connect import connect
 from stepaudiod.ctl.errors import CtlError, ProblemsFound
-from stepaudiod.ctl.options import word
-from stepaudiod.ctl.terminal import plain
+from stepaudiod.ctl.options import Options, word
+from stepaudiod.ctl.terminal import Terminal, plain
 
 if TYPE_CHECKING:
     from stepaudiod.config import Settings
     from stepaudiod.ctl.checks.finding import Finding
     from stepaudiod.ctl.checks.permissions import Account
     from stepaudiod.ctl.checks.units import Units
-    from stepaudiod.ctl.options import Options
-    from stepaudiod.ctl.terminal import Terminal
 
 NAME = "doctor"
 SUMMARY = "check everything that the daemon needs, without waking it"
@@ -86,7 +84,7 @@ def _examine(
     units: Units, usual: Path | None, config: Path | None, options: Options, terminal: Terminal
 ) -> Iterator[Finding]:
     from stepaudiod.ctl.checks import permissions
-    from stepaudiod.ctl.checks.engines import Configured
+    from stepaudiod.ctl.checks.engines import read_configuration
     from stepaudiod.ctl.checks.finding import note
 
     yield from units.findings()
@@ -98,10 +96,10 @@ def _examine(
     if units.is_installed:
         yield from permissions.account_findings()
         account = permissions.Account.find(permissions.DAEMON)
-    configured = Configured.read(config or usual, os.environ | units.environment)
-    yield from configured.findings(account)
-    if configured.settings is not None:
-        yield from _engine_findings(configured.settings, units, account)
+    settings, findings = read_configuration(config or usual, os.environ | units.environment, account)
+    yield from findings
+    if settings is not None:
+        yield from _engine_findings(settings, units, account)
     if units.is_awake:
         yield _ask(options, terminal)
 
@@ -146,7 +144,6 @@ def _folder(setting: object, path: Path, system: Path, units: Units) -> Path:
 
 
 def _ask(options: Options, terminal: Terminal) -> Finding:
-    """Ask the daemon, which is awake, for its status."""
     from stepaudiod.ctl.checks.finding import ok, unknown
 
     try:

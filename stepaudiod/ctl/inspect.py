@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stepaudiod.audio.ai_marking import EDITED, IPTC, find_mark
 from stepaudiod.ctl.errors import NotMarked, WrongUsage
-
-if TYPE_CHECKING:
-    from stepaudiod.ctl.options import Options
-    from stepaudiod.ctl.terminal import Terminal
+from stepaudiod.ctl.options import Options
+from stepaudiod.ctl.terminal import Terminal
 
 NAME = "inspect"
 SUMMARY = "show whether an audio file is marked as synthetic, and by which model"
@@ -80,7 +78,10 @@ def inspect(path: str) -> Inspection:
     from stepaudiod.audio.decode import DEMUXERS
 
     try:
-        with Path(path).open("rb") as file, _opened(av, file, DEMUXERS) as container:
+        with (
+            Path(path).open("rb") as file,  # FFmpeg never gets the name, since it opens some names as URLs
+            av.open(file, options={"format_whitelist": DEMUXERS}, metadata_errors="replace") as container,
+        ):
             if not container.streams.audio:
                 raise WrongUsage(f"{path} has no audio.")
             stream = container.streams.audio[0]
@@ -104,12 +105,6 @@ def inspect(path: str) -> Inspection:
         ) from None
     except OSError as error:
         raise WrongUsage(f"{path} can't be read: {error.strerror}.") from None
-
-
-def _opened(av: Any, file: Any, demuxers: str) -> Any:
-    """Open a file object: FFmpeg never gets the name, since it opens some names as URLs."""
-    options = {"format_whitelist": demuxers}
-    return av.open(file, options=options, metadata_errors="replace")
 
 
 def _duration_s(av: Any, container: Any, stream: Any) -> float | None:

@@ -9,17 +9,13 @@ import grp
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stepaudiod import api_keys as keys
 from stepaudiod.ctl.errors import WrongUsage
-from stepaudiod.ctl.options import global_options, word
+from stepaudiod.ctl.options import Options, global_options, word
 from stepaudiod.ctl.privileges import open_as_root
+from stepaudiod.ctl.terminal import Terminal
 from stepaudiod.errors import ConfigError
-
-if TYPE_CHECKING:
-    from stepaudiod.ctl.options import Options
-    from stepaudiod.ctl.terminal import Terminal
 
 NAME = "keys"
 SUMMARY = "make API keys"

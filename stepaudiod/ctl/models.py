@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepaudiod.ctl.errors import ClientMissing, IncompleteModel, NotPermitted, WrongUsage
-from stepaudiod.ctl.options import global_options, word
-from stepaudiod.ctl.terminal import plain, table
+from stepaudiod.ctl.options import Options, global_options, word
+from stepaudiod.ctl.terminal import Terminal, plain, table
 
 if TYPE_CHECKING:
     from stepaudiod.ctl.hub.installed import Installed, Problem
-    from stepaudiod.ctl.options import Options
-    from stepaudiod.ctl.terminal import Terminal
 
 NAME = "models"
 SUMMARY = "pull published models, list, verify and remove them"
@@ -122,7 +120,6 @@ def _command_line(arguments: argparse.Namespace) -> str:
 
 
 def _models_folder(arguments: argparse.Namespace, terminal: Terminal) -> Path:
-    """The daemon's folder of models."""
     from stepaudiod.config import SYSTEM_DATA, load
     from stepaudiod.errors import ConfigError
 
@@ -158,11 +155,8 @@ def _pull(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None
         "model": model.name,
         "source": source.name,
         "endpoint": source.endpoint,
-        "revisions": pulled.revisions,
+        **asdict(pulled),
         "folders": [str(folder) for folder in pulled.folders],
-        "files": pulled.files,
-        "size_bytes": pulled.size_bytes,
-        "fetched_bytes": pulled.fetched_bytes,
     }
     where = " and ".join(str(folder) for folder in pulled.folders)
     counts = f"{pulled.files} files, {size(pulled.size_bytes)}, {size(pulled.fetched_bytes)} downloaded now"
@@ -304,7 +298,6 @@ def _quantize(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> 
 
 
 def _named(name: str, root: Path) -> Installed:
-    """The installed model of that name."""
     from stepaudiod.ctl.hub.catalog import find
     from stepaudiod.ctl.hub.installed import find_installed, list_installed
 

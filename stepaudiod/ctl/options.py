@@ -57,7 +57,6 @@ class Options:
 
     @property
     def where(self) -> str:
-        """The address, for messages."""
         return self.url or self.socket
 
 

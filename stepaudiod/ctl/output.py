@@ -22,11 +22,9 @@ class Sink(Protocol):
     def write(self, data: bytes) -> bool:
         """Write the next bytes; return whether more are wanted."""
 
-    def finish(self) -> None:
-        """Complete the output."""
+    def finish(self) -> None: ...
 
-    def abort(self) -> None:
-        """Discard the output."""
+    def abort(self) -> None: ...
 
 
 class FileOutput:
@@ -74,7 +72,6 @@ class FileOutput:
             raise IncompleteAudio(f"{self._path} could not be written: {error.strerror}.") from None
 
     def abort(self) -> None:
-        """Remove the temporary file."""
         with contextlib.suppress(OSError):
             self._file.close()
         if self._temporary is not None:

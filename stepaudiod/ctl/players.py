@@ -99,7 +99,6 @@ class Playback:
             )
 
     def abort(self) -> None:
-        """Stop the playback at once."""
         if self._process is not None:
             self._process.terminate()
             self._chunks.put(None)

@@ -5,20 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stepaudiod.audio.formats import MEDIA_TYPES
-from stepaudiod.ctl.connect import connect
-from stepaudiod.ctl.daemon_progress import DaemonProgress
+from stepaudiod.ctl.connect import DaemonProgress, connect
 from stepaudiod.ctl.errors import WrongUsage
-from stepaudiod.ctl.options import number, word
+from stepaudiod.ctl.options import Options, number, word
 from stepaudiod.ctl.output import FileOutput, PipeOutput, Sink
 from stepaudiod.ctl.players import PLAYERS, Playback, find_player
+from stepaudiod.ctl.terminal import Terminal
 from stepaudiod.ctl.wav import ReceivedAudio
-
-if TYPE_CHECKING:
-    from stepaudiod.ctl.options import Options
-    from stepaudiod.ctl.terminal import Terminal
 
 NAME = "say"
 SUMMARY = "speak a text: play it, or write it to a file or a pipe"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stepaudiod.ctl.connect import connect
+from stepaudiod.ctl.options import Options
 from stepaudiod.ctl.systemctl import is_asleep
-from stepaudiod.ctl.terminal import plain, table
-
-if TYPE_CHECKING:
-    from stepaudiod.ctl.options import Options
-    from stepaudiod.ctl.terminal import Terminal
+from stepaudiod.ctl.terminal import Terminal, plain, table
 
 NAME = "status"
 SUMMARY = "show the daemon's state; this wakes it, unless --no-wake"

@@ -44,19 +44,16 @@ class Terminal:
                 print(written, file=stream, flush=True)
 
     def note(self, text: str) -> None:
-        """Print a message for users only."""
         if not self._is_quiet and not self.as_json:
             self.end_progress()
             print(plain(text, keep=NEWLINE), file=sys.stderr, flush=True)
 
     def progress(self, text: str) -> None:
-        """Replace the progress line."""
         if self.shows_progress:
             self._has_progress = True
             print(ERASE_LINE + plain(text), end="", file=sys.stderr, flush=True)
 
     def end_progress(self) -> None:
-        """Erase the progress line."""
         if self._has_progress:
             self._has_progress = False
             print(ERASE_LINE, end="", file=sys.stderr, flush=True)

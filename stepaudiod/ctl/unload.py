@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from stepaudiod.ctl.connect import connect
-from stepaudiod.ctl.options import word
-
-if TYPE_CHECKING:
-    from stepaudiod.ctl.options import Options
-    from stepaudiod.ctl.terminal import Terminal
+from stepaudiod.ctl.options import Options, word
+from stepaudiod.ctl.terminal import Terminal
 
 NAME = "unload"
 SUMMARY = "free the memory of a model"

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from stepaudiod.ctl.connect import connect
-from stepaudiod.ctl.options import word
-from stepaudiod.ctl.terminal import table
-
-if TYPE_CHECKING:
-    from stepaudiod.ctl.options import Options
-    from stepaudiod.ctl.terminal import Terminal
+from stepaudiod.ctl.options import Options, word
+from stepaudiod.ctl.terminal import Terminal, table
 
 NAME = "voices"
 SUMMARY = "list the voices"

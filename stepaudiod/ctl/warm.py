@@ -10,18 +10,13 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
-from stepaudiod.ctl.connect import connect
-from stepaudiod.ctl.daemon_progress import DaemonProgress
+from stepaudiod.ctl.connect import DaemonProgress, connect
 from stepaudiod.ctl.errors import DaemonRefused
-from stepaudiod.ctl.options import word
-
-if TYPE_CHECKING:
-    from stepaudiod.ctl.options import Options
-    from stepaudiod.ctl.terminal import Terminal
+from stepaudiod.ctl.options import Options, word
+from stepaudiod.ctl.terminal import Terminal
 
 NAME = "warm"
 SUMMARY = "load a model and fill its caches, so that later requests start faster"
@@ -39,12 +34,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", type=word, nargs="?", metavar="MODEL", help="default: the one that the daemon has selected"
     )
-
-
-@dataclass(frozen=True)
-class Stage:
-    what: str
-    duration_s: float
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
@@ -66,7 +55,7 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
             "model": name,
             "device": device,
             "compiled": is_compiled,
-            "stages": [{"what": stage.what, "duration_s": round(stage.duration_s, 3)} for stage in stages],
+            "stages": [{"what": what, "duration_s": round(duration_s, 3)} for what, duration_s in stages],
         },
         _report(name, device, is_compiled, stages),
     )
@@ -115,21 +104,21 @@ def _drain(audio: Any) -> None:
 
 def _send_batch(
     count: int, request: Callable[[int], None], options: Options, terminal: Terminal, what: str
-) -> Stage:
-    """Send `count` requests at once; raise the first error."""
+) -> tuple[str, float]:
+    """Send `count` requests at once; return the description with the seconds. Raises the first error."""
     started = time.monotonic()
     with DaemonProgress(options, terminal) as waiting, ThreadPoolExecutor(count) as pool:
         for response in [pool.submit(request, seed) for seed in range(1, count + 1)]:
             response.result()
         waiting.end()
     terminal.end_progress()
-    return Stage(what, time.monotonic() - started)
+    return what, time.monotonic() - started
 
 
-def _report(name: str, device: str, is_compiled: bool, stages: Sequence[Stage]) -> str:
-    width = max(len(stage.what) for stage in stages)
+def _report(name: str, device: str, is_compiled: bool, stages: Sequence[tuple[str, float]]) -> str:
+    width = max(len(what) for what, _ in stages)
     lines = [f"{name}, on {'the CPU' if device == 'cpu' else device}"]
-    lines += [f"  {stage.what.ljust(width)}  {stage.duration_s:6.1f} s" for stage in stages]
+    lines += [f"  {what.ljust(width)}  {duration_s:6.1f} s" for what, duration_s in stages]
     if is_compiled:
         lines.append("The compiled kernels are in the cache for the next start.")
     else:

@@ -30,14 +30,14 @@ def plain_numerals(text: str) -> str:
 
 
 def _plain(match: re.Match[str]) -> str:
-    sign = match.group()
-    if sign in SUPERSCRIPTS or sign in _VULGAR or not sign.isnumeric():
-        return sign
-    if sign.isdecimal() or sign in _SUBSCRIPTS:
-        return str(unicodedata.digit(sign))
-    value = unicodedata.numeric(sign)
-    if sign in "〇⅟" or unicodedata.category(sign) not in ("No", "Nl") or value != int(value):
-        return sign
+    symbol = match.group()
+    if symbol in SUPERSCRIPTS or symbol in _VULGAR or not symbol.isnumeric():
+        return symbol
+    if symbol.isdecimal() or symbol in _SUBSCRIPTS:
+        return str(unicodedata.digit(symbol))
+    value = unicodedata.numeric(symbol)
+    if symbol in "〇⅟" or unicodedata.category(symbol) not in ("No", "Nl") or value != int(value):
+        return symbol
     # two adjacent symbols are two numbers
     before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
     return f"{' ' * _needs_space(before)}{int(value)}{' ' * _needs_space(after)}"
@@ -78,8 +78,8 @@ def _number(superscripts: str) -> str:
 
 def _fraction(match: re.Match[str], joiner: str) -> str:
     """Make "⅓" "1/3", joined to a whole number before it and separated from other neighbours."""
-    whole, sign = match.groups()
-    ratio = unicodedata.normalize("NFKC", sign).replace("\u2044", "/")
+    whole, symbol = match.groups()
+    ratio = unicodedata.normalize("NFKC", symbol).replace("\u2044", "/")
     before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
     ratio = f"{whole}{joiner}{ratio}" if whole else " " * _needs_space(before) + ratio
     return ratio + " " * _needs_space(after)

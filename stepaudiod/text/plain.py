@@ -13,15 +13,17 @@ def plain_text(text: str) -> str:
     Diacritics are removed; every other character becomes a space.
     """
     spelled = unicodedata.normalize(
-        "NFKC", "".join(_plain(sign) for sign in unicodedata.normalize("NFKD", text))
+        "NFKC", "".join(_plain(character) for character in unicodedata.normalize("NFKD", text))
     )
     return " ".join(spelled.split())
 
 
-def _plain(sign: str) -> str:
-    if sign.isdecimal():
-        return str(unicodedata.decimal(sign))
-    if unicodedata.combining(sign):
+def _plain(character: str) -> str:
+    if character.isdecimal():
+        return str(unicodedata.decimal(character))
+    if unicodedata.combining(character):
         return ""
     # int() rejects digits that aren't decimal
-    return sign if sign in _PUNCTUATION or (sign.isalpha() and not sign.isdigit()) else " "
+    return (
+        character if character in _PUNCTUATION or (character.isalpha() and not character.isdigit()) else " "
+    )

@@ -65,7 +65,9 @@ def main_language(text: str) -> str:
 def _compatible(text: str) -> str:
     """Replace compatibility characters by the letters and digits that they stand for."""
     compatible = unicodedata.normalize("NFKC", text)[:SAMPLE]  # one character may become eighteen
-    return "".join("1" if sign.isnumeric() and not sign.isalpha() else sign for sign in compatible)
+    return "".join(
+        "1" if character.isnumeric() and not character.isalpha() else character for character in compatible
+    )
 
 
 def has_chinese(text: str) -> bool:

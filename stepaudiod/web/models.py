@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from stepaudiod import __version__
+from stepaudiod.counters import OUTCOMES
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.engines.local_models import OLD_VARIANTS, QUANTIZATIONS, STEP_AUDIO
 from stepaudiod.engines.registry import can
@@ -163,12 +164,7 @@ def describe_status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
             "worker_pid": None if worker is None or worker.is_lost else worker.pid,
             "loading": None if loading is None else str(loading),
             "load": None if loading is None else asdict(loading),
-            "requests": {
-                "served": service.counters.served,
-                "failed": service.counters.failed,
-                "cancelled": service.counters.cancelled,
-                "refused": service.counters.refused,
-            },
+            "requests": {outcome: service.counters.ended(outcome) for outcome in OUTCOMES},
         },
     }
 

@@ -142,7 +142,7 @@ def test_a_damaged_stream_that_seems_to_begin_another_one_is_refused(container: 
     assert refused
 
 
-def test_a_file_is_read_as_its_bytes_are(tmp_path: Path) -> None:
+def test_a_format_is_detected_by_content(tmp_path: Path) -> None:
     (tmp_path / "clip").write_bytes(flac())
     from_file, rate = decode(tmp_path / "clip")
     from_bytes, _ = decode(flac())
@@ -163,7 +163,7 @@ def test_a_file_is_read_as_its_bytes_are(tmp_path: Path) -> None:
     ],
     ids=["empty", "text", "bytes", "picture", "header", "backwards", "scrambled"],
 )
-def test_what_is_no_recording_or_a_damaged_one_is_refused(data: bytes) -> None:
+def test_invalid_and_damaged_recordings_are_refused(data: bytes) -> None:
     with pytest.raises(InvalidRequest) as raised:
         decode(data, param="ref_audio")
     assert raised.value.param == "ref_audio"
@@ -173,7 +173,7 @@ def test_what_is_no_recording_or_a_damaged_one_is_refused(data: bytes) -> None:
     "playlist",
     ["#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile {}\n"],
 )
-def test_a_playlist_never_makes_us_open_another_file(playlist: str, tmp_path: Path) -> None:
+def test_a_playlist_opens_no_other_file(playlist: str, tmp_path: Path) -> None:
     secret = tmp_path / "secret.flac"
     secret.write_bytes(flac())
     listing = tmp_path / "listing.wav"
@@ -183,7 +183,7 @@ def test_a_playlist_never_makes_us_open_another_file(playlist: str, tmp_path: Pa
             decode(source)
 
 
-def test_the_limits_hold() -> None:
+def test_the_limits_are_enforced() -> None:
     with pytest.raises(TooLarge, match=r"longer than the 0\.5 s .*limits\.max_audio"):
         decode(flac(1.0), Limits(max_seconds=0.5))
     with pytest.raises(InvalidRequest, match=r"24000 samples a second; .*limits\.max_sample_rate"):

@@ -40,7 +40,7 @@ def changed(browser: Browser, count: int) -> str:
     return browser.text("#edit_card .card:last-child h3")
 
 
-def test_a_recording_is_changed_in_steps_that_can_be_walked_back(browser: Browser, humming: Path) -> None:
+def test_a_recording_is_edited_in_steps_that_can_be_undone(browser: Browser, humming: Path) -> None:
     browser.tab("Edit")
     browser.at("#edit_file").send_keys(str(humming))
     browser.wait(lambda: browser.all("#edit_before audio"))
@@ -71,7 +71,7 @@ def test_a_recording_is_changed_in_steps_that_can_be_walked_back(browser: Browse
         ("clone_style", "After: Clone: Serious: earnest"),
     ],
 )
-def test_other_words_are_said_in_the_voice_of_a_recording(
+def test_new_words_are_spoken_in_the_voice_of_a_recording(
     browser: Browser, humming: Path, task: str, title: str
 ) -> None:
     browser.tab("Edit")
@@ -91,7 +91,7 @@ def test_other_words_are_said_in_the_voice_of_a_recording(
     assert browser.console(HUM_IS_REFUSED) == []
 
 
-def test_a_sound_is_put_where_the_cursor_is(browser: Browser, humming: Path) -> None:
+def test_a_sound_tag_is_inserted_at_the_cursor(browser: Browser, humming: Path) -> None:
     browser.tab("Edit")
     browser.at("#edit_file").send_keys(str(humming))
     browser.write("#edit_transcript textarea", "well then")
@@ -103,7 +103,7 @@ def test_a_sound_is_put_where_the_cursor_is(browser: Browser, humming: Path) -> 
     assert browser.at("#edit_text textarea").get_attribute("value") == "well[laugh] then"
 
 
-def test_what_was_spoken_goes_on_to_be_edited(browser: Browser) -> None:
+def test_spoken_results_can_be_edited(browser: Browser) -> None:
     browser.write("#speak_text textarea", "Mm.")
     browser.click("#speak_start")
     browser.wait(lambda: browser.all("#speak_card audio"))

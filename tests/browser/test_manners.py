@@ -50,7 +50,7 @@ DESK, PHONE = (1200, 900), (390, 844)
         pytest.param("en", "dark", PHONE, marks=pytest.mark.slow),
     ],
 )
-def test_a_screen_reader_meets_nothing_serious(
+def test_the_page_has_no_serious_accessibility_violations(
     start_browser: StartBrowser,
     embedded: DaemonProcess,
     axe: str,
@@ -81,7 +81,7 @@ def test_a_screen_reader_meets_nothing_serious(
 
 
 @pytest.mark.parametrize("colors", ["light", "dark"])
-def test_the_small_pages_are_as_good(
+def test_the_small_pages_have_no_serious_accessibility_violations(
     start_browser: StartBrowser, embedded: DaemonProcess, axe: str, colors: str
 ) -> None:
     browser = start_browser(embedded.url, language="zh-CN")
@@ -115,7 +115,7 @@ def test_the_page_speaks_the_browsers_language_and_changes_it_without_losing_the
 
 
 @pytest.mark.parametrize("language", ["en", "zh-CN"])
-def test_a_telephone_shows_all_of_it_without_scrolling_sideways(
+def test_a_phone_shows_everything_without_scrolling_sideways(
     start_browser: StartBrowser, embedded: DaemonProcess, language: str
 ) -> None:
     browser = start_browser(embedded.url, size=(360, 740), language=language)

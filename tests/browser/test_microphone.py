@@ -31,7 +31,7 @@ def loudness(browser: Browser, selector: str) -> tuple[float, float]:
     return seconds, level
 
 
-def test_what_the_microphone_hears_is_changed(
+def test_a_microphone_recording_can_be_edited(
     start_browser: StartBrowser, embedded: DaemonProcess, tmp_path: Path
 ) -> None:
     voice = tmp_path / "voice.wav"
@@ -62,7 +62,7 @@ def test_what_the_microphone_hears_is_changed(
     ("language", "tab", "record", "said"),
     [("en", "Edit", "Record", "allow the microphone there"), ("zh-CN", "修改", "录音", "允许麦克风")],
 )
-def test_a_microphone_that_is_forbidden_is_said_with_what_to_do(
+def test_a_blocked_microphone_is_explained(
     start_browser: StartBrowser, embedded: DaemonProcess, language: str, tab: str, record: str, said: str
 ) -> None:
     browser = start_browser(embedded.url, language=language)

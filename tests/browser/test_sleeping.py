@@ -33,7 +33,7 @@ def url(activator: Activator) -> str:
     return f"http://{host}:{port}"
 
 
-def test_the_first_visit_shows_what_is_waking_and_gives_way_by_itself(
+def test_the_first_visit_shows_the_waking_page_and_then_the_page(
     activator: Callable[[dict[str, object]], Activator], start_browser: StartBrowser
 ) -> None:
     daemons = activator({"idle_timeout": 2})

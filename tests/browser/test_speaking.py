@@ -100,7 +100,7 @@ const done = arguments[arguments.length - 1];
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_sound_is_heard_before_the_response_ends_in_every_format(
+def test_audio_plays_before_the_response_ends_in_every_format(
     browser: Browser, embedded: DaemonProcess, format: str
 ) -> None:
     browser.script(EAR)
@@ -117,7 +117,7 @@ def test_sound_is_heard_before_the_response_ends_in_every_format(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_what_is_heard_meanwhile_is_what_is_saved(browser: Browser, format: str) -> None:
+def test_the_played_audio_equals_the_saved_audio(browser: Browser, format: str) -> None:
     browser.script(EAR)
     browser.click("#speak_text textarea")  # browsers play sound only after the user has used the page
     text = "One sentence, and another. " * 4
@@ -154,7 +154,7 @@ def test_sound_comes_while_it_is_made_and_stopping_stops_the_worker(
     assert browser.text("#speak_result [role=status]") == "Stopped."
 
 
-def test_what_is_wrong_is_said_with_what_to_do(browser: Browser) -> None:
+def test_errors_say_what_to_do(browser: Browser) -> None:
     speak(browser, " ")
     assert browser.wait(lambda: browser.text("#speak_result [role=alert]")) == "Enter a text first."
     speak(browser, "…!?")
@@ -177,7 +177,7 @@ def test_the_request_is_copied_for_a_terminal_and_for_a_program(
     assert f'base_url="{embedded.url}/v1"' in python
 
 
-def test_what_cannot_be_done_here_is_grey_and_says_how_to_have_it(browser: Browser) -> None:
+def test_unavailable_features_are_disabled_with_installation_hints(browser: Browser) -> None:
     browser.tab("Edit")
     tasks = "[...document.querySelectorAll('#edit_task input')]"
     states = browser.script(f"return Object.fromEntries({tasks}.map((task) => [task.value, task.disabled]))")
@@ -187,7 +187,7 @@ def test_what_cannot_be_done_here_is_grey_and_says_how_to_have_it(browser: Brows
     assert "stepaudioctl models pull step-audio-editx" in browser.text("#speak_manner")
 
 
-def test_two_people_see_nothing_of_each_other(
+def test_two_users_do_not_see_each_others_results(
     browser: Browser, start_browser: StartBrowser, embedded: DaemonProcess
 ) -> None:
     other = start_browser(embedded.url)
@@ -202,7 +202,7 @@ def test_two_people_see_nothing_of_each_other(
     assert "And this" not in browser.text("#history")
 
 
-def test_a_sound_of_before_is_left_alone_while_others_come_and_go(browser: Browser) -> None:
+def test_existing_results_are_not_replaced_by_new_ones(browser: Browser) -> None:
     speak(browser, "One.")
     made(browser)
     browser.script("document.querySelector('#history audio').isListenedTo = true")
@@ -217,9 +217,7 @@ def test_a_sound_of_before_is_left_alone_while_others_come_and_go(browser: Brows
     assert browser.script("return document.querySelector('#history').contains(document.activeElement)")
 
 
-def test_what_was_made_is_removed_after_its_time(
-    start_browser: StartBrowser, start_daemon: StartDaemon, cache: Path
-) -> None:
+def test_results_expire(start_browser: StartBrowser, start_daemon: StartDaemon, cache: Path) -> None:
     daemon = start_daemon({"cache_dir": cache, "page.keep_results": 2})
     browser = start_browser(daemon.url)
     browser.open()

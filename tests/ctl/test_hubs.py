@@ -24,7 +24,7 @@ def test_an_endpoint_on_the_command_line_is_a_mirror(
 
 
 @BOTH
-def test_a_hub_learns_nothing_that_lasts_and_nothing_of_other_programs(
+def test_hubs_get_no_persistent_id_and_no_program_list(
     hub: Hub, hub_environ: dict[str, str], programs: Path, source: str
 ) -> None:
     ctl = control(hub.url, hub_environ | {"HF_HUB_DISABLE_TELEMETRY": "0"}, programs, CLAUDECODE="1")
@@ -105,7 +105,7 @@ def test_a_hub_that_refuses_is_1(hub_ctl: Ctl, hub: Hub, source: str, status: in
 
 
 @BOTH
-def test_a_token_opens_a_gate_and_goes_nowhere_else(
+def test_a_token_is_sent_only_to_its_hub(
     hub: Hub, hub_environ: dict[str, str], programs: Path, source: str
 ) -> None:
     hub.token = "secret"
@@ -142,7 +142,7 @@ sys.exit(main(["models", "pull", "whisper-tiny", "--from", "{source}"]))
     assert b"pip install 'stepaudiod[hub]'" in done.stderr
 
 
-def test_no_other_command_pays_for_the_clients(models: Path) -> None:
+def test_other_commands_do_not_import_the_clients(models: Path) -> None:
     program = f"""
 import sys
 from stepaudiod.ctl.main import main

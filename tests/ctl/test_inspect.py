@@ -92,7 +92,7 @@ def test_the_source_type_of_another_program_is_a_mark_too(alone: Ctl, tmp_path: 
     assert alone.run("inspect", str(path)).returncode == 7
 
 
-def test_what_is_no_sound_file_is_said(alone: Ctl, tmp_path: Path) -> None:
+def test_invalid_files_are_reported(alone: Ctl, tmp_path: Path) -> None:
     good = encoded("flac", Mark(GENERATED, "kokoro"))
     junk = {"empty": b"", "text": b"#EXTM3U\n/etc/passwd\n", "short": good[:30], "zeros": bytes(5000)}
     for name, data in junk.items():

@@ -47,7 +47,7 @@ def test_the_extension_decides_the_format(
     assert 1.0 < decoded_seconds(path) < 5.0
 
 
-def test_pcm_is_bare_samples(shared_ctl: Ctl, tmp_path: Path) -> None:
+def test_pcm_has_no_header(shared_ctl: Ctl, tmp_path: Path) -> None:
     path = tmp_path / "hello.PCM"
     shared_ctl.ok("say", TEXT, "-o", str(path))
     assert 1.0 < path.stat().st_size / PCM_BYTES_PER_S < 5.0
@@ -59,7 +59,7 @@ def test_format_overrides_the_extension(shared_ctl: Ctl, tmp_path: Path) -> None
     assert path.read_bytes().startswith(b"fLaC")
 
 
-def test_a_wav_file_tells_its_true_length(shared_ctl: Ctl, tmp_path: Path) -> None:
+def test_a_wav_file_has_its_real_length(shared_ctl: Ctl, tmp_path: Path) -> None:
     path = tmp_path / "hello.wav"
     shared_ctl.ok("say", TEXT, "-o", str(path))
     with wave.open(str(path)) as file:

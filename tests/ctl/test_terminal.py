@@ -20,7 +20,7 @@ def is_harmless(text: str) -> bool:
     return text.isprintable() or all(c.isprintable() or c in "\n\u200c\u200d" for c in text)
 
 
-def test_what_commands_a_terminal_is_written_out_and_names_stay() -> None:
+def test_control_characters_are_escaped_and_names_are_kept() -> None:
     assert plain("\x1b[2J\x9b\u202e") == "\\x1b[2J\\x9b\\u202e"
     assert is_harmless(plain(HOSTILE))
     assert [plain(name) for name in NAMES] == list(NAMES)

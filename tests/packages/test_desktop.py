@@ -54,7 +54,7 @@ def test_speech_dispatcher_finds_the_module_by_itself(desktop: Machine) -> None:
     assert "stepaudiod-generic" in desktop.run("spd-say", "--list-output-modules").stdout
 
 
-def test_spd_say_is_heard_and_the_daemon_sleeps_again(desktop: Machine) -> None:
+def test_spd_say_plays_audio_and_the_daemon_sleeps_again(desktop: Machine) -> None:
     assert spd_say(desktop, "Screen readers speak through the daemon.") > 1.5
     desktop.wait_for_state(SERVICE, "inactive")
 

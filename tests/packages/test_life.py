@@ -303,7 +303,7 @@ def test_a_pin_holds_a_version(machine: Machine, repository: Repository) -> None
     machine.remove("/etc/apt/preferences.d/stepaudiod")
 
 
-def test_a_repository_that_somebody_has_changed_is_refused(machine: Machine, repository: Repository) -> None:
+def test_a_modified_repository_is_refused(machine: Machine, repository: Repository) -> None:
     index = repository.folder / "dists/stable/InRelease"
     sound = index.read_text()
     try:
@@ -339,7 +339,7 @@ def test_the_doctor_finds_it_well_and_asleep(machine: Machine) -> None:
     assert machine.processes(SERVICE) == []
 
 
-def test_the_doctor_sees_less_without_rights(machine: Machine) -> None:
+def test_the_doctor_reports_unknown_without_permissions(machine: Machine) -> None:
     done = machine.run("stepaudioctl", "doctor", "--json", user="nobody", check=False)
 
     found = {finding["subject"]: finding for finding in json.loads(done.stdout)["findings"]}
@@ -349,14 +349,14 @@ def test_the_doctor_sees_less_without_rights(machine: Machine) -> None:
     assert machine.processes(SERVICE) == []
 
 
-def test_nothing_of_an_upgrade_stays(machine: Machine) -> None:
+def test_an_upgrade_leaves_no_files(machine: Machine) -> None:
     assert not machine.path("/run/stepaudiod-upgrade").exists()
     assert not machine.path("/run/systemd/system/stepaudiod.service.d").exists()
     assert machine.show(SERVICE, "NeedDaemonReload") == "no"
     assert machine.show(SERVICE, "ExecStartPre") == ""
 
 
-def test_removing_it_keeps_the_configuration_and_the_state(machine: Machine) -> None:
+def test_removing_the_package_keeps_configuration_and_state(machine: Machine) -> None:
     assert machine.request("GET", "/healthz").status == 200
     machine.write("/var/lib/stepaudiod/voices/mine.wav", "a voice of a user")
     machine.write(OVERRIDE, "[Socket]\nBacklog=99\n")
@@ -373,7 +373,7 @@ def test_removing_it_keeps_the_configuration_and_the_state(machine: Machine) -> 
     assert not machine.path("/usr/lib/stepaudiod").exists()
 
 
-def test_installed_again_it_is_as_it_was(machine: Machine) -> None:
+def test_reinstalling_restores_everything(machine: Machine) -> None:
     install(machine, "stepaudiod")
 
     assert machine.show(SOCKET, "Backlog") == "99"
@@ -384,7 +384,7 @@ def test_installed_again_it_is_as_it_was(machine: Machine) -> None:
     fall_asleep(machine)
 
 
-def test_purging_it_leaves_nothing(machine: Machine, before: dict[str, str]) -> None:
+def test_purging_the_package_leaves_nothing(machine: Machine, before: dict[str, str]) -> None:
     machine.run("apt-get", "purge", "--yes", "--autoremove", "stepaudiod")
 
     after = snapshot(machine)

@@ -33,17 +33,17 @@ def required(*extras: str) -> set[str]:
     return {normal(re.split(r"[<>=~!\[; ]", line)[0]) for line in lines} - DEBIANS
 
 
-def test_the_lite_runtime_has_all_but_torch() -> None:
+def test_the_lite_runtime_has_everything_except_torch() -> None:
     assert required("page", "hub", "tools") - IN_VOICES <= set(locked("lite"))
     assert "torch" not in locked("lite")
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
-def test_the_runtimes_with_torch_have_all(name: str) -> None:
+def test_the_runtimes_with_torch_have_everything(name: str) -> None:
     assert set(locked("lite")) | required("step-audio") <= set(locked(name))
 
 
-def test_the_voices_have_what_is_pure() -> None:
+def test_the_voices_have_the_pure_python_packages() -> None:
     assert required("kokoro") <= set(locked("voices")) | set(locked("lite"))
 
 

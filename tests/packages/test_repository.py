@@ -34,7 +34,7 @@ def say(folder: Path, deb: Path) -> str:
     return subprocess.run([SCRIPT, folder, deb], check=True, capture_output=True, text=True).stdout
 
 
-def test_it_says_which_folder_apt_may_not_enter(deb: Path, tmp_path: Path) -> None:
+def test_folders_that_apt_may_not_enter_are_named(deb: Path, tmp_path: Path) -> None:
     """apt reads as the user _apt, which can't enter home folders."""
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
@@ -43,7 +43,7 @@ def test_it_says_which_folder_apt_may_not_enter(deb: Path, tmp_path: Path) -> No
     assert f"{home} " not in say(home / "apt", deb)
 
 
-def test_everybody_may_read_what_is_in_it(deb: Path, tmp_path: Path) -> None:
+def test_every_user_may_read_its_files(deb: Path, tmp_path: Path) -> None:
     say(tmp_path / "apt", deb)
     files = [path for path in (tmp_path / "apt").rglob("*") if path.is_file()]
     assert {"InRelease", "Packages", deb.name} <= {path.name for path in files}

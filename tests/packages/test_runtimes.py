@@ -47,7 +47,7 @@ def test_torch_computes_there_and_the_engine_lacks_only_its_weights(machine: Mac
     assert "not installed" not in found["engine"]
 
 
-def test_going_back_is_as_easy(machine: Machine) -> None:
+def test_the_lite_runtime_replaces_it_again(machine: Machine) -> None:
     install(machine, "stepaudiod-runtime-lite")
     assert speak(machine).status == 200
     machine.wait_for_state(SERVICE, "inactive")

@@ -48,7 +48,7 @@ def status_line(machine: Machine) -> str:
     return machine.show(SERVICE, "StatusText")
 
 
-def test_nothing_runs_until_somebody_connects(sleeping: Machine) -> None:
+def test_nothing_runs_before_a_connection(sleeping: Machine) -> None:
     assert sleeping.show(SOCKET, "ActiveState") == "active"
     assert sleeping.show(SERVICE, "ActiveState") == "inactive"
     assert sleeping.processes(SERVICE) == []
@@ -71,7 +71,7 @@ def test_the_unix_socket_is_for_its_group(sleeping: Machine) -> None:
     assert sleeping.run(*curl, user="nobody", check=False).returncode == COULD_NOT_CONNECT
 
 
-def test_asleep_it_holds_nothing_and_the_next_connection_wakes_it(sleeping: Machine) -> None:
+def test_asleep_it_uses_no_memory_and_the_next_connection_wakes_it(sleeping: Machine) -> None:
     configure(sleeping, idle_timeout=0.5)
     for _ in range(2):
         assert say(sleeping).status == 200
@@ -126,7 +126,7 @@ def test_a_killed_worker_costs_only_the_request_in_flight(sleeping: Machine) -> 
 
 
 @pytest.mark.slow
-def test_a_killed_front_takes_its_worker_along_and_the_socket_still_answers(sleeping: Machine) -> None:
+def test_a_killed_front_ends_its_worker_and_the_socket_still_answers(sleeping: Machine) -> None:
     assert say(sleeping).status == 200
     (worker,) = sleeping.workers(SERVICE)
     os.kill(sleeping.main_process(SERVICE), signal.SIGKILL)
@@ -146,7 +146,7 @@ def test_a_front_that_hangs_is_replaced_by_the_watchdog(sleeping: Machine) -> No
 
 
 @pytest.mark.slow
-def test_reload_takes_the_new_configuration_and_tells_the_manager(sleeping: Machine) -> None:
+def test_reload_applies_the_configuration_and_notifies_the_manager(sleeping: Machine) -> None:
     sleeping.request("GET", "/healthz")
     front = sleeping.main_process(SERVICE)
     configure(sleeping, idle_timeout='"never"')
@@ -163,7 +163,7 @@ def test_reload_takes_the_new_configuration_and_tells_the_manager(sleeping: Mach
 
 
 @pytest.mark.slow
-def test_stop_finishes_what_is_being_said(sleeping: Machine) -> None:
+def test_stop_finishes_requests_in_flight(sleeping: Machine) -> None:
     say(sleeping)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         reply = pool.submit(say, sleeping, LONG)
@@ -230,7 +230,7 @@ def test_each_instance_has_its_own_configuration(machine: Machine) -> None:
 
 
 @pytest.mark.slow
-def test_nobody_is_lost_around_idle_exits(sleeping: Machine) -> None:
+def test_no_connection_is_lost_around_idle_exits(sleeping: Machine) -> None:
     configure(sleeping, idle_timeout=0.1)
     mark = sleeping.journal.mark()
 

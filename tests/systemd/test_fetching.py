@@ -54,7 +54,9 @@ def documented_drop_in() -> str:
     return found[1]
 
 
-def test_the_unit_lets_nothing_out_and_the_error_says_so(machine: Machine, internet: Internet) -> None:
+def test_the_unit_blocks_outgoing_connections_and_the_error_says_so(
+    machine: Machine, internet: Internet
+) -> None:
     assert "drop-in" in refusal(ask(machine, internet.url("/hum.wav")))
     assert internet.asked == []
 

@@ -90,6 +90,6 @@ def test_what_is_spooled_goes_to_a_private_folder_on_disk(awake: Machine) -> Non
     assert re.search(r"systemd-private-[0-9a-f]+-stepaudiod\.service-\w+/tmp /var/tmp ", mounts)
 
 
-def test_nothing_is_said_of_a_gpu_that_isnt_there(awake: Machine) -> None:
+def test_nothing_is_logged_about_a_missing_gpu(awake: Machine) -> None:
     assert awake.show("stepaudiod-gpu.service", "ConditionResult") == "no"
     assert "stepaudiod-gpu.service" not in awake.journal.tail(lines=1000)

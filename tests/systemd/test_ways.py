@@ -106,7 +106,7 @@ def test_asleep_there_are_sockets_and_nothing_else(running: Running) -> None:
     assert running.memory_bytes() == 0
 
 
-def test_a_question_wakes_one_process_and_no_model(running: Running) -> None:
+def test_a_status_request_wakes_one_process_and_no_model(running: Running) -> None:
     assert running.machine.request("GET", "/healthz", at=running.way.api).status == 200
     assert running.processes() == 1
     assert running.memory_bytes() < 100_000_000
@@ -130,7 +130,7 @@ def test_the_page_is_where_the_way_says(running: Running) -> None:
         assert running.machine.request("GET", "/", at=running.way.api).status == 404
 
 
-def test_after_the_last_work_nothing_is_left(running: Running) -> None:
+def test_after_the_idle_exit_nothing_runs(running: Running) -> None:
     running.configure(idle_timeout=0.5)
     running.speak(running.way.api)
     for instance in running.way.instances:

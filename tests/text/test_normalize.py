@@ -74,17 +74,17 @@ def test_no_digit_and_no_currency_sign_is_left_in_chinese(text: str) -> None:
         ("in 2024, 3.14 and 1,000", "in 2024, 3.14 and 1,000"),
     ],
 )
-def test_what_the_english_converter_misreads_is_spelled_for_it(written: str, spoken: str) -> None:
+def test_forms_that_the_english_converter_misreads_are_rewritten(written: str, spoken: str) -> None:
     assert normalize_english(clean(written)) == spoken
 
 
-def test_signs_without_a_sound_are_taken_out() -> None:
+def test_unpronounceable_symbols_are_removed() -> None:
     assert clean("**Hello**\u200b \ud83d😀 wor\u00adld\ufeff `x` _y_ 5\ufe0f\u20e3") == "Hello world x y 5"
     assert clean("# A heading") == "A heading"
     assert clean("snake_case and 2 * 3 * 4") == "snake_case and 2 * 3 * 4"
 
 
-def test_lists_and_numbers_beyond_counting_are_taken_apart() -> None:
+def test_lists_and_too_long_numbers_are_split() -> None:
     assert normalize_english("1,2,3") == "1, 2, 3"
     assert normalize_english("1,234,567 people") == "1,234,567 people"
     assert "," not in normalize_english("1" + ",000" * 12)

@@ -49,7 +49,7 @@ def test_numerals_of_any_form_are_spelled_in_chinese(written: str, spoken: str) 
     assert normalize_chinese(clean(written)) == spoken
 
 
-def test_only_the_digits_that_int_takes_are_left_for_the_english_converter() -> None:
+def test_only_digits_that_int_accepts_reach_the_english_converter() -> None:
     digits = [sign for sign in map(chr, range(sys.maxunicode + 1)) if sign.isdigit()]
     for text in (f"a {sign} b{sign}c {sign}{sign} 4{sign}" for sign in digits):
         spelled = normalize_english(clean(text))

@@ -43,7 +43,7 @@ def test_runs_lose_nothing(text: str) -> None:
     assert "".join(run.text for run in runs(text)) == text
 
 
-def test_several_english_words_keep_their_number_and_a_lone_one_does_not() -> None:
+def test_several_english_words_keep_their_number_and_a_single_one_does_not() -> None:
     phrase = [(run.language, run.text) for run in spoken_runs("我用iPhone 15 Pro Max拍照", "zh")]
     assert phrase == [("zh", "我用"), ("en", "iPhone 15 Pro Max"), ("zh", "拍照")]
     lone = [(run.language, run.text) for run in spoken_runs("一块H100显卡", "zh")]

@@ -56,7 +56,7 @@ def test_a_closing_quote_stays_with_its_sentence() -> None:
     ]
 
 
-def test_an_empty_line_is_a_paragraph_and_a_wrapped_line_is_nothing() -> None:
+def test_an_empty_line_ends_a_paragraph_and_a_wrapped_line_does_not() -> None:
     text = (
         "A heading of some length\n\nThe text under it was\nwrapped by an editor.\nAnd here is the next line."
     )
@@ -67,7 +67,7 @@ def test_an_empty_line_is_a_paragraph_and_a_wrapped_line_is_nothing() -> None:
     ]
 
 
-def test_lone_words_join_the_next_sentence() -> None:
+def test_single_words_join_the_next_sentence() -> None:
     assert pieces("Yes. No. Well, I am not so sure about that.") == [
         "Yes. No. Well, I am not so sure about that."
     ]
@@ -81,7 +81,7 @@ def test_the_numbers_of_a_list_stay_with_their_items() -> None:
     ]
 
 
-def test_only_pieces_with_something_to_say_come_out() -> None:
+def test_all_pieces_are_speakable() -> None:
     assert pieces("😀😀! ... ？！ \n\n —— ** \t") == []
     assert pieces("...! Hello there, my friend. ???") == ["Hello there, my friend."]
 

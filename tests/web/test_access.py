@@ -88,7 +88,7 @@ def test_our_names_are_answered(local: DaemonProcess, host: str) -> None:
      "2130706433", "0x7f.0.0.1", "127.0.0.2", "xlocalhost", "local%68ost", '"localhost"', "", "..",
      "[]"],
 )  # fmt: skip
-def test_a_page_that_points_its_name_at_us_is_refused(local: DaemonProcess, host: str) -> None:
+def test_dns_rebinding_is_refused(local: DaemonProcess, host: str) -> None:
     status, _, body = ask(local, f"GET /v1/models\nHost: {host}")
     assert (status, code(body)) == (421, "host_not_allowed")
     assert "access.hosts" in json.loads(body)["error"]["message"]
@@ -106,16 +106,16 @@ def test_the_refusal_holds_for_every_path_and_method(local: DaemonProcess) -> No
         assert ask(local, f"{head}\nHost: evil.example")[0] == 421
 
 
-def test_two_names_at_once_are_no_request(local: DaemonProcess) -> None:
+def test_a_request_with_two_host_headers_is_refused(local: DaemonProcess) -> None:
     assert ask(local, "GET /healthz\nHost: localhost\nHost: evil.example")[0] == 400
 
 
-def test_an_old_client_that_says_no_name_is_refused(local: DaemonProcess) -> None:
+def test_a_request_without_a_host_is_refused(local: DaemonProcess) -> None:
     assert ask(local, "GET /healthz", version="1.0")[0] == 421
     assert ask(local, "GET /healthz\nHost: localhost", version="1.0")[0] == 200
 
 
-def test_a_name_in_the_target_counts_more_than_the_header(local: DaemonProcess) -> None:
+def test_an_absolute_target_overrides_the_host_header(local: DaemonProcess) -> None:
     assert ask(local, "GET http://evil.example/healthz\nHost: localhost")[0] == 421
     assert ask(local, "GET HTTP://evil.example/healthz\nHost: localhost")[0] == 421
     assert ask(local, "GET http://localhost@evil.example/healthz\nHost: localhost")[0] == 421
@@ -124,7 +124,7 @@ def test_a_name_in_the_target_counts_more_than_the_header(local: DaemonProcess) 
     assert ask(local, "GET http://localhost:7860/healthz?x=1\nHost: evil.example")[0] == 200
 
 
-def test_the_unix_socket_asks_for_no_name(local: DaemonProcess) -> None:
+def test_the_unix_socket_needs_no_host(local: DaemonProcess) -> None:
     transport = httpx.HTTPTransport(uds=local.unix_path)
     with httpx.Client(base_url="http://whatever.example", transport=transport) as client:
         assert client.get("/v1/models", headers={"Origin": "https://evil.example"}).status_code == 200
@@ -165,12 +165,12 @@ def test_a_form_of_another_site_is_refused_although_it_follows_a_link(local: Dae
 
 
 @pytest.mark.parametrize("site", ["Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: none", "Accept: */*"])
-def test_our_own_page_may_ask(local: DaemonProcess, site: str) -> None:
+def test_the_own_page_may_call(local: DaemonProcess, site: str) -> None:
     head = f"GET /v1/models\nHost: localhost:7860\nOrigin: http://localhost:7860\n{site}"
     assert ask(local, head)[0] == 200
 
 
-def test_a_friend_may_ask_and_read(local: DaemonProcess) -> None:
+def test_an_allowed_origin_may_call_and_read(local: DaemonProcess) -> None:
     with local.client() as client:
         headers = {"Origin": FRIEND, "Sec-Fetch-Site": "cross-site"}
         response = client.post("/v1/audio/speech", json=SAY, headers=headers)
@@ -181,7 +181,7 @@ def test_a_friend_may_ask_and_read(local: DaemonProcess) -> None:
         assert "access-control-allow-credentials" not in response.headers
 
 
-def test_a_browser_that_asks_before_is_told_yes_for_friends_alone(local: DaemonProcess) -> None:
+def test_preflight_requests_succeed_for_allowed_origins_only(local: DaemonProcess) -> None:
     asked = "Access-Control-Request-Method: POST\nAccess-Control-Request-Headers: authorization,content-type"
     status, said, body = ask(local, f"OPTIONS /v1/audio/speech\nHost: localhost\nOrigin: {FRIEND}\n{asked}")
     assert (status, body) == (204, b"")
@@ -249,7 +249,7 @@ def test_the_unix_socket_needs_no_key(exposed: DaemonProcess) -> None:
         assert client.get("/v1/models").status_code == 200
 
 
-def test_a_friendly_page_learns_that_it_needs_a_key(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_an_allowed_origin_can_read_that_it_needs_a_key(start_daemon: StartDaemon, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(f"laptop:{DIGEST}\n")
     settings = {"access.keys_file": keys, "access.origins": f'["{FRIEND}"]', "access.auth": "keys"}
@@ -263,7 +263,7 @@ def test_a_friendly_page_learns_that_it_needs_a_key(start_daemon: StartDaemon, t
 
 
 @pytest.mark.parametrize("text", [None, "", "# no key yet\n", "laptop:1234\n", f"a:{DIGEST}\na:{DIGEST}\n"])
-def test_without_a_usable_key_nobody_is_served(
+def test_without_a_usable_key_no_request_is_served(
     start_daemon: StartDaemon, tmp_path: Path, text: str | None
 ) -> None:
     keys = tmp_path / "keys"
@@ -298,9 +298,7 @@ def test_a_credential_of_systemd_is_taken(start_daemon: StartDaemon, tmp_path: P
         assert client.get("/v1/models", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
 
 
-def test_keys_can_be_done_without_where_that_is_written_out(
-    start_daemon: StartDaemon, tmp_path: Path
-) -> None:
+def test_keys_can_be_disabled_explicitly(start_daemon: StartDaemon, tmp_path: Path) -> None:
     daemon = start_daemon({"access.auth": "none"}, listeners=open_to_the_network(tmp_path))
     assert ask(daemon, "GET /v1/models\nHost: localhost")[0] == 200
     assert ask(daemon, "GET /v1/models\nHost: evil.example")[0] == 421
@@ -332,7 +330,7 @@ def test_the_address_a_socket_is_bound_to_decides(
     assert daemon.process.poll() is None
 
 
-def test_a_broken_configuration_is_not_told_to_the_network(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_configuration_errors_are_not_shown_to_the_network(start_daemon: StartDaemon, tmp_path: Path) -> None:
     daemon = start_daemon({"threads": "secret"}, listeners=open_to_the_network(tmp_path))
     status, _, body = ask(daemon, "GET /v1/models\nHost: localhost")
     assert (status, code(body)) == (503, "config_invalid")

@@ -106,7 +106,7 @@ def test_redirects_stay_below_the_prefix(
         assert not step.headers["location"].startswith(("http:", "https:", "/"))
 
 
-def test_a_slash_leads_nowhere_else(awake: DaemonProcess) -> None:
+def test_a_trailing_slash_does_not_redirect_elsewhere(awake: DaemonProcess) -> None:
     with awake.client() as client:
         for path in ("/nothing/", "//", "//evil.example/", "/docs//", "/nothing", "/v1/voices/x/"):
             assert client.get(f"{awake.url}{path}").status_code == 404, path
@@ -114,7 +114,7 @@ def test_a_slash_leads_nowhere_else(awake: DaemonProcess) -> None:
         assert (put.status_code, put.headers["location"]) == (307, "../speech")
 
 
-def test_the_official_client_speaks_through_it(proxy: Proxy) -> None:
+def test_the_official_client_works_through_the_proxy(proxy: Proxy) -> None:
     with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="-", max_retries=0) as client:
         speech = client.audio.speech.create(model="tts-1", voice="alloy", input="Hi.", response_format="wav")
     assert speech.content.startswith(b"RIFF")

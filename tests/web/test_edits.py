@@ -41,7 +41,7 @@ def refused(response: httpx.Response, status: int, param: str | None, *words: st
         assert word in error["message"]
 
 
-def test_an_edit_gives_audio_and_says_its_seed(client: httpx.Client) -> None:
+def test_an_edit_returns_audio_and_its_seed(client: httpx.Client) -> None:
     first, again, other = edit(client), edit(client), edit(client, seed=2)
     assert first.headers["content-type"] == "audio/wav"
     assert first.headers["X-StepAudio-Model"] == "step-audio-editx"
@@ -72,7 +72,7 @@ def test_wrong_combinations_are_refused_by_name(client: httpx.Client) -> None:
     refused(edit(client, model="missing"), 404, "model")
 
 
-def test_tags_of_any_form_are_taken_and_unknown_ones_are_warned_of(client: httpx.Client) -> None:
+def test_tags_in_any_spelling_are_accepted_and_unknown_ones_are_warned_of(client: httpx.Client) -> None:
     old, new, known, unknown = (
         edit(client, mode="paralinguistic", text=f"{tag} a hum", transcript="a hum")
         for tag in ("[Laughter]", "[LAUGH]", "[clears throat]", "[dance]")
@@ -84,7 +84,7 @@ def test_tags_of_any_form_are_taken_and_unknown_ones_are_warned_of(client: httpx
     assert "[dance]" in unknown.headers["X-StepAudio-Warning"]
 
 
-def test_what_is_no_recording_is_refused(client: httpx.Client) -> None:
+def test_invalid_recordings_are_refused(client: httpx.Client) -> None:
     refused(edit(client, b""), 400, "file", "empty")
     refused(edit(client, b"not a sound at all" * 100), 400, "file", "can't be read")
     refused(edit(client, wav(np.zeros(48000))), 400, "file", "silent")
@@ -93,7 +93,7 @@ def test_what_is_no_recording_is_refused(client: httpx.Client) -> None:
     refused(client.post("/v1/audio/edits", files={"file": (None, "x")}, data={"mode": "vad"}), 400, "file")
 
 
-def test_no_upload_stays(client: httpx.Client, spool: Path) -> None:
+def test_no_upload_is_left_behind(client: httpx.Client, spool: Path) -> None:
     edit(client)
     edit(client, b"not a sound")
     client.post("/v1/audio/edits", files={"file": ("x.wav", HUM)}, data={"mode": "colour"})
@@ -121,7 +121,7 @@ def test_a_language_tag_changes_what_is_said(client: httpx.Client) -> None:
     refused(client.post("/v1/audio/speech", json=hibari), 400, "language", "hibari")
 
 
-def test_tags_say_every_option_and_who_can(client: httpx.Client) -> None:
+def test_tags_list_every_option_with_its_engines(client: httpx.Client) -> None:
     tags = client.get("/v1/tags").json()
     assert tags["data"] == {mode: list(options) for mode, options in OPTIONS.items()}
     assert len(tags["data"]["emotion"]) == 15
@@ -134,7 +134,7 @@ def test_tags_say_every_option_and_who_can(client: httpx.Client) -> None:
     assert client.get("/v1/models/missing").status_code == 404
 
 
-def test_an_old_edit_without_a_transcript_has_it_written_down(client: httpx.Client) -> None:
+def test_a_legacy_edit_without_a_transcript_is_transcribed(client: httpx.Client) -> None:
     say = {"model": "hibari", "voice": "heart", "input": "The boy was there when the sun rose.", "seed": 1}
     spoken = client.post("/v1/audio/speech", json=say).content
     payload = {

@@ -167,14 +167,14 @@ def test_redirects_are_followed_three_times(site: Site, tmp_path: Path) -> None:
         "",
     ],
 )
-def test_a_redirect_leads_nowhere_else_than_a_first_url_could(site: Site, tmp_path: Path, to: str) -> None:
+def test_a_redirect_is_checked_like_the_first_url(site: Site, tmp_path: Path, to: str) -> None:
     answers = site.handler.answers
     answers["/a.wav"], answers["/secret"] = redirect(to.format(port=site.port)), send()
     refused(tmp_path, site.url(), resolve=names(sound_example=OUTSIDE, inside_example=INSIDE))
     assert "/secret" not in {each["path"] for each in site.seen}
 
 
-def test_a_name_that_changes_its_answer_gains_nothing(site: Site, tmp_path: Path) -> None:
+def test_a_changed_dns_answer_is_not_used(site: Site, tmp_path: Path) -> None:
     asked = []
 
     async def rebinding(host: str, port: int) -> list[str]:
@@ -202,7 +202,7 @@ HOSTS_INSIDE = [
 
 
 @pytest.mark.parametrize("host", HOSTS_INSIDE)
-def test_no_spelling_of_an_inside_address_passes(site: Site, tmp_path: Path, host: str) -> None:
+def test_no_spelling_of_a_private_address_passes(site: Site, tmp_path: Path, host: str) -> None:
     site.handler.answers["/a.wav"] = send()
     for url in (site.url(host=host), f"http://{host}/a.wav"):
         refused(tmp_path, url, resolve=fetch.resolve, is_public=is_public)
@@ -279,7 +279,7 @@ def test_urls_of_another_kind_are_refused(tmp_path: Path, url: str, word: str) -
         (send(Content_Length="1000"), "broke off"),
     ],
 )
-def test_what_is_no_recording_is_refused(site: Site, tmp_path: Path, answer: Answer, word: str) -> None:
+def test_invalid_recordings_are_refused(site: Site, tmp_path: Path, answer: Answer, word: str) -> None:
     def once(handler: BaseHTTPRequestHandler) -> None:
         answer(handler)
         handler.close_connection = True
@@ -288,7 +288,7 @@ def test_what_is_no_recording_is_refused(site: Site, tmp_path: Path, answer: Ans
     refused(tmp_path, site.url(), word)
 
 
-def test_too_much_is_refused_whatever_length_the_server_tells(site: Site, tmp_path: Path) -> None:
+def test_too_large_recordings_are_refused_whatever_the_content_length(site: Site, tmp_path: Path) -> None:
     def endless(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         handler.send_header("Content-Type", "audio/wav")
@@ -307,7 +307,7 @@ def test_too_much_is_refused_whatever_length_the_server_tells(site: Site, tmp_pa
         assert (tmp_path / "target").stat().st_size <= 10_000
 
 
-def test_a_server_that_drips_meets_the_deadline(site: Site, tmp_path: Path) -> None:
+def test_a_slow_server_is_cut_off_at_the_deadline(site: Site, tmp_path: Path) -> None:
     over = threading.Event()
 
     def drip(handler: BaseHTTPRequestHandler) -> None:
@@ -324,7 +324,7 @@ def test_a_server_that_drips_meets_the_deadline(site: Site, tmp_path: Path) -> N
     over.set()
 
 
-def test_a_resolver_that_hangs_meets_it_too(tmp_path: Path) -> None:
+def test_a_hanging_resolver_is_cut_off_at_the_deadline(tmp_path: Path) -> None:
     async def hang(host: str, port: int) -> list[str]:
         await asyncio.Event().wait()
         return []
@@ -332,7 +332,7 @@ def test_a_resolver_that_hangs_meets_it_too(tmp_path: Path) -> None:
     refused(tmp_path, "http://sound.example/", "timeouts.fetch", resolve=hang, max_seconds=0.05)
 
 
-def test_nobody_there_is_said_so(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_named(tmp_path: Path) -> None:
     with socket.create_server((OUTSIDE, 0)) as taken:
         port = taken.getsockname()[1]
     refused(tmp_path, f"http://sound.example:{port}/", "can't be reached")

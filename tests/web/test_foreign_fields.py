@@ -78,7 +78,7 @@ def test_foreign_fields_of_speech_are_named_and_change_nothing(client: httpx.Cli
 
 
 @pytest.mark.parametrize("field", FOREIGN)
-def test_each_is_taken_from_the_official_client(official: openai.OpenAI, field: str) -> None:
+def test_each_foreign_field_is_accepted_from_the_official_client(official: openai.OpenAI, field: str) -> None:
     answer = official.audio.speech.with_raw_response.create(
         model="tts-1", voice="alloy", input="Hi.", extra_body={field: FOREIGN[field]}
     )
@@ -201,7 +201,7 @@ def test_the_newest_fields_of_openai_are_taken(official: openai.OpenAI) -> None:
     assert tuned.headers[IGNORED] == "chunking_strategy[type], chunking_strategy[threshold]"
 
 
-def test_keywords_are_heard(official: openai.OpenAI) -> None:
+def test_keywords_guide_the_transcription(official: openai.OpenAI) -> None:
     """When read aloud, a name may be spelled in several ways; a keyword decides."""
     speech = official.audio.speech.create(
         model="tts-1",

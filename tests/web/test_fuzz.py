@@ -244,7 +244,7 @@ def test_forms_with_random_bytes_in_them_are_answered(awake: DaemonProcess, clie
     assert awake.process.poll() is None
 
 
-def test_nothing_of_it_stays(awake: DaemonProcess, client: httpx.Client, tmp_path: Path) -> None:
+def test_fuzzing_leaves_no_files(awake: DaemonProcess, client: httpx.Client, tmp_path: Path) -> None:
     client.post(FORMS[0], files={"file": ("a.wav", b"x" * 2_000_000)}, data={"model": "missing"})
     client.get("/healthz")
     assert "Traceback" not in awake.log()

@@ -45,9 +45,7 @@ def client(step_audio: DaemonProcess) -> httpx.Client:
 
 
 @pytest.mark.parametrize("role", ["http", "api"])
-def test_every_question_of_the_old_api_is_answered_on_both_ports(
-    both_ports: DaemonProcess, role: str
-) -> None:
+def test_every_legacy_endpoint_answers_on_both_ports(both_ports: DaemonProcess, role: str) -> None:
     with both_ports.client(role) as client:
         assert client.get("/healthz").json() == {"status": "ok"}
         models = client.get("/v1/models").json()["data"]
@@ -212,7 +210,7 @@ def test_a_voice_of_the_library_goes_before_an_old_name(
         assert ask(client, voice="whisper_cn").headers["X-StepAudio-Voice"] == "aunt"
 
 
-def test_without_the_model_plain_speech_is_spoken_by_whoever_is_here(embedded: DaemonProcess) -> None:
+def test_without_the_model_speech_uses_another_installed_engine(embedded: DaemonProcess) -> None:
     client = embedded.shared_client
     for voice in ("fear_female", "happy_en", "whisper_cn", "story_teller", None):
         response = ask(client, voice=voice)
@@ -223,7 +221,7 @@ def test_without_the_model_plain_speech_is_spoken_by_whoever_is_here(embedded: D
     assert len(samples(ask(client, {"mode": "clone"}))) > 10_000
 
 
-def test_without_the_model_small_edits_are_done_by_whoever_can(embedded: DaemonProcess) -> None:
+def test_without_the_model_small_edits_use_the_audio_tools(embedded: DaemonProcess) -> None:
     client = embedded.shared_client
     able = client.get("/v1/tags").json()["models"]["denoise"]
     if not able:
@@ -233,7 +231,7 @@ def test_without_the_model_small_edits_are_done_by_whoever_can(embedded: DaemonP
     assert len(samples(response)) > 10_000
 
 
-def test_without_the_model_the_rest_says_how_to_have_it(embedded: DaemonProcess) -> None:
+def test_without_the_model_other_requests_say_how_to_install_it(embedded: DaemonProcess) -> None:
     client = embedded.shared_client
     for step_audio in (
         CLONE,

@@ -122,7 +122,7 @@ def test_errors_name_the_fields_of_the_request(client: httpx.Client) -> None:
     refused(ask(client, {}, model="gpt-2"), 404, "model")
 
 
-def test_uploads_have_their_own_mistakes(client: httpx.Client) -> None:
+def test_uploads_have_their_own_errors(client: httpx.Client) -> None:
     def post(payload: str | None, **files: tuple[str | None, bytes]) -> httpx.Response:
         data = {} if payload is None else {"payload": payload}
         return client.post(UPLOAD, data=data, files=files or {"other": (None, b"x")})

@@ -86,7 +86,7 @@ def test_a_name_in_another_case_is_the_engines(client: httpx.Client) -> None:
         assert answer.headers["X-StepAudio-Model"] == "hibari"
 
 
-def test_a_dated_name_of_nothing_is_nothing(client: httpx.Client) -> None:
+def test_a_dated_name_of_an_unknown_model_is_unknown(client: httpx.Client) -> None:
     for name in ("gpt-2-2025-12-15", "gpt-4o", "whisperer", "tts-2", "tts-1-hd-1", "a/b/c", "kokoros"):
         refused(client.get(f"/v1/models/{name}"), 404, "model", "There is no model")
         assert meaning(name) is None

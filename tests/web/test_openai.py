@@ -96,7 +96,7 @@ def test_a_voice_is_made_listed_and_deleted(client: openai.OpenAI) -> None:
         client.audio.voices.delete(made.id)
 
 
-def test_what_is_no_voice_is_not_kept(client: openai.OpenAI) -> None:
+def test_invalid_voices_are_not_stored(client: openai.OpenAI) -> None:
     for sample, reason in ((b"not a sound" * 100, "can't be read"), (wav(0 * hum()), "silent")):
         with pytest.raises(openai.BadRequestError, match=reason) as caught:
             client.audio.voices.create(
@@ -133,7 +133,7 @@ def test_the_async_client_speaks_to_several_at_once(awake: DaemonProcess) -> Non
     assert all(content.startswith(b"RIFF") for content in asyncio.run(speak()))
 
 
-def test_a_full_queue_is_waited_for(start_daemon: StartDaemon) -> None:
+def test_the_client_retries_a_full_queue(start_daemon: StartDaemon) -> None:
     """429 with Retry-After: the client retries, and is served once there is capacity."""
     daemon = start_daemon({"limits.concurrency": 1, "limits.max_queue": 0})
     long = SAY | {"input": "This is one more sentence of a long text. " * 2000, "response_format": "wav"}
@@ -153,7 +153,7 @@ def test_a_full_queue_is_waited_for(start_daemon: StartDaemon) -> None:
         assert waiting.result(DEADLINE_S).startswith(b"RIFF")
 
 
-def test_a_recording_travels_whole(awake: DaemonProcess, tmp_path: Path) -> None:
+def test_a_large_recording_is_uploaded_completely(awake: DaemonProcess, tmp_path: Path) -> None:
     """A file that is larger than the part kept in memory."""
     large = wav(hum(60.0))
     with over_unix(awake) as client:

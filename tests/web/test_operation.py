@@ -166,7 +166,7 @@ def test_a_client_that_leaves_stops_its_work(start_daemon: StartDaemon) -> None:
         assert client.post("/v1/audio/speech", json=SAY).status_code == 200
 
 
-def test_a_client_that_leaves_the_queue_gives_up_its_place(start_daemon: StartDaemon) -> None:
+def test_a_client_that_disconnects_leaves_the_queue(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"limits.concurrency": 1})
     with daemon.client() as client, client.stream("POST", "/v1/audio/speech", json=ENDLESS) as response:
         pieces = response.iter_raw()
@@ -179,7 +179,7 @@ def test_a_client_that_leaves_the_queue_gives_up_its_place(start_daemon: StartDa
         assert value(found, "requests_active") == 1
 
 
-def test_work_that_takes_too_long_is_given_up(start_daemon: StartDaemon) -> None:
+def test_work_beyond_its_deadline_is_stopped(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"timeouts.request": 0.01})
     with daemon.client() as client:
         response = client.post("/v1/audio/speech", json=SAY)
@@ -201,7 +201,7 @@ def test_work_that_takes_too_long_is_cut_off_once_audio_has_been_sent(start_daem
         assert value(found, "requests_total", kind="speech", outcome="failed") == 1
 
 
-def test_a_reload_that_allows_more_at_once_lets_those_who_wait_in(
+def test_a_reload_with_higher_concurrency_admits_waiting_requests(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     path = tmp_path / "stepaudiod.toml"

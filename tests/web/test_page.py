@@ -132,7 +132,7 @@ def alone(start_module_daemon: StartDaemon, page: DaemonProcess) -> DaemonProces
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_the_page_answers_to_our_names_alone(alone: DaemonProcess, path: str) -> None:
+def test_the_page_answers_to_allowed_hosts_only(alone: DaemonProcess, path: str) -> None:
     refused = alone.shared_client.get(path, headers={"Host": "evil.example:7860"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (421, "host_not_allowed")
 
@@ -160,7 +160,7 @@ def test_a_link_to_the_page_may_be_followed_and_a_frame_not(alone: DaemonProcess
     assert framed.status_code == 403
 
 
-def test_what_is_missing_is_told_with_each_way_to_have_it(page: DaemonProcess) -> None:
+def test_missing_features_are_listed_with_installation_hints(page: DaemonProcess) -> None:
     missing = state(page.shared_client)["missing"]
     assert isinstance(missing, dict)
     assert "speak" not in missing
@@ -172,7 +172,7 @@ def test_only_the_pages_own_files_are_served(page: DaemonProcess, path: str) -> 
     assert page.shared_client.get(path).status_code == 404
 
 
-def test_nothing_of_gradios_server_is_there(page: DaemonProcess) -> None:
+def test_gradios_server_is_not_reachable(page: DaemonProcess) -> None:
     for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/heartbeat/x", "/config"):
         assert page.shared_client.get(path).status_code == 404
         assert page.shared_client.post(path).status_code == 404
@@ -200,7 +200,7 @@ class Watcher:
             pass  # the daemon has gone
 
 
-def test_a_watcher_hears_of_work_and_does_not_keep_the_daemon_awake(start_daemon: StartDaemon) -> None:
+def test_a_watcher_gets_events_and_does_not_keep_the_daemon_awake(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"idle_timeout": 2})
     watcher = Watcher(daemon)
     with daemon.client() as client:
@@ -216,7 +216,7 @@ def test_a_watcher_hears_of_work_and_does_not_keep_the_daemon_awake(start_daemon
     assert "Traceback" not in daemon.log()
 
 
-def test_watchers_do_not_hold_up_a_stop(start_daemon: StartDaemon) -> None:
+def test_watchers_do_not_delay_a_stop(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"timeouts.drain": 600})
     watchers = [Watcher(daemon) for _ in range(3)]
     daemon.process.send_signal(signal.SIGTERM)
@@ -227,7 +227,7 @@ def test_watchers_do_not_hold_up_a_stop(start_daemon: StartDaemon) -> None:
     assert "Traceback" not in daemon.log()
 
 
-def test_every_tab_hears_of_every_change_whenever_it_was_opened(start_daemon: StartDaemon) -> None:
+def test_every_tab_gets_every_change(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"idle_timeout": 3})
     watchers = [Watcher(daemon) for _ in range(3)]
     with daemon.client() as client:

@@ -101,7 +101,7 @@ def test_the_key_that_made_a_voice_has_it_in_every_list_and_speaks_with_it(
 
 
 @pytest.mark.parametrize("other", ["bob", ""])
-def test_for_all_others_it_is_as_if_it_did_not_exist(
+def test_for_other_keys_a_private_voice_does_not_exist(
     clients: dict[str, httpx.Client], hers: str, shared: str, other: str
 ) -> None:
     client, absent = clients[other], "aunt-mei-00000000"
@@ -144,7 +144,7 @@ def test_two_keys_may_give_the_same_name_and_one_key_may_not(
     assert hers in listed(clients["alice"])
 
 
-def test_a_key_counts_over_the_unix_socket_too(daemon: DaemonProcess, hers: str) -> None:
+def test_a_key_is_used_over_the_unix_socket_too(daemon: DaemonProcess, hers: str) -> None:
     transport = httpx.HTTPTransport(uds=daemon.unix_path)
     with httpx.Client(base_url="http://localhost", transport=transport) as client:
         assert hers not in listed(client)
@@ -152,7 +152,7 @@ def test_a_key_counts_over_the_unix_socket_too(daemon: DaemonProcess, hers: str)
         assert hers in listed(client)
 
 
-def test_a_voice_of_before_is_every_callers_and_a_damaged_one_tells_nothing(
+def test_a_voice_without_an_owner_is_public_and_a_damaged_one_is_hidden(
     clients: dict[str, httpx.Client], settings: dict[str, object], hers: str
 ) -> None:
     voices = Path(str(settings["data_dir"])) / "voices"
@@ -168,7 +168,7 @@ def test_a_voice_of_before_is_every_callers_and_a_damaged_one_tells_nothing(
     assert answers[0].text.replace("broken", "absent") == answers[1].text
 
 
-def test_a_voice_is_every_callers_where_the_setting_is_off(
+def test_voices_are_public_without_the_setting(
     start_daemon: StartDaemon, settings: dict[str, object], hers: str
 ) -> None:
     daemon = start_daemon(settings | {"access.private_voices": "false"})

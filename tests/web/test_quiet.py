@@ -28,7 +28,7 @@ def reports(folder: Path) -> list[Path]:
     ]
 
 
-def test_one_sentence_leaves_no_report_behind(start_daemon: StartDaemon, tmp_path: Path) -> None:
+def test_one_sentence_leaves_no_telemetry_files(start_daemon: StartDaemon, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     daemon = start_daemon(environ=a_users_environ(home) | {"ORT_DISABLE_TELEMETRY": "0"})
@@ -40,7 +40,7 @@ def test_one_sentence_leaves_no_report_behind(start_daemon: StartDaemon, tmp_pat
     assert reports(tmp_path) == []
 
 
-def test_whichever_part_is_imported_the_libraries_are_told_first(tmp_path: Path) -> None:
+def test_telemetry_is_disabled_before_any_library_is_imported(tmp_path: Path) -> None:
     environ = a_users_environ(tmp_path) | {"ORT_DISABLE_TELEMETRY": "0", "GRADIO_ANALYTICS_ENABLED": "True"}
     for module in ("worker.main", "ctl.main", "web.page.render", "engines.hibari", "editx", "audio.decode"):
         command = [sys.executable, "-c", f"import stepaudiod.{module}; {PRINT_VARIABLES}"]
@@ -49,7 +49,7 @@ def test_whichever_part_is_imported_the_libraries_are_told_first(tmp_path: Path)
 
 
 @pytest.mark.slow  # a report is sent some seconds after a model has been loaded
-def test_nothing_leaves(start_daemon: StartDaemon, data: Path, tmp_path: Path) -> None:
+def test_nothing_is_sent_to_other_machines(start_daemon: StartDaemon, data: Path, tmp_path: Path) -> None:
     with Wire.tap(tmp_path) as wire:
         environ = a_users_environ(tmp_path)
         wire.run(sys.executable, "-c", LOOK_UP, environ=environ)

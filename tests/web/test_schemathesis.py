@@ -93,7 +93,7 @@ def explore(daemon: DaemonProcess, folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["embedded", "step_audio"])
-def test_every_answer_is_as_the_document_says(
+def test_every_response_matches_the_document(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     daemon: DaemonProcess = request.getfixturevalue(name)

@@ -94,13 +94,13 @@ def test_audio_comes_while_it_is_made(client: httpx.Client) -> None:
     assert pieces > 5
 
 
-def test_speed_changes_how_long_it_takes_to_say(client: httpx.Client) -> None:
+def test_speed_changes_the_duration(client: httpx.Client) -> None:
     slow, normal, fast = (len(post(client, speed=s, response_format="pcm").content) for s in (0.5, 1.0, 2.0))
     assert slow / normal == pytest.approx(2, rel=0.25)
     assert normal / fast == pytest.approx(2, rel=0.25)
 
 
-def test_a_seed_makes_it_the_same_again(client: httpx.Client) -> None:
+def test_the_same_seed_gives_the_same_audio(client: httpx.Client) -> None:
     once, again = (post(client, seed=7, response_format="pcm").content for _ in range(2))
     assert once == again
 
@@ -109,7 +109,7 @@ def test_voice_may_be_an_object(client: httpx.Client) -> None:
     assert post(client, voice={"id": "heart"}).status_code == 200
 
 
-def test_instructions_that_cannot_be_followed_are_said_to_be_left_out(client: httpx.Client) -> None:
+def test_unsupported_instructions_are_reported_as_ignored(client: httpx.Client) -> None:
     response = post(client, instructions="Whisper.")
     assert response.status_code == 200
     assert response.headers["X-StepAudio-Ignored"] == "instructions"
@@ -137,7 +137,7 @@ def test_wrong_types_are_named(client: httpx.Client) -> None:
     refused(post(client, speed=0.1), 400, "speed", "0.25")
 
 
-def test_text_that_says_nothing_is_refused(client: httpx.Client) -> None:
+def test_unspeakable_text_is_refused(client: httpx.Client) -> None:
     for text in ("", "   \n", "🙂🙃", "?!…", "\u200b"):
         refused(post(client, input=text), 400, "input")
 
@@ -162,7 +162,7 @@ def test_unknown_voices_and_models_are_refused_with_those_there_are(client: http
     refused(post(client, model="gpt-2"), 404, "model", "gpt-2", "hibari")
 
 
-def test_what_the_engine_cannot_say_names_what_could(client: httpx.Client) -> None:
+def test_unspeakable_languages_name_an_engine_that_supports_them(client: httpx.Client) -> None:
     refused(post(client, model="hibari", input="今天天气很好。"), 422, "input", "kokoro")
 
 
@@ -210,7 +210,7 @@ def test_half_a_request_gets_408(start_daemon: StartDaemon) -> None:
     assert b"request_timeout" in answer
 
 
-def test_a_client_that_leaves_in_the_middle_of_its_request_hurts_nobody(
+def test_a_client_that_disconnects_during_its_request_affects_no_other(
     awake: DaemonProcess, client: httpx.Client
 ) -> None:
     with socket.create_connection(awake.address) as connection:
@@ -245,7 +245,7 @@ def test_the_official_client_streams(awake: DaemonProcess) -> None:
         assert sum(1 for _ in response.iter_bytes(4096)) > 10
 
 
-def test_voices_say_whom_openais_names_mean(client: httpx.Client) -> None:
+def test_voices_list_their_openai_names(client: httpx.Client) -> None:
     voices = client.get("/v1/voices", params={"model": "hibari"}).json()
     assert [v["id"] for v in voices] == ["heart"]
     assert "alloy" in voices[0]["openai_names"]
@@ -270,7 +270,7 @@ def test_status_has_the_fields_of_the_old_containers(client: httpx.Client) -> No
     assert status["loaded"] is True
 
 
-def test_a_body_that_drips_has_an_end(start_daemon: StartDaemon) -> None:
+def test_a_slow_body_has_a_deadline(start_daemon: StartDaemon) -> None:
     """Each chunk is in time, but the whole body is too late."""
     daemon = start_daemon({"timeouts.body": 30, "timeouts.upload": 1})
     with socket.create_connection(daemon.address, DEADLINE_S) as client:

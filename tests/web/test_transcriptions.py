@@ -96,7 +96,7 @@ def test_a_stream_ends_with_all_of_it(client: openai.OpenAI, spoken: bytes) -> N
     assert plain(done.text) == plain(SAID)
 
 
-def test_what_it_cannot_hear_is_refused(client: openai.OpenAI, spoken: bytes) -> None:
+def test_unsupported_languages_are_refused(client: openai.OpenAI, spoken: bytes) -> None:
     with pytest.raises(openai.UnprocessableEntityError, match="models pull") as chinese:
         client.audio.transcriptions.create(model="whisper-1", file=("said.mp3", spoken), language="zh")
     assert chinese.value.param == "language"
@@ -123,7 +123,7 @@ def test_a_recording_in_chinese_is_no_english(
         assert word in error["message"]
 
 
-def test_a_guess_is_no_transcript_of_a_voice(awake: DaemonProcess, chinese: bytes) -> None:
+def test_an_uncertain_transcript_is_not_used_for_a_voice(awake: DaemonProcess, chinese: bytes) -> None:
     form, sample = {"name": "Bei", "consent": "our own"}, {"audio_sample": ("bei.mp3", chinese)}
     answer = awake.shared_client.post("/v1/audio/voices", data=form, files=sample)
     assert answer.status_code == 400, answer.text
@@ -142,7 +142,7 @@ def test_silence_has_no_words(client: openai.OpenAI) -> None:
     assert heard.text == ""
 
 
-def test_a_voice_without_transcript_is_written_down(client: openai.OpenAI, spoken: bytes) -> None:
+def test_a_voice_without_a_transcript_is_transcribed(client: openai.OpenAI, spoken: bytes) -> None:
     made = client.audio.voices.create(name="Heart", consent="our own", audio_sample=("said.mp3", spoken))
     mine = client.get(f"/audio/voices/{made.id}", cast_to=object)
     assert isinstance(mine, dict)
@@ -151,7 +151,7 @@ def test_a_voice_without_transcript_is_written_down(client: openai.OpenAI, spoke
         client.audio.voices.create(name="Silent", consent="yes", audio_sample=("hum.wav", wav(0.01 * hum())))
 
 
-def test_an_edit_needs_no_large_model_where_a_small_one_can(awake: DaemonProcess, spoken: bytes) -> None:
+def test_small_edits_do_not_load_the_large_model(awake: DaemonProcess, spoken: bytes) -> None:
     form = {"mode": "speed", "edit_info": "more faster", "response_format": "mp3"}
     answer = awake.shared_client.post("/v1/audio/edits", data=form, files={"file": spoken})
     assert answer.headers["X-StepAudio-Model"] == "studio"

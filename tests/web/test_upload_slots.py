@@ -17,7 +17,7 @@ async def _nothing() -> AsyncIterator[bytes]:
     yield b""
 
 
-def test_a_body_gives_way_also_at_the_moment_when_its_time_is_up() -> None:
+def test_a_body_loses_its_slot_even_at_the_moment_of_its_deadline() -> None:
     async def body() -> None:
         settings = Settings(limits=Limits(concurrency=1, max_queue=0), timeouts=Timeouts(upload=0.3))
         places = UploadSlots(lambda: settings)

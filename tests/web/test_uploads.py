@@ -61,7 +61,7 @@ class Upload:
             return answer.read()
 
 
-def test_no_more_recordings_are_taken_than_can_be_worked_on(start_daemon: StartDaemon) -> None:
+def test_the_number_of_concurrent_uploads_is_limited(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"engine": "auto", "limits.min_rate": 1, **ONE_AT_A_TIME})
     client = daemon.shared_client
     files = {"file": ("a.wav", HUM)}
@@ -84,7 +84,7 @@ def test_no_more_recordings_are_taken_than_can_be_worked_on(start_daemon: StartD
     assert client.post("/v1/audio/edits", data={"mode": "denoise"}, files=files).status_code == 200
 
 
-def test_an_upload_that_has_stopped_gives_its_place_to_the_next(start_daemon: StartDaemon) -> None:
+def test_a_stalled_upload_loses_its_slot_to_the_next(start_daemon: StartDaemon) -> None:
     """Also if the next arrives before the first is known to have stopped."""
     daemon = start_daemon({"engine": "auto", **ONE_AT_A_TIME})
     assert Upload(daemon).finish().startswith(b"HTTP/1.1 200 ")  # whatever is imported once is there
@@ -105,7 +105,7 @@ def test_a_form_without_its_end_is_refused(start_daemon: StartDaemon) -> None:
         assert "closing boundary" in answer.json()["error"]["message"]
 
 
-def test_a_long_text_is_taken_apart_on_the_disk_and_put_together(start_daemon: StartDaemon) -> None:
+def test_a_long_text_field_is_spooled_and_read_back(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"engine": "auto"})
     edit = json.dumps({"mode": "denoise", "input_audio_base64": base64.b64encode(HUM).decode()})
     bodies = [f'{{"input": "x", {" " * spaces}"step_audio": {edit}}}' for spaces in (0, 300_000)]
@@ -126,7 +126,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_is_said_and_loses_nothing(start_daemon: StartDaemon, small_disk: Path) -> None:
+def test_a_full_disk_is_reported_and_loses_nothing(start_daemon: StartDaemon, small_disk: Path) -> None:
     daemon = start_daemon({"engine": "auto"}, environ={"TMPDIR": str(small_disk)})
     client = daemon.shared_client
     long = wav(hum(9.0))
@@ -141,7 +141,7 @@ def test_a_full_disk_is_said_and_loses_nothing(start_daemon: StartDaemon, small_
     assert list(small_disk.iterdir()) == []
 
 
-def test_a_response_that_is_not_read_keeps_no_place(start_daemon: StartDaemon) -> None:
+def test_an_unread_response_holds_no_slot(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"engine": "auto", "limits.concurrency": 1, "limits.max_queue": 1})
     said = "One more sentence of a text that is too long for the memory. " * 1200
     body = json.dumps({"model": "hibari", "voice": "heart", "input": said, "response_format": "pcm"})

@@ -22,43 +22,23 @@ PUBLISHED_BYTES = 9_200_000_000
 TORCH = ("torch", "tokenizers", "safetensors")
 
 
-@dataclass(frozen=True)
-class Configured:
-    """The daemon's configuration, or its errors.
-
-    Attributes:
-        path: the file.
-        settings: None if the configuration is invalid.
-        errors: one line per error.
-    """
-
-    path: Path
-    settings: Settings | None
-    errors: str = ""
-
-    @classmethod
-    def read(cls, path: Path | None, environ: Mapping[str, str]) -> Configured:
-        try:
-            return cls(path or DEFAULT_PATH, load(path, environ=environ))
-        except ConfigError as error:
-            return cls(path or DEFAULT_PATH, None, error.message)
-
-    def findings(self, account: Account | None) -> Iterator[Finding]:
-        if self.errors:
-            for line in self.errors.splitlines():
-                yield problem(
-                    "configuration", line, f"correct it; until then every request gets 503 ({self.path})"
-                )
-        elif not self.path.exists():
-            yield ok("configuration", f"{self.path} doesn't exist, so the defaults apply")
-        elif account is not None and account.may(self.path, os.R_OK) is False:
-            yield problem(
-                "configuration",
-                f"the user {account.name} may not read {self.path}",
-                f"chmod a+r {self.path}",
-            )
-        else:
-            yield ok("configuration", f"{self.path} is valid")
+def read_configuration(
+    path: Path | None, environ: Mapping[str, str], account: Account | None
+) -> tuple[Settings | None, list[Finding]]:
+    """Read the configuration as the daemon does; None if it is invalid."""
+    file = path or DEFAULT_PATH
+    try:
+        settings = load(path, environ=environ)
+    except ConfigError as error:
+        advice = f"correct it; until then every request gets 503 ({file})"
+        return None, [problem("configuration", line, advice) for line in error.message.splitlines()]
+    if not file.exists():
+        found = ok("configuration", f"{file} doesn't exist, so the defaults apply")
+    elif account is not None and account.may(file, os.R_OK) is False:
+        found = problem("configuration", f"the user {account.name} may not read {file}", f"chmod a+r {file}")
+    else:
+        found = ok("configuration", f"{file} is valid")
+    return settings, [found]
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,13 @@ class Card:
     free_bytes: int
     total_bytes: int
 
+    @property
+    def title(self) -> str:
+        return f"GPU {self.index}"
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.free_bytes / GIB:.1f} of {self.total_bytes / GIB:.1f} GiB free"
+
 
 @dataclass(frozen=True)
 class Gpus:
@@ -87,7 +94,7 @@ class Gpus:
             yield unknown("GPU memory", "unknown: nvidia-smi isn't installed or failed")
         elif not needed_bytes:
             for card in cards:
-                yield ok(_title(card), f"{_memory(card)}; {reason}")
+                yield ok(card.title, f"{card}; {reason}")
         else:
             yield from _memory_findings(cards, needed_bytes, reason)
 
@@ -132,7 +139,6 @@ class Gpus:
 
 
 def torch_findings(driver: str) -> Iterator[Finding]:
-    """Check whether the installed torch can use the driver."""
     try:
         version = metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -190,7 +196,7 @@ def visible(cards: list[Card] | None, setting: str | None) -> list[Card] | None:
 def _memory_findings(cards: list[Card], needed_bytes: int, reason: str) -> Iterator[Finding]:
     best = max(cards, key=lambda card: card.free_bytes)
     for card in cards:
-        yield ok(_title(card), _memory(card))
+        yield ok(card.title, str(card))
     needs = f"{reason} needs about {needed_bytes / GIB:.1f} GiB"
     if best.free_bytes >= needed_bytes:
         yield ok("GPU memory", f"{needs}, which is free")
@@ -206,14 +212,6 @@ def _memory_findings(cards: list[Card], needed_bytes: int, reason: str) -> Itera
             f"{needs}, and the largest GPU has {best.total_bytes / GIB:.1f} GiB",
             'quantization = "int8" or "int4" under [step_audio] needs less',
         )
-
-
-def _title(card: Card) -> str:
-    return f"GPU {card.index}"
-
-
-def _memory(card: Card) -> str:
-    return f"{card.name}, {card.free_bytes / GIB:.1f} of {card.total_bytes / GIB:.1f} GiB free"
 
 
 def _line(path: Path) -> str:

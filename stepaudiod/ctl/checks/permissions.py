@@ -19,8 +19,6 @@ DAEMON = "stepaudio"
 
 @dataclass(frozen=True)
 class Account:
-    """A user with its groups."""
-
     name: str
     uid: int
     gids: frozenset[int]

@@ -54,7 +54,6 @@ class Units:
         return cls(service, {unit["Id"]: unit for unit in units if "Id" in unit})
 
     def of(self, kind: str) -> dict[str, str]:
-        """The properties of the daemon's `service` or `socket`."""
         return self.properties.get(f"{self.service}.{kind}", {})
 
     @property

@@ -121,7 +121,6 @@ class Pull:
         return listing
 
     def _plan(self, repository: Repository, listing: Listing) -> Plan:
-        """Compare the local files with the listing."""
         folder = self._root / repository.folder
         if folder.is_symlink():
             raise WrongUsage(
@@ -148,13 +147,11 @@ class Pull:
                 path.unlink()
 
     def _is_current(self, path: Path, file: RemoteFile) -> bool:
-        """Whether the local file is the hub's."""
         if not path.is_file() or path.stat().st_size != file.size_bytes:
             return False
         return file.digest is None or self._digest(path, file) == file.digest.value
 
     def _digest(self, path: Path, file: RemoteFile) -> str:
-        """Compute the digest, with progress."""
         algorithm = file.digest.algorithm if file.digest else "sha256"
         return digests.digest(path, algorithm, partial(self._progress.add, Path(file.path).name))
 
@@ -175,7 +172,6 @@ class Pull:
         return needed_bytes
 
     def _fetch(self, plans: list[Plan]) -> None:
-        """Download the missing files."""
         total_bytes = sum(file.size_bytes for plan in plans for file in plan.missing)
         done_bytes = 0
         for plan in plans:
@@ -187,7 +183,6 @@ class Pull:
                 done_bytes += file.size_bytes
 
     def _fetch_one(self, plan: Plan, file: RemoteFile, parts: Path, before_bytes: int) -> None:
-        """Download and verify one file."""
         name = plan.repository.id(self._source.name)
         path = self._source.fetch(
             name,

@@ -97,7 +97,6 @@ def _manifests(model: PublishedModel, root: Path) -> tuple[list[tuple[Repository
 
 
 def _check_files(folder: Path, found: Manifest, progress: Progress) -> Iterator[Problem]:
-    """Check the files of one folder against its manifest."""
     for name, record in found.files.items():
         path = folder / name
         if problem := _check_size(path, record.size_bytes):
@@ -117,7 +116,6 @@ def _check_size(path: Path, size_bytes: int) -> Problem | None:
 
 
 def _structure(model: PublishedModel, root: Path) -> Iterator[Problem]:
-    """Check the files' headers."""
     if model is STEP_AUDIO:
         for error in Checkpoint(root).problems():
             yield Problem("", _without_advice(error))

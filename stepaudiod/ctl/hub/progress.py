@@ -23,7 +23,6 @@ class Progress:
         self.start("", 0, 0)
 
     def show(self, text: str) -> None:
-        """Show an activity without a count."""
         self._terminal.progress(text)
 
     def start(self, verb: str, done_bytes: int, total_bytes: int) -> None:
@@ -57,7 +56,6 @@ class Progress:
 
 
 def size(size_bytes: float) -> str:
-    """Format a size in powers of ten, as on disks."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size_bytes >= factor:
             return f"{size_bytes / factor:.1f} {unit}"

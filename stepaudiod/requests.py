@@ -14,14 +14,10 @@ class Recording(NamedTuple):
     Attributes:
         path: where it lies; gone when the response begins.
         transcript: what it says; "" where the client didn't tell.
-        param: the request field that errors about it name.
-        transcript_param: the same for its transcript.
     """
 
     path: str
     transcript: str = ""
-    param: str = "file"
-    transcript_param: str = "transcript"
 
 
 class SpeechRequest(NamedTuple):

@@ -84,7 +84,7 @@ class Limits:
 def decode(
     source: bytes | Path,
     limits: Limits | None = None,
-    param: str = "file",
+    param: str = "recording",
     is_unwanted: Callable[[], bool] = lambda: False,
 ) -> tuple[Waveform, int]:
     """Decode a recording in this process, see `decode_into`.

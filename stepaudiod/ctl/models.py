@@ -138,9 +138,9 @@ def _models_folder(arguments: argparse.Namespace, terminal: Terminal) -> Path:
 
 def _pull(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
     from stepaudiod.ctl.hub.catalog import find
+    from stepaudiod.ctl.hub.clients import open_source
     from stepaudiod.ctl.hub.download import Pull
     from stepaudiod.ctl.hub.progress import Progress, size
-    from stepaudiod.ctl.hub.sources import open_source
 
     model = find(arguments.model)
     if arguments.endpoint and not arguments.endpoint.startswith(("http://", "https://")):

@@ -98,13 +98,11 @@ class AudioToolsEngine:
             yield rest
         removers = [stage for stage in stages if isinstance(stage, SilenceRemover)]
         if removers:
-            _require_speech(removers[0], request.recording.param)
+            _require_speech(removers[0], "recording")
             removed = sum(remover.removed_samples for remover in removers)
             yield Facts({"removed_seconds": round(removed / self.sample_rate, 3)})
         elif not samples:
-            raise InvalidRequest(
-                "The recording is empty. Send one with sound in it.", request.recording.param
-            )
+            raise InvalidRequest("The recording is empty. Send one with sound in it.", "recording")
 
     def _stages(self, request: EditRequest) -> tuple[list[Stage], dict[str, str | int | float]]:
         """One instance of the edit per iteration, and the facts that are known before it begins."""

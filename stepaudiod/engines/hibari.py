@@ -100,7 +100,7 @@ class HibariEngine:
                     spoke = True
                     yield joined
         if not spoke:
-            raise InvalidRequest("The input has nothing in it that this voice can say.", "input")
+            raise InvalidRequest("The input has nothing in it that this voice can say.", "text")
 
     def _phonemes(self, text: str) -> str:
         return str(self._g2p(normalize_english(clean(text))))

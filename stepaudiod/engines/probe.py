@@ -32,7 +32,7 @@ class RecordingProbe:
         Raises:
             InvalidRequest: it is silent, or too short.
         """
-        param = request.recording.param
+        param = "recording"
         if clip.duration_s < SHORTEST_S:
             raise InvalidRequest(
                 f"The recording is {clip.duration_s:.2f} s long; at least {SHORTEST_S} s are needed.", param

@@ -94,7 +94,7 @@ def require_speakable(engine: EngineDescription, text: str) -> None:
         Unsupported: it is in a language that the engine doesn't speak.
     """
     if not is_speakable(text):
-        raise InvalidRequest("The input has nothing to say: it needs at least one letter or digit.", "input")
+        raise InvalidRequest("The input has nothing to say: it needs at least one letter or digit.", "text")
     languages = engine.capabilities.languages
     spoken = _listed(languages)
     if "zh" not in languages and has_chinese(text):
@@ -102,7 +102,7 @@ def require_speakable(engine: EngineDescription, text: str) -> None:
             f"The engine {engine.name} speaks {spoken} only, and the input has Chinese in it. For Chinese, "
             'use the model "kokoro"; where /v1/models does not list it, install the Kokoro voices first: '
             "pip install 'stepaudiod[kokoro]', or apt install stepaudiod-voices.",
-            "input",
+            "text",
         )
     main = main_language(text)
     if main not in languages or not has_letters_of(text, languages):
@@ -111,5 +111,5 @@ def require_speakable(engine: EngineDescription, text: str) -> None:
         raise Unsupported(
             f"The engine {engine.name} speaks {spoken}, and the input is {language}. "
             "Send text in a language that it speaks, or use a model whose languages include this one.",
-            "input",
+            "text",
         )

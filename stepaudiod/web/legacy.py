@@ -120,7 +120,7 @@ async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> 
     for param, text in (("input", form.input), *((ABOVE + n, getattr(options, n)) for n in TRANSCRIPTS)):
         check_length(text or "", settings, param)
     headers = metadata_headers(form.metadata or {})
-    sources = Sources(options, request.scope["state"]["spool"], settings)
+    sources = Sources(request, options)
     await sources.decode_rest()
     if options.mode == "clone":
         plan = await _clone(request, form, sources)
@@ -153,10 +153,11 @@ class Plan(NamedTuple):
 class Sources:
     """The recordings of a request: of several for one purpose a file wins, then base64, then a URL."""
 
-    def __init__(self, options: StepAudioForm, spool: Spool, settings: Settings) -> None:
+    def __init__(self, request: Request, options: StepAudioForm) -> None:
+        self._request = request
         self._options = options
-        self._spool = spool
-        self._settings = settings
+        self._spool: Spool = request.scope["state"]["spool"]
+        self._settings: Settings = request.app.state.settings()
 
     async def decode_rest(self) -> None:
         """Decode base64 that was escaped, so that it was not recognised while the body was read."""
@@ -189,7 +190,8 @@ class Sources:
             await self._fetch(name)
         path = self._spool.uploads[name].path
         said = getattr(self._options, transcript) or ""
-        return Recording(str(path), said, param=name, transcript_param=ABOVE + transcript)
+        name_params(self._request, {"recording": name, "transcript": ABOVE + transcript})
+        return Recording(str(path), said)
 
     async def _fetch(self, name: str) -> None:
         if not self._settings.allow_url_fetch:

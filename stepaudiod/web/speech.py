@@ -9,6 +9,7 @@ from stepaudiod.config import Settings
 from stepaudiod.web import legacy
 from stepaudiod.web.body import check, check_length
 from stepaudiod.web.endpoint import SPEECH, WORKS, endpoint
+from stepaudiod.web.errors import name_params
 from stepaudiod.web.ignored_fields import ignored
 from stepaudiod.web.inline import read_json
 from stepaudiod.web.resolve import resolve_speech
@@ -36,6 +37,7 @@ async def speech(request: Request) -> Response:
     if legacy.is_old(body):
         return await legacy.answer(request, body)
     form = check(SpeechForm, body)
+    name_params(request, {"text": "input"})
     check_length(form.input, settings)
     resolved = resolve_speech(request, form)
     echo = legacy.echoed(form.metadata)

@@ -14,6 +14,7 @@ from stepaudiod.errors import InvalidRequest
 from stepaudiod.requests import Recording, Result, Segment, TranscriptionRequest
 from stepaudiod.web.body import read_multipart
 from stepaudiod.web.endpoint import EVENTS, JSON, TEXT, TRANSCRIPTIONS, WORKS, Answer, endpoint
+from stepaudiod.web.errors import name_params
 from stepaudiod.web.ignored_fields import IGNORED, ignored
 from stepaudiod.web.resolve import MODEL, engine_for
 from stepaudiod.web.schemas import TranscriptionForm
@@ -46,6 +47,7 @@ VTT = "text/vtt; charset=utf-8"
 async def transcriptions(request: Request) -> Response:
     """Write down what a recording says, in OpenAI's form."""
     form, uploads = await read_multipart(request, TranscriptionForm)
+    name_params(request, {"recording": "file"})
     engine = engine_for(request.app.state.service, form.model, "transcribe")
     if form.stream and form.response_format not in ("json", "text"):
         raise InvalidRequest("Only json and text can be streamed.", "response_format")

@@ -21,6 +21,7 @@ from stepaudiod.requests import Recording, Segment, TranscriptionRequest, Voice
 from stepaudiod.voice_library import StoredVoice, VoiceLibrary
 from stepaudiod.web.body import read_multipart
 from stepaudiod.web.endpoint import BYTES, JSON, NAMES_A_MODEL, VOICES, WORKS, Answer, Parameter, endpoint
+from stepaudiod.web.errors import name_params
 from stepaudiod.web.ignored_fields import IGNORED, ignored
 from stepaudiod.web.resolve import caller_of, find_engine
 from stepaudiod.web.schemas import VoiceForm
@@ -89,7 +90,8 @@ async def create(request: Request) -> Response:
     sample = uploads["audio_sample"]
     library = _library(request)
     library.require_free(form.name)
-    recording = Recording(str(sample.path), form.transcript, "audio_sample")
+    name_params(request, {"recording": "audio_sample"})
+    recording = Recording(str(sample.path), form.transcript)
     try:
         heard = await while_connected(request.receive, _listen(request, recording))
     except ClientDisconnect:

@@ -67,7 +67,7 @@ class Decoders:
         self,
         path: Path,
         limits: dict[str, Any] | None = None,
-        param: str = "file",
+        param: str = "recording",
         is_unwanted: Callable[[], bool] = lambda: False,
     ) -> tuple[Waveform, int]:
         """Read a recording.

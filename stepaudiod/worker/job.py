@@ -84,9 +84,7 @@ class Job:
         """Decode the recording; its error is raised by the first step."""
         with decoding:
             try:
-                decoded = decoders.decode(
-                    Path(recording.path), limits, recording.param, self._is_closed.is_set
-                )
+                decoded = decoders.decode(Path(recording.path), limits, is_unwanted=self._is_closed.is_set)
                 from stepaudiod.engines.base import Clip
 
                 self._clip = Clip(*decoded)

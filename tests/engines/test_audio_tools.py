@@ -134,7 +134,7 @@ def test_a_recording_without_speech_is_refused(edit: RunEdit) -> None:
     for waveform in (np.zeros(3 * VOICE_RATE, np.float32), np.zeros(0, np.float32)):
         with pytest.raises(InvalidRequest, match="no speech") as refusal:
             edit(waveform, "vad")
-        assert refusal.value.param == "file"
+        assert refusal.value.param == "recording"
 
 
 @pytest.mark.parametrize("info", TEMPOS)

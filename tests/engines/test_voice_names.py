@@ -44,13 +44,13 @@ def test_an_unknown_voice_is_told_whom_to_ask_for() -> None:
 def test_nothing_to_say_is_the_inputs_fault(text: str) -> None:
     with pytest.raises(InvalidRequest, match="nothing to say") as raised:
         require_speakable(HIBARI, text)
-    assert raised.value.param == "input"
+    assert raised.value.param == "text"
 
 
 def test_chinese_for_the_english_voice_says_what_would_make_it_possible() -> None:
     with pytest.raises(Unsupported, match=r"stepaudiod\[kokoro\]") as raised:
         require_speakable(HIBARI, "Hello 世界")
-    assert raised.value.param == "input"
+    assert raised.value.param == "text"
 
 
 @pytest.mark.parametrize(

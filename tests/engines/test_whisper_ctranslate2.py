@@ -242,7 +242,7 @@ def test_chinese_is_refused_before_a_word_of_it_is_made_up(
     heard = []
     with pytest.raises(Unsupported, match=r"knows English only.*models pull whisper") as refusal:
         heard += list(tiny.transcribe(TranscriptionRequest(Recording("clip.wav")), clip))
-    assert refusal.value.param == "file"
+    assert refusal.value.param == "recording"
     assert heard == []
 
 

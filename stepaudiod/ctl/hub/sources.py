@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
-from stepaudiod.ctl.errors import ClientMissing, HubRefused, Unreachable
+from stepaudiod.ctl.errors import HubRefused, Unreachable
 from stepaudiod.ctl.hub.digests import Digest
 
-CLIENTS = {"huggingface": "huggingface_hub", "modelscope": "modelscope_hub"}
 TOKENS = {"huggingface": "HF_TOKEN", "modelscope": "MODELSCOPE_API_TOKEN"}
 MIRRORS = {"huggingface": "HF_ENDPOINT", "modelscope": "MODELSCOPE_ENDPOINT"}
 
@@ -60,32 +58,6 @@ class Source(Protocol):
         self, repository: str, revision: str, file: RemoteFile, scratch: Path, received: Received
     ) -> Path:
         """Download one file to the scratch folder, resuming an earlier pull; return its path."""
-
-
-def open_source(name: str, endpoint: str | None) -> Source:
-    """Open a hub by its name.
-
-    Args:
-        name: `huggingface` or `modelscope`.
-        endpoint: another server; None is the client's default.
-
-    Raises:
-        ClientMissing: the hub's client isn't installed.
-    """
-    if find_spec(CLIENTS[name]) is None:
-        package = CLIENTS[name].replace("_", "-")
-        raise ClientMissing(
-            f"Pulling from {name} needs its client {package} where stepaudioctl runs: "
-            "pip install 'stepaudiod[hub]'. The Debian runtimes with torch have it. Or copy the files by "
-            "hand, as described in the README under Models."
-        )
-    if name == "modelscope":
-        from stepaudiod.ctl.hub.modelscope import ModelScope
-
-        return ModelScope(endpoint)
-    from stepaudiod.ctl.hub.huggingface import HuggingFace
-
-    return HuggingFace(endpoint)
 
 
 def unreachable(source: Source, error: BaseException) -> Unreachable:

@@ -139,7 +139,7 @@ class KokoroEngine:
                     spoke = True
                     yield joined
         if not spoke:
-            raise InvalidRequest("The input has nothing in it that this voice can say.", "input")
+            raise InvalidRequest("The input has nothing in it that this voice can say.", "text")
 
     @staticmethod
     def _language_without_letters(voice: str, text: str) -> str:

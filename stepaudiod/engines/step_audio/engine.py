@@ -44,7 +44,6 @@ from stepaudiod.errors import EngineUnavailable, InvalidRequest
 from stepaudiod.requests import (
     EditRequest,
     Facts,
-    Recording,
     SpeechRequest,
 )
 from stepaudiod.temp_dirs import UNFINISHED, TempDir, sweep
@@ -181,7 +180,7 @@ class StepAudioEngine:
             SynthesisFailed: the output can't be used, twice.
         """
         change = request.edit
-        with renaming_params(Recording("", param="voice", transcript_param="voice")):
+        with renaming_params("voice", "voice"):
             yield from self._say(request, self._library_voice(request.voice), change, {})
 
     def clone(self, request: SpeechRequest, reference: Clip) -> Iterator[Waveform | Facts]:
@@ -197,11 +196,11 @@ class StepAudioEngine:
         assert recording is not None
         key = self._key(reference.waveform.tobytes() + recording.transcript.encode(errors="replace"))
         if key not in self._references:
-            with renaming_params(recording):
+            with renaming_params():
                 self._remember(key, self._encode(reference, recording.transcript.strip()))
         encoded = self._recall(key)
         facts = {} if recording.transcript.strip() else self._transcript_facts(encoded.transcript)
-        with renaming_params(recording):
+        with renaming_params():
             yield from self._say(request, encoded, change, facts)
 
     def edit(self, request: EditRequest, clip: Clip) -> Iterator[Waveform | Facts]:
@@ -216,10 +215,10 @@ class StepAudioEngine:
         facts: dict[str, str | int | float] = {}
         said = request.recording.transcript.strip()
         if edit.needs_transcript and not said and clip.duration_s <= MAX_SECONDS:
-            with renaming_params(request.recording):
+            with renaming_params():
                 said = self._transcribe(clip)
             facts = self._transcript_facts(said)
-        with renaming_params(request.recording):
+        with renaming_params():
             synthesis = self._pipeline.edit(
                 clip.waveform,
                 clip.sample_rate,
@@ -251,7 +250,7 @@ class StepAudioEngine:
         file = path.parent / f"{key}.safetensors"
         reference = _read(file)
         if reference is None:
-            with renaming_params(Recording(str(path), param="voice", transcript_param="voice")):
+            with renaming_params("voice", "voice"):
                 reference = self._encode(Clip(*self.decode(path)), voice.transcript)
             _write(reference, file)
         self._remember(key, reference)

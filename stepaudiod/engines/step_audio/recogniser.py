@@ -23,15 +23,14 @@ UNSURE = "The recogniser {} isn't sure what the recording says. Send its transcr
 
 
 @contextmanager
-def renaming_params(recording: Recording) -> Iterator[None]:
-    """Replace the model's parameter names in errors by the request's fields."""
-    params = {
-        "waveform": recording.param,
-        "file": recording.param,
-        "transcript": recording.transcript_param,
-        "text": "input",
-        "edit": "mode",
-    }
+def renaming_params(recording: str = "recording", transcript: str = "transcript") -> Iterator[None]:
+    """Replace the model's parameter names in errors by fields of a request.
+
+    Args:
+        recording: the field of the waveform.
+        transcript: the field of its transcript.
+    """
+    params = {"waveform": recording, "recording": recording, "transcript": transcript, "edit": "kind"}
     try:
         yield
     except InvalidRequest as error:

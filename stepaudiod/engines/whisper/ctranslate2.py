@@ -125,7 +125,7 @@ class WhisperTinyEngine:
         prompt = self._prompt(request.prompt)
         check = EnglishCheck(
             "whisper-tiny.en",
-            request.recording.param,
+            "recording",
             "the logarithm of the odds for English",
             LEAST_LOG_ODDS,
         )

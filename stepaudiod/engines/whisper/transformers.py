@@ -148,7 +148,7 @@ class WhisperEngine:
             yield Facts({"language": request.language})
         check = EnglishCheck(
             self._name,
-            request.recording.param,
+            "recording",
             "the mean log-probability of the transcript",
             LEAST_OF_ENGLISH,
             AT_THE_ENDS,

@@ -162,8 +162,8 @@ def ctl(hand_started: HandStarted, programs: Path) -> Ctl:
 
 @pytest.fixture(scope="session")
 def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandStarted]:
-    """One daemon for the tests that leave no trace in it."""
-    daemon = HandStarted(tmp_path_factory.mktemp("daemon"), {})
+    """One daemon for the tests that leave no trace in it; it waits for them, whatever runs in between."""
+    daemon = HandStarted(tmp_path_factory.mktemp("daemon"), {"idle_timeout": "never"})
     yield daemon
     daemon.end()
 

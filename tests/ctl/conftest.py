@@ -162,8 +162,8 @@ def ctl(hand_started: HandStarted, programs: Path) -> Ctl:
 
 @pytest.fixture(scope="session")
 def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HandStarted]:
-    """One daemon for the tests that don't change it."""
-    daemon = HandStarted(tmp_path_factory.mktemp("daemon"), {})
+    """One daemon, which never sleeps, for the tests that don't change it."""
+    daemon = HandStarted(tmp_path_factory.mktemp("daemon"), {"idle_timeout": "never"})
     yield daemon
     daemon.end()
 

@@ -11,5 +11,3 @@ MEDIA_TYPES = {
     "pcm": "audio/pcm",
 }
 """Format name to media type. `pcm` is 24 kHz, 16 bit, little-endian, mono, without a header."""
-
-DEFAULT_FORMAT = "mp3"

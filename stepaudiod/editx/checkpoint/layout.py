@@ -13,7 +13,6 @@ import os
 import stat
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,12 +116,6 @@ class Checkpoint(NamedTuple):
     def size_bytes(self) -> int:
         """How much loading reads."""
         return sum(path.stat().st_size for path in self.files())
-
-    def prefetch(self) -> None:
-        """Ask the kernel to read every file; returns at once, so that imports can go on meanwhile."""
-        for path in self.files():
-            with suppress(OSError), path.open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def encoder_key(self) -> str:
         """Name what encodes recordings: references encoded under another key have to be encoded again."""

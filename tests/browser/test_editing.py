@@ -121,7 +121,9 @@ def test_a_voice_is_added_used_exported_renamed_deleted_and_imported(
     browser.write("#voice_name input, #voice_name textarea", "Aunt Mei")
     browser.write("#voice_transcript textarea", "hm hm")
     browser.click("#voice_add")
-    assert "tick that the speaker agrees" in browser.wait(lambda: browser.text("#voice_result [role=alert]"))
+    assert "tick the box if the speaker agrees" in browser.wait(
+        lambda: browser.text("#voice_result [role=alert]")
+    )
     browser.click("#voice_consent input")
     browser.click("#voice_add")
     browser.wait(lambda: "Added: Aunt Mei." in browser.text("#voice_result [role=status]"))

@@ -46,13 +46,7 @@ PREFLIGHT_AGE_S = "600"
 
 
 class Access:
-    """Passes a request on, or answers it with an error.
-
-    Args:
-        app: the application.
-        settings: returns the current configuration.
-        keys: returns the current API keys.
-    """
+    """Passes a request on, or answers it with an error."""
 
     def __init__(self, app: ASGIApp, settings: Callable[[], Settings], keys: Callable[[], ApiKeys]) -> None:
         self._app = app
@@ -61,9 +55,6 @@ class Access:
         self._refusals = LogRateLimit(log, REFUSED_LINES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         headers = Headers(scope=scope)
         name = self._caller(headers)
         scope["state"]["caller"] = name or ""
@@ -214,7 +205,7 @@ async def _refusal(error: StepaudiodError, scope: Scope, headers: Headers) -> Re
 
 
 def _preflight(headers: Headers) -> Response:
-    """The answer to a browser's preflight request for a page of an allowed origin."""
+    """The answer to a browser's preflight request (CORS) for a page of an allowed origin."""
     allowed = {"Access-Control-Allow-Methods": METHODS, "Access-Control-Max-Age": PREFLIGHT_AGE_S}
     if wanted := headers.get("access-control-request-headers"):
         allowed["Access-Control-Allow-Headers"] = wanted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from pydantic import BaseModel
@@ -39,21 +40,12 @@ RECORDING = (
     "(limits.max_sample_rate)"
 )
 REQUEST_ID_HEADER = Parameter(
-    "X-Request-Id",
-    "header",
-    "an id for the request",
-    "my-request-1",
-    f"^{REQUEST_ID.pattern.decode()}$",
+    "X-Request-Id", "header", "an id for the request", "my-request-1", f"^{REQUEST_ID.pattern.decode()}$"
 )
 
 
 def build(routes: Sequence[BaseRoute], settings: Settings) -> Table:
-    """The document of an application.
-
-    Args:
-        routes: what it serves; those that are not endpoints are left out.
-        settings: for the configured limits.
-    """
+    """The document of the endpoints among an application's routes, with the configured limits."""
     endpoints = [route for route in routes if isinstance(route, Endpoint)]
     declarations = [each.declaration for each in endpoints]
     schemas = _schemas(endpoints)
@@ -94,17 +86,15 @@ class _Plain(GenerateJsonSchema):
     """Leaves out the title of each field, which only repeats its name."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
-        """Never."""
         return False
 
 
 def _schemas(endpoints: list[Endpoint]) -> Table:
-    """Every schema that these endpoints name."""
     forms = {form for each in endpoints for form in each.declaration.body}
     names = {
         name
         for each in endpoints
-        for answer in each.declaration.answers.values()
+        for answer in each.answers.values()
         for schemas in answer.contents.values()
         for name in schemas
     }
@@ -153,7 +143,7 @@ def _operation(endpoint: Endpoint, schemas: Table) -> Table:
         status: {"$ref": f"#/components/responses/{responses.error_name(status)}"}
         for status in responses.statuses(declaration.errors)
     }
-    found |= {status: _answer(answer, schemas) for status, answer in declaration.answers.items()}
+    found |= {status: _answer(answer, schemas) for status, answer in endpoint.answers.items()}
     table["responses"] = {str(status): found[status] for status in sorted(found)}
     return table
 
@@ -171,7 +161,6 @@ def _parameter(parameter: Parameter) -> Table:
 
 
 def _body(forms: tuple[type[Form], ...], schemas: Table) -> Table:
-    """JSON, or a multipart form."""
     first = forms[0]
     setting = "max_upload" if first.files else "max_body"
     content: Table = {"schema": _any_of([form.__name__ for form in forms])}
@@ -188,7 +177,6 @@ def _body(forms: tuple[type[Form], ...], schemas: Table) -> Table:
 
 
 def _answer(answer: Answer, schemas: Table) -> Table:
-    """A response other than an error."""
     described = answer.description or " ".join(
         schemas[name]["description"] for names in answer.contents.values() for name in names
     )
@@ -205,7 +193,6 @@ def _answer(answer: Answer, schemas: Table) -> Table:
 
 
 def _content(media_type: str, names: tuple[str, ...]) -> Table:
-    """The schema of one media type of an answer."""
     if media_type == EVENTS:
         return _events(names)
     if names:
@@ -237,7 +224,7 @@ def _configured(node: Any, settings: Settings) -> Any:
     if isinstance(node, dict):
         table = {key: _configured(value, settings) for key, value in node.items() if key != "x-setting"}
         if setting := node.get("x-setting"):
-            limit = _value(settings, setting)
+            limit = attrgetter(setting)(settings)
             for schema in [each for each in table.get("anyOf", [table]) if each.get("type") == "string"]:
                 schema["maxLength"] = limit
             table["description"] = f"{table['description']}; at most {limit} characters ({setting})"
@@ -247,11 +234,3 @@ def _configured(node: Any, settings: Settings) -> Any:
     if isinstance(node, str) and "{limits." in node:
         return node.format(limits=settings.limits)
     return node
-
-
-def _value(settings: Settings, setting: str) -> Any:
-    """The value of a key path such as `limits.max_text`."""
-    value: Any = settings
-    for name in setting.split("."):
-        value = getattr(value, name)
-    return value

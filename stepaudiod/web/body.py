@@ -50,7 +50,6 @@ class Upload(NamedTuple):
     """A file of a form, on disk."""
 
     path: Path
-    filename: str
     size_bytes: int
 
 
@@ -59,7 +58,7 @@ class Spool:
     """The files of one request, in a temporary directory."""
 
     places: UploadSlots
-    arrival: Arrival | None = None
+    arrival: Arrival
     folder: TempDir | None = None
     uploads: dict[str, Upload] = field(default_factory=dict)
     is_open: bool = False
@@ -81,7 +80,6 @@ class Spool:
 
     def _take(self) -> None:
         if not self.is_open:
-            assert self.arrival is not None
             self.places.take(self, self.arrival)
             self.is_open = True
 
@@ -115,7 +113,6 @@ class FormParser(MultiPartParser):
     _fields_bytes = 0
 
     def on_end(self) -> None:
-        """Note that the closing boundary was read."""
         self.has_ended = True
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
@@ -147,11 +144,12 @@ class SpoolUploads:
 
     def __init__(self, app: ASGIApp, settings: Callable[[], Settings]) -> None:
         self._app = app
+        self._settings = settings
         self._places = UploadSlots(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        spool = Spool(self._places)
-        scope.setdefault("state", {})["spool"] = spool
+        state = scope["state"]
+        spool = state["spool"] = Spool(self._places, Arrival(state["share"], self._settings()))
 
         async def send_and_empty(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -190,9 +188,7 @@ async def read_multipart(request: Request, schema: type[F]) -> tuple[F, dict[str
     spool: Spool = request.scope["state"]["spool"]
     settings: Settings = request.app.state.settings()
     limits = settings.limits
-    pieces = body_pieces(
-        request, settings, limits.max_upload, "limits.max_upload). Send a shorter recording."
-    )
+    pieces = body_pieces(request, settings)
     try:
         await spool.open()
     except Busy:
@@ -234,11 +230,7 @@ async def read_multipart(request: Request, schema: type[F]) -> tuple[F, dict[str
 
 
 def check_length(text: str, settings: Settings, param: str = "input") -> None:
-    """Refuse a text longer than `limits.max_text`.
-
-    Raises:
-        InvalidRequest: it is longer.
-    """
+    """Raise `InvalidRequest` for a text longer than `limits.max_text`."""
     limit = settings.limits.max_text
     if len(text) > limit:
         message = f"{param!r} has {len(text):,} characters; at most {limit:,} are allowed (limits.max_text)."
@@ -270,26 +262,16 @@ def _fields(given: dict[str, list[str]], schema: type[Form]) -> Iterator[tuple[s
 
 def _keep(file: UploadFile, spool: Spool) -> Upload:
     """Copy a file to where the worker can read it."""
-    filename = file.filename or ""
-    path = spool.new_path(filename)
+    path = spool.new_path(file.filename or "")
     with path.open("wb") as target:
         shutil.copyfileobj(file.file, target)
-    return Upload(path, filename, path.stat().st_size)
+    return Upload(path, path.stat().st_size)
 
 
-def body_pieces(
-    request: Request, settings: Settings, limit: int, setting: str
-) -> AsyncGenerator[bytes, None]:
-    """The body in pieces, within its deadlines and `limit` bytes."""
-    state = request.scope["state"]
-    state["spool"].arrival = Arrival(state["share"], settings)
-    return _pieces(request.stream(), state["spool"].arrival, limit, setting)
-
-
-async def _pieces(
-    stream: AsyncGenerator[bytes, None], arrival: Arrival, limit: int, setting: str
-) -> AsyncGenerator[bytes, None]:
-    size = 0
+async def body_pieces(request: Request, settings: Settings) -> AsyncGenerator[bytes, None]:
+    """The body in pieces, within its deadlines and `limits.max_upload`."""
+    arrival, stream = request.scope["state"]["spool"].arrival, request.stream()
+    limit, size = settings.limits.max_upload, 0
     while size <= min(DISCARD * limit, limit + DISCARD_BYTES):
         try:
             piece = await arrival.next_piece(stream)
@@ -301,7 +283,9 @@ async def _pieces(
         if size <= limit:
             yield piece
     if size > limit:
-        raise TooLarge(f"The body is larger than {limit:,} bytes ({setting}")
+        raise TooLarge(
+            f"The body is larger than {limit:,} bytes (limits.max_upload). Send a shorter recording."
+        )
 
 
 def _explain(error: ValidationError) -> tuple[str, str | None]:

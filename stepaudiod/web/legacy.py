@@ -8,7 +8,6 @@ Fields that a mode does not use are ignored, as they were there; the header `X-S
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Iterable
@@ -33,7 +32,7 @@ from stepaudiod.web.endpoint import SPEECH, WORKS, endpoint
 from stepaudiod.web.errors import name_params
 from stepaudiod.web.fetch import Fetcher
 from stepaudiod.web.ignored_fields import ignored
-from stepaudiod.web.inline import FIELDS, cut, decode_text
+from stepaudiod.web.inline import ABOVE, FIELDS, cut
 from stepaudiod.web.model_names import Meaning, meaning, without_organisation
 from stepaudiod.web.resolve import caller_of, engine_for, is_marked, resolve_speech
 from stepaudiod.web.schemas import OldSpeechForm, StepAudioForm, UploadForm
@@ -44,7 +43,6 @@ OF_OLD = ("stream", "metadata")
 EVERY_MODE = {"model", "response_format", "stream", "stream_format", "metadata", "step_audio", "seed"}
 EVERY_MODE_OF_STEP_AUDIO = {"mode", "model_variant"}
 """Fields that every mode uses."""
-ABOVE = "step_audio."
 UPLOAD_PATH = "/v1/audio/speech/upload"
 TRANSCRIPTS = ("prompt_text", "audio_text")
 URLS = ("prompt_audio_url", "input_audio_url")
@@ -102,16 +100,15 @@ async def upload(request: Request) -> Response:
     """
     settings: Settings = request.app.state.settings()
     form, _ = await read_multipart(request, UploadForm)
-    return await answer(request, await cut(form.payload, request, settings), form.unknown())
+    return await answer(
+        request, await cut(form.payload, request.scope["state"]["spool"], settings), form.unknown()
+    )
 
 
 async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> Response:
     """Serve a request in the old form; its recordings are in the request's spool.
 
-    Args:
-        request: the request.
-        body: its JSON.
-        unknown: names of unknown fields beside the JSON.
+    `unknown` has the names of unknown fields beside the JSON.
     """
     settings: Settings = request.app.state.settings()
     form = check(OldSpeechForm, body)
@@ -150,24 +147,23 @@ class Plan(NamedTuple):
     unused: tuple[str, ...] = ()
 
 
-class Sources:
+class Sources(NamedTuple):
     """The recordings of a request: of several for one purpose a file wins, then base64, then a URL."""
 
-    def __init__(self, options: StepAudioForm, spool: Spool, settings: Settings) -> None:
-        self._options = options
-        self._spool = spool
-        self._settings = settings
+    options: StepAudioForm
+    spool: Spool
+    settings: Settings
 
     async def decode_rest(self) -> None:
-        """Decode base64 that was escaped, so that it was not recognised while the body was read."""
+        """Decode base64 whose field's name was escaped, so that it was not recognised in the body."""
         for field in FIELDS:
-            if text := getattr(self._options, field):
-                await self._spool.open()
-                await asyncio.to_thread(decode_text, text, self._spool, ABOVE + field)
+            if text := getattr(self.options, field):
+                await self.spool.open()
+                await cut(json.dumps({field: text}), self.spool, self.settings)
 
     def given(self) -> list[str]:
-        urls = [f for f in URLS if getattr(self._options, f)]
-        return [*self._spool.uploads, *(ABOVE + field for field in urls)]
+        urls = [f for f in URLS if getattr(self.options, f)]
+        return [*self.spool.uploads, *(ABOVE + field for field in urls)]
 
     def find(self, purpose: str) -> str | None:
         """The name of the recording for a purpose, `prompt` or `input`."""
@@ -176,32 +172,28 @@ class Sources:
         return next((name for name in names if name in self.given()), None)
 
     async def get(self, name: str, transcript: str) -> Recording:
-        """The recording of that name.
-
-        Args:
-            name: as `find` returned it.
-            transcript: the field of `step_audio` with its transcript.
+        """The recording that `find` returned, with its transcript from that field of `step_audio`.
 
         Raises:
             InvalidRequest: it can't be fetched from its URL.
         """
-        if name not in self._spool.uploads:
+        if name not in self.spool.uploads:
             await self._fetch(name)
-        path = self._spool.uploads[name].path
-        said = getattr(self._options, transcript) or ""
+        path = self.spool.uploads[name].path
+        said = getattr(self.options, transcript) or ""
         return Recording(str(path), said, param=name, transcript_param=ABOVE + transcript)
 
     async def _fetch(self, name: str) -> None:
-        if not self._settings.allow_url_fetch:
+        if not self.settings.allow_url_fetch:
             raise InvalidRequest(
                 "Recordings behind URLs aren't fetched here: allow_url_fetch is off. Send the recording "
                 f"itself, in base64 or as a file to {UPLOAD_PATH}.",
                 name,
             )
-        fetcher = Fetcher(self._settings.limits.max_upload, self._settings.timeouts.fetch)
-        path = self._spool.new_path("recording.bin")
-        size = await fetcher.fetch(getattr(self._options, name.removeprefix(ABOVE)), path, name)
-        self._spool.uploads[name] = Upload(path, "", size)
+        fetcher = Fetcher(self.settings.limits.max_upload, self.settings.timeouts.fetch)
+        path = self.spool.new_path("recording.bin")
+        size = await fetcher.fetch(getattr(self.options, name.removeprefix(ABOVE)), path, name)
+        self.spool.uploads[name] = Upload(path, size)
 
 
 async def _clone(request: Request, form: OldSpeechForm, sources: Sources) -> Plan:

@@ -76,18 +76,6 @@ class Counters:
     def served(self) -> int:
         return self.ended("served")
 
-    @property
-    def failed(self) -> int:
-        return self.ended("failed")
-
-    @property
-    def cancelled(self) -> int:
-        return self.ended("cancelled")
-
-    @property
-    def refused(self) -> int:
-        return self.ended("refused")
-
     def loaded(self, engine: str, duration_s: float) -> None:
         self.loads[engine] += 1
         self.load_s[engine] += duration_s

@@ -86,12 +86,7 @@ def is_old(body: bytes) -> bool:
 
 
 @endpoint(
-    "POST /v1/audio/speech/upload",
-    "createSpeechFromUploads",
-    SPEECH,
-    {200: SPEECH_ANSWER},
-    errors=WORKS,
-    body=(UploadForm,),
+    f"POST {UPLOAD_PATH}", "createSpeechFromUploads", SPEECH, {200: SPEECH_ANSWER}, WORKS, (UploadForm,)
 )
 async def upload(request: Request) -> Response:
     """Speak or edit in the old containers' form, with recordings as files.
@@ -123,28 +118,23 @@ async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> 
         plan = await _clone(request, form, sources)
     else:
         plan = await _edit(request, form, sources)
-    unused = _unused(form, sources.given(), plan.used)
+    given = _given(form, EVERY_MODE) | {ABOVE + n for n in _given(options, EVERY_MODE_OF_STEP_AUDIO)}
+    unused = sorted((given | {*sources.given()}) - plan.used)
     headers |= plan.headers | ignored([*plan.unused, *unused, *form.unknown(), *unknown])
     respond = SPEECH_RESPONSES[form.stream_format]
     return respond(request, plan.engine, plan.work, headers, form.response_format)
 
 
 class Plan(NamedTuple):
-    """The work of a request.
-
-    Attributes:
-        engine: the engine that does it.
-        work: what to do.
-        used: the fields that it uses, beside those of every mode.
-        headers: of the response.
-        unused: fields whose value can't be followed.
-    """
+    """The work of a request."""
 
     engine: EngineDescription
     work: Work
     used: set[str]
+    """Fields that it uses, beside those of every mode."""
     headers: dict[str, str]
     unused: tuple[str, ...] = ()
+    """Fields whose value can't be followed."""
 
 
 class Sources(NamedTuple):
@@ -326,14 +316,7 @@ def metadata_headers(metadata: dict[str, str]) -> dict[str, str]:
     return headers
 
 
-def _unused(form: OldSpeechForm, recordings: list[str], used: set[str]) -> list[str]:
-    """The names of given fields and recordings that are not used."""
-    given = [*_given(form, EVERY_MODE)]
-    given += [ABOVE + name for name in _given(form.step_audio, EVERY_MODE_OF_STEP_AUDIO)]
-    return sorted({*given, *recordings} - used)
-
-
-def _given(form: BaseModel, without: set[str]) -> list[str]:
+def _given(form: BaseModel, without: set[str]) -> set[str]:
     """The fields with another value than their default."""
     fields = type(form).model_fields
-    return [n for n in fields if n not in without and getattr(form, n) not in ("", fields[n].default)]
+    return {n for n in fields if n not in without and getattr(form, n) not in ("", fields[n].default)}

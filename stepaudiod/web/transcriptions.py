@@ -157,11 +157,8 @@ def as_vtt(transcript: Transcript) -> bytes:
 
 def _clock(seconds: float, mark: str) -> str:
     """A time as 01:02:03,456."""
-    thousandths = round(seconds * 1000)
-    return (
-        f"{thousandths // 3_600_000:02d}:{thousandths // 60_000 % 60:02d}"
-        f":{thousandths // 1000 % 60:02d}{mark}{thousandths % 1000:03d}"
-    )
+    whole_s, thousandths = divmod(round(seconds * 1000), 1000)
+    return f"{whole_s // 3600:02d}:{whole_s // 60 % 60:02d}:{whole_s % 60:02d}{mark}{thousandths:03d}"
 
 
 def _usage(transcript: Transcript) -> dict[str, object]:
@@ -194,8 +191,7 @@ class TranscriptEvents(EventResponse):
         return event({"type": "transcript.text.delta", "delta": added})
 
     def last(self) -> bytes:
-        output = int(self._facts.get("output_tokens", 0))
-        read = int(self._facts.get("input_tokens", 0))
+        read, output = (int(self._facts.get(name, 0)) for name in ("input_tokens", "output_tokens"))
         usage = {
             "type": "tokens",
             "input_tokens": read,

@@ -34,12 +34,7 @@ def gradio_folder() -> Path | None:
 
 
 class Snapshot:
-    """The page's files.
-
-    Args:
-        cache: returns the cache folder.
-        idle: making the files counts as work.
-    """
+    """The page's files, below a cache folder. Making them counts as work."""
 
     def __init__(self, cache: Callable[[], Path], idle: IdleClock) -> None:
         self.problem = ""
@@ -66,11 +61,7 @@ class Snapshot:
         return (self.folder / name).read_bytes()
 
     def prepare(self, then: Callable[[], None]) -> None:
-        """Make the files, unless they exist or are being made.
-
-        Args:
-            then: called afterwards, also after a failure.
-        """
+        """Make the files, unless they exist or are being made; `then` is called also after a failure."""
         if not self.is_ready and (self._making is None or self._making.done()):
             self.problem = ""
             self._making = asyncio.create_task(self._make(then))

@@ -17,6 +17,7 @@ import ipaddress
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import unquote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -56,7 +57,8 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        name = self._caller(headers)
+        key = _given_key(headers)
+        name = self._keys().name_of(key) if key else None
         scope["state"]["caller"] = name or ""
         scope["state"]["share"] = f"key {name}" if name else scope["state"]["peer"]
         if scope["state"]["reach"] == "unix":
@@ -84,7 +86,6 @@ class Access:
         await self._app(scope, receive, send)
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
-        """Raise if the host is not one of the daemon's names."""
         asked = _take_authority(scope) or headers.get("host", "")
         name = _name(asked)
         ours = LOCAL_NAMES | {_plain(host) for host in self._settings().access.hosts}
@@ -93,11 +94,6 @@ class Access:
                 f"This daemon isn't called {asked!r}. If the name is this machine's, add it to access.hosts."
             )
 
-    def _caller(self, headers: Headers) -> str | None:
-        """The name of a request's key; None if it is not one of this daemon's."""
-        key = _given_key(headers)
-        return self._keys().name_of(key) if key else None
-
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         """Raise if a key is needed and there is no valid one."""
         auth, is_network = self._settings().access.auth, scope["state"]["reach"] == "network"
@@ -105,9 +101,10 @@ class Access:
             return
         keys = self._keys()
         if not keys.digests:
+            because = f" ({keys.problem})" if keys.problem and not is_network else ""  # it names files
             raise ConfigError(
                 "Calls to this socket need an API key, and the daemon has none"
-                f"{_because(keys, is_network)}. On the machine: {api_keys.HOW_TO}, then systemctl reload"
+                f"{because}. On the machine: {api_keys.HOW_TO}, then systemctl reload"
                 ' stepaudiod. To serve without keys, write auth = "none" under [access].'
             )
         if not scope["state"]["caller"]:
@@ -117,11 +114,6 @@ class Access:
                 f"{what} Send it as Authorization: Bearer KEY; a browser that asks takes it as the password."
                 f" On the daemon's machine, {api_keys.HOW_TO} makes one."
             )
-
-
-def _because(keys: ApiKeys, is_network: bool) -> str:
-    """What is wrong with the keys; not sent to the network, since it has paths and lines."""
-    return f" ({keys.problem})" if keys.problem and not is_network else ""
 
 
 def _take_authority(scope: Scope) -> str | None:
@@ -188,11 +180,9 @@ def _given_key(headers: Headers) -> bytes:
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip().encode()
-    if scheme.lower() == "basic":
-        try:
+    with suppress(ValueError):
+        if scheme.lower() == "basic":
             return base64.b64decode(value, validate=True).partition(b":")[2]
-        except ValueError:
-            return b""
     return b""
 
 

@@ -79,12 +79,7 @@ def error_response(
 
 
 def name_params(request: Request, names: dict[str, str]) -> None:
-    """Let errors about a request name its form's fields.
-
-    Args:
-        request: whose errors.
-        names: the form's name of each field of `requests` and `edits`, where it differs.
-    """
+    """Let errors about a request name its form's fields instead of those of `requests` and `edits`."""
     request.scope["state"].setdefault("params", {}).update(names)
 
 
@@ -169,9 +164,7 @@ HANDLERS = {
 def refuse_everything(what: str, reason: str) -> ASGIApp:
     """The application of a daemon that could not be built: it answers every request with 503.
 
-    Args:
-        what: what has failed, as a sentence.
-        reason: why; sent to this machine only, since it quotes the configuration.
+    The reason is sent to this machine only, since it quotes the configuration.
     """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -55,7 +55,6 @@ def serve(connection: socket.socket) -> None:
 def _decode(
     order: dict[str, Any], recording_fd: int, samples_fd: int, is_unwanted: Callable[[], bool]
 ) -> dict[str, Any]:
-    """One recording: the answer to its order."""
     _bound_time(order["cpu_s"])
     param = order["param"]
     try:
@@ -80,19 +79,10 @@ def _warm_up() -> None:
     # PyAV imports these for the first file with subtitles, and all others with itself
     for module in ("av.subtitles.codeccontext", "av.subtitles.stream"):
         import_module(module)
-    rate, channels, sample = 96_000, 2, 4
-    header = struct.pack(
-        "<HHIIHH", 3, channels, rate, rate * channels * sample, channels * sample, 8 * sample
-    )
-    data = (
-        b"WAVEfmt "
-        + struct.pack("<I", len(header))
-        + header
-        + b"data"
-        + struct.pack("<I", 8000)
-        + bytes(8000)
-    )
-    for recording in (b"RIFF" + struct.pack("<I", len(data)) + data, b"none at all"):
+    rate, channels, sample, size = 96_000, 2, 4, 8000
+    header = (3, channels, rate, rate * channels * sample, channels * sample, 8 * sample)
+    chunks = struct.pack("<4s4sIHHIIHH4sI", b"WAVE", b"fmt ", 16, *header, b"data", size) + bytes(size)
+    for recording in (struct.pack("<4sI", b"RIFF", len(chunks)) + chunks, b"none at all"):
         with suppress(InvalidRequest):
             decode_into(BytesIO(recording), BytesIO(), Limits(), "file", lambda: False)
 

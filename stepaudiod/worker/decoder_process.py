@@ -70,13 +70,7 @@ class Decoders:
         param: str = "file",
         is_unwanted: Callable[[], bool] = lambda: False,
     ) -> tuple[Waveform, int]:
-        """Read a recording.
-
-        Args:
-            path: where it is.
-            limits: what it may measure, as `audio.decode.Limits` takes it.
-            param: the request field to blame.
-            is_unwanted: asked now and then; once it says yes, decoding ends.
+        """Read a recording within `audio.decode.Limits`, until `is_unwanted`. Errors name `param`.
 
         Returns:
             Samples in -1..1, `(samples,)`, and their rate in Hz.
@@ -105,13 +99,11 @@ class Decoders:
         raise InvalidRequest(f"The recording is damaged: the decoder {reason}. Send another one.", param)
 
     def close(self) -> None:
-        """End those that have nothing to do."""
         with self._changing:
             while self._idle:
                 self._idle.pop().end()
 
     def _take(self) -> _Decoder:
-        """A decoder that has nothing to do."""
         with self._changing:
             if self._idle:
                 return self._idle.pop()
@@ -164,7 +156,6 @@ class _Decoder:
             )
 
     def end(self) -> None:
-        """End the process."""
         self._connection.close()
         self._process.kill()
         self._process.wait()
@@ -191,7 +182,9 @@ class _Decoder:
             with path.open("rb") as recording:
                 order = {"limits": asdict(bounds), "param": param, "cpu_s": cpu_s}
                 self._send(order, [recording.fileno(), samples])
-            answer = self._answer(cpu_s, is_unwanted)
+            if self.sandbox is None:
+                self.sandbox = self._receive(START_S, lambda: False)["sandbox"]
+            answer = self._receive(WALL_FACTOR * cpu_s, is_unwanted)
             self.is_free = True
             return _result(answer, samples, most, param)
         finally:
@@ -203,16 +196,11 @@ class _Decoder:
         except OSError as error:
             raise DecoderLost(self._ended()) from error
 
-    def _answer(self, cpu_s: float, is_unwanted: Callable[[], bool]) -> dict[str, Any]:
-        """Wait for what it has to say of the recording."""
-        if self.sandbox is None:
-            self.sandbox = self._receive(time.monotonic() + START_S, lambda: False)["sandbox"]
-        return self._receive(time.monotonic() + WALL_FACTOR * cpu_s, is_unwanted)
-
-    def _receive(self, deadline: float, is_unwanted: Callable[[], bool]) -> dict[str, Any]:
+    def _receive(self, within_s: float, is_unwanted: Callable[[], bool]) -> dict[str, Any]:
         """Its next message."""
         from stepaudiod.worker.decoder_main import MESSAGE_BYTES
 
+        deadline = time.monotonic() + within_s
         poll = select.poll()
         poll.register(self._connection, select.POLLIN)
         is_cancelled = False

@@ -10,11 +10,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar, get_origin
+from typing import Any, NamedTuple, TypeVar, get_origin
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -47,8 +47,6 @@ F = TypeVar("F", bound=Form)
 
 
 class Upload(NamedTuple):
-    """A file of a form, on disk."""
-
     path: Path
     size_bytes: int
 
@@ -96,7 +94,6 @@ class Spool:
         return self.folder.path / f"{len(self.uploads)}{suffix if SUFFIX.fullmatch(suffix) else '.bin'}"
 
     def close(self) -> None:
-        """Remove the files and free the slot."""
         if self.folder is not None:
             self.folder.close()
             self.folder = None
@@ -204,7 +201,7 @@ async def read_multipart(request: Request, schema: type[F]) -> tuple[F, dict[str
         raise InvalidRequest(f"The form can't be read: {error.message}") from None
     except UnicodeError:
         raise InvalidRequest("The form's text isn't in the charset that it names. Send UTF-8.") from None
-    given: dict[str, list[str]] = {}
+    given: dict[str, Any] = {}
     try:
         if not parser.has_ended:
             raise InvalidRequest("The form breaks off: its closing boundary is missing. Send it whole.")
@@ -219,7 +216,7 @@ async def read_multipart(request: Request, schema: type[F]) -> tuple[F, dict[str
                 spool.uploads[name] = await asyncio.to_thread(_keep, value, spool)
     finally:
         await parsed.close()
-    form = check(schema, dict(_fields(given, schema)))
+    form = check(schema, given)
     for name, is_required in schema.files.items():
         if name in spool.uploads:
             if not spool.uploads[name].size_bytes:
@@ -237,31 +234,23 @@ def check_length(text: str, settings: Settings, param: str = "input") -> None:
         raise InvalidRequest(f"{message} Send it in parts.", param)
 
 
-def _add(given: dict[str, list[str]], name: str, value: UploadFile | str, schema: type[Form]) -> None:
+def _add(given: dict[str, Any], name: str, value: UploadFile | str, schema: type[Form]) -> None:
     """Add one value of a field; an empty value is absent, and a file in an unknown field is only named."""
     plain = name.removesuffix("[]")
     if isinstance(value, UploadFile):
         if plain in schema.model_fields:
             raise InvalidRequest(f"{name!r} is a file: send it without a file name.", name)
         value = "a file"
-    if value:
+    field = schema.model_fields.get(plain)
+    if value and field is not None and get_origin(field.annotation) is list:
         given.setdefault(plain, []).append(value)
-
-
-def _fields(given: dict[str, list[str]], schema: type[Form]) -> Iterator[tuple[str, object]]:
-    """Each field with its value, or with a list of values where the schema has a list."""
-    for name, values in given.items():
-        field = schema.model_fields.get(name)
-        if field is not None and get_origin(field.annotation) is list:
-            yield name, values
-        elif field is not None and len(values) > 1:
-            raise InvalidRequest(f"{name!r} is there twice.", name)
-        else:
-            yield name, values[0]
+    elif value and field is not None and plain in given:
+        raise InvalidRequest(f"{plain!r} is there twice.", plain)
+    elif value:
+        given[plain] = value
 
 
 def _keep(file: UploadFile, spool: Spool) -> Upload:
-    """Copy a file to where the worker can read it."""
     path = spool.new_path(file.filename or "")
     with path.open("wb") as target:
         shutil.copyfileobj(file.file, target)

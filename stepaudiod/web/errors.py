@@ -100,13 +100,9 @@ async def on_os_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, OSError)
     if error.errno in UNUSABLE:
         log.error("the daemon can't use a file that it needs: %s", error)
-        return await on_stepaudiod_error(
-            request,
-            EngineUnavailable(
-                f"The daemon can't use {error.filename or 'a file'}: {error.strerror}. Run "
-                "`stepaudioctl doctor` for what to do."
-            ),
-        )
+        what = f"The daemon can't use {error.filename or 'a file'}: {error.strerror}."
+        unusable = EngineUnavailable(f"{what} Run `stepaudioctl doctor` for what to do.")
+        return await on_stepaudiod_error(request, unusable)
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         raise error
     log.error("the disk is full: %s", error)

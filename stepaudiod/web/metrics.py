@@ -71,7 +71,6 @@ class ServiceCollector:
         yield _counter("unloads", "Engines unloaded", counters.unloads, "engine")
 
     def _now(self) -> Iterator[Metric]:
-        """The current state."""
         from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
         service, worker = self._service, self._service.worker

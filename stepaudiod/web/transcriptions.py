@@ -75,7 +75,6 @@ class Transcript(NamedTuple):
 
     @property
     def duration_s(self) -> float:
-        """The length of the recording."""
         last_s = max((segment.end_s for segment in self.segments), default=0.0)
         return round(float(self.facts.get("duration_s", last_s)), 3)
 
@@ -85,7 +84,6 @@ class Transcript(NamedTuple):
 
 
 def joint(language: str) -> str:
-    """The separator of two segments."""
     return "" if language in UNSPACED else " "
 
 
@@ -138,7 +136,6 @@ def _verbose_segment(index: int, segment: Segment, temperature: float) -> dict[s
 
 
 def as_srt(transcript: Transcript) -> bytes:
-    """SubRip subtitles."""
     blocks = [
         f"{index}\n{_clock(s.start_s, ',')} --> {_clock(s.end_s, ',')}\n{s.text}\n"
         for index, s in enumerate(transcript.segments, start=1)

@@ -51,7 +51,6 @@ def _library(request: Request) -> VoiceLibrary:
 
 
 def _describe(voice: StoredVoice) -> dict[str, Any]:
-    """OpenAI's fields and ours."""
     fields = voice._asdict() | {"object": "audio.voice", "created_at": voice.created, "type": "audio_sample"}
     return {name: value for name, value in fields.items() if name not in ("created", "owner")}
 

@@ -119,7 +119,6 @@ class Decoders:
         decoder.end()
 
     def _tell(self, decoder: _Decoder) -> None:
-        """Say once what restricts the decoders."""
         if decoder.sandbox is None or self._is_told:
             return
         self._is_told = True
@@ -197,7 +196,6 @@ class _Decoder:
             raise DecoderLost(self._ended()) from error
 
     def _receive(self, within_s: float, is_unwanted: Callable[[], bool]) -> dict[str, Any]:
-        """Its next message."""
         from stepaudiod.worker.decoder_main import MESSAGE_BYTES
 
         deadline = time.monotonic() + within_s

@@ -148,7 +148,6 @@ class Job:
                 close()
 
     def close(self) -> None:
-        """Stop the work, also the decoding."""
         self._is_closed.set()
         self.results.close()
 
@@ -156,7 +155,6 @@ class Job:
 def _result(
     item: Waveform | Facts | Segment | None, encoder: Encoder | None, sample_rate: int
 ) -> Result | None:
-    """Encode an engine's item; None is its end."""
     if isinstance(item, Facts | Segment):
         return item
     if item is None:

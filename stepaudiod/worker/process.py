@@ -113,7 +113,6 @@ class Reply:
         self.put(error)
 
     def close(self) -> None:
-        """Whatever is left isn't wanted any more."""
         self._worker.cancel(self.id)
 
 
@@ -190,7 +189,6 @@ class WorkerProcess:
         return reply
 
     def load(self, engine: EngineDescription) -> None:
-        """Have an engine loaded before any work needs it."""
         self._send(protocol.LoadEngine(protocol.EngineOrder.of(engine)))
 
     def credit(self, id: int, size_bytes: int) -> None:
@@ -208,7 +206,6 @@ class WorkerProcess:
             self._writer.write(protocol.pack(frame))
 
     async def _read(self) -> None:
-        """Handle the worker's frames until it is gone."""
         try:
             while True:
                 frame = await protocol.read_frame(self._reader)

@@ -70,7 +70,6 @@ def restrict() -> list[str]:
 
 
 def _restrict_by_landlock(libc: ctypes.CDLL) -> bool:
-    """Handle every right and allow none of them."""
     version = libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_CREATE_RULESET_VERSION)
     if version < 1:
         return False

@@ -78,7 +78,6 @@ def build(routes: Sequence[BaseRoute], settings: Settings) -> Table:
 
 
 def dump(document: Table) -> bytes:
-    """The document as it is sent."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 

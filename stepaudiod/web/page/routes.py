@@ -40,8 +40,6 @@ ASSETS_S = 31_536_000
 
 
 class Files(StaticFiles):
-    """The files of a folder."""
-
     cache_control = "no-cache"  # an upgrade may change ours
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
@@ -101,7 +99,6 @@ class Page:
         return _html((HERE / "waking.html").read_bytes(), chosen)
 
     def _preload(self, service: Dispatcher) -> None:
-        """Load the model while the page is read."""
         if self._settings().preload == "page":
             self._preloading = asyncio.create_task(service.preload())
 
@@ -129,7 +126,6 @@ class Page:
         )
 
     async def colors(self, request: Request) -> Response:
-        """`GET /theme.css`: gradio's colours and sizes."""
         path = self._snapshot.folder / "theme.css"
         return FileResponse(path, media_type="text/css", headers={"Cache-Control": "no-cache"})
 

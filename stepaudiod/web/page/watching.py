@@ -13,7 +13,6 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
 
 from stepaudiod.broadcast import Broadcast, wait_for
 from stepaudiod.dispatcher import Dispatcher
@@ -22,6 +21,7 @@ from stepaudiod.idle import IdleClock
 from stepaudiod.web import models
 from stepaudiod.web.stream import UNBUFFERED
 
+HEADERS = {"Cache-Control": "no-cache"} | UNBUFFERED
 MIN_STEP_S = 0.5
 """Minimum time between two events."""
 
@@ -39,10 +39,14 @@ class Feed:
         self._writing: asyncio.Task[None] | None = None
 
     async def watch(self, request: Request) -> Response:
-        return Watching(self._events(request.app.state.service, request.app.state.idle))
+        events = self._events(request.app.state.service, request.app.state.idle, request.scope["state"])
+        return StreamingResponse(events, headers=HEADERS, media_type="text/event-stream")
 
-    async def _events(self, service: Dispatcher, idle: IdleClock) -> AsyncIterator[bytes]:
+    async def _events(
+        self, service: Dispatcher, idle: IdleClock, connection: dict[str, Any]
+    ) -> AsyncIterator[bytes]:
         """The current status, then each change."""
+        connection["is_watching"] = True  # the response has begun: the exit of the daemon may cut it off
         self._tabs += 1
         if self._writing is None:
             self._writing = asyncio.create_task(self._write(service, idle))
@@ -74,23 +78,6 @@ class Feed:
                 await wait_for(change, STEP_S)
         finally:
             self._events_made.notify()
-
-
-class Watching(StreamingResponse):
-    """A response that the exit of the daemon may cut off."""
-
-    def __init__(self, events: AsyncIterator[bytes]) -> None:
-        headers = {"Cache-Control": "no-cache"} | UNBUFFERED
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Mark the connection as watching once the response has begun."""
-
-        async def send_and_mark(message: Message) -> None:
-            await send(message)
-            scope["state"]["is_watching"] = True
-
-        await super().__call__(scope, receive, send_and_mark)
 
 
 def _event(status: dict[str, Any]) -> bytes:

@@ -64,14 +64,14 @@ class Access:
         if scope["state"]["reach"] == "unix":
             await self._app(scope, receive, send)
             return
-        origin = _origin(headers)
+        origin = ", ".join(headers.getlist("origin"))  # two headers never match an allowed origin
         is_allowed = origin in self._settings().access.origins
         if is_allowed:
             send = _readable_by(origin, send)
         try:
             self._check_host(scope, headers)
             if not is_allowed:
-                _check_origin(scope, headers)
+                _check_origin(origin, scope, headers)
             elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                 await _preflight(headers)(scope, receive, send)
                 return
@@ -87,9 +87,9 @@ class Access:
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
         asked = _take_authority(scope) or headers.get("host", "")
-        name = _name(asked)
-        ours = LOCAL_NAMES | {_plain(host) for host in self._settings().access.hosts}
-        if name is None or name not in ours | {_plain(scope["server"][0])}:
+        found = HOST.fullmatch(asked)
+        ours = map(_plain, (*self._settings().access.hosts, scope["server"][0]))
+        if found is None or _plain(found["name"]) not in LOCAL_NAMES.union(ours):
             raise HostRefused(
                 f"This daemon isn't called {asked!r}. If the name is this machine's, add it to access.hosts."
             )
@@ -103,9 +103,9 @@ class Access:
         if not keys.digests:
             because = f" ({keys.problem})" if keys.problem and not is_network else ""  # it names files
             raise ConfigError(
-                "Calls to this socket need an API key, and the daemon has none"
-                f"{because}. On the machine: {api_keys.HOW_TO}, then systemctl reload"
-                ' stepaudiod. To serve without keys, write auth = "none" under [access].'
+                f"Calls to this socket need an API key, and the daemon has none{because}. On the machine: "
+                f"{api_keys.HOW_TO}, then systemctl reload stepaudiod. To serve without keys, write "
+                'auth = "none" under [access].'
             )
         if not scope["state"]["caller"]:
             given = _given_key(headers)
@@ -130,12 +130,6 @@ def _take_authority(scope: Scope) -> str | None:
     return parts.netloc
 
 
-def _name(host: str) -> str | None:
-    """The name in a `Host` header without its port; None if it is malformed."""
-    found = HOST.fullmatch(host)
-    return _plain(found["name"]) if found else None
-
-
 def _plain(name: str) -> str:
     """One spelling for each name and address."""
     name = name.strip("[]").partition("%")[0].lower().removesuffix(".")
@@ -147,14 +141,9 @@ def _plain(name: str) -> str:
     return str(mapped or address)
 
 
-def _origin(headers: Headers) -> str:
-    """The page's origin; "" without the header. Two headers never match an allowed origin."""
-    return ", ".join(headers.getlist("origin"))
-
-
-def _check_origin(scope: Scope, headers: Headers) -> None:
+def _check_origin(origin: str, scope: Scope, headers: Headers) -> None:
     """Raise if the request comes from a page of another site. Programs send neither header."""
-    site, origin = headers.get("sec-fetch-site"), _origin(headers)
+    site = headers.get("sec-fetch-site")
     if site is None:
         is_own = not origin or origin == f"http://{headers.get('host')}"
     else:

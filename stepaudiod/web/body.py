@@ -11,10 +11,10 @@ import re
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_origin
+from typing import Any, TypeVar, get_origin
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -46,11 +46,6 @@ SPOOLED = re.compile(r"\d+\.[a-z0-9]{1,5}")
 F = TypeVar("F", bound=Form)
 
 
-class Upload(NamedTuple):
-    path: Path
-    size_bytes: int
-
-
 @dataclass(slots=True, eq=False)
 class Spool:
     """The files of one request, in a temporary directory."""
@@ -58,7 +53,7 @@ class Spool:
     places: UploadSlots
     arrival: Arrival
     folder: TempDir | None = None
-    uploads: dict[str, Upload] = field(default_factory=dict)
+    uploads: dict[str, Path] = field(default_factory=dict)
     is_open: bool = False
 
     async def open(self) -> None:
@@ -153,10 +148,8 @@ class SpoolUploads:
                 spool.close()
             await send(message)
 
-        try:
+        with closing(spool):
             await self._app(scope, receive, send_and_empty)
-        finally:
-            spool.close()
 
 
 def check(schema: type[F], body: bytes | dict[str, object]) -> F:
@@ -171,7 +164,7 @@ def check(schema: type[F], body: bytes | dict[str, object]) -> F:
         raise InvalidRequest(*_explain(error)) from None
 
 
-async def read_multipart(request: Request, schema: type[F]) -> tuple[F, dict[str, Upload]]:
+async def read_multipart(request: Request, schema: type[F]) -> tuple[F, dict[str, Path]]:
     """Read a multipart body: its validated fields and its files, which are kept until the response begins.
 
     Raises:
@@ -219,7 +212,7 @@ async def read_multipart(request: Request, schema: type[F]) -> tuple[F, dict[str
     form = check(schema, given)
     for name, is_required in schema.files.items():
         if name in spool.uploads:
-            if not spool.uploads[name].size_bytes:
+            if not spool.uploads[name].stat().st_size:
                 raise InvalidRequest(f"{name!r} is empty.", name)
         elif is_required:
             raise InvalidRequest(f"{name!r} is required: a recording, as a file.", name)
@@ -250,11 +243,11 @@ def _add(given: dict[str, Any], name: str, value: UploadFile | str, schema: type
         given[plain] = value
 
 
-def _keep(file: UploadFile, spool: Spool) -> Upload:
+def _keep(file: UploadFile, spool: Spool) -> Path:
     path = spool.new_path(file.filename or "")
     with path.open("wb") as target:
         shutil.copyfileobj(file.file, target)
-    return Upload(path, path.stat().st_size)
+    return path
 
 
 async def body_pieces(request: Request, settings: Settings) -> AsyncGenerator[bytes, None]:

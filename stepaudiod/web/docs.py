@@ -6,6 +6,7 @@ Nothing is imported or built before the first of these requests, so the daemon w
 from __future__ import annotations
 
 import asyncio
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,9 +48,10 @@ class Document:
 
 
 def _build(app: Starlette, settings: Settings) -> bytes:
-    from stepaudiod.web.openapi.document import build, dump
+    from stepaudiod.web.openapi.document import build
 
-    return dump(build(app.routes, settings))
+    document = build(app.routes, settings)
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 @endpoint("GET /openapi.json", "getDocument", DAEMON, {200: Answer("OpenAPI 3.1.", {JSON: ()})})

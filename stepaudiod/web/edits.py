@@ -47,7 +47,7 @@ async def edits(request: Request) -> Response:
     for param, text in (("text", form.text or ""), ("transcript", form.transcript)):
         check_length(text, settings, param)
     engine = engine_for(service, form.model, form.mode)
-    recording = Recording(str(uploads["file"].path), form.transcript)
+    recording = Recording(str(uploads["file"]), form.transcript)
     wanted = EditRequest(recording, edit, form.seed, is_marked(request))
     return StreamedResponse(request, engine, wanted, ignored(form.unknown()), form.response_format)
 

@@ -119,7 +119,10 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(sorted(_methods(request)))
+        # each method has its own route, and Starlette reports only the first one's
+        routes = [each for each in request.app.routes if each.matches(request.scope)[0] is not Match.NONE]
+        methods = {method for route in routes if isinstance(route, Route) for method in route.methods or ()}
+        headers["Allow"] = ", ".join(sorted(methods))
     return error_response(message, error.status_code, code, headers=headers)
 
 
@@ -136,12 +139,6 @@ def _other_slash(request: Request) -> str | None:
         return None
     place = f"../{name}" if path.endswith("/") else f"./{name}/"
     return f"{place}?{request.url.query}" if request.url.query else place
-
-
-def _methods(request: Request) -> set[str]:
-    """Every method of the path. Each has its own route, and Starlette reports only the first one's."""
-    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return {method for route in routes if isinstance(route, Route) for method in route.methods or ()}
 
 
 async def on_exception(request: Request, error: Exception) -> Response:

@@ -123,8 +123,8 @@ class Fetcher:
     resolve: Resolve = resolve
     is_public: Callable[[str], bool] = is_public
 
-    async def fetch(self, url: str, target: Path, param: str) -> int:
-        """Download a recording to a file; returns its size in bytes. Errors name `param`.
+    async def fetch(self, url: str, target: Path, param: str) -> None:
+        """Download a recording to a file. Errors name `param`.
 
         Raises:
             InvalidRequest: the URL is not allowed, is not a recording, or is too slow.
@@ -133,7 +133,7 @@ class Fetcher:
         await asyncio.to_thread(import_module, "httpx")  # the front starts without it
         try:
             async with asyncio.timeout(self.max_seconds):
-                return await self._follow(url, target)
+                await self._follow(url, target)
         except TimeoutError:
             raise InvalidRequest(
                 f"The recording did not come within {self.max_seconds:g} s (timeouts.fetch). Send the "
@@ -144,7 +144,7 @@ class Fetcher:
             error.param = param
             raise
 
-    async def _follow(self, url: str, target: Path) -> int:
+    async def _follow(self, url: str, target: Path) -> None:
         """Follow the redirects, and save the recording."""
         import httpx
 
@@ -162,7 +162,8 @@ class Fetcher:
                     raise InvalidRequest(_unreachable(place, error)) from None
                 try:
                     if response.status_code not in REDIRECTS:
-                        return await self._take(response, target)
+                        await self._take(response, target)
+                        return
                     place = _parse(response.headers.get("location", ""), place)
                 except httpx.HTTPError:
                     raise InvalidRequest("The URL's server broke off the answer.") from None
@@ -204,7 +205,7 @@ class Fetcher:
         extensions = {"sni_hostname": place.raw_host.decode(), "timeout": timeout}
         return httpx.Request("GET", place.copy_with(host=address), headers=headers, extensions=extensions)
 
-    async def _take(self, response: httpx.Response, target: Path) -> int:
+    async def _take(self, response: httpx.Response, target: Path) -> None:
         """Save the body, if it is a recording and not too large."""
         if response.status_code != 200:
             raise InvalidRequest(f"The URL's server answered {response.status_code}, and 200 was expected.")
@@ -226,7 +227,6 @@ class Fetcher:
                         "Send a shorter one."
                     )
                 file.write(piece)
-        return size
 
 
 def _parse(url: str, base: httpx.URL | None) -> httpx.URL:

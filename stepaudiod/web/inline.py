@@ -21,7 +21,7 @@ from starlette.requests import Request
 
 from stepaudiod.config import Settings
 from stepaudiod.errors import InvalidRequest, StepaudiodError, TooLarge
-from stepaudiod.web.body import Spool, Upload, body_pieces
+from stepaudiod.web.body import Spool, body_pieces
 
 ABOVE = "step_audio."
 """The path of the object with the fields, for errors and names."""
@@ -220,7 +220,7 @@ class JsonBody:
         if not file.is_valid:
             raise InvalidRequest(f"{self._name!r} isn't base64.", self._name)
         if file.size_bytes:
-            self._spool.uploads[self._name] = Upload(self._path, file.size_bytes)
+            self._spool.uploads[self._name] = self._path
         self._from = len(self._text) + 1  # the quote that closes it opens nothing
         return piece[end:]
 

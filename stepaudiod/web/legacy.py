@@ -27,7 +27,7 @@ from stepaudiod.engines.registry import can
 from stepaudiod.engines.voice_names import OLD_VOICES
 from stepaudiod.errors import InvalidRequest
 from stepaudiod.requests import EditRequest, EngineDescription, Recording, Work
-from stepaudiod.web.body import Spool, Upload, check, check_length, read_multipart
+from stepaudiod.web.body import Spool, check, check_length, read_multipart
 from stepaudiod.web.endpoint import SPEECH, WORKS, endpoint
 from stepaudiod.web.errors import name_params
 from stepaudiod.web.fetch import Fetcher
@@ -167,23 +167,20 @@ class Sources(NamedTuple):
         Raises:
             InvalidRequest: it can't be fetched from its URL.
         """
-        if name not in self.spool.uploads:
-            await self._fetch(name)
-        path = self.spool.uploads[name].path
+        uploads, settings = self.spool.uploads, self.settings
+        if name not in uploads:
+            if not settings.allow_url_fetch:
+                raise InvalidRequest(
+                    "Recordings behind URLs aren't fetched here: allow_url_fetch is off. Send the recording "
+                    f"itself, in base64 or as a file to {UPLOAD_PATH}.",
+                    name,
+                )
+            fetcher = Fetcher(settings.limits.max_upload, settings.timeouts.fetch)
+            path = self.spool.new_path("recording.bin")
+            await fetcher.fetch(getattr(self.options, name.removeprefix(ABOVE)), path, name)
+            uploads[name] = path
         said = getattr(self.options, transcript) or ""
-        return Recording(str(path), said, param=name, transcript_param=ABOVE + transcript)
-
-    async def _fetch(self, name: str) -> None:
-        if not self.settings.allow_url_fetch:
-            raise InvalidRequest(
-                "Recordings behind URLs aren't fetched here: allow_url_fetch is off. Send the recording "
-                f"itself, in base64 or as a file to {UPLOAD_PATH}.",
-                name,
-            )
-        fetcher = Fetcher(self.settings.limits.max_upload, self.settings.timeouts.fetch)
-        path = self.spool.new_path("recording.bin")
-        size = await fetcher.fetch(getattr(self.options, name.removeprefix(ABOVE)), path, name)
-        self.spool.uploads[name] = Upload(path, size)
+        return Recording(str(uploads[name]), said, param=name, transcript_param=ABOVE + transcript)
 
 
 async def _clone(request: Request, form: OldSpeechForm, sources: Sources) -> Plan:

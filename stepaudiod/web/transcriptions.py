@@ -50,7 +50,7 @@ async def transcriptions(request: Request) -> Response:
     if form.stream and form.response_format not in ("json", "text"):
         raise InvalidRequest("Only json and text can be streamed.", "response_format")
     has_words = form.response_format == "verbose_json" and "word" in form.timestamp_granularities
-    recording = Recording(str(uploads["file"].path))
+    recording = Recording(str(uploads["file"]))
     wanted = TranscriptionRequest(recording, form.spoken(), form.hint(), form.temperature, has_words)
     headers = ignored(form.unused())
     if form.stream:

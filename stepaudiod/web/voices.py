@@ -68,14 +68,14 @@ async def create(request: Request) -> Response:
     sample = uploads["audio_sample"]
     library = _library(request)
     library.require_free(form.name)
-    recording = Recording(str(sample.path), form.transcript, "audio_sample")
+    recording = Recording(str(sample), form.transcript, "audio_sample")
     try:
         heard = await while_connected(request.receive, _listen(request, recording))
     except ClientDisconnect:
         raise InvalidRequest("The client left before its voice was kept.") from None
     transcript = form.transcript.strip() or heard
     more = form.model_dump(include={"description", "language", "gender"})
-    voice = await asyncio.to_thread(library.create, form.name, sample.path, transcript, form.consent, **more)
+    voice = await asyncio.to_thread(library.create, form.name, sample, transcript, form.consent, **more)
     return JSONResponse(_describe(voice), headers=ignored(form.unknown()))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
@@ -75,10 +74,6 @@ def build(routes: Sequence[BaseRoute], settings: Settings) -> Table:
     }
     configured: Table = _configured(document, settings)
     return configured
-
-
-def dump(document: Table) -> bytes:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 class _Plain(GenerateJsonSchema):

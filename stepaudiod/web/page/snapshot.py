@@ -79,14 +79,12 @@ class Snapshot:
     async def _render(self) -> None:
         parent = self.folder.parent
         parent.mkdir(parents=True, exist_ok=True)
-        scratch = TempDir(parent, UNFINISHED)
-        unfinished = scratch.path
-        command = [sys.executable, "-P", "-m", "stepaudiod.web.page.render", str(unfinished)]
-        # gradio would write to the home folder, and send telemetry
-        environ = os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(unfinished)}
-        environ |= {"HF_HUB_OFFLINE": "1", "MPLCONFIGDIR": str(unfinished)}
-        environ.pop("NOTIFY_SOCKET", None)
-        try:
+        with TempDir(parent, UNFINISHED) as unfinished:
+            command = [sys.executable, "-P", "-m", "stepaudiod.web.page.render", str(unfinished)]
+            # gradio would write to the home folder, and send telemetry
+            environ = os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(unfinished)}
+            environ |= {"HF_HUB_OFFLINE": "1", "MPLCONFIGDIR": str(unfinished)}
+            environ.pop("NOTIFY_SOCKET", None)
             child = await asyncio.create_subprocess_exec(
                 *command, env=environ, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
             )
@@ -100,8 +98,6 @@ class Snapshot:
                 self._fail(f"The page could not be made: {reason}")
                 return
             self._put_in_place(unfinished)
-        finally:
-            scratch.close()
 
     def _put_in_place(self, made: Path) -> None:
         """Rename the new files into place; remove those of other versions."""

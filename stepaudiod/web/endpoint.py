@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -65,16 +65,10 @@ class Answer(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """A value in the path, the query or a header.
-
-    Attributes:
-        place: `path`, `query` or `header`.
-        example: a valid value.
-        pattern: a regular expression that values match.
-    """
+    """A value beside the body, with an example and a regular expression that values match."""
 
     name: str
-    place: str
+    place: Literal["path", "query", "header"]
     description: str
     example: str
     pattern: str | None = None
@@ -112,7 +106,6 @@ class Endpoint(Route):
     def __init__(self, declaration: endpoint, handler: Handler) -> None:
         self.method, path = declaration.route.split()
         super().__init__(path, handler, methods=[self.method])
-        self.handler = handler
         self.declaration = declaration
         answers = declaration.answers
         self.answers = {200: Answer(contents={JSON: (answers,)})} if isinstance(answers, str) else answers

@@ -103,12 +103,7 @@ class Base64File:
 
 
 class JsonBody:
-    """A JSON body without its recordings, which are files of the request.
-
-    Args:
-        spool: for the files.
-        limit: `limits.max_body`, which counts the JSON without recordings.
-    """
+    """A JSON body without its recordings, which are files of the request; the limit is `limits.max_body`."""
 
     def __init__(self, spool: Spool, limit: int) -> None:
         self._spool = spool
@@ -123,14 +118,9 @@ class JsonBody:
         self._aside_bytes = 0
 
     async def read(self, pieces: AsyncIterable[bytes]) -> bytes:
-        """The JSON without recordings; each of them is in the spool under its field's name.
+        """Read all of it, see `read_json`.
 
         After an error the rest is read and dropped, so that a client that is still sending gets the answer.
-
-        Raises:
-            InvalidRequest: a recording is not base64, or is there twice.
-            TooLarge: the JSON without recordings is larger than the limit.
-            Busy: no upload slot is free.
         """
         failed: StepaudiodError | None = None
         try:

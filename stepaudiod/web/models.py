@@ -94,14 +94,10 @@ async def list_speakers(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": data, "models": [{"id": each["id"]} for each in data]})
 
 
-@endpoint(
-    "GET /v1/voices",
-    "listSpeakers",
-    VOICES,
-    "Speakers",
-    errors=NAMES_A_MODEL,
-    parameters=(Parameter("model", "query", "the model; by default the one that serves", "hibari"),),
-)
+MODEL = Parameter("model", "query", "the model; by default the one that serves", "hibari")
+
+
+@endpoint("GET /v1/voices", "listSpeakers", VOICES, "Speakers", NAMES_A_MODEL, parameters=(MODEL,))
 async def list_voices(request: Request) -> Response:
     """List the voices of one model, in the old containers' form."""
     service: Dispatcher = request.app.state.service

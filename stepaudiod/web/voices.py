@@ -115,14 +115,10 @@ async def _listen(request: Request, recording: Recording) -> str:
     return " ".join(segment.text for segment in heard)
 
 
-@endpoint(
-    "GET /v1/audio/voices",
-    "listVoices",
-    VOICES,
-    "VoiceList",
-    errors=NAMES_A_MODEL,
-    parameters=(Parameter("model", "query", "list the voices of this model only", "hibari"),),
-)
+MODEL = Parameter("model", "query", "list the voices of this model only", "hibari")
+
+
+@endpoint("GET /v1/audio/voices", "listVoices", VOICES, "VoiceList", NAMES_A_MODEL, parameters=(MODEL,))
 async def list_voices(request: Request) -> Response:
     """List all voices: those made from recordings, and those that come with the engines.
 

@@ -39,12 +39,8 @@ UNCOMPRESSED = ("wav", "pcm")
 class Job:
     """One request: its results, and how many bytes it may still send.
 
-    Args:
-        order: what to do.
-        load: returns the engine, loaded.
-        decoders: decode its recording.
-        decoding: bounds how many recordings are decoded, and held in memory meanwhile, at a time.
-        on_ready: called, from another thread, when its recording has been decoded.
+    `decoding` bounds how many recordings are decoded, and held in memory meanwhile, at a time. `on_ready` is
+    called, from another thread, when the recording has been decoded.
     """
 
     def __init__(

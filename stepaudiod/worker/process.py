@@ -24,15 +24,10 @@ BEATS_PER_TIMEOUT = 4
 
 
 class WorkerOptions(NamedTuple):
-    """How to start a worker and how long to believe in it.
+    """How to start a worker, and when it counts as hung.
 
-    Attributes:
-        cache_dir: where engines keep files that can be made again.
-        threads: processor threads an engine may use.
-        log_level: as in the configuration.
-        heartbeat_timeout_s: without a sign of life for this long, it hangs.
-        stall_timeout_s: alive, with work, and without progress for this long, it hangs.
-        load_timeout_s: the same while an engine loads.
+    It hangs after `heartbeat_timeout_s` without a heartbeat; with work, also after `stall_timeout_s` without
+    progress, or `load_timeout_s` while an engine loads.
     """
 
     cache_dir: Path

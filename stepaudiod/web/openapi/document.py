@@ -93,9 +93,10 @@ def _schemas(endpoints: list[Endpoint]) -> Table:
         for name in schemas
     }
     models: list[type[BaseModel]] = [*forms, *(getattr(answers, name) for name in names | {"Error"})]
-    wanted: list[tuple[type[BaseModel], Any]] = [(model, "validation") for model in models]
-    wanted.sort(key=lambda pair: pair[0].__name__)
-    _, table = models_json_schema(wanted, ref_template=REF + "{model}", schema_generator=_Plain)
+    models.sort(key=lambda model: model.__name__)
+    _, table = models_json_schema(
+        [(model, "validation") for model in models], ref_template=REF + "{model}", schema_generator=_Plain
+    )
     schemas: Table = table["$defs"]
     for schema in schemas.values():
         schema.pop("title", None)
@@ -113,16 +114,13 @@ def _multipart(form: type[Form], schema: Table) -> Table:
             del field["anyOf"]
             field |= choices[0]
         properties[f"{name}[]" if field.get("type") == "array" else name] = field
-    required = [
-        *(name for name, is_required in form.files.items() if is_required),
-        *schema.get("required", []),
-    ]
-    return schema | {"properties": properties, "required": required}
+    files = [name for name, is_required in form.files.items() if is_required]
+    return schema | {"properties": properties, "required": files + schema.get("required", [])}
 
 
 def _operation(endpoint: Endpoint, schemas: Table) -> Table:
     declaration = endpoint.declaration
-    summary, _, description = (inspect.getdoc(endpoint.handler) or "").partition("\n\n")
+    summary, _, description = (inspect.getdoc(endpoint.endpoint) or "").partition("\n\n")
     table: Table = {
         "operationId": declaration.id,
         "tags": [declaration.tag],

@@ -93,7 +93,7 @@ class Page:
             return await self.simple(request)
         if self._snapshot.is_ready:
             self._preload(service)
-            return _html(self._snapshot.read(f"index.{language_of(request)}.html"), chosen)
+            return _html((self._snapshot.folder / f"index.{language_of(request)}.html").read_bytes(), chosen)
         # first the page, then the model: in parallel, both would take longer
         self._snapshot.prepare(then=lambda: self._preload(service))
         return _html((HERE / "waking.html").read_bytes(), chosen)

@@ -57,9 +57,6 @@ class Snapshot:
     def is_ready(self) -> bool:
         return os.path.isdir(self.folder)  # False also if the cache can't be searched
 
-    def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
-
     def prepare(self, then: Callable[[], None]) -> None:
         """Make the files, unless they exist or are being made; `then` is called also after a failure."""
         if not self.is_ready and (self._making is None or self._making.done()):

@@ -80,7 +80,10 @@ class Access:
             client = scope["client"][0] if scope["client"] else "a client that has gone"
             request_id = scope["state"]["request_id"]
             self._refusals.log(logging.INFO, "refused %s: %s [%s]", client, error.code, request_id)
-            response = await _refusal(error, scope, headers)
+            response = await on_stepaudiod_error(Request(scope), error)
+            if isinstance(error, KeyRefused):
+                scheme = "Basic" if "text/html" in headers.get("accept", "") else "Bearer"  # for browsers
+                response.headers["WWW-Authenticate"] = f'{scheme} realm="stepaudiod"'
             await response(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -173,14 +176,6 @@ def _given_key(headers: Headers) -> bytes:
         if scheme.lower() == "basic":
             return base64.b64decode(value, validate=True).partition(b":")[2]
     return b""
-
-
-async def _refusal(error: StepaudiodError, scope: Scope, headers: Headers) -> Response:
-    response = await on_stepaudiod_error(Request(scope), error)
-    if isinstance(error, KeyRefused):
-        is_browser = "text/html" in headers.get("accept", "")
-        response.headers["WWW-Authenticate"] = f'{"Basic" if is_browser else "Bearer"} realm="stepaudiod"'
-    return response
 
 
 def _preflight(headers: Headers) -> Response:

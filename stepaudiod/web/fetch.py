@@ -172,11 +172,7 @@ class Fetcher:
         raise InvalidRequest(f"The URL redirects more than {MAX_REDIRECTS} times.")
 
     async def _pin(self, place: httpx.URL) -> str:
-        """The address to connect to.
-
-        Raises:
-            InvalidRequest: the host has no address, or one that is not public.
-        """
+        """The address to connect to; raises if the host has none, or one that is not public."""
         host = place.raw_host.decode()
         try:
             addresses = await self.resolve(host, place.port or SCHEMES[place.scheme])

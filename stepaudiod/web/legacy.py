@@ -41,8 +41,7 @@ from stepaudiod.web.stream import SPEECH_ANSWER, SPEECH_RESPONSES
 OF_OLD = ("stream", "metadata")
 """Fields of the old form that other servers have too: they mark an old request only without `model`."""
 EVERY_MODE = {"model", "response_format", "stream", "stream_format", "metadata", "step_audio", "seed"}
-EVERY_MODE_OF_STEP_AUDIO = {"mode", "model_variant"}
-"""Fields that every mode uses."""
+"""Fields that every mode uses, beside `mode` and `model_variant`."""
 UPLOAD_PATH = "/v1/audio/speech/upload"
 TRANSCRIPTS = ("prompt_text", "audio_text")
 URLS = ("prompt_audio_url", "input_audio_url")
@@ -101,10 +100,7 @@ async def upload(request: Request) -> Response:
 
 
 async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> Response:
-    """Serve a request in the old form; its recordings are in the request's spool.
-
-    `unknown` has the names of unknown fields beside the JSON.
-    """
+    """Serve a request in the old form, with the names of unknown fields beside its JSON."""
     settings: Settings = request.app.state.settings()
     form = check(OldSpeechForm, body)
     name_params(request, PARAMS)
@@ -118,7 +114,7 @@ async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> 
         plan = await _clone(request, form, sources)
     else:
         plan = await _edit(request, form, sources)
-    given = _given(form, EVERY_MODE) | {ABOVE + n for n in _given(options, EVERY_MODE_OF_STEP_AUDIO)}
+    given = _given(form, EVERY_MODE) | {ABOVE + n for n in _given(options, {"mode", "model_variant"})}
     unused = sorted((given | {*sources.given()}) - plan.used)
     headers |= plan.headers | ignored([*plan.unused, *unused, *form.unknown(), *unknown])
     respond = SPEECH_RESPONSES[form.stream_format]
@@ -256,12 +252,7 @@ def _pace(info: str) -> str:
 
 
 def _engine(service: Dispatcher, form: OldSpeechForm, need: str, caller: str = "") -> EngineDescription:
-    """The engine for a need. The old form had one model: without it, another engine that can do the work.
-
-    Raises:
-        InvalidRequest: `model_variant` for a model without variants.
-        StepaudiodError: no engine can; the message says what would make it possible.
-    """
+    """The engine for a need. The old form had one model: without it, another engine that can do the work."""
     variant = form.step_audio.model_variant
     is_old = without_organisation(form.model) == STEP_AUDIO
     if variant is not None:

@@ -80,11 +80,7 @@ async def create(request: Request) -> Response:
 
 
 async def _listen(request: Request, recording: Recording) -> str:
-    """What the recording says, if the form has no transcript. Decodes it in any case, to refuse other files.
-
-    Raises:
-        InvalidRequest: it is not a recording of a voice, or no recogniser can transcribe it.
-    """
+    """What the recording says, if the form has no transcript. Decodes it anyway, to refuse other files."""
     service: Dispatcher = request.app.state.service
     engine = PROBE
     if not recording.transcript.strip():

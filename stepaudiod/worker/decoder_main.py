@@ -39,23 +39,21 @@ def serve(connection: socket.socket) -> None:
     """
     poll = select.poll()
     poll.register(connection, select.POLLIN)
-
-    def is_unwanted() -> bool:
-        return bool(poll.poll(0))
-
     while True:
         message, files, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 2)
         if not message:
             return
         if len(files) == 2:  # otherwise it cancels what is done already
-            answer = _decode(json.loads(message), files[0], files[1], is_unwanted)
+            answer = _decode(json.loads(message), files[0], files[1], lambda: bool(poll.poll(0)))
             connection.send(json.dumps(answer).encode())
 
 
 def _decode(
     order: dict[str, Any], recording_fd: int, samples_fd: int, is_unwanted: Callable[[], bool]
 ) -> dict[str, Any]:
-    _bound_time(order["cpu_s"])
+    # the kernel ends this process, by SIGXCPU, once it has used that much more of a processor
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + order["cpu_s"]) + 1, hard))
     param = order["param"]
     try:
         with open(recording_fd, "rb", buffering=0) as recording, open(samples_fd, "wb") as samples:
@@ -66,12 +64,6 @@ def _decode(
     except MemoryError:
         message = "The recording is damaged: it asks for more memory than a recording needs."
         return {"error": "InvalidRequest", "message": message, "param": param}
-
-
-def _bound_time(cpu_s: float) -> None:
-    """Let the kernel end this process once it has used that much more of a processor: SIGXCPU."""
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + cpu_s) + 1, hard))
 
 
 def _warm_up() -> None:

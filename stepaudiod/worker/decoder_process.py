@@ -162,11 +162,7 @@ class _Decoder:
     def decode(
         self, path: Path, limits: dict[str, Any] | None, param: str, is_unwanted: Callable[[], bool]
     ) -> tuple[Waveform, int]:
-        """Have one recording read, see `Decoders.decode`.
-
-        Raises:
-            DecoderLost: the process is of no use any more.
-        """
+        """Have one recording read; raises `DecoderLost` if the process is of no use any more."""
         from stepaudiod.audio.decode import MAX_RATE, Limits  # while the process loads the same
 
         self.is_free = False
@@ -230,12 +226,7 @@ class _Decoder:
 
 
 def _result(answer: dict[str, Any], samples: int, most: int, param: str) -> tuple[Waveform, int]:
-    """The samples, copied, and their rate; what a decoder says isn't trusted.
-
-    Raises:
-        InvalidRequest: the recording is refused.
-        DecoderLost: the answer isn't one that a sound decoder gives.
-    """
+    """The samples, copied, and their rate. The answer isn't trusted: a wrong one raises `DecoderLost`."""
     import numpy as np
 
     from stepaudiod.audio.decode import MAX_RATE

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -20,7 +21,6 @@ from stepaudiod.requests import (
     Audio,
     EditRequest,
     Facts,
-    Recording,
     Result,
     Segment,
     SpeechRequest,
@@ -65,24 +65,22 @@ class Job:
         recording = work.reference if isinstance(work, SpeechRequest) else work.recording
         self.is_ready = recording is None
         if recording is not None:
-            arguments = (recording, order.limits, decoders, decoding, on_ready)
+            path, is_unwanted = Path(recording.path), self._is_closed.is_set
+            decode = partial(decoders.decode, path, order.limits, recording.param, is_unwanted)
+            arguments = (decode, decoding, on_ready)
             threading.Thread(target=self._decode, args=arguments, name="decode", daemon=True).start()
             threading.Thread(target=self._import, name="import", daemon=True).start()
 
     def _decode(
         self,
-        recording: Recording,
-        limits: dict[str, float],
-        decoders: Decoders,
+        decode: partial[tuple[Waveform, int]],
         decoding: threading.Semaphore,
         on_ready: Callable[[], None],
     ) -> None:
         """Decode the recording; its error is raised by the first step."""
         with decoding:
             try:
-                decoded = decoders.decode(
-                    Path(recording.path), limits, recording.param, self._is_closed.is_set
-                )
+                decoded = decode()
                 from stepaudiod.engines.base import Clip
 
                 self._clip = Clip(*decoded)
@@ -104,11 +102,7 @@ class Job:
     def _run(
         self, order: StartJob, load: Callable[[EngineOrder], Engine]
     ) -> Generator[Result | None, None, None]:
-        """Do the work.
-
-        Raises:
-            StepaudiodError: the recording can't be used, the engine can't be loaded, or it fails.
-        """
+        """Raises if the recording can't be used, the engine can't be loaded, or it fails."""
         if self._error is not None:
             raise self._error
         if order.format not in (None, *UNCOMPRESSED):  # the codecs are imported while the engine loads

@@ -7,7 +7,6 @@ of the exit. The connection counts as quiet: it neither keeps the daemon awake n
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,7 +18,7 @@ from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.errors import EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.web import models
-from stepaudiod.web.stream import UNBUFFERED
+from stepaudiod.web.stream import UNBUFFERED, event
 
 HEADERS = {"Cache-Control": "no-cache"} | UNBUFFERED
 MIN_STEP_S = 0.5
@@ -53,7 +52,7 @@ class Feed:
         writing = self._writing
         try:
             made = self._events_made.next()
-            yield _event(_status(service, idle))
+            yield event(_status(service, idle))
             while not writing.done():
                 await made.wait()
                 made = self._events_made.next()
@@ -72,16 +71,12 @@ class Feed:
                 change = service.changes.next()
                 status = _status(service, idle)
                 if (now := _without_clock(status)) != before:
-                    before, self._latest = now, _event(status)
+                    before, self._latest = now, event(status)
                     self._events_made.notify()
                     await asyncio.sleep(MIN_STEP_S)
                 await wait_for(change, STEP_S)
         finally:
             self._events_made.notify()
-
-
-def _event(status: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(status, ensure_ascii=False).encode() + b"\n\n"
 
 
 def _status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:

@@ -14,11 +14,11 @@ A client that may send a URL could otherwise reach whatever this machine can rea
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -94,21 +94,17 @@ async def resolve(host: str, port: int) -> list[str]:
     It runs in a daemon thread of its own, since a name server may take longer than any deadline: neither the
     thread pool nor the exit of the process waits for it.
     """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[Any]] = loop.create_future()
-
-    def tell(set_answer: Callable[[Any], None], value: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(lambda: None if answer.done() else set_answer(value))
+    answer: Future[list[Any]] = Future()
+    answer.set_running_or_notify_cancel()
 
     def ask() -> None:
         try:
-            tell(answer.set_result, socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            answer.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except Exception as error:
-            tell(answer.set_exception, error)
+            answer.set_exception(error)
 
     threading.Thread(target=ask, daemon=True).start()
-    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in await answer))
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in await asyncio.wrap_future(answer)))
 
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]

@@ -132,7 +132,10 @@ class JsonBody:
                         failed = error
             if failed is not None:
                 raise failed
-            return self._read_aside() + self._text
+            if self._aside is None:
+                return bytes(self._text)
+            self._aside.seek(0)
+            return self._aside.read() + self._text
         finally:
             if self._file is not None:
                 self._file.close()
@@ -163,12 +166,6 @@ class JsonBody:
         del self._text[:size]
         self._from = max(0, self._from - size)
         self._aside_bytes += size
-
-    def _read_aside(self) -> bytes:
-        if self._aside is None:
-            return b""
-        self._aside.seek(0)
-        return self._aside.read()
 
     def _feed(self, piece: bytes) -> None:
         """Handle a piece that begins inside a recording."""

@@ -15,13 +15,7 @@ from stepaudiod.engines.local_models import STEP_AUDIO
 from stepaudiod.engines.registry import NEEDS, can
 from stepaudiod.engines.voice_names import require_speakable, resolve_voice, told_language
 from stepaudiod.errors import InvalidRequest, Unsupported
-from stepaudiod.requests import (
-    EditRequest,
-    EngineDescription,
-    SpeechRequest,
-    TranscriptionRequest,
-    Work,
-)
+from stepaudiod.requests import EditRequest, EngineDescription, SpeechRequest, TranscriptionRequest, Work
 from stepaudiod.tags import warning
 from stepaudiod.text.languages import language_code
 from stepaudiod.text.scripts import main_language

@@ -243,9 +243,9 @@ async def _edit(request: Request, form: OldSpeechForm, sources: Sources) -> Plan
 def _pace(info: str) -> str:
     """A speed in the model's words: 0.85x is `slower`."""
     number = PACE.fullmatch(info.strip())
-    if number is None or float(number[1]) == 1:
+    factor = float(number[1]) if number else 1.0
+    if factor == 1:
         return info
-    factor = float(number[1])
     if factor < 1:
         return "slower" if factor > MUCH_SLOWER else "more slower"
     return "faster" if factor < MUCH_FASTER else "more faster"

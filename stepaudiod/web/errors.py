@@ -60,10 +60,8 @@ UNUSABLE = (
 
 
 def error_body(message: str, status: int, code: str | None = None, param: str | None = None) -> bytes:
-    if status < 500:
-        kind = "rate_limit_error" if status == 429 else "invalid_request_error"
-    else:
-        kind = "server_error"
+    of_client = "rate_limit_error" if status == 429 else "invalid_request_error"
+    kind = of_client if status < 500 else "server_error"
     error = {"message": message, "type": kind, "param": param, "code": code}
     return json.dumps({"error": error}, ensure_ascii=False).encode(errors="replace")
 

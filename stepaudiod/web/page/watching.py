@@ -18,6 +18,7 @@ from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.errors import EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.web import models
+from stepaudiod.web.endpoint import EVENTS
 from stepaudiod.web.stream import UNBUFFERED, event
 
 HEADERS = {"Cache-Control": "no-cache"} | UNBUFFERED
@@ -38,14 +39,12 @@ class Feed:
         self._writing: asyncio.Task[None] | None = None
 
     async def watch(self, request: Request) -> Response:
-        events = self._events(request.app.state.service, request.app.state.idle, request.scope["state"])
-        return StreamingResponse(events, headers=HEADERS, media_type="text/event-stream")
+        return StreamingResponse(self._events(request), headers=HEADERS, media_type=EVENTS)
 
-    async def _events(
-        self, service: Dispatcher, idle: IdleClock, connection: dict[str, Any]
-    ) -> AsyncIterator[bytes]:
+    async def _events(self, request: Request) -> AsyncIterator[bytes]:
         """The current status, then each change."""
-        connection["is_watching"] = True  # the response has begun: the exit of the daemon may cut it off
+        service, idle = request.app.state.service, request.app.state.idle
+        request.scope["state"]["is_watching"] = True  # the exit of the daemon may cut off the response now
         self._tabs += 1
         if self._writing is None:
             self._writing = asyncio.create_task(self._write(service, idle))

@@ -150,21 +150,15 @@ def _check_origin(origin: str, scope: Scope, headers: Headers) -> None:
     if site is None:
         is_own = not origin or origin == f"http://{headers.get('host')}"
     else:
-        is_own = site in ("same-origin", "none") or _is_link(scope, headers)
+        # of a link that was followed, the answer is a page of its own, which the other site can't read
+        purpose = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
+        is_link = scope["method"] in ("GET", "HEAD") and purpose == ("navigate", "document")
+        is_own = site in ("same-origin", "none") or is_link
     if not is_own:
         raise OriginRefused(
             f"A page of another site ({origin or site}) may not call this daemon."
             " To allow it, add its origin to access.origins."
         )
-
-
-def _is_link(scope: Scope, headers: Headers) -> bool:
-    """Whether a link was followed: the answer is a page of its own, which the other site can't read."""
-    return (
-        scope["method"] in ("GET", "HEAD")
-        and headers.get("sec-fetch-mode") == "navigate"
-        and headers.get("sec-fetch-dest") == "document"
-    )
 
 
 def _given_key(headers: Headers) -> bytes:

@@ -17,6 +17,7 @@ import ipaddress
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import unquote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -46,13 +47,7 @@ PREFLIGHT_AGE_S = "600"
 
 
 class Access:
-    """Passes a request on, or answers it with an error.
-
-    Args:
-        app: the application.
-        settings: returns the current configuration.
-        keys: returns the current API keys.
-    """
+    """Passes a request on, or answers it with an error."""
 
     def __init__(self, app: ASGIApp, settings: Callable[[], Settings], keys: Callable[[], ApiKeys]) -> None:
         self._app = app
@@ -61,24 +56,22 @@ class Access:
         self._refusals = LogRateLimit(log, REFUSED_LINES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         headers = Headers(scope=scope)
-        name = self._caller(headers)
+        key = _given_key(headers)
+        name = self._keys().name_of(key) if key else None
         scope["state"]["caller"] = name or ""
         scope["state"]["share"] = f"key {name}" if name else scope["state"]["peer"]
         if scope["state"]["reach"] == "unix":
             await self._app(scope, receive, send)
             return
-        origin = _origin(headers)
+        origin = ", ".join(headers.getlist("origin"))  # two headers never match an allowed origin
         is_allowed = origin in self._settings().access.origins
         if is_allowed:
             send = _readable_by(origin, send)
         try:
             self._check_host(scope, headers)
             if not is_allowed:
-                _check_origin(scope, headers)
+                _check_origin(origin, scope, headers)
             elif scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                 await _preflight(headers)(scope, receive, send)
                 return
@@ -87,25 +80,22 @@ class Access:
             client = scope["client"][0] if scope["client"] else "a client that has gone"
             request_id = scope["state"]["request_id"]
             self._refusals.log(logging.INFO, "refused %s: %s [%s]", client, error.code, request_id)
-            response = await _refusal(error, scope, headers)
+            response = await on_stepaudiod_error(Request(scope), error)
+            if isinstance(error, KeyRefused):
+                scheme = "Basic" if "text/html" in headers.get("accept", "") else "Bearer"  # for browsers
+                response.headers["WWW-Authenticate"] = f'{scheme} realm="stepaudiod"'
             await response(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
-        """Raise if the host is not one of the daemon's names."""
         asked = _take_authority(scope) or headers.get("host", "")
-        name = _name(asked)
-        ours = LOCAL_NAMES | {_plain(host) for host in self._settings().access.hosts}
-        if name is None or name not in ours | {_plain(scope["server"][0])}:
+        found = HOST.fullmatch(asked)
+        ours = map(_plain, (*self._settings().access.hosts, scope["server"][0]))
+        if found is None or _plain(found["name"]) not in LOCAL_NAMES.union(ours):
             raise HostRefused(
                 f"This daemon isn't called {asked!r}. If the name is this machine's, add it to access.hosts."
             )
-
-    def _caller(self, headers: Headers) -> str | None:
-        """The name of a request's key; None if it is not one of this daemon's."""
-        key = _given_key(headers)
-        return self._keys().name_of(key) if key else None
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         """Raise if a key is needed and there is no valid one."""
@@ -114,10 +104,11 @@ class Access:
             return
         keys = self._keys()
         if not keys.digests:
+            because = f" ({keys.problem})" if keys.problem and not is_network else ""  # it names files
             raise ConfigError(
-                "Calls to this socket need an API key, and the daemon has none"
-                f"{_because(keys, is_network)}. On the machine: {api_keys.HOW_TO}, then systemctl reload"
-                ' stepaudiod. To serve without keys, write auth = "none" under [access].'
+                f"Calls to this socket need an API key, and the daemon has none{because}. On the machine: "
+                f"{api_keys.HOW_TO}, then systemctl reload stepaudiod. To serve without keys, write "
+                'auth = "none" under [access].'
             )
         if not scope["state"]["caller"]:
             given = _given_key(headers)
@@ -126,11 +117,6 @@ class Access:
                 f"{what} Send it as Authorization: Bearer KEY; a browser that asks takes it as the password."
                 f" On the daemon's machine, {api_keys.HOW_TO} makes one."
             )
-
-
-def _because(keys: ApiKeys, is_network: bool) -> str:
-    """What is wrong with the keys; not sent to the network, since it has paths and lines."""
-    return f" ({keys.problem})" if keys.problem and not is_network else ""
 
 
 def _take_authority(scope: Scope) -> str | None:
@@ -147,12 +133,6 @@ def _take_authority(scope: Scope) -> str | None:
     return parts.netloc
 
 
-def _name(host: str) -> str | None:
-    """The name in a `Host` header without its port; None if it is malformed."""
-    found = HOST.fullmatch(host)
-    return _plain(found["name"]) if found else None
-
-
 def _plain(name: str) -> str:
     """One spelling for each name and address."""
     name = name.strip("[]").partition("%")[0].lower().removesuffix(".")
@@ -164,18 +144,16 @@ def _plain(name: str) -> str:
     return str(mapped or address)
 
 
-def _origin(headers: Headers) -> str:
-    """The page's origin; "" without the header. Two headers never match an allowed origin."""
-    return ", ".join(headers.getlist("origin"))
-
-
-def _check_origin(scope: Scope, headers: Headers) -> None:
+def _check_origin(origin: str, scope: Scope, headers: Headers) -> None:
     """Raise if the request comes from a page of another site. Programs send neither header."""
-    site, origin = headers.get("sec-fetch-site"), _origin(headers)
+    site = headers.get("sec-fetch-site")
     if site is None:
         is_own = not origin or origin == f"http://{headers.get('host')}"
     else:
-        is_own = site in ("same-origin", "none") or _is_link(scope, headers)
+        # of a link that was followed, the answer is a page of its own, which the other site can't read
+        purpose = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
+        is_link = scope["method"] in ("GET", "HEAD") and purpose == ("navigate", "document")
+        is_own = site in ("same-origin", "none") or is_link
     if not is_own:
         raise OriginRefused(
             f"A page of another site ({origin or site}) may not call this daemon."
@@ -183,38 +161,19 @@ def _check_origin(scope: Scope, headers: Headers) -> None:
         )
 
 
-def _is_link(scope: Scope, headers: Headers) -> bool:
-    """Whether a link was followed: the answer is a page of its own, which the other site can't read."""
-    return (
-        scope["method"] in ("GET", "HEAD")
-        and headers.get("sec-fetch-mode") == "navigate"
-        and headers.get("sec-fetch-dest") == "document"
-    )
-
-
 def _given_key(headers: Headers) -> bytes:
     """The key of a bearer token, or the password that a browser sends; empty without one."""
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip().encode()
-    if scheme.lower() == "basic":
-        try:
+    with suppress(ValueError):
+        if scheme.lower() == "basic":
             return base64.b64decode(value, validate=True).partition(b":")[2]
-        except ValueError:
-            return b""
     return b""
 
 
-async def _refusal(error: StepaudiodError, scope: Scope, headers: Headers) -> Response:
-    response = await on_stepaudiod_error(Request(scope), error)
-    if isinstance(error, KeyRefused):
-        is_browser = "text/html" in headers.get("accept", "")
-        response.headers["WWW-Authenticate"] = f'{"Basic" if is_browser else "Bearer"} realm="stepaudiod"'
-    return response
-
-
 def _preflight(headers: Headers) -> Response:
-    """The answer to a browser's preflight request for a page of an allowed origin."""
+    """The answer to a browser's preflight request (CORS) for a page of an allowed origin."""
     allowed = {"Access-Control-Allow-Methods": METHODS, "Access-Control-Max-Age": PREFLIGHT_AGE_S}
     if wanted := headers.get("access-control-request-headers"):
         allowed["Access-Control-Allow-Headers"] = wanted

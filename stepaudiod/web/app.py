@@ -25,7 +25,6 @@ from stepaudiod.web.request_id import RequestId
 
 
 def _routes_of(*modules: ModuleType) -> list[Route]:
-    """Every endpoint that these modules declare."""
     return [value for module in modules for value in vars(module).values() if isinstance(value, Route)]
 
 
@@ -34,7 +33,6 @@ API = [*USED_BY_THE_PAGE, *_routes_of(docs, metrics)]
 
 
 def routes(role: Role, page: Page) -> list[BaseRoute]:
-    """The routes of a socket with this role."""
     if role == "api":
         return [*API]
     return [*page.routes(), *(API if role == "http" else USED_BY_THE_PAGE)]
@@ -48,16 +46,7 @@ def build_app(
     keys: Callable[[], ApiKeys],
     page: Page,
 ) -> Starlette:
-    """The application that a socket serves.
-
-    Args:
-        role: of the socket.
-        settings: returns the current configuration, which a reload changes.
-        service: the queue and the worker.
-        idle: the time left until the idle exit, for the status.
-        keys: returns the current API keys.
-        page: the web page.
-    """
+    """The application that a socket serves; a reload changes the settings and keys."""
     middleware = [
         Middleware(RequestId),
         Middleware(CountAnswers, service.counters),

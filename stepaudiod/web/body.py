@@ -10,11 +10,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar, get_origin
+from typing import Any, TypeVar, get_origin
 
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
@@ -46,22 +46,14 @@ SPOOLED = re.compile(r"\d+\.[a-z0-9]{1,5}")
 F = TypeVar("F", bound=Form)
 
 
-class Upload(NamedTuple):
-    """A file of a form, on disk."""
-
-    path: Path
-    filename: str
-    size_bytes: int
-
-
 @dataclass(slots=True, eq=False)
 class Spool:
     """The files of one request, in a temporary directory."""
 
     places: UploadSlots
-    arrival: Arrival | None = None
+    arrival: Arrival
     folder: TempDir | None = None
-    uploads: dict[str, Upload] = field(default_factory=dict)
+    uploads: dict[str, Path] = field(default_factory=dict)
     is_open: bool = False
 
     async def open(self) -> None:
@@ -81,7 +73,6 @@ class Spool:
 
     def _take(self) -> None:
         if not self.is_open:
-            assert self.arrival is not None
             self.places.take(self, self.arrival)
             self.is_open = True
 
@@ -98,7 +89,6 @@ class Spool:
         return self.folder.path / f"{len(self.uploads)}{suffix if SUFFIX.fullmatch(suffix) else '.bin'}"
 
     def close(self) -> None:
-        """Remove the files and free the slot."""
         if self.folder is not None:
             self.folder.close()
             self.folder = None
@@ -115,7 +105,6 @@ class FormParser(MultiPartParser):
     _fields_bytes = 0
 
     def on_end(self) -> None:
-        """Note that the closing boundary was read."""
         self.has_ended = True
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
@@ -147,21 +136,20 @@ class SpoolUploads:
 
     def __init__(self, app: ASGIApp, settings: Callable[[], Settings]) -> None:
         self._app = app
+        self._settings = settings
         self._places = UploadSlots(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        spool = Spool(self._places)
-        scope.setdefault("state", {})["spool"] = spool
+        state = scope["state"]
+        spool = state["spool"] = Spool(self._places, Arrival(state["share"], self._settings()))
 
         async def send_and_empty(message: Message) -> None:
             if message["type"] == "http.response.start":
                 spool.close()
             await send(message)
 
-        try:
+        with closing(spool):
             await self._app(scope, receive, send_and_empty)
-        finally:
-            spool.close()
 
 
 def check(schema: type[F], body: bytes | dict[str, object]) -> F:
@@ -176,7 +164,7 @@ def check(schema: type[F], body: bytes | dict[str, object]) -> F:
         raise InvalidRequest(*_explain(error)) from None
 
 
-async def read_multipart(request: Request, schema: type[F]) -> tuple[F, dict[str, Upload]]:
+async def read_multipart(request: Request, schema: type[F]) -> tuple[F, dict[str, Path]]:
     """Read a multipart body: its validated fields and its files, which are kept until the response begins.
 
     Raises:
@@ -190,9 +178,7 @@ async def read_multipart(request: Request, schema: type[F]) -> tuple[F, dict[str
     spool: Spool = request.scope["state"]["spool"]
     settings: Settings = request.app.state.settings()
     limits = settings.limits
-    pieces = body_pieces(
-        request, settings, limits.max_upload, "limits.max_upload). Send a shorter recording."
-    )
+    pieces = body_pieces(request, settings)
     try:
         await spool.open()
     except Busy:
@@ -208,7 +194,7 @@ async def read_multipart(request: Request, schema: type[F]) -> tuple[F, dict[str
         raise InvalidRequest(f"The form can't be read: {error.message}") from None
     except UnicodeError:
         raise InvalidRequest("The form's text isn't in the charset that it names. Send UTF-8.") from None
-    given: dict[str, list[str]] = {}
+    given: dict[str, Any] = {}
     try:
         if not parser.has_ended:
             raise InvalidRequest("The form breaks off: its closing boundary is missing. Send it whole.")
@@ -223,10 +209,10 @@ async def read_multipart(request: Request, schema: type[F]) -> tuple[F, dict[str
                 spool.uploads[name] = await asyncio.to_thread(_keep, value, spool)
     finally:
         await parsed.close()
-    form = check(schema, dict(_fields(given, schema)))
+    form = check(schema, given)
     for name, is_required in schema.files.items():
         if name in spool.uploads:
-            if not spool.uploads[name].size_bytes:
+            if not spool.uploads[name].stat().st_size:
                 raise InvalidRequest(f"{name!r} is empty.", name)
         elif is_required:
             raise InvalidRequest(f"{name!r} is required: a recording, as a file.", name)
@@ -234,62 +220,40 @@ async def read_multipart(request: Request, schema: type[F]) -> tuple[F, dict[str
 
 
 def check_length(text: str, settings: Settings, param: str = "input") -> None:
-    """Refuse a text longer than `limits.max_text`.
-
-    Raises:
-        InvalidRequest: it is longer.
-    """
+    """Raise `InvalidRequest` for a text longer than `limits.max_text`."""
     limit = settings.limits.max_text
     if len(text) > limit:
         message = f"{param!r} has {len(text):,} characters; at most {limit:,} are allowed (limits.max_text)."
         raise InvalidRequest(f"{message} Send it in parts.", param)
 
 
-def _add(given: dict[str, list[str]], name: str, value: UploadFile | str, schema: type[Form]) -> None:
+def _add(given: dict[str, Any], name: str, value: UploadFile | str, schema: type[Form]) -> None:
     """Add one value of a field; an empty value is absent, and a file in an unknown field is only named."""
     plain = name.removesuffix("[]")
     if isinstance(value, UploadFile):
         if plain in schema.model_fields:
             raise InvalidRequest(f"{name!r} is a file: send it without a file name.", name)
         value = "a file"
-    if value:
+    field = schema.model_fields.get(plain)
+    if value and field is not None and get_origin(field.annotation) is list:
         given.setdefault(plain, []).append(value)
+    elif value and field is not None and plain in given:
+        raise InvalidRequest(f"{plain!r} is there twice.", plain)
+    elif value:
+        given[plain] = value
 
 
-def _fields(given: dict[str, list[str]], schema: type[Form]) -> Iterator[tuple[str, object]]:
-    """Each field with its value, or with a list of values where the schema has a list."""
-    for name, values in given.items():
-        field = schema.model_fields.get(name)
-        if field is not None and get_origin(field.annotation) is list:
-            yield name, values
-        elif field is not None and len(values) > 1:
-            raise InvalidRequest(f"{name!r} is there twice.", name)
-        else:
-            yield name, values[0]
-
-
-def _keep(file: UploadFile, spool: Spool) -> Upload:
-    """Copy a file to where the worker can read it."""
-    filename = file.filename or ""
-    path = spool.new_path(filename)
+def _keep(file: UploadFile, spool: Spool) -> Path:
+    path = spool.new_path(file.filename or "")
     with path.open("wb") as target:
         shutil.copyfileobj(file.file, target)
-    return Upload(path, filename, path.stat().st_size)
+    return path
 
 
-def body_pieces(
-    request: Request, settings: Settings, limit: int, setting: str
-) -> AsyncGenerator[bytes, None]:
-    """The body in pieces, within its deadlines and `limit` bytes."""
-    state = request.scope["state"]
-    state["spool"].arrival = Arrival(state["share"], settings)
-    return _pieces(request.stream(), state["spool"].arrival, limit, setting)
-
-
-async def _pieces(
-    stream: AsyncGenerator[bytes, None], arrival: Arrival, limit: int, setting: str
-) -> AsyncGenerator[bytes, None]:
-    size = 0
+async def body_pieces(request: Request, settings: Settings) -> AsyncGenerator[bytes, None]:
+    """The body in pieces, within its deadlines and `limits.max_upload`."""
+    arrival, stream = request.scope["state"]["spool"].arrival, request.stream()
+    limit, size = settings.limits.max_upload, 0
     while size <= min(DISCARD * limit, limit + DISCARD_BYTES):
         try:
             piece = await arrival.next_piece(stream)
@@ -301,7 +265,9 @@ async def _pieces(
         if size <= limit:
             yield piece
     if size > limit:
-        raise TooLarge(f"The body is larger than {limit:,} bytes ({setting}")
+        raise TooLarge(
+            f"The body is larger than {limit:,} bytes (limits.max_upload). Send a shorter recording."
+        )
 
 
 def _explain(error: ValidationError) -> tuple[str, str | None]:

@@ -6,6 +6,7 @@ Nothing is imported or built before the first of these requests, so the daemon w
 from __future__ import annotations
 
 import asyncio
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,37 +19,9 @@ from starlette.routing import Route
 from stepaudiod.config import Settings
 from stepaudiod.web.endpoint import DAEMON, HTML, JSON, Answer, endpoint
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>stepaudiod API</title>
-<link rel="icon" href="docs/favicon-32x32.png">
-<link rel="stylesheet" href="docs/swagger-ui.css">
-<script src="docs/swagger-ui-bundle.js" defer></script>
-<script src="docs/start.js" defer></script>
-</head>
-<body>
-<div id="swagger-ui"></div>
-<noscript>This page needs JavaScript. The document is <a href="openapi.json">openapi.json</a>.</noscript>
-</body>
-</html>
-"""
-"""Addresses are relative, so that the page works below a proxy's path prefix."""
-START = """SwaggerUIBundle({
-  url: "openapi.json",
-  dom_id: "#swagger-ui",
-  deepLinking: true,
-  validatorUrl: null,
-  responseInterceptor: (response) => {
-    const headers = response.headers;
-    if (/^audio/.test(headers["content-type"])) headers["content-disposition"] = "attachment";
-    return response;
-  }
-});
-"""
-"""Offers audio as a download: Swagger UI's player would request the address again, with GET."""
+HERE = Path(__file__).parent / "swagger"
+"""The page's addresses are relative, so that it works below a proxy's path prefix. Its script offers audio
+as a download: Swagger UI's player would request the address again, with GET."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -67,7 +40,6 @@ class Document:
         self._json = b""
 
     async def json(self, app: Starlette) -> bytes:
-        """The document of the current configuration."""
         settings: Settings = app.state.settings()
         if self._settings is not settings:
             self._json = await asyncio.to_thread(_build, app, settings)
@@ -76,9 +48,10 @@ class Document:
 
 
 def _build(app: Starlette, settings: Settings) -> bytes:
-    from stepaudiod.web.openapi.document import build, dump
+    from stepaudiod.web.openapi.document import build
 
-    return dump(build(app.routes, settings))
+    document = build(app.routes, settings)
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 @endpoint("GET /openapi.json", "getDocument", DAEMON, {200: Answer("OpenAPI 3.1.", {JSON: ()})})
@@ -88,22 +61,19 @@ async def openapi(request: Request) -> Response:
     return Response(await document.json(request.app), media_type=JSON)
 
 
-@endpoint(
-    "GET /docs",
-    "getDocs",
-    DAEMON,
-    {200: Answer("Swagger UI.", {HTML: ()}, ("Content-Security-Policy",))},
-)
+SWAGGER = Answer("Swagger UI.", {HTML: ()}, ("Content-Security-Policy",))
+
+
+@endpoint("GET /docs", "getDocs", DAEMON, {200: SWAGGER})
 async def docs(request: Request) -> Response:
     """Read this document in a browser, and try it out."""
-    return Response(PAGE, headers=HEADERS, media_type=HTML)
+    return Response((HERE / "index.html").read_bytes(), headers=HEADERS, media_type=HTML)
 
 
 async def docs_file(request: Request) -> Response:
-    """A file that the page loads."""
     name = request.path_params["name"]
     if name == "start.js":
-        return Response(START, headers=KEEP, media_type="text/javascript")
+        return Response((HERE / "start.js").read_bytes(), headers=KEEP, media_type="text/javascript")
     if name not in FILES:
         raise HTTPException(404)
     spec = find_spec("fastapi_swagger")  # finds its folder without importing it

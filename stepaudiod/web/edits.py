@@ -25,22 +25,13 @@ from stepaudiod.web.stream import AUDIO, StreamedResponse
 PARAMS = {"kind": "mode", "info": "edit_info", "recording": "file"}
 """Fields of an edit and its recording, and their names in this form."""
 
-
 OF_RECORDING = ("X-StepAudio-Transcript", "X-StepAudio-Reference-Stretch")
-
-
-@endpoint(
-    "POST /v1/audio/edits",
-    "createEdit",
-    EDITS,
-    {
-        200: Answer(
-            "The changed recording, sent while it is made.", AUDIO, (*SOUND_HEADERS, *OF_RECORDING, IGNORED)
-        )
-    },
-    errors=WORKS,
-    body=(EditForm,),
+EDITED = Answer(
+    "The changed recording, sent while it is made.", AUDIO, (*SOUND_HEADERS, *OF_RECORDING, IGNORED)
 )
+
+
+@endpoint("POST /v1/audio/edits", "createEdit", EDITS, {200: EDITED}, errors=WORKS, body=(EditForm,))
 async def edits(request: Request) -> Response:
     """Change a recording: its emotion, style or speed, its noise and silence, its laughs and sighs.
 
@@ -56,7 +47,7 @@ async def edits(request: Request) -> Response:
     for param, text in (("text", form.text or ""), ("transcript", form.transcript)):
         check_length(text, settings, param)
     engine = engine_for(service, form.model, form.mode)
-    recording = Recording(str(uploads["file"].path), form.transcript)
+    recording = Recording(str(uploads["file"]), form.transcript)
     wanted = EditRequest(recording, edit, form.seed, is_marked(request))
     return StreamedResponse(request, engine, wanted, ignored(form.unknown()), form.response_format)
 

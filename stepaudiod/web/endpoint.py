@@ -14,8 +14,9 @@ document, so that declarations cost nothing when the daemon wakes.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -64,73 +65,47 @@ class Answer(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """A value in the path, the query or a header.
-
-    Attributes:
-        place: `path`, `query` or `header`.
-        example: a valid value.
-        pattern: a regular expression that values match.
-    """
+    """A value beside the body, with an example and a regular expression that values match."""
 
     name: str
-    place: str
+    place: Literal["path", "query", "header"]
     description: str
     example: str
     pattern: str | None = None
 
 
-class Declaration(NamedTuple):
-    """What the document says beside the path, the method and the handler's docstring.
+@dataclass(frozen=True, slots=True)
+class endpoint:
+    """Makes a handler an endpoint, with what the document says beside its docstring.
 
     Attributes:
+        route: a method and a path of starlette. `HEAD` comes with `GET`; `{id:path}` may contain slashes.
         id: the operation's name in generated clients.
-        tag: its chapter.
-        answers: by status.
-        errors: what it raises; those that any request may meet are added.
+        tag: its chapter, one of the constants above.
+        answers: the name of the schema of 200, which is JSON; or every answer by its status.
+        errors: what the handler raises; errors that any request may meet are added.
         body: the forms of its body; with more than one, either is accepted.
         parameters: beside the body.
     """
 
+    route: str
     id: str
     tag: str
-    answers: dict[int, Answer]
-    errors: tuple[type[StepaudiodError], ...]
-    body: tuple[type[Form], ...]
-    parameters: tuple[Parameter, ...]
+    answers: str | dict[int, Answer]
+    errors: tuple[type[StepaudiodError], ...] = ()
+    body: tuple[type[Form], ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+
+    def __call__(self, handler: Handler) -> Endpoint:
+        return Endpoint(self, handler)
 
 
 class Endpoint(Route):
     """A route with its declaration."""
 
-    def __init__(self, method: str, path: str, handler: Handler, declaration: Declaration) -> None:
-        super().__init__(path, handler, methods=[method])
-        self.method = method
-        self.handler = handler
+    def __init__(self, declaration: endpoint, handler: Handler) -> None:
+        self.method, path = declaration.route.split()
+        super().__init__(path, handler, methods=[self.method])
         self.declaration = declaration
-
-
-def endpoint(
-    route: str,
-    id: str,
-    tag: str,
-    answers: str | dict[int, Answer],
-    errors: tuple[type[StepaudiodError], ...] = (),
-    body: tuple[type[Form], ...] = (),
-    parameters: tuple[Parameter, ...] = (),
-) -> Callable[[Handler], Endpoint]:
-    """Make a handler an endpoint.
-
-    Args:
-        route: a method and a path of starlette. `HEAD` comes with `GET`; `{id:path}` may contain slashes.
-        id: see `Declaration`, as for the rest.
-        tag: one of the constants above.
-        answers: the name of the schema of 200, which is JSON; or every answer by its status.
-        errors: what the handler raises.
-        body: the forms that it reads.
-        parameters: what else it reads.
-    """
-    if isinstance(answers, str):
-        answers = {200: Answer(contents={JSON: (answers,)})}
-    method, path = route.split()
-    declaration = Declaration(id, tag, answers, errors, body, parameters)
-    return lambda handler: Endpoint(method, path, handler, declaration)
+        answers = declaration.answers
+        self.answers = {200: Answer(contents={JSON: (answers,)})} if isinstance(answers, str) else answers

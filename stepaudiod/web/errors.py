@@ -60,10 +60,8 @@ UNUSABLE = (
 
 
 def error_body(message: str, status: int, code: str | None = None, param: str | None = None) -> bytes:
-    if status < 500:
-        kind = "rate_limit_error" if status == 429 else "invalid_request_error"
-    else:
-        kind = "server_error"
+    of_client = "rate_limit_error" if status == 429 else "invalid_request_error"
+    kind = of_client if status < 500 else "server_error"
     error = {"message": message, "type": kind, "param": param, "code": code}
     return json.dumps({"error": error}, ensure_ascii=False).encode(errors="replace")
 
@@ -79,12 +77,7 @@ def error_response(
 
 
 def name_params(request: Request, names: dict[str, str]) -> None:
-    """Let errors about a request name its form's fields.
-
-    Args:
-        request: whose errors.
-        names: the form's name of each field of `requests` and `edits`, where it differs.
-    """
+    """Let errors about a request name its form's fields instead of those of `requests` and `edits`."""
     request.scope["state"].setdefault("params", {}).update(names)
 
 
@@ -105,13 +98,9 @@ async def on_os_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, OSError)
     if error.errno in UNUSABLE:
         log.error("the daemon can't use a file that it needs: %s", error)
-        return await on_stepaudiod_error(
-            request,
-            EngineUnavailable(
-                f"The daemon can't use {error.filename or 'a file'}: {error.strerror}. Run "
-                "`stepaudioctl doctor` for what to do."
-            ),
-        )
+        what = f"The daemon can't use {error.filename or 'a file'}: {error.strerror}."
+        unusable = EngineUnavailable(f"{what} Run `stepaudioctl doctor` for what to do.")
+        return await on_stepaudiod_error(request, unusable)
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         raise error
     log.error("the disk is full: %s", error)
@@ -128,7 +117,10 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(sorted(_methods(request)))
+        # each method has its own route, and Starlette reports only the first one's
+        routes = [each for each in request.app.routes if each.matches(request.scope)[0] is not Match.NONE]
+        methods = {method for route in routes if isinstance(route, Route) for method in route.methods or ()}
+        headers["Allow"] = ", ".join(sorted(methods))
     return error_response(message, error.status_code, code, headers=headers)
 
 
@@ -147,12 +139,6 @@ def _other_slash(request: Request) -> str | None:
     return f"{place}?{request.url.query}" if request.url.query else place
 
 
-def _methods(request: Request) -> set[str]:
-    """Every method of the path. Each has its own route, and Starlette reports only the first one's."""
-    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return {method for route in routes if isinstance(route, Route) for method in route.methods or ()}
-
-
 async def on_exception(request: Request, error: Exception) -> Response:
     """A fault of the daemon: the server logs it, and the client gets no details."""
     return error_response("The daemon made a mistake; its journal has the details.", 500, "internal_error")
@@ -169,9 +155,7 @@ HANDLERS = {
 def refuse_everything(what: str, reason: str) -> ASGIApp:
     """The application of a daemon that could not be built: it answers every request with 503.
 
-    Args:
-        what: what has failed, as a sentence.
-        reason: why; sent to this machine only, since it quotes the configuration.
+    The reason is sent to this machine only, since it quotes the configuration.
     """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

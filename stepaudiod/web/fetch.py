@@ -14,11 +14,12 @@ A client that may send a URL could otherwise reach whatever this machine can rea
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,8 +56,6 @@ UNIT = (
     "Under systemd the unit forbids it to connect out: docs/moving.md has the drop-in that allows it, under "
     '"Recordings behind URLs".'
 )
-
-Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
 def is_public(address: str) -> bool:
@@ -95,55 +94,33 @@ async def resolve(host: str, port: int) -> list[str]:
     It runs in a daemon thread of its own, since a name server may take longer than any deadline: neither the
     thread pool nor the exit of the process waits for it.
     """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[Any]] = loop.create_future()
-
-    def tell(set_answer: Callable[[Any], None], value: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(lambda: None if answer.done() else set_answer(value))
+    answer: Future[list[Any]] = Future()
+    answer.set_running_or_notify_cancel()
 
     def ask() -> None:
         try:
-            tell(answer.set_result, socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            answer.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except Exception as error:
-            tell(answer.set_exception, error)
+            answer.set_exception(error)
 
     threading.Thread(target=ask, daemon=True).start()
-    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in await answer))
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in await asyncio.wrap_future(answer)))
 
 
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+
+@dataclass(frozen=True)
 class Fetcher:
-    """Fetches recordings.
+    """Fetches recordings within a limit for each, and a deadline."""
 
-    Args:
-        max_bytes: the limit of one recording.
-        max_seconds: the deadline.
-        resolve: finds a host's addresses.
-        is_public: whether an address may be connected to.
-    """
+    max_bytes: int
+    max_seconds: float
+    resolve: Resolve = resolve
+    is_public: Callable[[str], bool] = is_public
 
-    def __init__(
-        self,
-        max_bytes: int,
-        max_seconds: float,
-        resolve: Resolve = resolve,
-        is_public: Callable[[str], bool] = is_public,
-    ) -> None:
-        self._max_bytes = max_bytes
-        self._max_seconds = max_seconds
-        self._resolve = resolve
-        self._is_public = is_public
-
-    async def fetch(self, url: str, target: Path, param: str) -> int:
-        """Download a recording to a file.
-
-        Args:
-            url: its address.
-            target: the file.
-            param: the request field that errors name.
-
-        Returns:
-            Its size in bytes.
+    async def fetch(self, url: str, target: Path, param: str) -> None:
+        """Download a recording to a file. Errors name `param`.
 
         Raises:
             InvalidRequest: the URL is not allowed, is not a recording, or is too slow.
@@ -151,16 +128,19 @@ class Fetcher:
         """
         await asyncio.to_thread(import_module, "httpx")  # the front starts without it
         try:
-            async with asyncio.timeout(self._max_seconds):
-                return await self._follow(url, target, param)
+            async with asyncio.timeout(self.max_seconds):
+                await self._follow(url, target)
         except TimeoutError:
             raise InvalidRequest(
-                f"The recording did not come within {self._max_seconds:g} s (timeouts.fetch). Send the "
+                f"The recording did not come within {self.max_seconds:g} s (timeouts.fetch). Send the "
                 f"recording itself. {UNIT}",
                 param,
             ) from None
+        except InvalidRequest as error:
+            error.param = param
+            raise
 
-    async def _follow(self, url: str, target: Path, param: str) -> int:
+    async def _follow(self, url: str, target: Path) -> None:
         """Follow the redirects, and save the recording."""
         import httpx
 
@@ -169,40 +149,36 @@ class Fetcher:
             httpx.AsyncHTTPTransport, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
         )
         async with transport:
-            place = _parse(url, None, param)
+            place = _parse(url, None)
             for _ in range(MAX_REDIRECTS + 1):
-                request = self._request(place, await self._pin(place, param))
+                request = self._request(place, await self._pin(place))
                 try:
                     response = await transport.handle_async_request(request)
                 except httpx.HTTPError as error:
-                    raise InvalidRequest(_unreachable(place, error), param) from None
+                    raise InvalidRequest(_unreachable(place, error)) from None
                 try:
                     if response.status_code not in REDIRECTS:
-                        return await self._take(response, target, param)
-                    place = _parse(response.headers.get("location", ""), place, param)
+                        await self._take(response, target)
+                        return
+                    place = _parse(response.headers.get("location", ""), place)
                 except httpx.HTTPError:
-                    raise InvalidRequest("The URL's server broke off the answer.", param) from None
+                    raise InvalidRequest("The URL's server broke off the answer.") from None
                 finally:
                     await response.aclose()
-        raise InvalidRequest(f"The URL redirects more than {MAX_REDIRECTS} times.", param)
+        raise InvalidRequest(f"The URL redirects more than {MAX_REDIRECTS} times.")
 
-    async def _pin(self, place: httpx.URL, param: str) -> str:
-        """The address to connect to.
-
-        Raises:
-            InvalidRequest: the host has no address, or one that is not public.
-        """
+    async def _pin(self, place: httpx.URL) -> str:
+        """The address to connect to; raises if the host has none, or one that is not public."""
         host = place.raw_host.decode()
         try:
-            addresses = await self._resolve(host, place.port or SCHEMES[place.scheme])
+            addresses = await self.resolve(host, place.port or SCHEMES[place.scheme])
         except (OSError, UnicodeError):
             addresses = []
         if not addresses:
-            raise InvalidRequest(f"The URL's host {host[:80]!r} has no address. {UNIT}", param)
-        if not all(self._is_public(address) for address in addresses):
+            raise InvalidRequest(f"The URL's host {host[:80]!r} has no address. {UNIT}")
+        if not all(map(self.is_public, addresses)):
             raise InvalidRequest(
-                f"The URL's host {host[:80]!r} isn't on the public internet. Send the recording itself.",
-                param,
+                f"The URL's host {host[:80]!r} isn't on the public internet. Send the recording itself."
             )
         return addresses[0]
 
@@ -217,42 +193,35 @@ class Fetcher:
             "Accept-Encoding": "identity",
             "Connection": "close",
         }
-        timeout = dict.fromkeys(("connect", "read", "write", "pool"), self._max_seconds)
+        timeout = dict.fromkeys(("connect", "read", "write", "pool"), self.max_seconds)
         extensions = {"sni_hostname": place.raw_host.decode(), "timeout": timeout}
         return httpx.Request("GET", place.copy_with(host=address), headers=headers, extensions=extensions)
 
-    async def _take(self, response: httpx.Response, target: Path, param: str) -> int:
+    async def _take(self, response: httpx.Response, target: Path) -> None:
         """Save the body, if it is a recording and not too large."""
         if response.status_code != 200:
-            raise InvalidRequest(
-                f"The URL's server answered {response.status_code}, and 200 was expected.", param
-            )
+            raise InvalidRequest(f"The URL's server answered {response.status_code}, and 200 was expected.")
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not kind.startswith(("audio/", "video/")) and kind not in PLAIN_BYTES:
             raise InvalidRequest(
                 f"The URL leads to {kind[:80]!r}. A recording is audio/*, video/* or one of "
-                f"{', '.join(PLAIN_BYTES)}.",
-                param,
+                f"{', '.join(PLAIN_BYTES)}."
             )
         if response.headers.get("content-encoding", "identity").lower() != "identity":
-            raise InvalidRequest(
-                "The URL's server compresses its answer; recordings must come uncompressed.", param
-            )
+            raise InvalidRequest("The URL's server compresses its answer; recordings must come uncompressed.")
         size = 0
         with target.open("wb") as file:
             async for piece in response.aiter_raw():
                 size += len(piece)
-                if size > self._max_bytes:
+                if size > self.max_bytes:
                     raise TooLarge(
-                        f"The URL's recording is larger than {self._max_bytes:,} bytes (limits.max_upload). "
-                        "Send a shorter one.",
-                        param,
+                        f"The URL's recording is larger than {self.max_bytes:,} bytes (limits.max_upload). "
+                        "Send a shorter one."
                     )
                 file.write(piece)
-        return size
 
 
-def _parse(url: str, base: httpx.URL | None, param: str) -> httpx.URL:
+def _parse(url: str, base: httpx.URL | None) -> httpx.URL:
     """A URL that may be fetched; `base` is the URL that redirected to it."""
     import httpx
 
@@ -260,17 +229,16 @@ def _parse(url: str, base: httpx.URL | None, param: str) -> httpx.URL:
         place = httpx.URL(url) if base is None else base.join(url)
         host = place.host  # decodes punycode labels (xn--), which may be malformed
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise InvalidRequest(f"The URL can't be read: {error}.", param) from None
+        raise InvalidRequest(f"The URL can't be read: {error}.") from None
     if place.scheme not in SCHEMES or not host:
-        raise InvalidRequest("Only URLs with http:// or https:// and a host are fetched.", param)
+        raise InvalidRequest("Only URLs with http:// or https:// and a host are fetched.")
     if place.userinfo:
-        raise InvalidRequest("A URL with a name or a password in it isn't fetched.", param)
+        raise InvalidRequest("A URL with a name or a password in it isn't fetched.")
     port = SCHEMES[place.scheme] if place.port is None else place.port
     if port not in SCHEMES.values() and not FIRST_FREE_PORT <= port <= LAST_PORT:
         raise InvalidRequest(
             f"The URL's port {port} isn't one for recordings: 80, 443 and {FIRST_FREE_PORT} to {LAST_PORT} "
-            "are.",
-            param,
+            "are."
         )
     return place
 

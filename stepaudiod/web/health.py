@@ -24,25 +24,21 @@ async def healthz(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-@endpoint(
-    "GET /readyz",
-    "getReadiness",
-    DAEMON,
-    {
-        200: Answer(contents={JSON: ("Ready",)}),
-        503: Answer("It couldn't.", {JSON: ("NotReady", "Error")}, ("Retry-After",)),
-    },
-)
+READINESS = {
+    200: Answer(contents={JSON: ("Ready",)}),
+    503: Answer("It couldn't.", {JSON: ("NotReady", "Error")}, ("Retry-After",)),
+}
+
+
+@endpoint("GET /readyz", "getReadiness", DAEMON, READINESS)
 async def readyz(request: Request) -> Response:
     """Check whether a request could be served, and why not.
 
     Starts no worker. With a broken configuration it answers as every endpoint does: 503 and an `Error`.
     """
     service: Dispatcher = request.app.state.service
-    reasons: list[str] = []
+    reasons = ["The daemon is stopping."] if service.is_stopping else []
     engine = None
-    if service.is_stopping:
-        reasons.append("The daemon is stopping.")
     try:
         engine = service.choice()
     except EngineUnavailable as error:

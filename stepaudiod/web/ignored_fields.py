@@ -12,12 +12,7 @@ MAX_NAME = 64
 
 
 def ignored(names: Iterable[str]) -> dict[str, str]:
-    """The header, if there are any such fields.
-
-    Args:
-        names: of fields, as the client wrote them; percent-encoded where needed. Of many names the first are
-            listed and the others counted.
-    """
+    """The header, if there are any such fields: percent-encoded names, of many the first and a count."""
     plain = [quote(name, safe="[]", errors="replace")[:MAX_NAME] for name in dict.fromkeys(names)]
     more = len(plain) - MAX_NAMES
     listed = [*plain[:MAX_NAMES], *([f"and {more} more"] if more > 0 else [])]

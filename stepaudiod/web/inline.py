@@ -20,9 +20,11 @@ from typing import IO
 from starlette.requests import Request
 
 from stepaudiod.config import Settings
-from stepaudiod.errors import Busy, InvalidRequest, StepaudiodError, TooLarge
-from stepaudiod.web.body import Spool, Upload, body_pieces
+from stepaudiod.errors import InvalidRequest, StepaudiodError, TooLarge
+from stepaudiod.web.body import Spool, body_pieces
 
+ABOVE = "step_audio."
+"""The path of the object with the fields, for errors and names."""
 FIELDS = ("prompt_audio_base64", "input_audio_base64")
 OPENING = re.compile(rb'"(%s)"\s{0,64}:\s{0,64}"' % "|".join(FIELDS).encode())
 """The beginning of such a string. It can't match inside another string, where quotes are escaped."""
@@ -45,39 +47,17 @@ async def read_json(request: Request, settings: Settings) -> bytes:
         TooSlow: it stopped for `timeouts.body` seconds.
         Busy: no upload slot is free.
     """
-    limits = settings.limits
-    pieces = body_pieces(
-        request, settings, limits.max_upload, "limits.max_upload). Send a shorter recording."
-    )
-    return await JsonBody(request.scope["state"]["spool"], limits.max_body, "limits.max_body").read(pieces)
+    spool: Spool = request.scope["state"]["spool"]
+    return await JsonBody(spool, settings.limits.max_body).read(body_pieces(request, settings))
 
 
-async def cut(text: str, request: Request, settings: Settings) -> bytes:
-    """The same for JSON in a field of a form."""
+async def cut(text: str, spool: Spool, settings: Settings) -> bytes:
+    """The same for JSON that has been received."""
 
     async def whole() -> AsyncGenerator[bytes, None]:
         yield text.encode()
 
-    spool: Spool = request.scope["state"]["spool"]
-    return await JsonBody(spool, settings.limits.max_body, "limits.max_body").read(whole())
-
-
-def decode_text(text: str, spool: Spool, name: str) -> None:
-    """Decode a recording that `OPENING` did not match because its name was escaped.
-
-    Raises:
-        InvalidRequest: it is not base64, or is there twice.
-    """
-    if name in spool.uploads:
-        raise InvalidRequest(f"{name!r} is there twice.", name)
-    path = spool.new_path("recording.bin")
-    file = Base64File(path)
-    file.feed(text.encode())
-    file.close()
-    if not file.is_valid:
-        raise InvalidRequest(f"{name!r} isn't base64.", name)
-    if file.size_bytes:
-        spool.uploads[name] = Upload(path, "", file.size_bytes)
+    return await JsonBody(spool, settings.limits.max_body).read(whole())
 
 
 class Base64File:
@@ -123,72 +103,62 @@ class Base64File:
 
 
 class JsonBody:
-    """A JSON body without its recordings, which are files of the request.
+    """A JSON body without its recordings, which are files of the request; the limit is `limits.max_body`."""
 
-    Args:
-        spool: for the files.
-        limit: bytes of the JSON without recordings.
-        setting: the name of the limit, for the error.
-        above: the path of the object with the fields, for errors and names.
-    """
-
-    def __init__(self, spool: Spool, limit: int, setting: str, above: str = "step_audio.") -> None:
+    def __init__(self, spool: Spool, limit: int) -> None:
         self._spool = spool
         self._limit = limit
-        self._setting = setting
-        self._above = above
         self._text = bytearray()
         self._from = 0
         self._held = b""
         self._name = ""
         self._path = Path()
         self._file: Base64File | None = None
-        self._error: StepaudiodError | None = None
         self._aside: IO[bytes] | None = None
         self._aside_bytes = 0
 
     async def read(self, pieces: AsyncIterable[bytes]) -> bytes:
-        """The JSON without recordings; each of them is in the spool under its field's name.
+        """Read all of it, see `read_json`.
 
         After an error the rest is read and dropped, so that a client that is still sending gets the answer.
-
-        Raises:
-            InvalidRequest: a recording is not base64, or is there twice.
-            TooLarge: the JSON without recordings is larger than the limit.
-            Busy: no upload slot is free.
         """
+        failed: StepaudiodError | None = None
         try:
             async for piece in pieces:
-                if self._error is not None:
-                    continue
-                if self._file is None:
-                    self._text += piece
-                    piece = self._begin()
-                if self._file is not None:
-                    await asyncio.to_thread(self._feed, piece)
-                if len(self._text) > IN_MEMORY_BYTES:
-                    await self._set_aside()
-                if self._aside_bytes + len(self._text) > self._limit:
-                    self._error = TooLarge(
-                        f"The body is larger than {self._limit:,} bytes ({self._setting}) without its "
-                        "recordings. Send the text in parts."
-                    )
-            if self._error is not None:
-                raise self._error
-            return self._read_aside() + self._text
+                if failed is None:
+                    try:
+                        await self._add(piece)
+                    except StepaudiodError as error:
+                        failed = error
+            if failed is not None:
+                raise failed
+            if self._aside is None:
+                return bytes(self._text)
+            self._aside.seek(0)
+            return self._aside.read() + self._text
         finally:
             if self._file is not None:
                 self._file.close()
             if self._aside is not None:
                 self._aside.close()
 
+    async def _add(self, piece: bytes) -> None:
+        if self._file is None:
+            self._text += piece
+            piece = self._begin()
+        if self._file is not None:
+            await asyncio.to_thread(self._feed, piece)
+        if len(self._text) > IN_MEMORY_BYTES:
+            await self._set_aside()
+        if self._aside_bytes + len(self._text) > self._limit:
+            raise TooLarge(
+                f"The body is larger than {self._limit:,} bytes (limits.max_body) without its recordings. "
+                "Send the text in parts."
+            )
+
     async def _set_aside(self) -> None:
         """Write all but the end of the text to disk: many unfinished bodies would fill the memory."""
-        try:
-            await self._spool.open()
-        except Busy as error:
-            self._error = error
-            return
+        await self._spool.open()
         if self._aside is None:
             self._aside = tempfile.TemporaryFile()  # noqa: SIM115 (read closes it)
         size = len(self._text) - LONGEST_OPENING
@@ -197,15 +167,9 @@ class JsonBody:
         self._from = max(0, self._from - size)
         self._aside_bytes += size
 
-    def _read_aside(self) -> bytes:
-        if self._aside is None:
-            return b""
-        self._aside.seek(0)
-        return self._aside.read()
-
     def _feed(self, piece: bytes) -> None:
         """Handle a piece that begins inside a recording."""
-        while self._file is not None and self._error is None:
+        while self._file is not None:
             self._text += self._into_file(self._file, piece)
             piece = self._begin() if self._file is None else b""
             if not piece:
@@ -215,19 +179,14 @@ class JsonBody:
         """Cut the text where a recording begins; returns the recording's bytes so far, or none."""
         opening = OPENING.search(self._text, self._from)
         self._from = max(self._from, len(self._text) - LONGEST_OPENING)
-        if opening is None or self._error is not None:
+        if opening is None:
             return b""
         piece = bytes(self._text[opening.end() :])
         del self._text[opening.end() :]
-        self._name = self._above + opening[1].decode()
+        self._name = ABOVE + opening[1].decode()
         if self._name in self._spool.uploads:
-            self._error = InvalidRequest(f"{self._name!r} is there twice.", self._name)
-            return b""
-        try:
-            self._path = self._spool.new_path("recording.bin")
-        except Busy as error:
-            self._error = error
-            return b""
+            raise InvalidRequest(f"{self._name!r} is there twice.", self._name)
+        self._path = self._spool.new_path("recording.bin")
         self._file = Base64File(self._path)
         return piece
 
@@ -246,9 +205,9 @@ class JsonBody:
         self._file = None
         file.close()
         if not file.is_valid:
-            self._error = InvalidRequest(f"{self._name!r} isn't base64.", self._name)
-        elif file.size_bytes:
-            self._spool.uploads[self._name] = Upload(self._path, "", file.size_bytes)
+            raise InvalidRequest(f"{self._name!r} isn't base64.", self._name)
+        if file.size_bytes:
+            self._spool.uploads[self._name] = self._path
         self._from = len(self._text) + 1  # the quote that closes it opens nothing
         return piece[end:]
 

@@ -8,7 +8,6 @@ Fields that a mode does not use are ignored, as they were there; the header `X-S
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Iterable
@@ -28,12 +27,12 @@ from stepaudiod.engines.registry import can
 from stepaudiod.engines.voice_names import OLD_VOICES
 from stepaudiod.errors import InvalidRequest
 from stepaudiod.requests import EditRequest, EngineDescription, Recording, Work
-from stepaudiod.web.body import Spool, Upload, check, check_length, read_multipart
+from stepaudiod.web.body import Spool, check, check_length, read_multipart
 from stepaudiod.web.endpoint import SPEECH, WORKS, endpoint
 from stepaudiod.web.errors import name_params
 from stepaudiod.web.fetch import Fetcher
 from stepaudiod.web.ignored_fields import ignored
-from stepaudiod.web.inline import FIELDS, cut, decode_text
+from stepaudiod.web.inline import ABOVE, FIELDS, cut
 from stepaudiod.web.model_names import Meaning, meaning, without_organisation
 from stepaudiod.web.resolve import caller_of, engine_for, is_marked, resolve_speech
 from stepaudiod.web.schemas import OldSpeechForm, StepAudioForm, UploadForm
@@ -42,9 +41,7 @@ from stepaudiod.web.stream import SPEECH_ANSWER, SPEECH_RESPONSES
 OF_OLD = ("stream", "metadata")
 """Fields of the old form that other servers have too: they mark an old request only without `model`."""
 EVERY_MODE = {"model", "response_format", "stream", "stream_format", "metadata", "step_audio", "seed"}
-EVERY_MODE_OF_STEP_AUDIO = {"mode", "model_variant"}
-"""Fields that every mode uses."""
-ABOVE = "step_audio."
+"""Fields that every mode uses, beside `mode` and `model_variant`."""
 UPLOAD_PATH = "/v1/audio/speech/upload"
 TRANSCRIPTS = ("prompt_text", "audio_text")
 URLS = ("prompt_audio_url", "input_audio_url")
@@ -88,12 +85,7 @@ def is_old(body: bytes) -> bool:
 
 
 @endpoint(
-    "POST /v1/audio/speech/upload",
-    "createSpeechFromUploads",
-    SPEECH,
-    {200: SPEECH_ANSWER},
-    errors=WORKS,
-    body=(UploadForm,),
+    f"POST {UPLOAD_PATH}", "createSpeechFromUploads", SPEECH, {200: SPEECH_ANSWER}, WORKS, (UploadForm,)
 )
 async def upload(request: Request) -> Response:
     """Speak or edit in the old containers' form, with recordings as files.
@@ -102,17 +94,13 @@ async def upload(request: Request) -> Response:
     """
     settings: Settings = request.app.state.settings()
     form, _ = await read_multipart(request, UploadForm)
-    return await answer(request, await cut(form.payload, request, settings), form.unknown())
+    return await answer(
+        request, await cut(form.payload, request.scope["state"]["spool"], settings), form.unknown()
+    )
 
 
 async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> Response:
-    """Serve a request in the old form; its recordings are in the request's spool.
-
-    Args:
-        request: the request.
-        body: its JSON.
-        unknown: names of unknown fields beside the JSON.
-    """
+    """Serve a request in the old form, with the names of unknown fields beside its JSON."""
     settings: Settings = request.app.state.settings()
     form = check(OldSpeechForm, body)
     name_params(request, PARAMS)
@@ -120,55 +108,49 @@ async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> 
     for param, text in (("input", form.input), *((ABOVE + n, getattr(options, n)) for n in TRANSCRIPTS)):
         check_length(text or "", settings, param)
     headers = metadata_headers(form.metadata or {})
-    sources = Sources(request, options)
+    sources = Sources(request, options, request.scope["state"]["spool"], settings)
     await sources.decode_rest()
     if options.mode == "clone":
         plan = await _clone(request, form, sources)
     else:
         plan = await _edit(request, form, sources)
-    unused = _unused(form, sources.given(), plan.used)
+    given = _given(form, EVERY_MODE) | {ABOVE + n for n in _given(options, {"mode", "model_variant"})}
+    unused = sorted((given | {*sources.given()}) - plan.used)
     headers |= plan.headers | ignored([*plan.unused, *unused, *form.unknown(), *unknown])
     respond = SPEECH_RESPONSES[form.stream_format]
     return respond(request, plan.engine, plan.work, headers, form.response_format)
 
 
 class Plan(NamedTuple):
-    """The work of a request.
-
-    Attributes:
-        engine: the engine that does it.
-        work: what to do.
-        used: the fields that it uses, beside those of every mode.
-        headers: of the response.
-        unused: fields whose value can't be followed.
-    """
+    """The work of a request."""
 
     engine: EngineDescription
     work: Work
     used: set[str]
+    """Fields that it uses, beside those of every mode."""
     headers: dict[str, str]
     unused: tuple[str, ...] = ()
+    """Fields whose value can't be followed."""
 
 
-class Sources:
+class Sources(NamedTuple):
     """The recordings of a request: of several for one purpose a file wins, then base64, then a URL."""
 
-    def __init__(self, request: Request, options: StepAudioForm) -> None:
-        self._request = request
-        self._options = options
-        self._spool: Spool = request.scope["state"]["spool"]
-        self._settings: Settings = request.app.state.settings()
+    request: Request
+    options: StepAudioForm
+    spool: Spool
+    settings: Settings
 
     async def decode_rest(self) -> None:
-        """Decode base64 that was escaped, so that it was not recognised while the body was read."""
+        """Decode base64 whose field's name was escaped, so that it was not recognised in the body."""
         for field in FIELDS:
-            if text := getattr(self._options, field):
-                await self._spool.open()
-                await asyncio.to_thread(decode_text, text, self._spool, ABOVE + field)
+            if text := getattr(self.options, field):
+                await self.spool.open()
+                await cut(json.dumps({field: text}), self.spool, self.settings)
 
     def given(self) -> list[str]:
-        urls = [f for f in URLS if getattr(self._options, f)]
-        return [*self._spool.uploads, *(ABOVE + field for field in urls)]
+        urls = [f for f in URLS if getattr(self.options, f)]
+        return [*self.spool.uploads, *(ABOVE + field for field in urls)]
 
     def find(self, purpose: str) -> str | None:
         """The name of the recording for a purpose, `prompt` or `input`."""
@@ -177,33 +159,26 @@ class Sources:
         return next((name for name in names if name in self.given()), None)
 
     async def get(self, name: str, transcript: str) -> Recording:
-        """The recording of that name.
-
-        Args:
-            name: as `find` returned it.
-            transcript: the field of `step_audio` with its transcript.
+        """The recording that `find` returned, with its transcript from that field of `step_audio`.
 
         Raises:
             InvalidRequest: it can't be fetched from its URL.
         """
-        if name not in self._spool.uploads:
-            await self._fetch(name)
-        path = self._spool.uploads[name].path
-        said = getattr(self._options, transcript) or ""
-        name_params(self._request, {"recording": name, "transcript": ABOVE + transcript})
-        return Recording(str(path), said)
-
-    async def _fetch(self, name: str) -> None:
-        if not self._settings.allow_url_fetch:
-            raise InvalidRequest(
-                "Recordings behind URLs aren't fetched here: allow_url_fetch is off. Send the recording "
-                f"itself, in base64 or as a file to {UPLOAD_PATH}.",
-                name,
-            )
-        fetcher = Fetcher(self._settings.limits.max_upload, self._settings.timeouts.fetch)
-        path = self._spool.new_path("recording.bin")
-        size = await fetcher.fetch(getattr(self._options, name.removeprefix(ABOVE)), path, name)
-        self._spool.uploads[name] = Upload(path, "", size)
+        uploads, settings = self.spool.uploads, self.settings
+        if name not in uploads:
+            if not settings.allow_url_fetch:
+                raise InvalidRequest(
+                    "Recordings behind URLs aren't fetched here: allow_url_fetch is off. Send the recording "
+                    f"itself, in base64 or as a file to {UPLOAD_PATH}.",
+                    name,
+                )
+            fetcher = Fetcher(settings.limits.max_upload, settings.timeouts.fetch)
+            path = self.spool.new_path("recording.bin")
+            await fetcher.fetch(getattr(self.options, name.removeprefix(ABOVE)), path, name)
+            uploads[name] = path
+        said = getattr(self.options, transcript) or ""
+        name_params(self.request, {"recording": name, "transcript": ABOVE + transcript})
+        return Recording(str(uploads[name]), said)
 
 
 async def _clone(request: Request, form: OldSpeechForm, sources: Sources) -> Plan:
@@ -270,21 +245,16 @@ async def _edit(request: Request, form: OldSpeechForm, sources: Sources) -> Plan
 def _pace(info: str) -> str:
     """A speed in the model's words: 0.85x is `slower`."""
     number = PACE.fullmatch(info.strip())
-    if number is None or float(number[1]) == 1:
+    factor = float(number[1]) if number else 1.0
+    if factor == 1:
         return info
-    factor = float(number[1])
     if factor < 1:
         return "slower" if factor > MUCH_SLOWER else "more slower"
     return "faster" if factor < MUCH_FASTER else "more faster"
 
 
 def _engine(service: Dispatcher, form: OldSpeechForm, need: str, caller: str = "") -> EngineDescription:
-    """The engine for a need. The old form had one model: without it, another engine that can do the work.
-
-    Raises:
-        InvalidRequest: `model_variant` for a model without variants.
-        StepaudiodError: no engine can; the message says what would make it possible.
-    """
+    """The engine for a need. The old form had one model: without it, another engine that can do the work."""
     variant = form.step_audio.model_variant
     is_old = without_organisation(form.model) == STEP_AUDIO
     if variant is not None:
@@ -336,14 +306,7 @@ def metadata_headers(metadata: dict[str, str]) -> dict[str, str]:
     return headers
 
 
-def _unused(form: OldSpeechForm, recordings: list[str], used: set[str]) -> list[str]:
-    """The names of given fields and recordings that are not used."""
-    given = [*_given(form, EVERY_MODE)]
-    given += [ABOVE + name for name in _given(form.step_audio, EVERY_MODE_OF_STEP_AUDIO)]
-    return sorted({*given, *recordings} - used)
-
-
-def _given(form: BaseModel, without: set[str]) -> list[str]:
+def _given(form: BaseModel, without: set[str]) -> set[str]:
     """The fields with another value than their default."""
     fields = type(form).model_fields
-    return [n for n in fields if n not in without and getattr(form, n) not in ("", fields[n].default)]
+    return {n for n in fields if n not in without and getattr(form, n) not in ("", fields[n].default)}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import FunctionType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 UNROUTED = "none"
-
-Values = Mapping[tuple[str, ...], float]
-"""Numbers by label values."""
-
 
 PROMETHEUS: dict[str, tuple[str, ...]] = {
     "text/plain; version=0.0.4; charset=utf-8": (),
@@ -54,27 +50,39 @@ class ServiceCollector:
         self._service = service
 
     def collect(self) -> Iterator[Metric]:
+        counters = self._service.counters
+        requests = {
+            (kind, outcome): counters.requests[kind, outcome] for kind in KINDS for outcome in OUTCOMES
+        }
+        deaths = {reason: counters.worker_deaths[reason] for reason in ("died", "hung")}
         yield from self._now()
-        yield from _requests(self._service.counters)
-        yield from _worker(self._service.counters)
+        yield _counter("requests", "Requests for work, by how they ended", requests, "kind", "outcome")
+        yield _histogram("request_duration_seconds", "From arrival to end", counters.duration, "kind")
+        first_audio = "From a request's arrival to its first audio"
+        yield _histogram("first_audio_seconds", first_audio, counters.first_audio, "engine")
+        real_time_factor = "Seconds of work for a second of audio"
+        yield _histogram("real_time_factor", real_time_factor, counters.real_time_factor, "engine")
+        yield _counter("audio_seconds", "Audio made", counters.audio_s, "engine")
+        yield _counter("responses", "HTTP responses", counters.answers, "endpoint", "status")
+        yield _counter("worker_starts", "Workers started", {(): counters.worker_starts})
+        yield _counter("worker_deaths", "Workers that ended unexpectedly", deaths, "reason")
+        yield _counter("loads", "Engines loaded", counters.loads, "engine")
+        yield _counter("load_seconds", "Time that loading took", counters.load_s, "engine")
+        yield _counter("unloads", "Engines unloaded", counters.unloads, "engine")
 
     def _now(self) -> Iterator[Metric]:
-        """The current state."""
         from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
         service, worker = self._service, self._service.worker
         if worker is not None and worker.is_lost:
             worker = None
+        is_busy = worker is not None and worker.is_busy
         yield InfoMetricFamily("stepaudiod_build", "The running version", value={"version": __version__})
         for name, text, value in (
             ("requests_active", "Requests in progress", service.active),
             ("requests_waiting", "Requests in the queue", service.queued),
             ("worker_running", "1 while there is a worker", worker is not None),
-            (
-                "worker_busy",
-                "1 if the worker had work at its last heartbeat",
-                worker is not None and worker.is_busy,
-            ),
+            ("worker_busy", "1 if the worker had work at its last heartbeat", is_busy),
         ):
             yield GaugeMetricFamily(f"stepaudiod_{name}", text, value=float(value))
         memory = GaugeMetricFamily(
@@ -85,47 +93,17 @@ class ServiceCollector:
         yield memory
 
 
-def _requests(counters: Counters) -> Iterator[Metric]:
-    every: Values = {
-        (kind, outcome): counters.requests[kind, outcome] for kind in KINDS for outcome in OUTCOMES
-    }
-    yield _counter("requests", "Requests for work, by how they ended", ("kind", "outcome"), every)
-    yield _histogram("request_duration_seconds", "From arrival to end", "kind", counters.duration)
-    yield _histogram(
-        "first_audio_seconds", "From a request's arrival to its first audio", "engine", counters.first_audio
-    )
-    yield _histogram(
-        "real_time_factor", "Seconds of work for a second of audio", "engine", counters.real_time_factor
-    )
-    yield _counter("audio_seconds", "Audio made", ("engine",), _by_one(counters.audio_s))
-    answers: Values = {(endpoint, str(status)): n for (endpoint, status), n in counters.answers.items()}
-    yield _counter("responses", "HTTP responses", ("endpoint", "status"), answers)
-
-
-def _worker(counters: Counters) -> Iterator[Metric]:
-    deaths: Values = {(reason,): counters.worker_deaths[reason] for reason in ("died", "hung")}
-    yield _counter("worker_starts", "Workers started", (), {(): counters.worker_starts})
-    yield _counter("worker_deaths", "Workers that ended unexpectedly", ("reason",), deaths)
-    yield _counter("loads", "Engines loaded", ("engine",), _by_one(counters.loads))
-    yield _counter("load_seconds", "Time that loading took", ("engine",), _by_one(counters.load_s))
-    yield _counter("unloads", "Engines unloaded", ("engine",), _by_one(counters.unloads))
-
-
-def _by_one(values: Mapping[str, float]) -> Values:
-    return {(name,): value for name, value in values.items()}
-
-
-def _counter(name: str, text: str, labels: Iterable[str], values: Values) -> Metric:
-    """A family of counters; `_total` is added to its name."""
+def _counter(name: str, text: str, values: Mapping[Any, float], *labels: str) -> Metric:
+    """A family of counters, whose keys are a label's value or several; `_total` is added to its name."""
     from prometheus_client.core import CounterMetricFamily
 
-    family = CounterMetricFamily(f"stepaudiod_{name}", text, labels=list(labels))
+    family = CounterMetricFamily(f"stepaudiod_{name}", text, labels=labels)
     for key, value in sorted(values.items()):
-        family.add_metric(list(key), float(value))
+        family.add_metric([key] if isinstance(key, str) else [str(each) for each in key], float(value))
     return family
 
 
-def _histogram(name: str, text: str, label: str, values: Mapping[str, Histogram]) -> Metric:
+def _histogram(name: str, text: str, values: Mapping[str, Histogram], label: str) -> Metric:
     from prometheus_client.core import HistogramMetricFamily
 
     family = HistogramMetricFamily(f"stepaudiod_{name}", text, labels=[label])
@@ -142,27 +120,20 @@ class CountAnswers:
         self._counters = counters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        def count(status: int) -> None:
-            self._counters.answers[_name(scope), status] += 1
-
         has_begun = False
 
         async def send_counted(message: Message) -> None:
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
-                count(message["status"])
+                self._counters.answers[_name(scope), message["status"]] += 1
             await send(message)
 
         try:
             await self._app(scope, receive, send_counted)
         except Exception:
             if not has_begun:
-                count(500)
+                self._counters.answers[_name(scope), 500] += 1
             raise
 
 

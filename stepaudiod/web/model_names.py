@@ -11,7 +11,7 @@ Case and the organisation before a slash do not matter. Knows names only, not wh
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 OPENAI_SPEECH = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 OPENAI_TRANSCRIPTION = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe")
@@ -27,14 +27,9 @@ _DISTILLED = r"(?:faster-)?distil-(?:whisper|small|medium|large).*"
 
 
 class Meaning(NamedTuple):
-    """What a customary name stands for.
+    """What a customary name stands for: an engine, or the default one for the need if it is not installed."""
 
-    Attributes:
-        need: `speak` or `transcribe`; see `engines.registry.can`.
-        engine: used if it is installed; otherwise, or if "", the default one.
-    """
-
-    need: str
+    need: Literal["speak", "transcribe"]
     engine: str = ""
 
 

@@ -24,25 +24,26 @@ from stepaudiod.web.resolve import caller_of, find_engine
 
 CREATED = 1763856000
 """OpenAI's form has a time of creation; ours is that of the project."""
+MODEL_ID = Parameter("id", "path", "a model's id", "hibari")
 
 
 def _describe(engine: EngineDescription, service: Dispatcher, caller: str, name: str = "") -> dict[str, Any]:
     """A model in OpenAI's form, with our fields; `name` is another name for it."""
-    model: dict[str, Any] = {
-        "id": name or engine.name,
-        "object": "model",
-        "created": CREATED,
-        "owned_by": "stepaudiod",
-    }
+    more = {}
     if name:
-        model["stands_for"] = engine.name
+        more["stands_for"] = engine.name
     else:
         with contextlib.suppress(EngineUnavailable):  # the configured engine can't be used; others can
             choice = service.choice(caller=caller)
             if choice.engine is engine:
-                model["default"] = choice.reason
+                more["default"] = choice.reason
     abilities = engine.capabilities
-    return model | {
+    return {
+        "id": name or engine.name,
+        "object": "model",
+        "created": CREATED,
+        "owned_by": "stepaudiod",
+        **more,
         "title": engine.title,
         "languages": abilities.languages,
         "capabilities": {
@@ -54,14 +55,7 @@ def _describe(engine: EngineDescription, service: Dispatcher, caller: str, name:
     }
 
 
-@endpoint(
-    "GET /v1/models/{id:path}",
-    "getModel",
-    MODELS,
-    "Model",
-    errors=NAMES_A_MODEL,
-    parameters=(Parameter("id", "path", "a model's id", "hibari"),),
-)
+@endpoint("GET /v1/models/{id:path}", "getModel", MODELS, "Model", NAMES_A_MODEL, parameters=(MODEL_ID,))
 async def get_model(request: Request) -> Response:
     """Get one model.
 
@@ -76,7 +70,6 @@ async def get_model(request: Request) -> Response:
 
 
 def _installed(request: Request) -> list[dict[str, Any]]:
-    """The installed models, the best first, then OpenAI's names for the default ones."""
     service: Dispatcher = request.app.state.service
     caller = caller_of(request)
     installed = service.catalog.seen_by(caller).installed()
@@ -101,14 +94,10 @@ async def list_speakers(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": data, "models": [{"id": each["id"]} for each in data]})
 
 
-@endpoint(
-    "GET /v1/voices",
-    "listSpeakers",
-    VOICES,
-    "Speakers",
-    errors=NAMES_A_MODEL,
-    parameters=(Parameter("model", "query", "the model; by default the one that serves", "hibari"),),
-)
+MODEL = Parameter("model", "query", "the model; by default the one that serves", "hibari")
+
+
+@endpoint("GET /v1/voices", "listSpeakers", VOICES, "Speakers", NAMES_A_MODEL, parameters=(MODEL,))
 async def list_voices(request: Request) -> Response:
     """List the voices of one model, in the old containers' form."""
     service: Dispatcher = request.app.state.service
@@ -143,17 +132,22 @@ async def status(request: Request) -> Response:
 
 
 def describe_status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
-    """An entry for each model, and `daemon`."""
+    """An entry for each installed model, loaded variant and old name of a variant, and `daemon`."""
     worker = service.worker
     loading = None if worker is None else worker.loading
+    loaded = [] if worker is None else worker.loaded
+    names = dict.fromkeys([*(engine.name for engine in service.catalog.installed()), *loaded])
+    old_names = {old: _variants(old, service.catalog.engines) for old in OLD_VARIANTS}
     try:
         choice = service.choice()
         engine, reason = choice.engine.name, choice.reason
     except EngineUnavailable as error:
         engine, reason = None, error.message
     return {
-        **{name: _model_status([name], service, idle) for name in _names(service)},
-        **_old_statuses(service, idle),
+        **{name: _model_status([name], service, idle) for name in names},
+        **{
+            old: _model_status(named, service, idle) | {"model": named[0]} for old, named in old_names.items()
+        },
         "daemon": {
             "version": __version__,
             "status": service.status(),
@@ -167,19 +161,6 @@ def describe_status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
             "requests": {outcome: service.counters.ended(outcome) for outcome in OUTCOMES},
         },
     }
-
-
-def _names(service: Dispatcher) -> list[str]:
-    """The installed models, and loaded variants of them."""
-    loaded = [] if service.worker is None else service.worker.loaded
-    return list(dict.fromkeys([*(e.name for e in service.catalog.installed()), *loaded]))
-
-
-def _old_statuses(service: Dispatcher, idle: IdleClock) -> dict[str, dict[str, Any]]:
-    """The old containers' names of variants; `model` is each one's name here."""
-    engines = service.catalog.engines
-    named = {old: _variants(old, engines) for old in OLD_VARIANTS}
-    return {old: {**_model_status(names, service, idle), "model": names[0]} for old, names in named.items()}
 
 
 def _variants(old: str, engines: tuple[EngineDescription, ...]) -> list[str]:
@@ -214,7 +195,7 @@ def _model_status(names: list[str], service: Dispatcher, idle: IdleClock) -> dic
     MODELS,
     "Unloaded",
     errors=(*NAMES_A_MODEL, Busy),
-    parameters=(Parameter("name", "path", "a model's id", "hibari"),),
+    parameters=(MODEL_ID._replace(name="name"),),
 )
 async def unload(request: Request) -> Response:
     """End the worker, so that nothing of the model stays in memory."""

@@ -17,9 +17,6 @@ class RequestId:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         name = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8).encode()
         scope.setdefault("state", {})["request_id"] = name.decode()

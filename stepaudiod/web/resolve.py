@@ -15,13 +15,7 @@ from stepaudiod.engines.local_models import STEP_AUDIO
 from stepaudiod.engines.registry import NEEDS, can
 from stepaudiod.engines.voice_names import require_speakable, resolve_voice, told_language
 from stepaudiod.errors import InvalidRequest, Unsupported
-from stepaudiod.requests import (
-    EditRequest,
-    EngineDescription,
-    SpeechRequest,
-    TranscriptionRequest,
-    Work,
-)
+from stepaudiod.requests import EditRequest, EngineDescription, SpeechRequest, TranscriptionRequest, Work
 from stepaudiod.tags import warning
 from stepaudiod.text.languages import language_code
 from stepaudiod.text.scripts import main_language
@@ -41,11 +35,8 @@ KOKORO_LETTERS = {
 def find_engine(service: Dispatcher, model: str, need: str = "speak", caller: str = "") -> EngineDescription:
     """The engine of that name, or the one that a customary name stands for here.
 
-    Args:
-        service: for its catalog of engines.
-        model: as the client wrote it.
-        need: what the engine of a customary speech model must be able to do; see `engines.registry.can`.
-        caller: whose private voices count, see `caller_of`; "" counts shared voices only.
+    The engine of a customary speech model must be able to do what `need` names, see `engines.registry.can`.
+    Of private voices only those of `caller` count, see `caller_of`.
 
     Raises:
         NotFound: the name means nothing here.
@@ -71,13 +62,7 @@ def caller_of(request: Request) -> str:
 
 
 def engine_for(service: Dispatcher, model: str | None, need: str, caller: str = "") -> EngineDescription:
-    """The engine for a request.
-
-    Args:
-        service: for its catalog of engines.
-        model: as the client wrote it; None selects the best engine.
-        need: see `engines.registry.can`.
-        caller: see `find_engine`.
+    """The engine for a request, see `find_engine`; without `model` the best one.
 
     Raises:
         NotFound: there is no such model.
@@ -104,19 +89,14 @@ def engine_for(service: Dispatcher, model: str | None, need: str, caller: str = 
 
 
 class ResolvedSpeech(NamedTuple):
-    """A speech request as the engine takes it.
-
-    Attributes:
-        engine: the engine that speaks.
-        work: the text with its voice, language and edit.
-        headers: the voice, and what of the instructions is followed.
-        ignored: fields whose value can't be followed.
-    """
+    """A speech request as the engine takes it."""
 
     engine: EngineDescription
     work: SpeechRequest
     headers: dict[str, str]
+    """The voice, and what of the instructions is followed."""
     ignored: tuple[str, ...]
+    """Fields whose value can't be followed."""
 
 
 def resolve_speech(
@@ -128,12 +108,8 @@ def resolve_speech(
 ) -> ResolvedSpeech:
     """Find the engine, voice and language of a speech request, and what of its instructions can be followed.
 
-    Args:
-        request: for its caller and the daemon's engines.
-        form: its fields.
-        engine: the engine, where the form's `model` does not decide it alone.
-        edit: an emotion or style that is given already; the instructions are not read then.
-        has_reference: whether a recording of the request takes the place of the voice.
+    The form's `model` decides the engine, unless it is given. With an `edit`, the instructions are not read;
+    with a reference, a recording of the request takes the place of the voice.
 
     Raises:
         StepaudiodError: no engine here can do it, or a field has a wrong value.

@@ -64,12 +64,9 @@ MAX_INSTRUCTIONS = 4096
 """Characters, as OpenAI allows."""
 
 
-def limited_by(setting: str) -> JsonDict:
-    """Name the setting that limits a text's length, for the document; `check_length` enforces it."""
-    return {"x-setting": setting}
-
-
-MAX_TEXT = limited_by("limits.max_text")
+MAX_TEXT: JsonDict = {"x-setting": "limits.max_text"}
+"""Names the setting that limits a text's length, for the document; `check_length` enforces it."""
+OptionalText = Annotated[str | None, Field(json_schema_extra=MAX_TEXT)]
 
 
 def _say_nothing_of_others(schema: JsonDict) -> None:
@@ -167,16 +164,12 @@ class StepAudioForm(Form):
     model_variant: OldVariant | None = Field(
         None, description="the quantization; by default the configured one"
     )
-    prompt_text: str | None = Field(
-        None, description="what the recording to clone says", json_schema_extra=MAX_TEXT
-    )
+    prompt_text: OptionalText = Field(None, description="what the recording to clone says")
     prompt_audio_base64: Base64 = None
     prompt_audio_url: RecordingUrl = None
     input_audio_base64: Base64 = None
     input_audio_url: RecordingUrl = None
-    audio_text: str | None = Field(
-        None, description="what the recording to change says", json_schema_extra=MAX_TEXT
-    )
+    audio_text: OptionalText = Field(None, description="what the recording to change says")
     edit_info: str | None = Field(
         None, description="which emotion, style or speed; with clone, the emotion or style of the speech"
     )
@@ -313,9 +306,7 @@ class EditForm(Form):
     )
     model: str | None = Field(None, description="a model of /v1/models; without it, the best for the mode")
     edit_info: str | None = Field(None, description="which emotion, style or speed", examples=["happy"])
-    text: str | None = Field(
-        None, description="for paralinguistic: the new text with its tags", json_schema_extra=MAX_TEXT
-    )
+    text: OptionalText = Field(None, description="for paralinguistic: the new text with its tags")
     transcript: str = Field(
         "",
         description="what the recording says; without it, a recogniser writes it down",

@@ -51,12 +51,7 @@ class StreamedResponse(Response):
     An error before the first piece is raised and answered with its status. After it, the body is left without
     its end, which is HTTP/1.1's only sign of a failure: the client sees that it is incomplete.
 
-    Args:
-        request: whose work it is.
-        engine: the engine that does it.
-        work: what to do.
-        headers: of the response; `work_headers` and facts that come before the first audio are added.
-        format: of the audio; None for a transcription.
+    `work_headers` and facts that come before the first audio are added to the headers.
     """
 
     def __init__(
@@ -127,13 +122,7 @@ class StreamedResponse(Response):
 
 
 class CollectedResponse(StreamedResponse):
-    """A response that is rendered from all pieces, so that every error gets its status.
-
-    Args:
-        request, engine, work, headers: see `StreamedResponse`.
-        media_type: of the body.
-        render: makes the body from all segments and facts.
-    """
+    """A response that is rendered from all pieces, so that every error gets its status."""
 
     def __init__(
         self,
@@ -206,7 +195,6 @@ class SpeechEvents(EventResponse):
         return event({"type": "speech.audio.delta", "audio": base64.b64encode(piece.data).decode()})
 
     def last(self) -> bytes:
-        """The usage."""
         work = self._work
         text = work.text if isinstance(work, SpeechRequest) else ""
         read = int(self._facts.get("input_tokens", len(text)))

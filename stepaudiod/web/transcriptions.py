@@ -52,7 +52,7 @@ async def transcriptions(request: Request) -> Response:
     if form.stream and form.response_format not in ("json", "text"):
         raise InvalidRequest("Only json and text can be streamed.", "response_format")
     has_words = form.response_format == "verbose_json" and "word" in form.timestamp_granularities
-    recording = Recording(str(uploads["file"].path))
+    recording = Recording(str(uploads["file"]))
     wanted = TranscriptionRequest(recording, form.spoken(), form.hint(), form.temperature, has_words)
     headers = ignored(form.unused())
     if form.stream:
@@ -77,7 +77,6 @@ class Transcript(NamedTuple):
 
     @property
     def duration_s(self) -> float:
-        """The length of the recording."""
         last_s = max((segment.end_s for segment in self.segments), default=0.0)
         return round(float(self.facts.get("duration_s", last_s)), 3)
 
@@ -87,7 +86,6 @@ class Transcript(NamedTuple):
 
 
 def joint(language: str) -> str:
-    """The separator of two segments."""
     return "" if language in UNSPACED else " "
 
 
@@ -140,7 +138,6 @@ def _verbose_segment(index: int, segment: Segment, temperature: float) -> dict[s
 
 
 def as_srt(transcript: Transcript) -> bytes:
-    """SubRip subtitles."""
     blocks = [
         f"{index}\n{_clock(s.start_s, ',')} --> {_clock(s.end_s, ',')}\n{s.text}\n"
         for index, s in enumerate(transcript.segments, start=1)
@@ -159,11 +156,8 @@ def as_vtt(transcript: Transcript) -> bytes:
 
 def _clock(seconds: float, mark: str) -> str:
     """A time as 01:02:03,456."""
-    thousandths = round(seconds * 1000)
-    return (
-        f"{thousandths // 3_600_000:02d}:{thousandths // 60_000 % 60:02d}"
-        f":{thousandths // 1000 % 60:02d}{mark}{thousandths % 1000:03d}"
-    )
+    whole_s, thousandths = divmod(round(seconds * 1000), 1000)
+    return f"{whole_s // 3600:02d}:{whole_s // 60 % 60:02d}:{whole_s % 60:02d}{mark}{thousandths:03d}"
 
 
 def _usage(transcript: Transcript) -> dict[str, object]:
@@ -196,8 +190,7 @@ class TranscriptEvents(EventResponse):
         return event({"type": "transcript.text.delta", "delta": added})
 
     def last(self) -> bytes:
-        output = int(self._facts.get("output_tokens", 0))
-        read = int(self._facts.get("input_tokens", 0))
+        read, output = (int(self._facts.get(name, 0)) for name in ("input_tokens", "output_tokens"))
         usage = {
             "type": "tokens",
             "input_tokens": read,

@@ -15,12 +15,7 @@ GIVES_WAY_S = 0.1
 
 
 class Arrival:
-    """A request's body while it is received.
-
-    Args:
-        caller: the name under which the caller's share of slots is counted.
-        settings: the minimum rate, and the deadlines of a body.
-    """
+    """A request's body while it is received; `caller` is the name whose share of slots it counts in."""
 
     def __init__(self, caller: str, settings: Settings) -> None:
         loop = asyncio.get_running_loop()
@@ -60,7 +55,6 @@ class Arrival:
         return f"The body took longer than {timeouts.upload:g} s (timeouts.upload)."
 
     def give_way(self) -> None:
-        """Stop receiving the body."""
         assert self._timeout is not None
         self._has_given_way = True
         if not self._timeout.expired():  # an expired timeout stops it anyway
@@ -97,5 +91,4 @@ class UploadSlots:
         return any(each.pace.is_running for each in self._taken.values())
 
     def give_back(self, owner: object) -> None:
-        """Free the owner's slot, if it still has one."""
         self._taken.pop(owner, None)

@@ -52,35 +52,14 @@ def _library(request: Request) -> VoiceLibrary:
 
 
 def _describe(voice: StoredVoice) -> dict[str, Any]:
-    """OpenAI's fields and ours."""
-    return {
-        "id": voice.id,
-        "object": "audio.voice",
-        "name": voice.name,
-        "created_at": voice.created,
-        "type": "audio_sample",
-        "transcript": voice.transcript,
-        "consent": voice.consent,
-        "description": voice.description,
-        "language": voice.language,
-        "gender": voice.gender,
-    }
+    fields = voice._asdict() | {"object": "audio.voice", "created_at": voice.created, "type": "audio_sample"}
+    return {name: value for name, value in fields.items() if name not in ("created", "owner")}
 
 
-@endpoint(
-    "POST /v1/audio/voices",
-    "createVoice",
-    VOICES,
-    {
-        200: Answer(
-            contents={JSON: ("MadeVoice",)},
-            headers=(IGNORED,),
-            links=("getVoice", "deleteVoice", "getVoiceRecording"),
-        )
-    },
-    errors=WORKS,
-    body=(VoiceForm,),
-)
+MADE = Answer("", {JSON: ("MadeVoice",)}, (IGNORED,), ("getVoice", "deleteVoice", "getVoiceRecording"))
+
+
+@endpoint("POST /v1/audio/voices", "createVoice", VOICES, {200: MADE}, errors=WORKS, body=(VoiceForm,))
 async def create(request: Request) -> Response:
     """Make a voice from a recording, in OpenAI's form.
 
@@ -91,30 +70,19 @@ async def create(request: Request) -> Response:
     library = _library(request)
     library.require_free(form.name)
     name_params(request, {"recording": "audio_sample"})
-    recording = Recording(str(sample.path), form.transcript)
+    recording = Recording(str(sample), form.transcript)
     try:
         heard = await while_connected(request.receive, _listen(request, recording))
     except ClientDisconnect:
         raise InvalidRequest("The client left before its voice was kept.") from None
-    voice = await asyncio.to_thread(
-        library.create,
-        form.name,
-        sample.path,
-        form.transcript.strip() or heard,
-        form.consent,
-        description=form.description,
-        language=form.language,
-        gender=form.gender,
-    )
+    transcript = form.transcript.strip() or heard
+    more = form.model_dump(include={"description", "language", "gender"})
+    voice = await asyncio.to_thread(library.create, form.name, sample, transcript, form.consent, **more)
     return JSONResponse(_describe(voice), headers=ignored(form.unknown()))
 
 
 async def _listen(request: Request, recording: Recording) -> str:
-    """What the recording says, if the form has no transcript. Decodes it in any case, to refuse other files.
-
-    Raises:
-        InvalidRequest: it is not a recording of a voice, or no recogniser can transcribe it.
-    """
+    """What the recording says, if the form has no transcript. Decodes it anyway, to refuse other files."""
     service: Dispatcher = request.app.state.service
     engine = PROBE
     if not recording.transcript.strip():
@@ -124,15 +92,12 @@ async def _listen(request: Request, recording: Recording) -> str:
             raise InvalidRequest(
                 f"'transcript' is required: no recogniser is installed. {error}", "transcript"
             ) from None
-    heard: list[Segment] = []
     work = TranscriptionRequest(recording)
     try:
         state = request.scope["state"]
         results = service.run(engine, work, None, state["request_id"], state["caller"], state["share"])
         async with aclosing(results) as pieces:  # type: ignore[type-var]
-            async for piece in pieces:
-                if isinstance(piece, Segment):
-                    heard.append(piece)
+            heard = [piece async for piece in pieces if isinstance(piece, Segment)]
     except Unsupported as error:
         raise InvalidRequest(f"'transcript' is required. {error}", "transcript") from None
     if is_guess(heard):
@@ -148,14 +113,10 @@ async def _listen(request: Request, recording: Recording) -> str:
     return " ".join(segment.text for segment in heard)
 
 
-@endpoint(
-    "GET /v1/audio/voices",
-    "listVoices",
-    VOICES,
-    "VoiceList",
-    errors=NAMES_A_MODEL,
-    parameters=(Parameter("model", "query", "list the voices of this model only", "hibari"),),
-)
+MODEL = Parameter("model", "query", "list the voices of this model only", "hibari")
+
+
+@endpoint("GET /v1/audio/voices", "listVoices", VOICES, "VoiceList", NAMES_A_MODEL, parameters=(MODEL,))
 async def list_voices(request: Request) -> Response:
     """List all voices: those made from recordings, and those that come with the engines.
 
@@ -221,11 +182,6 @@ class RecordingResponse(FileResponse):
     """A recording, sent to its end even if its voice is deleted meanwhile."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, or the requested range of it.
-
-        Raises:
-            NotFound: it has just been deleted.
-        """
         try:
             held = open(self.path, "rb")  # noqa: SIM115
         except FileNotFoundError:

@@ -39,24 +39,21 @@ def serve(connection: socket.socket) -> None:
     """
     poll = select.poll()
     poll.register(connection, select.POLLIN)
-
-    def is_unwanted() -> bool:
-        return bool(poll.poll(0))
-
     while True:
         message, files, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 2)
         if not message:
             return
         if len(files) == 2:  # otherwise it cancels what is done already
-            answer = _decode(json.loads(message), files[0], files[1], is_unwanted)
+            answer = _decode(json.loads(message), files[0], files[1], lambda: bool(poll.poll(0)))
             connection.send(json.dumps(answer).encode())
 
 
 def _decode(
     order: dict[str, Any], recording_fd: int, samples_fd: int, is_unwanted: Callable[[], bool]
 ) -> dict[str, Any]:
-    """One recording: the answer to its order."""
-    _bound_time(order["cpu_s"])
+    # the kernel ends this process, by SIGXCPU, once it has used that much more of a processor
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + order["cpu_s"]) + 1, hard))
     param = order["param"]
     try:
         with open(recording_fd, "rb", buffering=0) as recording, open(samples_fd, "wb") as samples:
@@ -69,30 +66,15 @@ def _decode(
         return {"error": "InvalidRequest", "message": message, "param": param}
 
 
-def _bound_time(cpu_s: float) -> None:
-    """Let the kernel end this process once it has used that much more of a processor: SIGXCPU."""
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + cpu_s) + 1, hard))
-
-
 def _warm_up() -> None:
     """Load what is loaded at the first recording: afterwards no file can be opened."""
     # PyAV imports these for the first file with subtitles, and all others with itself
     for module in ("av.subtitles.codeccontext", "av.subtitles.stream"):
         import_module(module)
-    rate, channels, sample = 96_000, 2, 4
-    header = struct.pack(
-        "<HHIIHH", 3, channels, rate, rate * channels * sample, channels * sample, 8 * sample
-    )
-    data = (
-        b"WAVEfmt "
-        + struct.pack("<I", len(header))
-        + header
-        + b"data"
-        + struct.pack("<I", 8000)
-        + bytes(8000)
-    )
-    for recording in (b"RIFF" + struct.pack("<I", len(data)) + data, b"none at all"):
+    rate, channels, sample, size = 96_000, 2, 4, 8000
+    header = (3, channels, rate, rate * channels * sample, channels * sample, 8 * sample)
+    chunks = struct.pack("<4s4sIHHIIHH4sI", b"WAVE", b"fmt ", 16, *header, b"data", size) + bytes(size)
+    for recording in (struct.pack("<4sI", b"RIFF", len(chunks)) + chunks, b"none at all"):
         with suppress(InvalidRequest):
             decode_into(BytesIO(recording), BytesIO(), Limits(), "file", lambda: False)
 

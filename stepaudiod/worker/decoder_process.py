@@ -70,13 +70,7 @@ class Decoders:
         param: str = "recording",
         is_unwanted: Callable[[], bool] = lambda: False,
     ) -> tuple[Waveform, int]:
-        """Read a recording.
-
-        Args:
-            path: where it is.
-            limits: what it may measure, as `audio.decode.Limits` takes it.
-            param: the request field to blame.
-            is_unwanted: asked now and then; once it says yes, decoding ends.
+        """Read a recording within `audio.decode.Limits`, until `is_unwanted`. Errors name `param`.
 
         Returns:
             Samples in -1..1, `(samples,)`, and their rate in Hz.
@@ -105,13 +99,11 @@ class Decoders:
         raise InvalidRequest(f"The recording is damaged: the decoder {reason}. Send another one.", param)
 
     def close(self) -> None:
-        """End those that have nothing to do."""
         with self._changing:
             while self._idle:
                 self._idle.pop().end()
 
     def _take(self) -> _Decoder:
-        """A decoder that has nothing to do."""
         with self._changing:
             if self._idle:
                 return self._idle.pop()
@@ -127,7 +119,6 @@ class Decoders:
         decoder.end()
 
     def _tell(self, decoder: _Decoder) -> None:
-        """Say once what restricts the decoders."""
         if decoder.sandbox is None or self._is_told:
             return
         self._is_told = True
@@ -164,7 +155,6 @@ class _Decoder:
             )
 
     def end(self) -> None:
-        """End the process."""
         self._connection.close()
         self._process.kill()
         self._process.wait()
@@ -172,11 +162,7 @@ class _Decoder:
     def decode(
         self, path: Path, limits: dict[str, Any] | None, param: str, is_unwanted: Callable[[], bool]
     ) -> tuple[Waveform, int]:
-        """Have one recording read, see `Decoders.decode`.
-
-        Raises:
-            DecoderLost: the process is of no use any more.
-        """
+        """Have one recording read; raises `DecoderLost` if the process is of no use any more."""
         from stepaudiod.audio.decode import MAX_RATE, Limits  # while the process loads the same
 
         self.is_free = False
@@ -191,7 +177,9 @@ class _Decoder:
             with path.open("rb") as recording:
                 order = {"limits": asdict(bounds), "param": param, "cpu_s": cpu_s}
                 self._send(order, [recording.fileno(), samples])
-            answer = self._answer(cpu_s, is_unwanted)
+            if self.sandbox is None:
+                self.sandbox = self._receive(START_S, lambda: False)["sandbox"]
+            answer = self._receive(WALL_FACTOR * cpu_s, is_unwanted)
             self.is_free = True
             return _result(answer, samples, most, param)
         finally:
@@ -203,16 +191,10 @@ class _Decoder:
         except OSError as error:
             raise DecoderLost(self._ended()) from error
 
-    def _answer(self, cpu_s: float, is_unwanted: Callable[[], bool]) -> dict[str, Any]:
-        """Wait for what it has to say of the recording."""
-        if self.sandbox is None:
-            self.sandbox = self._receive(time.monotonic() + START_S, lambda: False)["sandbox"]
-        return self._receive(time.monotonic() + WALL_FACTOR * cpu_s, is_unwanted)
-
-    def _receive(self, deadline: float, is_unwanted: Callable[[], bool]) -> dict[str, Any]:
-        """Its next message."""
+    def _receive(self, within_s: float, is_unwanted: Callable[[], bool]) -> dict[str, Any]:
         from stepaudiod.worker.decoder_main import MESSAGE_BYTES
 
+        deadline = time.monotonic() + within_s
         poll = select.poll()
         poll.register(self._connection, select.POLLIN)
         is_cancelled = False
@@ -244,12 +226,7 @@ class _Decoder:
 
 
 def _result(answer: dict[str, Any], samples: int, most: int, param: str) -> tuple[Waveform, int]:
-    """The samples, copied, and their rate; what a decoder says isn't trusted.
-
-    Raises:
-        InvalidRequest: the recording is refused.
-        DecoderLost: the answer isn't one that a sound decoder gives.
-    """
+    """The samples, copied, and their rate. The answer isn't trusted: a wrong one raises `DecoderLost`."""
     import numpy as np
 
     from stepaudiod.audio.decode import MAX_RATE

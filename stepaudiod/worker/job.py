@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -20,7 +21,6 @@ from stepaudiod.requests import (
     Audio,
     EditRequest,
     Facts,
-    Recording,
     Result,
     Segment,
     SpeechRequest,
@@ -39,12 +39,8 @@ UNCOMPRESSED = ("wav", "pcm")
 class Job:
     """One request: its results, and how many bytes it may still send.
 
-    Args:
-        order: what to do.
-        load: returns the engine, loaded.
-        decoders: decode its recording.
-        decoding: bounds how many recordings are decoded, and held in memory meanwhile, at a time.
-        on_ready: called, from another thread, when its recording has been decoded.
+    `decoding` bounds how many recordings are decoded, and held in memory meanwhile, at a time. `on_ready` is
+    called, from another thread, when the recording has been decoded.
     """
 
     def __init__(
@@ -69,22 +65,22 @@ class Job:
         recording = work.reference if isinstance(work, SpeechRequest) else work.recording
         self.is_ready = recording is None
         if recording is not None:
-            arguments = (recording, order.limits, decoders, decoding, on_ready)
+            path, is_unwanted = Path(recording.path), self._is_closed.is_set
+            decode = partial(decoders.decode, path, order.limits, is_unwanted=is_unwanted)
+            arguments = (decode, decoding, on_ready)
             threading.Thread(target=self._decode, args=arguments, name="decode", daemon=True).start()
             threading.Thread(target=self._import, name="import", daemon=True).start()
 
     def _decode(
         self,
-        recording: Recording,
-        limits: dict[str, float],
-        decoders: Decoders,
+        decode: partial[tuple[Waveform, int]],
         decoding: threading.Semaphore,
         on_ready: Callable[[], None],
     ) -> None:
         """Decode the recording; its error is raised by the first step."""
         with decoding:
             try:
-                decoded = decoders.decode(Path(recording.path), limits, is_unwanted=self._is_closed.is_set)
+                decoded = decode()
                 from stepaudiod.engines.base import Clip
 
                 self._clip = Clip(*decoded)
@@ -106,11 +102,7 @@ class Job:
     def _run(
         self, order: StartJob, load: Callable[[EngineOrder], Engine]
     ) -> Generator[Result | None, None, None]:
-        """Do the work.
-
-        Raises:
-            StepaudiodError: the recording can't be used, the engine can't be loaded, or it fails.
-        """
+        """Raises if the recording can't be used, the engine can't be loaded, or it fails."""
         if self._error is not None:
             raise self._error
         if order.format not in (None, *UNCOMPRESSED):  # the codecs are imported while the engine loads
@@ -146,7 +138,6 @@ class Job:
                 close()
 
     def close(self) -> None:
-        """Stop the work, also the decoding."""
         self._is_closed.set()
         self.results.close()
 
@@ -154,7 +145,6 @@ class Job:
 def _result(
     item: Waveform | Facts | Segment | None, encoder: Encoder | None, sample_rate: int
 ) -> Result | None:
-    """Encode an engine's item; None is its end."""
     if isinstance(item, Facts | Segment):
         return item
     if item is None:

@@ -16,24 +16,7 @@ from stepaudiod import errors
 from stepaudiod.counters import Counters
 from stepaudiod.errors import EngineError, InvalidRequest, StepaudiodError, WorkerLost
 from stepaudiod.requests import Audio, EngineDescription, Result, Work
-from stepaudiod.worker.protocol import (
-    WINDOW_BYTES,
-    AddCredit,
-    CancelJob,
-    EngineDropped,
-    EngineLoaded,
-    EngineLoading,
-    EngineOrder,
-    Heartbeat,
-    JobDone,
-    JobFailed,
-    LoadEngine,
-    Piece,
-    StartJob,
-    ToWorker,
-    pack,
-    read_frame,
-)
+from stepaudiod.worker import protocol
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +24,10 @@ BEATS_PER_TIMEOUT = 4
 
 
 class WorkerOptions(NamedTuple):
-    """How to start a worker and how long to believe in it.
+    """How to start a worker, and when it counts as hung.
 
-    Attributes:
-        cache_dir: where engines keep files that can be made again.
-        threads: processor threads an engine may use.
-        log_level: as in the configuration.
-        heartbeat_timeout_s: without a sign of life for this long, it hangs.
-        stall_timeout_s: alive, with work, and without progress for this long, it hangs.
-        load_timeout_s: the same while an engine loads.
+    It hangs after `heartbeat_timeout_s` without a heartbeat; with work, also after `stall_timeout_s` without
+    progress, or `load_timeout_s` while an engine loads.
     """
 
     cache_dir: Path
@@ -84,7 +62,7 @@ class Reply:
     @property
     def is_out_of_credit(self) -> bool:
         """Whether the worker has stopped until it is credited."""
-        return self._ahead_bytes >= WINDOW_BYTES
+        return self._ahead_bytes >= protocol.WINDOW_BYTES
 
     @property
     def unread_bytes(self) -> int:
@@ -94,7 +72,7 @@ class Reply:
     @property
     def is_half_read(self) -> bool:
         """Whether at most half a window of its audio waits for the client."""
-        return self.unread_bytes <= WINDOW_BYTES // 2
+        return self.unread_bytes <= protocol.WINDOW_BYTES // 2
 
     def put(self, item: Result | StepaudiodError | None) -> None:
         """The worker's side: a piece, an error, or None at the end."""
@@ -130,7 +108,6 @@ class Reply:
         self.put(error)
 
     def close(self) -> None:
-        """Whatever is left isn't wanted any more."""
         self._worker.cancel(self.id)
 
 
@@ -148,7 +125,7 @@ class WorkerProcess:
         self.pid = process.pid
         self.loaded: dict[str, dict[str, Any]] = {}
         """Engines in memory, and what each tells of itself: `load_s` and more."""
-        self.loading: EngineLoading | None = None
+        self.loading: protocol.EngineLoading | None = None
         """What is being loaded; None when nothing is."""
         self.is_lost = False
         self._process = process
@@ -157,7 +134,7 @@ class WorkerProcess:
         self._options = options
         self._replies: dict[int, Reply] = {}
         self._next_id = 1
-        self._beat = Heartbeat()
+        self._beat = protocol.Heartbeat()
         self._silent_s = self._stalled_s = 0.0
         self._on_change: Callable[[], None] = lambda: None
         self._counters = counters
@@ -165,12 +142,7 @@ class WorkerProcess:
 
     @classmethod
     async def spawn(cls, options: WorkerOptions, counters: Counters) -> WorkerProcess:
-        """Start a worker; it imports its engine when the first request comes.
-
-        Args:
-            options: how.
-            counters: of starts, loads and deaths.
-        """
+        """Start a worker; it imports its engine when the first request comes."""
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-P", "-m", "stepaudiod.worker.main", "--fd", str(theirs.fileno())]
@@ -178,11 +150,8 @@ class WorkerProcess:
             command += ["--threads", str(options.threads), "--log-level", options.log_level]
             command += ["--beat", str(options.heartbeat_timeout_s / BEATS_PER_TIMEOUT)]
             # systemd's notify socket and watchdog are the front's alone
-            environ = {
-                k: v
-                for k, v in os.environ.items()
-                if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-            }
+            systemd = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+            environ = {name: value for name, value in os.environ.items() if name not in systemd}
             try:
                 process = subprocess.Popen(
                     command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environ
@@ -204,61 +173,51 @@ class WorkerProcess:
     def work(
         self, engine: EngineDescription, work: Work, format: str | None, limits: dict[str, float]
     ) -> Reply:
-        """Send a request; its results come through the reply.
-
-        Args:
-            engine: the engine that does it.
-            work: what is asked for.
-            format: of the audio; None where none comes.
-            limits: what a recording may measure, see `audio.decode.Limits`.
-        """
+        """Send a request; its results come through the reply. For the arguments see `StartJob`."""
         reply = Reply(self._next_id, self)
         self._next_id += 1
         if self.is_lost:
             reply.put(WorkerLost("The worker has gone. Send the request again."))
             return reply
         self._replies[reply.id] = reply
-        self._writer.write(pack(StartJob(reply.id, EngineOrder.of(engine), work, format, limits)))
+        self._send(protocol.StartJob(reply.id, protocol.EngineOrder.of(engine), work, format, limits))
         return reply
 
     def load(self, engine: EngineDescription) -> None:
-        """Have an engine loaded before any work needs it."""
-        self._send(LoadEngine(EngineOrder.of(engine)))
+        self._send(protocol.LoadEngine(protocol.EngineOrder.of(engine)))
 
     def credit(self, id: int, size_bytes: int) -> None:
         """The client has taken that much; the worker may go on."""
         if id in self._replies:
-            self._send(AddCredit(id, size_bytes))
+            self._send(protocol.AddCredit(id, size_bytes))
 
     def cancel(self, id: int) -> None:
-        """Stop a job; the rest of its results is not wanted."""
         if self._replies.pop(id, None):
-            self._send(CancelJob(id))
+            self._send(protocol.CancelJob(id))
 
-    def _send(self, frame: ToWorker) -> None:
+    def _send(self, frame: protocol.ToWorker) -> None:
         """Send a frame; they are few and small, so nothing waits for the socket's buffer."""
         if not self.is_lost:
-            self._writer.write(pack(frame))
+            self._writer.write(protocol.pack(frame))
 
     async def _read(self) -> None:
-        """Handle the worker's frames until it is gone."""
         try:
             while True:
-                frame = await read_frame(self._reader)
+                frame = await protocol.read_frame(self._reader)
                 self._silent_s = 0.0
                 match frame:
-                    case Piece(id, result):
+                    case protocol.Piece(id, result):
                         if reply := self._replies.get(id):
                             reply.put(result)
-                    case JobDone(id, work_s):
+                    case protocol.JobDone(id, work_s):
                         if reply := self._replies.pop(id, None):
                             reply.work_s = work_s
                             reply.put(None)
-                    case JobFailed(id):
+                    case protocol.JobFailed(id):
                         self.loading = None
                         if reply := self._replies.pop(id, None):
                             reply.put(_error(frame))
-                    case Heartbeat(progress, is_busy):
+                    case protocol.Heartbeat(progress, is_busy):
                         if progress != self._beat.progress or not is_busy:
                             self._stalled_s = 0.0
                         self._beat = frame
@@ -277,16 +236,18 @@ class WorkerProcess:
             self._process.kill()
             log.error("worker %d died (%s)", self.pid, await self._ended())
 
-    def _note_engine(self, frame: EngineLoading | EngineLoaded | EngineDropped) -> None:
+    def _note_engine(
+        self, frame: protocol.EngineLoading | protocol.EngineLoaded | protocol.EngineDropped
+    ) -> None:
         match frame:
-            case EngineLoading():
+            case protocol.EngineLoading():
                 self.loading = frame
-            case EngineLoaded(engine, duration_s, about):
+            case protocol.EngineLoaded(engine, duration_s, about):
                 self.loading = None
                 self.loaded[engine] = {"load_s": round(duration_s, 3), **about}
                 self._counters.loaded(engine, duration_s)
                 log.info("%s loaded in %.2f s", engine, duration_s)
-            case EngineDropped(engine):
+            case protocol.EngineDropped(engine):
                 self._counters.unloads[engine] += self.loaded.pop(engine, None) is not None
         self._on_change()
 
@@ -319,7 +280,6 @@ class WorkerProcess:
                 await self._give_up(f"made no progress for {limit_s:g} s")
 
     async def _give_up(self, reason: str) -> None:
-        """It hangs: end it."""
         self._counters.worker_deaths["hung"] += 1
         await self.kill(reason)
 
@@ -359,7 +319,7 @@ class WorkerProcess:
         return f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
-def _error(failed: JobFailed) -> StepaudiodError:
+def _error(failed: protocol.JobFailed) -> StepaudiodError:
     """Make the error that was raised in the worker; an unknown class is an `EngineError`."""
     kind = getattr(errors, failed.error, EngineError)
     if issubclass(kind, InvalidRequest):

@@ -70,14 +70,12 @@ def restrict() -> list[str]:
 
 
 def _restrict_by_landlock(libc: ctypes.CDLL) -> bool:
-    """Handle every right and allow none of them."""
     version = libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_CREATE_RULESET_VERSION)
     if version < 1:
         return False
     files = next(rights for since, rights in reversed(FILE_RIGHTS.items()) if since <= version)
-    handled = (
-        struct.pack("QQ", files, TCP_RIGHTS) if version >= TCP_RIGHTS_VERSION else struct.pack("Q", files)
-    )
+    rights = (files, TCP_RIGHTS) if version >= TCP_RIGHTS_VERSION else (files,)
+    handled = struct.pack(f"{len(rights)}Q", *rights)
     ruleset = libc.syscall(LANDLOCK_CREATE_RULESET, handled, ctypes.c_size_t(len(handled)), 0)
     return bool(ruleset >= 0 and libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0) == 0)
 

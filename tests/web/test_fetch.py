@@ -108,8 +108,7 @@ def get(url: str, folder: Path, max_bytes: int = 10_000, max_seconds: float = 20
     options = {"resolve": names(sound_example=OUTSIDE), "is_public": lambda address: address == OUTSIDE}
     fetcher = Fetcher(max_bytes, max_seconds, **options | more)  # type: ignore[arg-type]
     target = folder / "target"
-    size = asyncio.run(fetcher.fetch(url, target, "the_url"))
-    assert size == target.stat().st_size
+    asyncio.run(fetcher.fetch(url, target, "the_url"))
     return target.read_bytes()
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from pydantic import BaseModel
@@ -39,21 +39,12 @@ RECORDING = (
     "(limits.max_sample_rate)"
 )
 REQUEST_ID_HEADER = Parameter(
-    "X-Request-Id",
-    "header",
-    "an id for the request",
-    "my-request-1",
-    f"^{REQUEST_ID.pattern.decode()}$",
+    "X-Request-Id", "header", "an id for the request", "my-request-1", f"^{REQUEST_ID.pattern.decode()}$"
 )
 
 
 def build(routes: Sequence[BaseRoute], settings: Settings) -> Table:
-    """The document of an application.
-
-    Args:
-        routes: what it serves; those that are not endpoints are left out.
-        settings: for the configured limits.
-    """
+    """The document of the endpoints among an application's routes, with the configured limits."""
     endpoints = [route for route in routes if isinstance(route, Endpoint)]
     declarations = [each.declaration for each in endpoints]
     schemas = _schemas(endpoints)
@@ -85,33 +76,27 @@ def build(routes: Sequence[BaseRoute], settings: Settings) -> Table:
     return configured
 
 
-def dump(document: Table) -> bytes:
-    """The document as it is sent."""
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-
-
 class _Plain(GenerateJsonSchema):
     """Leaves out the title of each field, which only repeats its name."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
-        """Never."""
         return False
 
 
 def _schemas(endpoints: list[Endpoint]) -> Table:
-    """Every schema that these endpoints name."""
     forms = {form for each in endpoints for form in each.declaration.body}
     names = {
         name
         for each in endpoints
-        for answer in each.declaration.answers.values()
+        for answer in each.answers.values()
         for schemas in answer.contents.values()
         for name in schemas
     }
     models: list[type[BaseModel]] = [*forms, *(getattr(answers, name) for name in names | {"Error"})]
-    wanted: list[tuple[type[BaseModel], Any]] = [(model, "validation") for model in models]
-    wanted.sort(key=lambda pair: pair[0].__name__)
-    _, table = models_json_schema(wanted, ref_template=REF + "{model}", schema_generator=_Plain)
+    models.sort(key=lambda model: model.__name__)
+    _, table = models_json_schema(
+        [(model, "validation") for model in models], ref_template=REF + "{model}", schema_generator=_Plain
+    )
     schemas: Table = table["$defs"]
     for schema in schemas.values():
         schema.pop("title", None)
@@ -129,16 +114,13 @@ def _multipart(form: type[Form], schema: Table) -> Table:
             del field["anyOf"]
             field |= choices[0]
         properties[f"{name}[]" if field.get("type") == "array" else name] = field
-    required = [
-        *(name for name, is_required in form.files.items() if is_required),
-        *schema.get("required", []),
-    ]
-    return schema | {"properties": properties, "required": required}
+    files = [name for name, is_required in form.files.items() if is_required]
+    return schema | {"properties": properties, "required": files + schema.get("required", [])}
 
 
 def _operation(endpoint: Endpoint, schemas: Table) -> Table:
     declaration = endpoint.declaration
-    summary, _, description = (inspect.getdoc(endpoint.handler) or "").partition("\n\n")
+    summary, _, description = (inspect.getdoc(endpoint.endpoint) or "").partition("\n\n")
     table: Table = {
         "operationId": declaration.id,
         "tags": [declaration.tag],
@@ -153,7 +135,7 @@ def _operation(endpoint: Endpoint, schemas: Table) -> Table:
         status: {"$ref": f"#/components/responses/{responses.error_name(status)}"}
         for status in responses.statuses(declaration.errors)
     }
-    found |= {status: _answer(answer, schemas) for status, answer in declaration.answers.items()}
+    found |= {status: _answer(answer, schemas) for status, answer in endpoint.answers.items()}
     table["responses"] = {str(status): found[status] for status in sorted(found)}
     return table
 
@@ -171,7 +153,6 @@ def _parameter(parameter: Parameter) -> Table:
 
 
 def _body(forms: tuple[type[Form], ...], schemas: Table) -> Table:
-    """JSON, or a multipart form."""
     first = forms[0]
     setting = "max_upload" if first.files else "max_body"
     content: Table = {"schema": _any_of([form.__name__ for form in forms])}
@@ -188,7 +169,6 @@ def _body(forms: tuple[type[Form], ...], schemas: Table) -> Table:
 
 
 def _answer(answer: Answer, schemas: Table) -> Table:
-    """A response other than an error."""
     described = answer.description or " ".join(
         schemas[name]["description"] for names in answer.contents.values() for name in names
     )
@@ -205,7 +185,6 @@ def _answer(answer: Answer, schemas: Table) -> Table:
 
 
 def _content(media_type: str, names: tuple[str, ...]) -> Table:
-    """The schema of one media type of an answer."""
     if media_type == EVENTS:
         return _events(names)
     if names:
@@ -237,7 +216,7 @@ def _configured(node: Any, settings: Settings) -> Any:
     if isinstance(node, dict):
         table = {key: _configured(value, settings) for key, value in node.items() if key != "x-setting"}
         if setting := node.get("x-setting"):
-            limit = _value(settings, setting)
+            limit = attrgetter(setting)(settings)
             for schema in [each for each in table.get("anyOf", [table]) if each.get("type") == "string"]:
                 schema["maxLength"] = limit
             table["description"] = f"{table['description']}; at most {limit} characters ({setting})"
@@ -247,11 +226,3 @@ def _configured(node: Any, settings: Settings) -> Any:
     if isinstance(node, str) and "{limits." in node:
         return node.format(limits=settings.limits)
     return node
-
-
-def _value(settings: Settings, setting: str) -> Any:
-    """The value of a key path such as `limits.max_text`."""
-    value: Any = settings
-    for name in setting.split("."):
-        value = getattr(value, name)
-    return value

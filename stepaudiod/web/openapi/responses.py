@@ -65,7 +65,6 @@ def statuses(raised: tuple[type[StepaudiodError], ...]) -> list[int]:
 
 
 def error_name(status: int) -> str:
-    """The name of a status's response among the document's components."""
     return f"Error{status}"
 
 
@@ -82,20 +81,16 @@ def error(status: int) -> Table:
         }
         for failure in failures
     }
+    has_header = {
+        "WWW-Authenticate": status == STATUSES[errors.KeyRefused],
+        "Retry-After": status in {STATUSES[kind] for kind in (*RETRY_AFTER_S, errors.Busy)},
+        "Connection": status in UNFINISHED,
+    }
     return {
         "description": " Or: ".join(failure.when for failure in failures),
-        "headers": headers(_error_headers(status)),
+        "headers": headers(tuple(name for name, is_sent in has_header.items() if is_sent)),
         "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}, "examples": examples}},
     }
-
-
-def _error_headers(status: int) -> tuple[str, ...]:
-    retried = {STATUSES[kind] for kind in (*RETRY_AFTER_S, errors.Busy)}
-    return (
-        *(("WWW-Authenticate",) if status == STATUSES[errors.KeyRefused] else ()),
-        *(("Retry-After",) if status in retried else ()),
-        *(("Connection",) if status in UNFINISHED else ()),
-    )
 
 
 def headers(names: tuple[str, ...]) -> Table:
@@ -104,6 +99,5 @@ def headers(names: tuple[str, ...]) -> Table:
 
 
 def header(name: str) -> Table:
-    """A header for the document's components."""
     schema = {"type": "integer", "minimum": 0} if name == "Retry-After" else {"type": "string"}
     return {"description": HEADERS[name], "schema": schema}

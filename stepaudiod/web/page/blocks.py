@@ -27,21 +27,18 @@ MIN_WIDTH_PX = 280
 CLONES = {"clone": None, "clone_emotion": "emotion", "clone_style": "style"}
 """Tasks that speak new words in the voice of a recording, and the edit whose options they use."""
 
-Fields = dict[str, Any]
-
 
 def build(say: Words) -> gr.Blocks:
-    fields: Fields = {}
+    fields: dict[str, Any] = {}
     with gr.Blocks(title=say["title"], analytics_enabled=False) as page:
         _place("top")
-        with gr.Tabs() as tabs:
+        with gr.Tabs() as fields["tabs"]:
             for name, tab in (("speak", _speak), ("edit", _edit), ("voices", _voices)):
                 with gr.Tab(say[name], id=name, elem_id=f"tab_{name}", render_children=True):
-                    tab(say, fields)
+                    fields |= {field.elem_id: field for field in tab(say)}
             for name in ("history", "status"):
                 with gr.Tab(say[name], id=name, elem_id=f"tab_{name}", render_children=True):
                     _place(name)
-        fields["tabs"] = tabs
         fill = gr.Button("fill", elem_id="fill", visible="hidden")
         filled = [fields[name] for name in FILLED]
         fill.click(
@@ -56,116 +53,78 @@ def _place(name: str) -> None:
     gr.HTML(f'<div id="{name}"></div>', js_on_load=None)
 
 
-def _speak(say: Words, fields: Fields) -> None:
+def _speak(say: Words) -> list[Any]:
     text = gr.Textbox(
         label=say["text"], placeholder=say["text_hint"], lines=5, max_lines=20, elem_id="speak_text"
     )
     with gr.Row():
         voice = _dropdown(say, "voice", "speak_voice", [])
-        manner = _dropdown(say, "manner", "speak_manner", [(say["manner_none"], "")], say["manner_hint"])
+        manner = _dropdown(say, "manner", "speak_manner", [(say["manner_none"], "")])
     _place("speak_more")
     with gr.Accordion(say["more"], open=False, elem_id="speak_choices"), gr.Row():
         languages = [(say["language_auto"], ""), *((say[name], name) for name in LANGUAGES)]
-        language = _dropdown(say, "language", "speak_language", languages, say["language_hint"])
-        speed = gr.Slider(
-            0.25, 4, 1, step=0.05, label=say["speed"], info=say["speed_hint"], elem_id="speak_speed"
-        )
-        formats = [(name.upper(), name) for name in FORMATS]
-        format = _dropdown(say, "format", "speak_format", formats, say["format_hint"])
-        seed = gr.Number(
-            None, label=say["seed"], info=say["seed_hint"], precision=0, minimum=0, elem_id="speak_seed"
-        )
-    given: list[Any] = [text, voice, manner, language, speed, format, seed]
-    fields |= dict(zip(FILLED, given, strict=False))
-    _start_and_stop(say, "speak", given)
-    for name, field in zip(FILLED, given, strict=False):
-        _on(field.change, f"(value) => stepaudiod.keep('{name}', value)", [field])
+        language = _dropdown(say, "language", "speak_language", languages)
+        speed = _field(gr.Slider, say, "speed", "speak_speed", 0.25, 4, 1, step=0.05)
+        format = _dropdown(say, "format", "speak_format", [(name.upper(), name) for name in FORMATS])
+        seed = _field(gr.Number, say, "seed", "speak_seed", None, precision=0, minimum=0)
+    fields = [text, voice, manner, language, speed, format, seed]
+    _start_and_stop(say, "speak", fields)
+    for field in fields:
+        _on(field.change, f"(value) => stepaudiod.keep('{field.elem_id}', value)", [field])
     _place("speak_result")
+    return fields
 
 
-def _edit(say: Words, fields: Fields) -> None:
+def _edit(say: Words) -> list[Any]:
     _place("edit_source")
-    transcript = gr.Textbox(
-        label=say["transcript"], info=say["transcript_hint"], lines=2, max_lines=8, elem_id="edit_transcript"
-    )
-    task = gr.Radio(
-        [(say[f"task_{task}"], task) for task in (*OPTIONS, *CLONES)],
-        value="emotion",
-        label=say["task"],
-        elem_id="edit_task",
-    )
+    transcript = _field(gr.Textbox, say, "transcript", "edit_transcript", lines=2, max_lines=8)
+    tasks = [(say[f"task_{task}"], task) for task in (*OPTIONS, *CLONES)]
+    task = _field(gr.Radio, say, "task", "edit_task", tasks, value="emotion")
     _place("edit_about")
-    infos = {}
+    infos = []
     for mode, label in (("emotion", "emotion"), ("style", "style"), ("speed", "pace")):
         with gr.Column(elem_classes=["of", f"of-{mode}"]):
-            infos[mode] = _dropdown(say, label, f"edit_{mode}", _choices(say, mode))
+            infos.append(_dropdown(say, label, f"edit_{mode}", _choices(say, mode)))
     for clone, source in CLONES.items():
         if source:
             with gr.Column(elem_classes=["of", f"of-{clone}"]):
                 choices = [choice for choice in _choices(say, source) if choice[1] != REMOVE]
-                infos[clone] = _dropdown(say, source, f"edit_{clone}", choices)
+                infos.append(_dropdown(say, source, f"edit_{clone}", choices))
     of_clones = [f"of-{clone}" for clone in CLONES]
     with gr.Column(elem_classes=["of", *of_clones]):
-        words = gr.Textbox(
-            label=say["clone_words"], info=say["clone_words_hint"], lines=2, max_lines=8, elem_id="edit_words"
-        )
+        words = _field(gr.Textbox, say, "clone_words", "edit_words", lines=2, max_lines=8)
     with gr.Column(elem_classes=["of", "of-paralinguistic"]):
-        text = gr.Textbox(
-            label=say["new_text"], info=say["new_text_hint"], lines=2, max_lines=8, elem_id="edit_text"
-        )
+        text = _field(gr.Textbox, say, "new_text", "edit_text", lines=2, max_lines=8)
         _place("edit_sounds")
     with gr.Row(elem_classes=["of", "of-emotion", "of-style", *of_clones[1:]]):
-        intensity = gr.Slider(
-            MIN_INTENSITY,
-            MAX_INTENSITY,
-            1,
-            step=0.1,
-            label=say["intensity"],
-            info=say["intensity_hint"],
-            elem_id="edit_intensity",
-        )
+        bounds = (MIN_INTENSITY, MAX_INTENSITY, 1)
+        intensity = _field(gr.Slider, say, "intensity", "edit_intensity", *bounds, step=0.1)
     with gr.Accordion(say["more"], open=False), gr.Row():
-        iterations = gr.Slider(
-            1,
-            MAX_ITERATIONS,
-            1,
-            step=1,
-            label=say["iterations"],
-            info=say["iterations_hint"],
-            elem_id="edit_iterations",
-        )
-        seed = gr.Number(
-            None, label=say["seed"], info=say["seed_hint"], precision=0, minimum=0, elem_id="edit_seed"
-        )
-    fields |= {"edit_transcript": transcript, "edit_text": text}
-    _start_and_stop(
-        say, "edit", [transcript, task, *infos.values(), text, words, intensity, iterations, seed]
-    )
+        iterations = _field(gr.Slider, say, "iterations", "edit_iterations", 1, MAX_ITERATIONS, 1, step=1)
+        seed = _field(gr.Number, say, "seed", "edit_seed", None, precision=0, minimum=0)
+    fields = [transcript, task, *infos, text, words, intensity, iterations, seed]
+    _start_and_stop(say, "edit", fields)
     _on(task.change, "(task) => stepaudiod.show_task(task)", [task])
     _on(transcript.change, "(text) => stepaudiod.keep_transcript(text)", [transcript])
     _place("edit_result")
+    return fields
 
 
-def _voices(say: Words, fields: Fields) -> None:
+def _voices(say: Words) -> list[Any]:
     with gr.Row():
         with gr.Column():
             _place("voices_list")
         with gr.Column():
             _place("voice_source")
-            name = gr.Textbox(label=say["voice_name"], info=say["voice_name_hint"], elem_id="voice_name")
-            transcript = gr.Textbox(
-                label=say["transcript"], info=say["transcript_hint"], lines=2, elem_id="voice_transcript"
-            )
-            speaker = gr.Textbox(label=say["consent_who"], elem_id="voice_who")
-            consent = gr.Checkbox(False, label=say["consent"], elem_id="voice_consent")
-            fields |= dict(zip(FILLED[-5:-1], (name, transcript, speaker, consent), strict=True))
+            name = _field(gr.Textbox, say, "voice_name", "voice_name")
+            transcript = _field(gr.Textbox, say, "transcript", "voice_transcript", lines=2)
+            speaker = _field(gr.Textbox, say, "consent_who", "voice_who")
+            consent = _field(gr.Checkbox, say, "consent", "voice_consent", False)
+            fields = [name, transcript, speaker, consent]
             add = gr.Button(say["do_add"], variant="primary", elem_id="voice_add")
-            _on(
-                add.click,
-                "(...given) => { stepaudiod.add_voice(...given) }",
-                [name, transcript, speaker, consent],
-            )
+            _on(add.click, "(...given) => { stepaudiod.add_voice(...given) }", fields)
             _place("voice_result")
+    return fields
 
 
 def _start_and_stop(say: Words, what: str, given: list[Any]) -> None:
@@ -181,13 +140,14 @@ def _on(event: Any, script: str, given: list[Any]) -> None:
     event(None, given, None, js=script, api_visibility="private")
 
 
-def _dropdown(
-    say: Words, label: str, elem_id: str, choices: list[tuple[str, str]], info: str | None = None
-) -> gr.Dropdown:
+def _field(kind: type, say: Words, label: str, elem_id: str, *values: Any, **options: Any) -> Any:
+    """A field with its label, and with its hint if there is one."""
+    return kind(*values, label=say[label], info=say.get(f"{label}_hint"), elem_id=elem_id, **options)
+
+
+def _dropdown(say: Words, label: str, elem_id: str, choices: list[tuple[str, str]]) -> Any:
     first = choices[0][1] if choices else None
-    return gr.Dropdown(
-        choices, value=first, label=say[label], info=info, elem_id=elem_id, min_width=MIN_WIDTH_PX
-    )
+    return _field(gr.Dropdown, say, label, elem_id, choices, value=first, min_width=MIN_WIDTH_PX)
 
 
 def _choices(say: Words, mode: str) -> list[tuple[str, str]]:

@@ -21,13 +21,8 @@ LAZY = "pandas"
 
 class _WithoutPyi(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
-        """Load the module and disable the function.
-
-        Raises:
-            AttributeError: this version of gradio has no such function.
-        """
         super().exec_module(module)
-        getattr(module, PYI_FUNCTION)
+        getattr(module, PYI_FUNCTION)  # fails where this version of gradio has no such function
         setattr(module, PYI_FUNCTION, lambda *_: None)
 
 

@@ -73,11 +73,7 @@ def _mount(blocks: gradio.Blocks) -> fastapi.FastAPI:
 
 
 def _adapt(page: str, tag: str, words: Words) -> str:
-    """Insert the page's scripts before gradio's.
-
-    Raises:
-        ValueError: gradio's page has an unknown form, as in another version of gradio.
-    """
+    """Insert the page's scripts before gradio's; raises if the page has another form, as in a new gradio."""
     page = page.replace(f'"{BASE}"', '"."')
     page, languages = re.subn(r'lang="en"', f'lang="{tag}"', page, count=1)
     page = MANIFEST.sub("", SHARE_TAGS.sub("", page))

@@ -29,35 +29,33 @@ NOTHING_FOREIGN = (
     "form-action 'self'; frame-ancestors 'none'"
 )
 """Gradio compiles handlers from text, hence unsafe-eval. No other host is reached."""
-OWN_MICROPHONE = "microphone=(self), camera=(), geolocation=()"
+HEADERS = {
+    "Content-Security-Policy": NOTHING_FOREIGN,
+    "Cache-Control": "no-cache",
+    "Referrer-Policy": "no-referrer",
+    "Vary": "Accept-Language, Cookie",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+}
 ASSETS_S = 31_536_000
 
 
-class Assets(StaticFiles):
+class Files(StaticFiles):
+    cache_control = "no-cache"  # an upgrade may change ours
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = self.cache_control
+        return response
+
+
+class Assets(Files):
     """Files whose names change with their content, so that the browser may keep them."""
 
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
-        response.headers["Cache-Control"] = f"max-age={ASSETS_S}, immutable"
-        return response
-
-
-class Fresh(StaticFiles):
-    """Our files, which an upgrade may change: the browser checks each time."""
-
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
-        response.headers["Cache-Control"] = "no-cache"
-        return response
+    cache_control = f"max-age={ASSETS_S}, immutable"
 
 
 class Page:
-    """The page of one daemon.
-
-    Args:
-        settings: returns the current configuration.
-        idle: is told of the rendering; a visit to the page does not keep the daemon awake.
-    """
+    """The page of one daemon. Rendering it keeps the daemon awake; a visit does not."""
 
     def __init__(self, settings: Callable[[], Settings], idle: IdleClock) -> None:
         self._settings = settings
@@ -73,7 +71,7 @@ class Page:
             index,
             Route("/simple", self.simple),
             Route("/page/watch", self._feed.watch),
-            Mount("/page", Fresh(directory=HERE / "static")),
+            Mount("/page", Files(directory=HERE / "static")),
         ]
         if self._gradio is None:
             return own
@@ -95,13 +93,12 @@ class Page:
             return await self.simple(request)
         if self._snapshot.is_ready:
             self._preload(service)
-            return _html(self._snapshot.read(f"index.{language_of(request)}.html"), chosen)
+            return _html((self._snapshot.folder / f"index.{language_of(request)}.html").read_bytes(), chosen)
         # first the page, then the model: in parallel, both would take longer
         self._snapshot.prepare(then=lambda: self._preload(service))
         return _html((HERE / "waking.html").read_bytes(), chosen)
 
     def _preload(self, service: Dispatcher) -> None:
-        """Load the model while the page is read."""
         if self._settings().preload == "page":
             self._preloading = asyncio.create_task(service.preload())
 
@@ -129,7 +126,6 @@ class Page:
         )
 
     async def colors(self, request: Request) -> Response:
-        """`GET /theme.css`: gradio's colours and sizes."""
         path = self._snapshot.folder / "theme.css"
         return FileResponse(path, media_type="text/css", headers={"Cache-Control": "no-cache"})
 
@@ -149,10 +145,7 @@ def language_of(request: Request) -> str:
 
 
 def _html(body: bytes, chosen: str | None) -> Response:
-    headers = {"Content-Security-Policy": NOTHING_FOREIGN, "Cache-Control": "no-cache"}
-    headers |= {"Referrer-Policy": "no-referrer", "Vary": "Accept-Language, Cookie"}
-    headers |= {"Permissions-Policy": OWN_MICROPHONE}
-    response = Response(body, headers=headers, media_type=HTML)
+    response = Response(body, headers=HEADERS, media_type=HTML)
     if chosen in LANGUAGES:
         response.set_cookie("lang", chosen, max_age=ASSETS_S, samesite="lax")
     return response

@@ -34,12 +34,7 @@ def gradio_folder() -> Path | None:
 
 
 class Snapshot:
-    """The page's files.
-
-    Args:
-        cache: returns the cache folder.
-        idle: making the files counts as work.
-    """
+    """The page's files, below a cache folder. Making them counts as work."""
 
     def __init__(self, cache: Callable[[], Path], idle: IdleClock) -> None:
         self.problem = ""
@@ -62,15 +57,8 @@ class Snapshot:
     def is_ready(self) -> bool:
         return os.path.isdir(self.folder)  # False also if the cache can't be searched
 
-    def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
-
     def prepare(self, then: Callable[[], None]) -> None:
-        """Make the files, unless they exist or are being made.
-
-        Args:
-            then: called afterwards, also after a failure.
-        """
+        """Make the files, unless they exist or are being made; `then` is called also after a failure."""
         if not self.is_ready and (self._making is None or self._making.done()):
             self.problem = ""
             self._making = asyncio.create_task(self._make(then))
@@ -88,14 +76,12 @@ class Snapshot:
     async def _render(self) -> None:
         parent = self.folder.parent
         parent.mkdir(parents=True, exist_ok=True)
-        scratch = TempDir(parent, UNFINISHED)
-        unfinished = scratch.path
-        command = [sys.executable, "-P", "-m", "stepaudiod.web.page.render", str(unfinished)]
-        # gradio would write to the home folder, and send telemetry
-        environ = os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(unfinished)}
-        environ |= {"HF_HUB_OFFLINE": "1", "MPLCONFIGDIR": str(unfinished)}
-        environ.pop("NOTIFY_SOCKET", None)
-        try:
+        with TempDir(parent, UNFINISHED) as unfinished:
+            command = [sys.executable, "-P", "-m", "stepaudiod.web.page.render", str(unfinished)]
+            # gradio would write to the home folder, and send telemetry
+            environ = os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(unfinished)}
+            environ |= {"HF_HUB_OFFLINE": "1", "MPLCONFIGDIR": str(unfinished)}
+            environ.pop("NOTIFY_SOCKET", None)
             child = await asyncio.create_subprocess_exec(
                 *command, env=environ, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
             )
@@ -109,8 +95,6 @@ class Snapshot:
                 self._fail(f"The page could not be made: {reason}")
                 return
             self._put_in_place(unfinished)
-        finally:
-            scratch.close()
 
     def _put_in_place(self, made: Path) -> None:
         """Rename the new files into place; remove those of other versions."""

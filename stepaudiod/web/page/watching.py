@@ -7,21 +7,21 @@ of the exit. The connection counts as quiet: it neither keeps the daemon awake n
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
 
 from stepaudiod.broadcast import Broadcast, wait_for
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.errors import EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.web import models
-from stepaudiod.web.stream import UNBUFFERED
+from stepaudiod.web.endpoint import EVENTS
+from stepaudiod.web.stream import UNBUFFERED, event
 
+HEADERS = {"Cache-Control": "no-cache"} | UNBUFFERED
 MIN_STEP_S = 0.5
 """Minimum time between two events."""
 
@@ -39,17 +39,19 @@ class Feed:
         self._writing: asyncio.Task[None] | None = None
 
     async def watch(self, request: Request) -> Response:
-        return Watching(self._events(request.app.state.service, request.app.state.idle))
+        return StreamingResponse(self._events(request), headers=HEADERS, media_type=EVENTS)
 
-    async def _events(self, service: Dispatcher, idle: IdleClock) -> AsyncIterator[bytes]:
+    async def _events(self, request: Request) -> AsyncIterator[bytes]:
         """The current status, then each change."""
+        service, idle = request.app.state.service, request.app.state.idle
+        request.scope["state"]["is_watching"] = True  # the exit of the daemon may cut off the response now
         self._tabs += 1
         if self._writing is None:
             self._writing = asyncio.create_task(self._write(service, idle))
         writing = self._writing
         try:
             made = self._events_made.next()
-            yield _event(_status(service, idle))
+            yield event(_status(service, idle))
             while not writing.done():
                 await made.wait()
                 made = self._events_made.next()
@@ -68,33 +70,12 @@ class Feed:
                 change = service.changes.next()
                 status = _status(service, idle)
                 if (now := _without_clock(status)) != before:
-                    before, self._latest = now, _event(status)
+                    before, self._latest = now, event(status)
                     self._events_made.notify()
                     await asyncio.sleep(MIN_STEP_S)
                 await wait_for(change, STEP_S)
         finally:
             self._events_made.notify()
-
-
-class Watching(StreamingResponse):
-    """A response that the exit of the daemon may cut off."""
-
-    def __init__(self, events: AsyncIterator[bytes]) -> None:
-        headers = {"Cache-Control": "no-cache"} | UNBUFFERED
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Mark the connection as watching once the response has begun."""
-
-        async def send_and_mark(message: Message) -> None:
-            await send(message)
-            scope["state"]["is_watching"] = True
-
-        await super().__call__(scope, receive, send_and_mark)
-
-
-def _event(status: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(status, ensure_ascii=False).encode() + b"\n\n"
 
 
 def _status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:

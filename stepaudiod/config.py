@@ -232,12 +232,9 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
-    """Read the configuration.
+    """Read the configuration; the overrides are the command line's settings, as nested tables.
 
-    Args:
-        path: the file; None is `/etc/stepaudiod/stepaudiod.toml`, which may be missing.
-        overrides: the command line's settings, as nested tables.
-        environ: the process environment.
+    Without a path, `/etc/stepaudiod/stepaudiod.toml` may be missing.
 
     Raises:
         ConfigError: lists every error with its source.
@@ -309,11 +306,7 @@ def _value(text: str) -> Any:
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """Parse the command line's `key=value` and `table.key=value` into nested tables.
-
-    Raises:
-        ConfigError: an assignment has no `=`.
-    """
+    """Parse `key=value` and `table.key=value` into nested tables; without `=` it is a ConfigError."""
     merged: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")

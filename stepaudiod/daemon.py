@@ -234,11 +234,7 @@ def _check(path: Path | None, overrides: dict[str, Any]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the daemon.
-
-    Returns:
-        0 after an idle exit or a stop, 1 if a check failed or an address can't be bound, 2 for bad options.
-    """
+    """Run the daemon; return 1 if a check failed or an address can't be bound, 2 for bad options."""
     options = build_parser().parse_args(argv)
     try:
         overrides = parse_assignments(options.set)

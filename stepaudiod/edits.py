@@ -51,17 +51,14 @@ _VAD = (
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit of a recording, checked.
+    """One edit of a recording, checked: a wrong part is an `InvalidRequest` that lists the right ones.
 
     Args:
         kind: one of `OPTIONS`.
         info: which emotion, style or speed; None for the others.
         text: for `paralinguistic`, the new text, as a rule with tags.
-        intensity: 0.1 to 3, for an emotion or a style; 1 says nothing about it.
+        intensity: 0.1 to 3, for an emotion or a style; 1 adds nothing to the instruction.
         iterations: how often the edit is applied, each time to the last result.
-
-    Raises:
-        InvalidRequest: the parts don't go together; names the field and lists what is right.
     """
 
     kind: str
@@ -115,18 +112,14 @@ class Edit:
         return self.kind not in ("denoise", "vad")
 
     def instruction(self, transcript: str) -> str:
-        """Say it as the model was trained to hear it; see `instruction`."""
         text = None if self.text is None else spelled(self.text)
         return instruction(self.kind, self.info, text, transcript, self.intensity)
 
 
 def require_tag(text: str) -> None:
-    """Refuse a new text for `paralinguistic` that says nowhere which sound to add; the model takes one.
+    """Require a tag in a new text for `paralinguistic`: else it is an `InvalidRequest` that lists them.
 
     A tag that isn't known is no error: it is passed on as text, see `tags.warning`.
-
-    Raises:
-        InvalidRequest: it holds no tag; lists them.
     """
     if not has_tag(text):
         raise InvalidRequest(
@@ -137,14 +130,7 @@ def require_tag(text: str) -> None:
 def instruction(
     kind: str, info: str | None, text: str | None, transcript: str, intensity: float = 1.0
 ) -> str:
-    """Word an edit, unchecked, ending with a line break.
-
-    Args:
-        kind: one of `OPTIONS`.
-        info: which emotion, style or speed.
-        text: the new text of `paralinguistic`.
-        transcript: what the recording says; unused by `denoise` and `vad`.
-        intensity: 0.1 to 3.
+    """The instruction for an edit as in training, ending with a line break; nothing is checked.
 
     Source: `_build_audio_edit_instruction` of the reference.
     """
@@ -173,15 +159,9 @@ def intensity_word(intensity: float) -> str:
 
 
 def with_language(text: str, language: str | None) -> str:
-    """Put a language's tag in front of a text, unless it stands there already.
+    """Put a language's tag in front of a text, unless it has it; an unknown language is an `InvalidRequest`.
 
-    Args:
-        text: what to say; pinyin with tone digits (`guo4`) may stand for characters.
-        language: a name from `LANGUAGES`; `Mandarin`, `English`, `auto` and None add nothing. Case doesn't
-            matter.
-
-    Raises:
-        InvalidRequest: the model doesn't know the language.
+    Mandarin, English, `auto` and None add nothing. Pinyin with tone digits (`guo4`) may replace characters.
     """
     if language is None or language.lower() in ("", "auto", "mandarin", "english", "chinese", "zh", "en"):
         return text

@@ -20,12 +20,7 @@ class Phase(Enum):
 
 
 class IdleClock:
-    """Counts the work in flight and the time since the last work.
-
-    Args:
-        timeout_s: seconds without work until the daemon may exit; None is never.
-        now: a monotonic clock, in seconds.
-    """
+    """Counts the work in flight and the time since the last work, for a timeout that may be None: never."""
 
     def __init__(self, timeout_s: float | None, now: Callable[[], float]) -> None:
         self.timeout_s = timeout_s

@@ -72,12 +72,7 @@ def _role(name: str) -> Role:
 
 
 def bind(address: str) -> socket.socket:
-    """Listen at `host:port`, `[v6]:port` or a unix socket's path.
-
-    Raises:
-        OSError: the address can't be bound.
-        ValueError: it isn't an address.
-    """
+    """Listen at `host:port`, `[v6]:port` or a unix socket's path; anything else is a ValueError."""
     if address.startswith("/"):
         return _bind_unix(address)
     host, _, port = address.rpartition(":")
@@ -88,11 +83,7 @@ def bind(address: str) -> socket.socket:
 
 
 def _bind_unix(path: str) -> socket.socket:
-    """Bind a unix socket, replacing a socket file only if no process listens on it.
-
-    Raises:
-        OSError: the path is another kind of file, or another process listens there.
-    """
+    """Bind a unix socket, replacing a socket file only if no process listens on it, else OSError."""
     if os.path.lexists(path):
         _remove_stale_socket(path)
     with contextlib.ExitStack() as on_error:

@@ -32,15 +32,7 @@ CLOSED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 
 
 class Client:
-    """A client of one daemon.
-
-    Args:
-        options: the daemon's address.
-        terminal: shows long waits.
-
-    Raises:
-        WrongUsage: the server's name is invalid.
-    """
+    """An HTTP client of one daemon; an invalid server name is `WrongUsage`."""
 
     def __init__(self, options: Options, terminal: Terminal) -> None:
         try:
@@ -72,11 +64,7 @@ class Client:
         return self._json(self._http.build_request("POST", path))
 
     def speak(self, form: dict[str, Any]) -> AbstractContextManager[Iterator[bytes]]:
-        """Stream the audio of one request. Leaving the context stops the work in the daemon.
-
-        Raises:
-            IncompleteAudio: while iterating, if the audio is cut off.
-        """
+        """Stream the audio; leaving the context stops the work. Cut-off audio is `IncompleteAudio`."""
         return self._stream(self._http.build_request("POST", "/v1/audio/speech", json=form))
 
     def edit(self, fields: dict[str, str], recording: bytes) -> AbstractContextManager[Iterator[bytes]]:

@@ -17,14 +17,7 @@ MIN_FREE_BYTES = GB // 2
 def folder_findings(
     path: Path, purpose: str, account: Account | None, wanted_bytes: int
 ) -> Iterator[Finding]:
-    """Check one folder.
-
-    Args:
-        path: the folder.
-        purpose: `data` or `cache`.
-        account: the user that must be able to write; None if the daemon runs as the current user.
-        wanted_bytes: the size of the files that will be added.
-    """
+    """Check that the account, or else the current user, can write to one folder."""
     subject = f"{purpose} folder"
     try:
         is_there = path.exists()

@@ -43,13 +43,6 @@ def read_configuration(
 
 @dataclass(frozen=True)
 class Models:
-    """The model files.
-
-    Args:
-        settings: the configuration.
-        data: the folder of `models` and `voices`.
-    """
-
     settings: Settings
     data: Path
 

@@ -42,12 +42,6 @@ class Card:
 
 @dataclass(frozen=True)
 class Gpus:
-    """The NVIDIA GPUs of this machine.
-
-    Args:
-        root: the parent of `proc`, `sys` and `dev`.
-    """
-
     root: Path = Path("/")
 
     @property

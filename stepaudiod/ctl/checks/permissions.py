@@ -56,12 +56,7 @@ class Account:
 
 
 def socket_findings(path: Path, unit: str) -> Iterator[Finding]:
-    """Check whether a process listens on the unix socket and the user may use it, without a connection.
-
-    Args:
-        path: the socket.
-        unit: the socket unit that creates it.
-    """
+    """Check without a connection whether a process listens there and the user may use it."""
     subject = str(path)
     try:
         found = path.stat()

@@ -30,13 +30,7 @@ SINGLE = "stepaudiod"
 
 @dataclass(frozen=True)
 class Units:
-    """The units of one daemon.
-
-    Attributes:
-        service: the daemon's service without its suffix: `stepaudiod` or `stepaudiod@gpu1`.
-        properties: the properties of each unit, by its name.
-        error: why systemd couldn't be asked; "" if it could.
-    """
+    """The units of one daemon, such as `stepaudiod@gpu1`. `error` says why systemd couldn't be asked."""
 
     service: str
     properties: dict[str, dict[str, str]]

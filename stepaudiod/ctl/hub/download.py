@@ -36,14 +36,7 @@ GONE = ".gone-"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The work for one repository.
-
-    Attributes:
-        repository: the repository.
-        listing: the hub's listing.
-        wanted: the files that belong to the model.
-        missing: those that are neither in place nor downloaded yet.
-    """
+    """The work for one repository; `missing` files are neither in place nor downloaded yet."""
 
     repository: Repository
     listing: Listing
@@ -266,11 +259,7 @@ def _remove_obsolete(repository: Repository, folder: Path, current: Manifest) ->
 
 @contextmanager
 def locked(root: Path, *, make: bool = False) -> Iterator[None]:
-    """Lock the folder of all models against other pulls and removals.
-
-    Raises:
-        WrongUsage: another one is running.
-    """
+    """Lock the folder of all models; `WrongUsage` if another pull or removal is running."""
     pulling = root / PULLING
     if pulling.is_symlink():
         raise WrongUsage(f"{pulling} is a link, which stepaudioctl didn't create. Check and delete it.")

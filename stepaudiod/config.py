@@ -339,14 +339,16 @@ def _explain(error: ValidationError, layers: list[Layer], merged: dict[str, Any]
     lines: dict[str, None] = {}
     for item in error.errors():
         keys, found = _locate(item["loc"], merged)
-        origin = next((name for name, table in reversed(layers) if _holds(table, keys)), "the configuration")
+        origin = next(
+            (name for name, table in reversed(layers) if _locate(keys, table)[0] == keys), "the configuration"
+        )
         is_unknown = item["type"] == "extra_forbidden"
         problem = "there is no such key" if is_unknown else f"{item['msg']} (found {found!r})"
         lines[f"{origin}: {'.'.join(keys)}: {problem}"] = None
     return list(lines)
 
 
-def _locate(loc: tuple[int | str, ...], table: Any) -> tuple[list[str], Any]:
+def _locate(loc: Sequence[int | str], table: Any) -> tuple[list[str], Any]:
     """Extract the key path from pydantic's location, which also has union members, and the value there."""
     keys: list[str] = []
     for part in loc:
@@ -355,11 +357,3 @@ def _locate(loc: tuple[int | str, ...], table: Any) -> tuple[list[str], Any]:
         keys.append(str(part))
         table = table[part]
     return keys, table
-
-
-def _holds(table: Any, keys: list[str]) -> bool:
-    for key in keys:
-        if not (isinstance(table, dict) and key in table):
-            return False
-        table = table[key]
-    return True

@@ -69,7 +69,7 @@ class Edit:
 
     def __post_init__(self) -> None:
         if self.kind not in OPTIONS:
-            raise InvalidRequest(f"there is no edit {self.kind!r}; there are {_listed(OPTIONS)}", "kind")
+            raise InvalidRequest(f"there is no edit {self.kind!r}; there are {', '.join(OPTIONS)}", "kind")
         if not 1 <= self.iterations <= MAX_ITERATIONS:
             raise InvalidRequest(
                 f"iterations must be 1 to {MAX_ITERATIONS}, found {self.iterations}", "iterations"
@@ -86,7 +86,7 @@ class Edit:
         options = OPTIONS[self.kind] if self.kind != "paralinguistic" else ()
         if options and self.info not in options:
             found = "nothing" if not self.info else repr(self.info)
-            raise InvalidRequest(f"{self.kind} must be one of {_listed(options)}; found {found}", "info")
+            raise InvalidRequest(f"{self.kind} must be one of {', '.join(options)}; found {found}", "info")
         if not options and self.info:
             raise InvalidRequest(
                 f"{self.kind} takes no edit_info, found {self.info!r}; emotion, style and speed do",
@@ -167,10 +167,6 @@ def with_language(text: str, language: str | None) -> str:
         return text
     name = next((name for name in LANGUAGES if name.lower() == language.lower()), None)
     if name is None:
-        known = _listed(("auto", "Mandarin", "English", *LANGUAGES))
+        known = ", ".join(("auto", "Mandarin", "English", *LANGUAGES))
         raise InvalidRequest(f"there is no language {language!r}; there are {known}", "language")
     return text if text.lstrip().startswith(f"[{name}]") else f"[{name}]{text}"
-
-
-def _listed(names: tuple[str, ...] | dict[str, tuple[str, ...]]) -> str:
-    return ", ".join(names)

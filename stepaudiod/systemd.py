@@ -62,13 +62,9 @@ def activated_listeners() -> list[Listener]:
     from systemd.daemon import listen_fds_with_names
 
     named: dict[int, str] = listen_fds_with_names(unset_environment=True)
-    return [Listener(_role(name), socket.socket(fileno=fd)) for fd, name in sorted(named.items())]
-
-
-def _role(name: str) -> Role:
-    """Map FileDescriptorName= to a role; a socket unit without it serves everything."""
-    roles: dict[str, Role] = {"api": "api", "page": "page"}
-    return roles.get(name, "http")
+    roles: dict[str, Role] = {"api": "api", "page": "page"}  # by FileDescriptorName=
+    sockets = sorted(named.items())
+    return [Listener(roles.get(name, "http"), socket.socket(fileno=fd)) for fd, name in sockets]
 
 
 def bind(address: str) -> socket.socket:

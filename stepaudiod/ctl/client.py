@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +74,9 @@ class Client:
 
     @contextmanager
     def _stream(self, request: httpx.Request) -> Iterator[Iterator[bytes]]:
-        response = self._send(request)
-        try:
+        with closing(self._send(request)) as response:
             self._expect(response, "audio/")
             yield self._audio(response)
-        finally:
-            response.close()
 
     def _audio(self, response: httpx.Response) -> Iterator[bytes]:
         try:
@@ -94,17 +91,14 @@ class Client:
             ) from None
 
     def _json(self, request: httpx.Request) -> Any:
-        response = self._send(request)
-        try:
+        with closing(self._send(request)) as response:
             self._expect(response, "application/json")
-            response.read()
-            return response.json()
-        except (*CLOSED, httpx.TimeoutException, ValueError) as error:
-            raise Unreachable(
-                f"The response of {self._options.where} was incomplete ({error}). Try again."
-            ) from None
-        finally:
-            response.close()
+            try:
+                response.read()
+                return response.json()
+            except (*CLOSED, httpx.TimeoutException, ValueError) as error:
+                message = f"The response of {self._options.where} was incomplete ({error}). Try again."
+                raise Unreachable(message) from None
 
     def _expect(self, response: httpx.Response, media_type: str) -> None:
         """Require a content type: another server may answer at the address."""
@@ -189,11 +183,10 @@ def _retry_after_s(response: httpx.Response) -> float | None:
 
 def _refused(response: httpx.Response) -> DaemonRefused:
     status = response.status_code
-    try:
-        response.read()
-        error = response.json()["error"]
-        return DaemonRefused(str(error["message"]), status, error.get("code"), error.get("param"))
-    except (httpx.HTTPError, ValueError, TypeError, KeyError):
-        return DaemonRefused(f"The server answered {status} {response.reason_phrase}.", status)
-    finally:
-        response.close()
+    with closing(response):
+        try:
+            response.read()
+            error = response.json()["error"]
+            return DaemonRefused(str(error["message"]), status, error.get("code"), error.get("param"))
+        except (httpx.HTTPError, ValueError, TypeError, KeyError):
+            return DaemonRefused(f"The server answered {status} {response.reason_phrase}.", status)

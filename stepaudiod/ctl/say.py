@@ -145,12 +145,10 @@ def _form(arguments: argparse.Namespace, audio_format: str, text: str) -> dict[s
         "voice": arguments.voice,
         "input": text,
         "response_format": audio_format,
+        "speed": arguments.speed,
+        "seed": arguments.seed,
     }
-    if arguments.speed is not None:
-        form["speed"] = arguments.speed
-    if arguments.seed is not None:
-        form["seed"] = arguments.seed
-    return form
+    return {name: value for name, value in form.items() if value is not None}
 
 
 def _text(arguments: argparse.Namespace, terminal: Terminal) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
-from stepaudiod.ctl.checks.permissions import DAEMON, Account
+from stepaudiod.ctl.checks.permissions import DAEMON, Account, lacks
 
 GB = 10**9
 MIN_FREE_BYTES = GB // 2
@@ -31,12 +31,9 @@ def folder_findings(
     if is_other:
         yield problem(subject, f"{path} isn't a folder", f"move it away, then: mkdir {path}")
         return
-    if account is not None and account.may(path, os.W_OK | os.X_OK) is False:
-        yield problem(
-            subject,
-            f"the user {account.name} may not write to {path}",
-            f"chown -R {DAEMON}:{DAEMON} {path}",
-        )
+    if lacks(account, path, os.W_OK | os.X_OK):
+        advice = f"chown -R {DAEMON}:{DAEMON} {path}"
+        yield problem(subject, f"the user {DAEMON} may not write to {path}", advice)
         return
     yield _free_space(subject, path, wanted_bytes)
 

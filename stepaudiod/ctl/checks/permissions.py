@@ -55,6 +55,11 @@ class Account:
         return found.st_mode & want == want
 
 
+def lacks(account: Account | None, path: Path, want: int) -> bool:
+    """Whether it certainly lacks these rights; None, the current user, isn't checked."""
+    return account is not None and account.may(path, want) is False
+
+
 def socket_findings(path: Path, unit: str) -> Iterator[Finding]:
     """Check without a connection whether a process listens there and the user may use it."""
     subject = str(path)

@@ -12,17 +12,8 @@ from stepaudiod.ctl.errors import Unreachable
 from stepaudiod.ctl.systemctl import TABLE, systemctl
 
 PROPERTIES = (
-    "Id",
-    "LoadState",
-    "ActiveState",
-    "SubState",
-    "Result",
-    "UnitFileState",
-    "NeedDaemonReload",
-    "Listen",
-    "Triggers",
-    "Environment",
-    "MainPID",
+    "Id,LoadState,ActiveState,SubState,Result,UnitFileState,"
+    "NeedDaemonReload,Listen,Triggers,Environment,MainPID"
 )
 SINGLE = "stepaudiod"
 """The daemon that isn't an instance of a template."""
@@ -41,7 +32,7 @@ class Units:
         try:
             listed = systemctl("list-units", "--all", *TABLE, "stepaudiod*.socket").splitlines()
             names = [f"{service}.service", f"{service}.socket", *(line.split()[0] for line in listed)]
-            shown = systemctl("show", f"--property={','.join(PROPERTIES)}", *dict.fromkeys(names))
+            shown = systemctl("show", f"--property={PROPERTIES}", *dict.fromkeys(names))
         except Unreachable as error:
             return cls(service, {}, error.message)
         units = [_table(block) for block in shown.strip().split("\n\n")]

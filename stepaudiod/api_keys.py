@@ -43,7 +43,6 @@ def new_key() -> str:
 
 
 def format_line(name: str, key: str) -> str:
-    """The line to store in the file."""
     return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
 
 

@@ -22,7 +22,6 @@ class Broadcast:
 
 
 async def wait_for(change: asyncio.Event, timeout_s: float) -> None:
-    """Wait for a change, at most `timeout_s` seconds."""
     if not change.is_set():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):

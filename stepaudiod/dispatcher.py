@@ -74,7 +74,6 @@ class Dispatcher:
         """Of the requests that have been sent to a worker."""
 
     def reconfigure(self, limits: Limits, timeouts: Timeouts) -> None:
-        """Apply other limits; no request loses its place by them."""
         self.limits = limits
         self.timeouts = timeouts
         self._turns.reconfigure(limits)
@@ -195,7 +194,6 @@ class Dispatcher:
         self._replies.add(reply)
 
     def _drop_reply(self, request: ActiveRequest) -> None:
-        """Stop a request's work in the worker, if there is any."""
         reply, request.reply = request.reply, None
         if reply is None:
             return
@@ -285,14 +283,12 @@ class Dispatcher:
         )
 
     def _end_turn(self, request: ActiveRequest) -> None:
-        """The worker is done with a request; its turn goes to the next one."""
         if not request.is_finished:
             request.is_finished = True
             self._typical_s += 0.2 * (request.duration_s - self._typical_s)
         self._turns.drop(request.turn)
 
     async def _ready_worker(self) -> WorkerProcess:
-        """The worker, started where there is none."""
         async with self._spawning:
             if self.is_stopping:
                 raise Stopping(
@@ -352,7 +348,6 @@ class Dispatcher:
         return f"{self._state()} · {name} · {served} request{'' if served == 1 else 's'} served"
 
     def _state(self) -> str:
-        """Awake or when asleep."""
         if self._active:
             queued = f", {self.queued} waiting" if self.queued else ""
             return f"speaking to {self._active}{queued}"

@@ -108,7 +108,6 @@ class Edit:
 
     @property
     def needs_transcript(self) -> bool:
-        """Whether the edit's instruction quotes what the recording says."""
         return self.kind not in ("denoise", "vad")
 
     def instruction(self, transcript: str) -> str:

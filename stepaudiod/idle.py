@@ -36,7 +36,6 @@ class IdleClock:
             self.phase = Phase.AWAKE
 
     def end(self) -> None:
-        """End a piece of work, whether it succeeded or not."""
         self.in_flight -= 1
         self._idle_since = self._now()
 
@@ -57,7 +56,6 @@ class IdleClock:
 
     @property
     def is_due(self) -> bool:
-        """Whether the daemon may start to exit."""
         return self.phase is Phase.AWAKE and not self.in_flight and self.remaining_s == 0
 
     def drain(self) -> None:

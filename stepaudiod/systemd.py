@@ -136,7 +136,6 @@ class Notifier:
         self._notifier.notify("WATCHDOG=1")
 
     def extend_timeout(self, seconds: float) -> None:
-        """Ask for more time to start or to stop."""
         self._notifier.notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def reloading(self) -> None:

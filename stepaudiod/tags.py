@@ -44,7 +44,6 @@ def spelled(text: str) -> str:
 
 
 def count_tags(text: str) -> int:
-    """Number of sound tags in a text."""
     return sum(_name(name) in TAGS for name in _BRACKETED.findall(text))
 
 

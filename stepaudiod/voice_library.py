@@ -167,7 +167,7 @@ class VoiceLibrary:
         """
         id = self.require_free(name)
         if not consent.strip():
-            raise InvalidRequest("A voice needs consent: say who agreed that it is used.", "consent")
+            raise InvalidRequest("A voice needs consent: name the person that agreed to its use.", "consent")
         voice = StoredVoice(
             id,
             name.strip(),

@@ -68,7 +68,6 @@ class Client:
         return self._stream(self._http.build_request("POST", "/v1/audio/speech", json=form))
 
     def edit(self, fields: dict[str, str], recording: bytes) -> AbstractContextManager[Iterator[bytes]]:
-        """Stream the audio of an edited recording; see `speak`."""
         files = {"file": ("recording.wav", recording, "audio/wav")}
         return self._stream(self._http.build_request("POST", "/v1/audio/edits", data=fields, files=files))
 

@@ -150,7 +150,6 @@ def _ask(options: Options, terminal: Terminal) -> Finding:
 
 
 def _report(findings: list[Finding]) -> str:
-    """Format the findings, each with its advice on the next line."""
     width = max(len(plain(finding.subject)) for finding in findings)
     lines = []
     for finding in findings:

@@ -47,7 +47,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
-    """Inspect a file; a missing mark is an error, for scripts."""
     found = inspect(arguments.file)
     terminal.result(asdict(found), _report(found))
     if not found.is_marked:

@@ -111,7 +111,6 @@ def _become_owner(arguments: argparse.Namespace, root: Path) -> str | None:
 
 
 def _command_line(arguments: argparse.Namespace) -> str:
-    """This command, to be repeated with sudo."""
     words = ["stepaudioctl", "models", arguments.action]
     words += [given for name in ("model", "bits") if (given := vars(arguments).get(name))]
     if vars(arguments).get("source") == "modelscope":
@@ -231,7 +230,6 @@ def _verify(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> No
 
 
 def _describe_valid(installed: Installed, checked: str) -> str:
-    """What was verified of a model without problems."""
     if checked == "digests":
         files = sum(len(manifest.files) for manifest in installed.manifests)
         by_hand = len(installed.model.repositories) - len(installed.manifests)

@@ -69,7 +69,6 @@ def number(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """Parse a positive number of seconds, for argparse."""
     value = number(text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text} isn't a number of seconds above 0")

@@ -17,8 +17,6 @@ from stepaudiod.ctl.wav import HEAD_BYTES, UNKNOWN_SIZE, wav_header
 
 
 class Sink(Protocol):
-    """Takes the audio of one request."""
-
     def write(self, data: bytes) -> bool:
         """Write the next bytes; return whether more are wanted."""
 

@@ -92,7 +92,6 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
 def _receive(
     form: dict[str, Any], sink: Sink, received: ReceivedAudio, options: Options, terminal: Terminal
 ) -> None:
-    """Send the request and write its audio, until the sink wants no more."""
     with (
         connect(options, terminal) as client,
         DaemonProgress(options, terminal) as waiting,
@@ -152,7 +151,6 @@ def _form(arguments: argparse.Namespace, audio_format: str, text: str) -> dict[s
 
 
 def _text(arguments: argparse.Namespace, terminal: Terminal) -> str:
-    """Read the text: the argument, a file, or standard input."""
     try:
         if arguments.file not in (None, "-"):
             return Path(arguments.file).read_bytes().decode()

@@ -40,8 +40,6 @@ def wav_header(head: bytes) -> WavHeader | None:
 
 
 class ReceivedAudio:
-    """Counts the bytes and seconds of a response."""
-
     def __init__(self, audio_format: str) -> None:
         self.size_bytes = 0
         self._format = audio_format

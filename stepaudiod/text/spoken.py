@@ -35,7 +35,6 @@ def spoken_runs(text: str, main: str) -> Iterator[Run]:
 
 
 def _is_phrase(text: str) -> bool:
-    """Whether an English run has two words or more."""
     return sum(word[:1].isalpha() and len(word) > 1 for word in text.split()) > 1
 
 

@@ -20,15 +20,14 @@ def folder_findings(
     """Check that the account, or else the current user, can write to one folder."""
     subject = f"{purpose} folder"
     try:
-        is_there = path.exists()
-        is_other = is_there and not path.is_dir()
+        is_there, is_folder = path.exists(), path.is_dir()
     except PermissionError:
         yield unknown(subject, f"you may not look into {path}", "sudo stepaudioctl doctor")
         return
     if not is_there and account is not None:
         yield problem(subject, f"{path} doesn't exist", "systemd-tmpfiles --create")
         return
-    if is_other:
+    if is_there and not is_folder:
         yield problem(subject, f"{path} isn't a folder", f"move it away, then: mkdir {path}")
         return
     if lacks(account, path, os.W_OK | os.X_OK):

@@ -52,10 +52,8 @@ class Models:
         try:
             os.listdir(self.data)
             os.listdir(self.data / "models")
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError:
-            return True
+        except OSError as error:
+            return not isinstance(error, FileNotFoundError | NotADirectoryError)
         return False
 
     @property

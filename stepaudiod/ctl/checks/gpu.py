@@ -55,11 +55,9 @@ class Gpus:
         return sorted(path for path in (self.root / "dev").glob("nvidia*") if CARD.fullmatch(path.name))
 
     def pci_cards(self) -> int:
-        count = 0
-        for device in (self.root / "sys/bus/pci/devices").glob("*"):
-            vendor, kind = _line(device / "vendor"), _line(device / "class")
-            count += vendor == NVIDIA and kind.startswith(DISPLAY_CLASSES)
-        return count
+        devices = (self.root / "sys/bus/pci/devices").glob("*")
+        nvidia = [device for device in devices if _line(device / "vendor") == NVIDIA]
+        return sum(_line(device / "class").startswith(DISPLAY_CLASSES) for device in nvidia)
 
     def findings(self, cards: list[Card] | None, needed_bytes: int, reason: str) -> Iterator[Finding]:
         """Check the GPUs.

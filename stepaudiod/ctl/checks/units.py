@@ -58,7 +58,6 @@ class Units:
         )
 
     def listening_instances(self) -> list[str]:
-        """The names of the template's instances that listen."""
         found = [
             re.fullmatch(rf"{SINGLE}@(.+)\.socket", name)
             for name, unit in self.properties.items()
@@ -68,7 +67,6 @@ class Units:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that the service's unit sets."""
         words = shlex.split(self.of("service").get("Environment", ""))
         return dict(word.split("=", 1) for word in words if "=" in word)
 

@@ -128,7 +128,6 @@ def _without_advice(error: ModelFileError) -> str:
 
 
 def remove(model: PublishedModel, root: Path) -> None:
-    """Remove the model with derived folders and incomplete downloads."""
     with locked(root):
         for repository in model.repositories:
             for name in (repository.folder, *repository.derived):

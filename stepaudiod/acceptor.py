@@ -47,14 +47,7 @@ def max_connections(limits: Limits) -> int:
 
 
 class Acceptor:
-    """Accepts on duplicates of the listening sockets: closing a duplicate leaves the socket listening.
-
-    Args:
-        listeners: the listening sockets.
-        make: creates the protocol of a new connection.
-        connections: the open connections; the caller maintains this set.
-        limits: returns the current configuration.
-    """
+    """Accepts on duplicates of the listening sockets: closing a duplicate leaves the socket listening."""
 
     def __init__(
         self,

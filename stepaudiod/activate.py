@@ -63,11 +63,7 @@ class Process:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the exit status.
-
-        Raises:
-            subprocess.TimeoutExpired: it still runs after `timeout` seconds.
-        """
+        """Wait for the exit status; after `timeout` seconds, raise `subprocess.TimeoutExpired`."""
         if self.poll() is None:
             exited = select.poll()
             exited.register(self.pidfd, select.POLLIN)
@@ -115,12 +111,7 @@ def start(
 
 
 class Activator:
-    """Starts a daemon when a connection waits and no daemon runs.
-
-    Args:
-        listeners: the sockets to watch.
-        start_daemon: starts a daemon.
-    """
+    """Starts a daemon when a connection waits and no daemon runs."""
 
     def __init__(self, listeners: Sequence[Named], start_daemon: Callable[[], Process]) -> None:
         self._listeners = listeners
@@ -143,11 +134,7 @@ class Activator:
         self._waker.close()
 
     def run(self) -> int:
-        """Start daemons until `stop` or a signal.
-
-        Returns:
-            0, or the daemon's exit status after three failed starts in a row.
-        """
+        """Start daemons until `stop` or a signal; return 0, or the status of the third failed start."""
         failures = 0
         stopping = False
         sockets = [each.fileno() for _, each in self._listeners]
@@ -196,12 +183,7 @@ def _describe(returncode: int) -> str:
 
 
 def _listen(address: str, on_exit: contextlib.ExitStack) -> socket.socket:
-    """Bind an address; on exit, close it and remove the file of a unix socket.
-
-    Raises:
-        OSError: the address can't be bound; the message names it.
-        ValueError: it isn't an address.
-    """
+    """Bind an address, or raise OSError or ValueError with it; on exit, close it and remove its file."""
     try:
         listener = on_exit.enter_context(bind(address))
     except OverflowError as error:

@@ -22,18 +22,13 @@ class ActiveRequest:
     """A request, from its arrival to its end.
 
     Attributes:
-        engine: the engine that does it.
-        work: what to do.
         format: of the audio; None for a transcription.
-        request_id: for the journal.
         caller: the name of its API key; "" where it needed none.
-        turn: its turn in the fair queue.
         deadline: on the loop's clock.
         reply: what the worker sends back; None while it has not been sent.
         is_started: whether it has had a turn.
-        started: when it came, on the monotonic clock.
-        outcome: `served`, `failed`, `refused` or `cancelled`.
-        audio_s: seconds of audio received from the worker.
+        started: when it arrived, on the monotonic clock.
+        outcome: one of `counters.OUTCOMES`.
         first_audio_s: seconds from its arrival to its first audio; None before that.
         has_begun: whether any audio or text has been received from the worker.
         is_finished: whether the worker has finished it.
@@ -60,7 +55,6 @@ class ActiveRequest:
         return time.monotonic() - self.started
 
     def note(self, piece: Result) -> None:
-        """Count a piece that came."""
         self.has_begun = self.has_begun or not isinstance(piece, Facts)
         if isinstance(piece, Audio):
             self.audio_s += piece.duration_s

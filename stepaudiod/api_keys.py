@@ -22,13 +22,7 @@ HOW_TO = "stepaudioctl keys add NAME"
 
 
 class ApiKeys(NamedTuple):
-    """The valid keys.
-
-    Attributes:
-        digests: the digest of each key, by its name.
-        problem: why no keys could be read; "" if they could.
-        is_absent: whether that is because the file does not exist.
-    """
+    """The digest of each valid key by its name; `problem` says why no keys could be read."""
 
     digests: dict[str, bytes]
     problem: str = ""
@@ -49,16 +43,11 @@ def new_key() -> str:
 
 
 def format_line(name: str, key: str) -> str:
-    """The line to store in the file."""
     return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def parse(text: str, origin: str) -> dict[str, bytes]:
-    """Parse a key file into digests by name.
-
-    Args:
-        text: the file's contents.
-        origin: its path, for messages.
+    """Parse a key file into digests by name; messages call it `origin`.
 
     Raises:
         ConfigError: a line is malformed or a name occurs twice; names the file and the line.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 
 class Broadcast:
@@ -21,10 +22,7 @@ class Broadcast:
 
 
 async def wait_for(change: asyncio.Event, timeout_s: float) -> None:
-    """Wait for a change, at most `timeout_s` seconds."""
     if not change.is_set():
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await change.wait()
-        except TimeoutError:
-            pass

@@ -11,11 +11,7 @@ UNITS = {"M": 10**6, "MB": 10**6, "MIB": 2**20, "G": 10**9, "GB": 10**9, "GIB": 
 
 
 def memory_bytes(text: str) -> int:
-    """Parse a size such as "9.5G", "9500M" or "8GiB".
-
-    Raises:
-        ValueError: it isn't a size.
-    """
+    """Parse a size such as "9.5G", "9500M" or "8GiB"; anything else is a ValueError."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)", text)
     unit = UNITS.get(found.group(2).upper()) if found else None
     if found is None or unit is None:

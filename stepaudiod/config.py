@@ -232,12 +232,9 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
-    """Read the configuration.
+    """Read the configuration; the overrides are the command line's settings, as nested tables.
 
-    Args:
-        path: the file; None is `/etc/stepaudiod/stepaudiod.toml`, which may be missing.
-        overrides: the command line's settings, as nested tables.
-        environ: the process environment.
+    Without a path, `/etc/stepaudiod/stepaudiod.toml` may be missing.
 
     Raises:
         ConfigError: lists every error with its source.
@@ -309,11 +306,7 @@ def _value(text: str) -> Any:
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """Parse the command line's `key=value` and `table.key=value` into nested tables.
-
-    Raises:
-        ConfigError: an assignment has no `=`.
-    """
+    """Parse `key=value` and `table.key=value` into nested tables; without `=` it is a ConfigError."""
     merged: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
@@ -346,14 +339,16 @@ def _explain(error: ValidationError, layers: list[Layer], merged: dict[str, Any]
     lines: dict[str, None] = {}
     for item in error.errors():
         keys, found = _locate(item["loc"], merged)
-        origin = next((name for name, table in reversed(layers) if _holds(table, keys)), "the configuration")
+        origin = next(
+            (name for name, table in reversed(layers) if _locate(keys, table)[0] == keys), "the configuration"
+        )
         is_unknown = item["type"] == "extra_forbidden"
         problem = "there is no such key" if is_unknown else f"{item['msg']} (found {found!r})"
         lines[f"{origin}: {'.'.join(keys)}: {problem}"] = None
     return list(lines)
 
 
-def _locate(loc: tuple[int | str, ...], table: Any) -> tuple[list[str], Any]:
+def _locate(loc: Sequence[int | str], table: Any) -> tuple[list[str], Any]:
     """Extract the key path from pydantic's location, which also has union members, and the value there."""
     keys: list[str] = []
     for part in loc:
@@ -362,11 +357,3 @@ def _locate(loc: tuple[int | str, ...], table: Any) -> tuple[list[str], Any]:
         keys.append(str(part))
         table = table[part]
     return keys, table
-
-
-def _holds(table: Any, keys: list[str]) -> bool:
-    for key in keys:
-        if not (isinstance(table, dict) and key in table):
-            return False
-        table = table[key]
-    return True

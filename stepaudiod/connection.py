@@ -64,12 +64,7 @@ def peer_of(connection: socket.socket) -> str:
 
 
 def has_ambiguous_length(version: str, headers: list[tuple[bytes, bytes]]) -> bool:
-    """Whether another HTTP parser may see the request end elsewhere (request smuggling): RFC 9112, 6.1.
-
-    Args:
-        version: the HTTP version.
-        headers: the request's headers, with names in lower case.
-    """
+    """Whether another HTTP parser may see the request end elsewhere (smuggling): RFC 9112, 6.1."""
     names = {name for name, _ in headers}
     return b"transfer-encoding" in names and (b"content-length" in names or version == "1.0")
 

@@ -15,11 +15,7 @@ REAL_TIME_FACTOR = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5,
 
 
 class Histogram:
-    """A histogram, and the sum of all values.
-
-    Args:
-        bounds: upper bounds, ascending; a last bucket without a bound is added.
-    """
+    """A histogram with these upper bounds and a last one without a bound, and the sum of all values."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
@@ -40,20 +36,17 @@ class Histogram:
 
 
 class Counters:
-    """All counters of one daemon.
+    """All counters of one daemon, by engine where nothing else is said.
 
     Attributes:
         requests: requests by (kind, outcome); kinds are `speech`, `edit` and `transcription`.
         duration: seconds from a request's arrival to its end, by kind.
-        first_audio: seconds from a request's arrival to its first audio, by engine.
-        real_time_factor: the worker's seconds per second of audio, by engine.
-        audio_s: seconds of generated audio, by engine.
+        first_audio: seconds from a request's arrival to its first audio.
+        real_time_factor: the worker's seconds per second of audio.
+        audio_s: seconds of generated audio.
         answers: HTTP responses by (endpoint, status).
-        worker_starts: workers started.
         worker_deaths: workers that ended unexpectedly: `died` or `hung`.
-        loads: engine loads, by engine.
-        load_s: seconds spent loading, by engine.
-        unloads: engine unloads for any reason, by engine.
+        load_s: seconds spent loading.
     """
 
     def __init__(self) -> None:

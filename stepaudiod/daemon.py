@@ -185,18 +185,6 @@ def _announce(service: Dispatcher) -> None:
         log.error("%s", error)
 
 
-def _protect_user_data() -> None:
-    """Make files of this process and its worker unreadable to others, and their memory undumpable."""
-    os.umask(os.umask(0o077) | 0o027)
-    limit_core_dumps()
-
-
-def _raise_descriptor_limit() -> None:
-    """Raise the soft limit of file descriptors to the hard limit: getrlimit(2)."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _listeners(settings: Settings) -> list[Listener]:
     """The sockets from systemd, or those that the configuration names."""
     if activated():
@@ -234,11 +222,7 @@ def _check(path: Path | None, overrides: dict[str, Any]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the daemon.
-
-    Returns:
-        0 after an idle exit or a stop, 1 if a check failed or an address can't be bound, 2 for bad options.
-    """
+    """Run the daemon; return 1 if a check failed or an address can't be bound, 2 for bad options."""
     options = build_parser().parse_args(argv)
     try:
         overrides = parse_assignments(options.set)
@@ -253,8 +237,11 @@ def main(argv: list[str] | None = None) -> int:
     if daemon.broken is not None and is_manual:
         print(daemon.broken, file=sys.stderr)
         return 2
-    _protect_user_data()
-    _raise_descriptor_limit()
+    # files and memory of this process and its worker must be unreadable to other users
+    os.umask(os.umask(0o077) | 0o027)
+    limit_core_dumps()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         listeners = _listeners(daemon.settings)
     except (OSError, ValueError, OverflowError) as error:

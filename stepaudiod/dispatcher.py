@@ -39,16 +39,7 @@ Spawn = Callable[[Counters], "Awaitable[WorkerProcess]"]
 
 
 class Dispatcher:
-    """One queue, one worker.
-
-    Args:
-        limits: how many may be served and how many may wait.
-        timeouts: how long one request may take.
-        catalog: the engines of this installation.
-        engine: the configured engine, `auto` or a name.
-        idle: told when work begins and ends.
-        spawn: starts a worker.
-    """
+    """One queue, one worker. The engine is `auto` or a name."""
 
     def __init__(
         self,
@@ -83,17 +74,12 @@ class Dispatcher:
         """Of the requests that have been sent to a worker."""
 
     def reconfigure(self, limits: Limits, timeouts: Timeouts) -> None:
-        """Apply other limits; no request loses its place by them."""
         self.limits = limits
         self.timeouts = timeouts
         self._turns.reconfigure(limits)
 
     def choice(self, need: str = "speak", caller: str = "") -> Choice:
-        """The engine that serves requests which name none.
-
-        Args:
-            need: what it must be able to do, see `engines.catalog.can`.
-            caller: whose voices count, see `Catalog.seen_by`.
+        """The engine for requests that name none, with the ability `need` (`engines.registry.can`).
 
         Raises:
             EngineUnavailable: there is none.
@@ -102,7 +88,6 @@ class Dispatcher:
 
     @property
     def queued(self) -> int:
-        """Requests that wait for their turn."""
         return self._turns.queued
 
     @property
@@ -209,7 +194,6 @@ class Dispatcher:
         self._replies.add(reply)
 
     def _drop_reply(self, request: ActiveRequest) -> None:
-        """Stop a request's work in the worker, if there is any."""
         reply, request.reply = request.reply, None
         if reply is None:
             return
@@ -220,11 +204,7 @@ class Dispatcher:
         self._look_again()
 
     def _prepare_retry(self, request: ActiveRequest, error: WorkerLost) -> None:
-        """Queue a request for its second try.
-
-        Raises:
-            WorkerLost: it has sent something already, or this was the second try.
-        """
+        """Queue a request for its second try; if it has sent something or was retried, raise the error."""
         self._drop_reply(request)
         if request.has_begun:
             raise error
@@ -303,14 +283,12 @@ class Dispatcher:
         )
 
     def _end_turn(self, request: ActiveRequest) -> None:
-        """The worker is done with a request; its turn goes to the next one."""
         if not request.is_finished:
             request.is_finished = True
             self._typical_s += 0.2 * (request.duration_s - self._typical_s)
         self._turns.drop(request.turn)
 
     async def _ready_worker(self) -> WorkerProcess:
-        """The worker, started where there is none."""
         async with self._spawning:
             if self.is_stopping:
                 raise Stopping(
@@ -322,7 +300,7 @@ class Dispatcher:
             return self.worker
 
     async def preload(self) -> None:
-        """Load the engine that serves before anybody asks for work. It is no work: the idle clock runs on."""
+        """Load the engine that serves, before any request. This is no work: the idle clock runs on."""
         if self.worker is not None and not self.worker.is_lost:
             return
         try:
@@ -332,10 +310,7 @@ class Dispatcher:
             log.info("nothing is loaded beforehand: %s", error)
 
     async def unload(self, engine: str) -> bool:
-        """End the worker that holds this engine, and with it every byte it has.
-
-        Returns:
-            Whether there was anything to unload.
+        """End the worker that has loaded this engine; return whether there was one.
 
         Raises:
             Busy: a request is being served; it is never cut off by this.
@@ -373,7 +348,6 @@ class Dispatcher:
         return f"{self._state()} · {name} · {served} request{'' if served == 1 else 's'} served"
 
     def _state(self) -> str:
-        """Awake or when asleep."""
         if self._active:
             queued = f", {self.queued} waiting" if self.queued else ""
             return f"speaking to {self._active}{queued}"

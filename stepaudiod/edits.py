@@ -51,17 +51,14 @@ _VAD = (
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit of a recording, checked.
+    """One edit of a recording, checked: a wrong part is an `InvalidRequest` that lists the right ones.
 
     Args:
         kind: one of `OPTIONS`.
         info: which emotion, style or speed; None for the others.
         text: for `paralinguistic`, the new text, as a rule with tags.
-        intensity: 0.1 to 3, for an emotion or a style; 1 says nothing about it.
+        intensity: 0.1 to 3, for an emotion or a style; 1 adds nothing to the instruction.
         iterations: how often the edit is applied, each time to the last result.
-
-    Raises:
-        InvalidRequest: the parts don't go together; names the field and lists what is right.
     """
 
     kind: str
@@ -72,7 +69,7 @@ class Edit:
 
     def __post_init__(self) -> None:
         if self.kind not in OPTIONS:
-            raise InvalidRequest(f"there is no edit {self.kind!r}; there are {_listed(OPTIONS)}", "kind")
+            raise InvalidRequest(f"there is no edit {self.kind!r}; there are {', '.join(OPTIONS)}", "kind")
         if not 1 <= self.iterations <= MAX_ITERATIONS:
             raise InvalidRequest(
                 f"iterations must be 1 to {MAX_ITERATIONS}, found {self.iterations}", "iterations"
@@ -89,7 +86,7 @@ class Edit:
         options = OPTIONS[self.kind] if self.kind != "paralinguistic" else ()
         if options and self.info not in options:
             found = "nothing" if not self.info else repr(self.info)
-            raise InvalidRequest(f"{self.kind} must be one of {_listed(options)}; found {found}", "info")
+            raise InvalidRequest(f"{self.kind} must be one of {', '.join(options)}; found {found}", "info")
         if not options and self.info:
             raise InvalidRequest(
                 f"{self.kind} takes no edit_info, found {self.info!r}; emotion, style and speed do",
@@ -111,22 +108,17 @@ class Edit:
 
     @property
     def needs_transcript(self) -> bool:
-        """Whether the edit's instruction quotes what the recording says."""
         return self.kind not in ("denoise", "vad")
 
     def instruction(self, transcript: str) -> str:
-        """Say it as the model was trained to hear it; see `instruction`."""
         text = None if self.text is None else spelled(self.text)
         return instruction(self.kind, self.info, text, transcript, self.intensity)
 
 
 def require_tag(text: str) -> None:
-    """Refuse a new text for `paralinguistic` that says nowhere which sound to add; the model takes one.
+    """Require a tag in a new text for `paralinguistic`: else it is an `InvalidRequest` that lists them.
 
     A tag that isn't known is no error: it is passed on as text, see `tags.warning`.
-
-    Raises:
-        InvalidRequest: it holds no tag; lists them.
     """
     if not has_tag(text):
         raise InvalidRequest(
@@ -137,14 +129,7 @@ def require_tag(text: str) -> None:
 def instruction(
     kind: str, info: str | None, text: str | None, transcript: str, intensity: float = 1.0
 ) -> str:
-    """Word an edit, unchecked, ending with a line break.
-
-    Args:
-        kind: one of `OPTIONS`.
-        info: which emotion, style or speed.
-        text: the new text of `paralinguistic`.
-        transcript: what the recording says; unused by `denoise` and `vad`.
-        intensity: 0.1 to 3.
+    """The instruction for an edit as in training, ending with a line break; nothing is checked.
 
     Source: `_build_audio_edit_instruction` of the reference.
     """
@@ -173,24 +158,14 @@ def intensity_word(intensity: float) -> str:
 
 
 def with_language(text: str, language: str | None) -> str:
-    """Put a language's tag in front of a text, unless it stands there already.
+    """Put a language's tag in front of a text, unless it has it; an unknown language is an `InvalidRequest`.
 
-    Args:
-        text: what to say; pinyin with tone digits (`guo4`) may stand for characters.
-        language: a name from `LANGUAGES`; `Mandarin`, `English`, `auto` and None add nothing. Case doesn't
-            matter.
-
-    Raises:
-        InvalidRequest: the model doesn't know the language.
+    Mandarin, English, `auto` and None add nothing. Pinyin with tone digits (`guo4`) may replace characters.
     """
     if language is None or language.lower() in ("", "auto", "mandarin", "english", "chinese", "zh", "en"):
         return text
     name = next((name for name in LANGUAGES if name.lower() == language.lower()), None)
     if name is None:
-        known = _listed(("auto", "Mandarin", "English", *LANGUAGES))
+        known = ", ".join(("auto", "Mandarin", "English", *LANGUAGES))
         raise InvalidRequest(f"there is no language {language!r}; there are {known}", "language")
     return text if text.lstrip().startswith(f"[{name}]") else f"[{name}]{text}"
-
-
-def _listed(names: tuple[str, ...] | dict[str, tuple[str, ...]]) -> str:
-    return ", ".join(names)

@@ -42,12 +42,7 @@ class ConfigError(StepaudiodError):
 
 
 class InvalidRequest(StepaudiodError):
-    """The request is invalid.
-
-    Args:
-        message: what is wrong, and what would be right.
-        param: the request field at fault, as the client wrote it.
-    """
+    """The request is invalid."""
 
     code = "invalid_value"
 
@@ -89,12 +84,7 @@ class KeyRefused(AccessRefused):
 
 
 class Busy(StepaudiodError):
-    """The daemon has no capacity at this moment.
-
-    Args:
-        message: what is full or in use.
-        retry_after_s: whole seconds until a retry is worthwhile.
-    """
+    """The daemon has no capacity at this moment."""
 
     code = "busy"
 

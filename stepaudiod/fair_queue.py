@@ -14,12 +14,9 @@ from stepaudiod.config import Limits
 
 
 def has_share(caller: str, taken: Iterable[str], limit: int) -> bool:
-    """Whether a caller may take one more of `limit` slots.
+    """Whether a caller may take one more of `limit` slots; `taken` has the caller of each taken slot.
 
-    Args:
-        caller: the caller that requests a slot.
-        taken: the caller of each taken slot.
-        limit: slots in total. A caller below its share may exceed it, up to twice the limit.
+    A caller below its share may exceed the limit, up to twice the limit in total.
     """
     callers = list(taken)
     if len(callers) < limit:
@@ -29,11 +26,7 @@ def has_share(caller: str, taken: Iterable[str], limit: int) -> bool:
 
 
 class Turn:
-    """One request's turn.
-
-    Args:
-        caller: the name under which its share is counted.
-    """
+    """One request's turn; `caller` is the name under which its share is counted."""
 
     __slots__ = ("caller", "is_new")
 

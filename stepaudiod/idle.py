@@ -20,12 +20,7 @@ class Phase(Enum):
 
 
 class IdleClock:
-    """Counts the work in flight and the time since the last work.
-
-    Args:
-        timeout_s: seconds without work until the daemon may exit; None is never.
-        now: a monotonic clock, in seconds.
-    """
+    """Counts the work in flight and the time since the last work, for a timeout that may be None: never."""
 
     def __init__(self, timeout_s: float | None, now: Callable[[], float]) -> None:
         self.timeout_s = timeout_s
@@ -41,7 +36,6 @@ class IdleClock:
             self.phase = Phase.AWAKE
 
     def end(self) -> None:
-        """End a piece of work, whether it succeeded or not."""
         self.in_flight -= 1
         self._idle_since = self._now()
 
@@ -62,7 +56,6 @@ class IdleClock:
 
     @property
     def is_due(self) -> bool:
-        """Whether the daemon may start to exit."""
         return self.phase is Phase.AWAKE and not self.in_flight and self.remaining_s == 0
 
     def drain(self) -> None:

@@ -9,12 +9,7 @@ from stepaudiod.edits import Edit
 
 
 class Recording(NamedTuple):
-    """A recording that a client sent, spooled to a file; the worker decodes it.
-
-    Attributes:
-        path: where it lies; gone when the response begins.
-        transcript: what it says; "" where the client didn't tell.
-    """
+    """A client's recording in a file that is deleted when the response begins; transcript "" is unknown."""
 
     path: str
     transcript: str = ""
@@ -24,14 +19,13 @@ class SpeechRequest(NamedTuple):
     """Text to be spoken.
 
     Attributes:
-        text: what to say, any length that the configuration allows.
         voice: the id of a voice of the engine; "" with a `reference`.
         speed: 1.0 is the voice's own pace; 0.25 to 4.0.
         seed: makes the audio reproducible; None draws one.
-        reference: whose voice to clone, instead of a voice with an id.
-        language: named to the engine where the text doesn't tell, for instance `Cantonese`.
-        edit: an emotion or a style for what is said.
-        is_marked: whether the sound says in its metadata that it is synthetic.
+        reference: the voice to clone, instead of a voice with an id.
+        language: if the text doesn't determine it, for instance `Cantonese`.
+        edit: an emotion or a style.
+        is_marked: whether the file's metadata says that it is synthetic.
     """
 
     text: str
@@ -45,14 +39,7 @@ class SpeechRequest(NamedTuple):
 
 
 class EditRequest(NamedTuple):
-    """A recording to be changed.
-
-    Attributes:
-        recording: the recording that is edited.
-        edit: what to change.
-        seed: makes the result reproducible; None draws one.
-        is_marked: whether the sound says in its metadata that it is synthetic.
-    """
+    """A recording to be changed. See `SpeechRequest`."""
 
     recording: Recording
     edit: Edit
@@ -64,9 +51,8 @@ class TranscriptionRequest(NamedTuple):
     """A recording to be written down.
 
     Attributes:
-        recording: what to listen to.
-        language: ISO 639-1 code of what is spoken; None lets the engine find out.
-        prompt: words that may come up, as a hint.
+        language: ISO 639-1 code; None detects it.
+        prompt: words that may occur, as a hint.
         temperature: 0 takes the likeliest words; up to 1.
         has_words: whether each word's time is wanted.
     """
@@ -89,7 +75,6 @@ KINDS: dict[str, type[Work]] = {
 
 
 def kind_of(work: Work) -> str:
-    """`speech`, `edit` or `transcription`."""
     return next(kind for kind, form in KINDS.items() if isinstance(work, form))
 
 
@@ -102,17 +87,7 @@ class Word(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """A stretch of a transcript.
-
-    Attributes:
-        text: what is said, without spaces around it.
-        start_s: seconds from the recording's beginning.
-        end_s: likewise.
-        words: its words, where they were asked for.
-        tokens: the model's ids.
-        average_logprob: mean logarithm of the tokens' probabilities.
-        no_speech_probability: 0..1.
-    """
+    """A time range of a transcript, in seconds from the recording's beginning, with the model's token ids."""
 
     text: str
     start_s: float
@@ -148,12 +123,10 @@ class Voice(NamedTuple):
 
     Attributes:
         id: the name that requests use.
-        description: one line for choosing a voice.
-        language: BCP 47 tag of the language the voice was made for.
+        language: BCP 47 tag of the language the voice was made for; `languages` are all that it can speak.
         gender: "female" or "male".
-        languages: every language the voice can speak.
-        name: what people call it; "" where that is the id.
-        transcript: what its recording says, where it has one.
+        name: the display name; "" if it is the id.
+        transcript: of its recording, if it has one.
     """
 
     id: str
@@ -166,15 +139,7 @@ class Voice(NamedTuple):
 
 
 class Capabilities(NamedTuple):
-    """What an engine can do; the front refuses the rest before any work begins.
-
-    Attributes:
-        speak: text to speech with the engine's own voices.
-        clone: speech in the voice of a recording.
-        edits: the editing modes it has.
-        transcribe: speech to text.
-        languages: BCP 47 tags of the languages it speaks.
-    """
+    """What an engine can do, with BCP 47 tags; the front refuses other requests before any work."""
 
     speak: bool = False
     clone: bool = False
@@ -189,15 +154,14 @@ class EngineDescription:
 
     Attributes:
         name: the model id in the API.
-        title: a line for people.
         factory: `module:attribute`, imported in the worker only.
         packages: top-level modules that must be importable.
-        install: the sentence that makes it possible where it is missing.
+        install: how to install it, a sentence.
         voices: its voices, the first of them the default.
         openai_voices: OpenAI's voice names, each mapped to `{language: voice id}`.
-        options: what the factory gets beside the folder for its cache and the number of threads.
-        files: what loading reads, large files all: the kernel fetches them while packages are imported.
-        problem: why it can't be used although its packages are there; "" where it can.
+        options: the factory's arguments beside the cache folder and the number of threads.
+        files: large files that loading reads: the kernel fetches them while packages are imported.
+        problem: why it can't be used although its packages are installed; "" if it can.
     """
 
     name: str

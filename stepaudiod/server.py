@@ -51,18 +51,7 @@ MALFORMED_LINES = 10
 
 
 class Server(uvicorn.Server):
-    """Serves on every socket the application of its role.
-
-    Args:
-        listeners: the listening sockets and their roles.
-        apps: the application of each role.
-        timeouts: deadlines of connections and of draining.
-        limits: the number of connections and their minimum rate.
-        idle: decides when to exit.
-        service: its worker is ended before the exit.
-        notifier: reports to systemd.
-        reload: reads the configuration again.
-    """
+    """Serves on every socket the application of its role; `reload` reads the configuration again."""
 
     def __init__(
         self,

@@ -62,22 +62,13 @@ def activated_listeners() -> list[Listener]:
     from systemd.daemon import listen_fds_with_names
 
     named: dict[int, str] = listen_fds_with_names(unset_environment=True)
-    return [Listener(_role(name), socket.socket(fileno=fd)) for fd, name in sorted(named.items())]
-
-
-def _role(name: str) -> Role:
-    """Map FileDescriptorName= to a role; a socket unit without it serves everything."""
-    roles: dict[str, Role] = {"api": "api", "page": "page"}
-    return roles.get(name, "http")
+    roles: dict[str, Role] = {"api": "api", "page": "page"}  # by FileDescriptorName=
+    sockets = sorted(named.items())
+    return [Listener(roles.get(name, "http"), socket.socket(fileno=fd)) for fd, name in sockets]
 
 
 def bind(address: str) -> socket.socket:
-    """Listen at `host:port`, `[v6]:port` or a unix socket's path.
-
-    Raises:
-        OSError: the address can't be bound.
-        ValueError: it isn't an address.
-    """
+    """Listen at `host:port`, `[v6]:port` or a unix socket's path; anything else is a ValueError."""
     if address.startswith("/"):
         return _bind_unix(address)
     host, _, port = address.rpartition(":")
@@ -88,11 +79,7 @@ def bind(address: str) -> socket.socket:
 
 
 def _bind_unix(path: str) -> socket.socket:
-    """Bind a unix socket, replacing a socket file only if no process listens on it.
-
-    Raises:
-        OSError: the path is another kind of file, or another process listens there.
-    """
+    """Bind a unix socket, replacing a socket file only if no process listens on it, else OSError."""
     if os.path.lexists(path):
         _remove_stale_socket(path)
     with contextlib.ExitStack() as on_error:
@@ -149,7 +136,6 @@ class Notifier:
         self._notifier.notify("WATCHDOG=1")
 
     def extend_timeout(self, seconds: float) -> None:
-        """Ask for more time to start or to stop."""
         self._notifier.notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def reloading(self) -> None:

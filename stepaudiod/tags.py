@@ -9,54 +9,23 @@ its weights were trained on:
 from __future__ import annotations
 
 import re
-from enum import Enum
 from urllib.parse import quote
 
 LANGUAGES = ("Sichuanese", "Cantonese", "Japanese", "Korean")
 """Languages that are selected by a leading tag; Mandarin and English need none."""
 
-
-class Weights(Enum):
-    """Releases of the weights, which know different tags."""
-
-    DECEMBER_2025 = "2025-12"
-    JANUARY_2026 = "2026-01"
-
-
-SPELLINGS: dict[str, dict[Weights, str]] = {
-    name: dict(zip((Weights.JANUARY_2026, Weights.DECEMBER_2025), spellings, strict=False))
-    for name, *spellings in (
-        ("sigh", "sigh", "Sigh"),
-        ("inhale", "inhale"),
-        ("laugh", "laugh", "Laughter"),
-        ("chuckle", "chuckle"),
-        ("exhale", "exhale"),
-        ("clears throat", "clears throat"),
-        ("snort", "snort"),
-        ("giggle", "giggle"),
-        ("cough", "cough"),
-        ("breath", "breath", "Breathing"),
-        ("uhm", "uhm", "Uhm"),
-        ("Confirmation-en", "Confirmation-en", "Confirmation-en"),
-        ("Surprise-oh", "Surprise-oh", "Surprise-oh"),
-        ("Surprise-ah", "Surprise-ah", "Surprise-ah"),
-        ("Surprise-wa", "Surprise-wa", "Surprise-wa"),
-        ("Surprise-yo", "Surprise-yo"),
-        ("Dissatisfaction-hnn", "Dissatisfaction-hnn", "Dissatisfaction-hnn"),
-        ("Question-ei", "Question-ei", "Question-ei"),
-        ("Question-ah", "Question-ah"),
-        ("Question-en", "Question-en"),
-        ("Question-yi", "Question-yi"),
-        ("Question-oh", "Question-oh"),
-        ("Breathing", "breath", "Breathing"),
-        ("Laughter", "laugh", "Laughter"),
-    )
-}
-"""Every accepted name, and its spelling for the weights that know the sound.
+TAGS = (
+    "sigh", "inhale", "laugh", "chuckle", "exhale", "clears throat", "snort", "giggle", "cough", "breath",
+    "uhm", "Confirmation-en", "Surprise-oh", "Surprise-ah", "Surprise-wa", "Surprise-yo",
+    "Dissatisfaction-hnn", "Question-ei", "Question-ah", "Question-en", "Question-yi", "Question-oh",
+    "Breathing", "Laughter",
+)  # fmt: skip
+"""Every accepted name, of the weights of January 2026 and of December 2025.
 
 Source: the lists of tags in upstream's README at commits aacb90a and a652e87.
 """
-TAGS = tuple(SPELLINGS)
+_SPELLINGS = {"Breathing": "breath", "Laughter": "laugh"}
+"""The spelling for the weights of January 2026, where it is not the name."""
 
 _BRACKETED = re.compile(r"\[([^\W\d_][\w' -]{0,39})\]")
 _BY_FOLDED_NAME = {re.sub(r"[\s_-]+", "-", name.lower()): name for name in (*TAGS, *LANGUAGES)}
@@ -64,25 +33,18 @@ MAX_WARNED = 5
 """Number of unknown tags that a warning lists."""
 
 
-def spelled(text: str, weights: Weights = Weights.JANUARY_2026) -> str:
-    """Replace tags by the spelling of the weights; unknown tags are left unchanged.
-
-    Args:
-        text: a text with tags.
-        weights: the model's weights; by default the current release.
-    """
+def spelled(text: str) -> str:
+    """Replace tags by the spelling of the current weights; unknown tags are left unchanged."""
 
     def spell(match: re.Match[str]) -> str:
         name = _name(match.group(1))
-        spelling = name if name in LANGUAGES else SPELLINGS.get(name or "", {}).get(weights, name)
-        return f"[{spelling}]" if spelling else match.group()
+        return f"[{_SPELLINGS.get(name, name)}]" if name else match.group()
 
     return _BRACKETED.sub(spell, text)
 
 
 def count_tags(text: str) -> int:
-    """Number of sound tags in a text."""
-    return sum(_name(name) in SPELLINGS for name in _BRACKETED.findall(text))
+    return sum(_name(name) in TAGS for name in _BRACKETED.findall(text))
 
 
 def has_tag(text: str) -> bool:

@@ -25,11 +25,7 @@ OWN = re.compile(r"\.(new|gone)-.*")
 
 
 class TempDir:
-    """A temporary folder, readable by its owner only; removed by `close`, or by a later process's `sweep`.
-
-    Raises:
-        OSError: it can't be created.
-    """
+    """A temporary folder, readable by its owner only; removed by `close`, or by a later process's `sweep`."""
 
     def __init__(self, parent: Path, prefix: str) -> None:
         while True:
@@ -58,13 +54,7 @@ class TempDir:
 def sweep(
     parent: Path, names: re.Pattern[str] = OWN, may_remove: Callable[[Path], bool] = lambda path: True
 ) -> None:
-    """Remove this user's abandoned folders in `parent`.
-
-    Args:
-        parent: may be missing.
-        names: matches the names of temporary folders.
-        may_remove: a further condition on a folder.
-    """
+    """Remove this user's abandoned folders that these names match in `parent`, which may be missing."""
     try:
         found = [entry for entry in os.scandir(parent) if names.fullmatch(entry.name)]
     except OSError:  # an unreadable folder is reported where it is used

@@ -6,14 +6,10 @@ from collections.abc import Callable
 
 
 class TransferRate:
-    """The seconds that a transfer is behind its minimum rate, as a leaky bucket.
+    """The seconds that a transfer is behind its minimum rate in bytes per second, as a leaky bucket.
 
     Each second of waiting adds one, each byte subtracts `1 / rate`, and the value never goes below 0. A
     transfer that has stopped is behind by the time since it stopped.
-
-    Args:
-        rate: bytes per second.
-        now: a monotonic clock, in seconds.
     """
 
     __slots__ = ("_behind_s", "_now", "_rate", "_since")

@@ -41,10 +41,8 @@ class StoredVoice(NamedTuple):
     Attributes:
         id: the name of its folder, used in requests.
         name: the display name.
-        transcript: what the recording says; "" if unknown.
         consent: the statement that the speaker agreed to the use of the voice.
         created: seconds since the epoch.
-        description: one line for users that choose a voice.
         language: BCP 47 tag; "" if unknown.
         gender: "female", "male" or "".
         owner: the name of the only API key that may use it; "" is for every caller.
@@ -62,12 +60,10 @@ class StoredVoice(NamedTuple):
 
 
 class VoiceLibrary:
-    """The voices below one folder.
+    """The voices below one folder, which is created with the first voice.
 
-    Args:
-        root: the folder; it is created with the first voice.
-        caller: for private voices, the name of an API key, or "" for none: voices of other keys are
-            invisible, and new ones belong to this key. None sees all voices.
+    The caller is the name of an API key, or "" for none: private voices of other keys are invisible, and new
+    ones belong to this key. None sees all voices.
     """
 
     def __init__(self, root: Path, caller: str | None = None) -> None:
@@ -75,11 +71,7 @@ class VoiceLibrary:
         self._caller = caller
 
     def list(self) -> list[StoredVoice]:
-        """Every complete voice, sorted by id.
-
-        Raises:
-            OSError: the folder can't be read.
-        """
+        """Every complete voice, sorted by id; OSError if the folder can't be read."""
         return sorted(self._voices(), key=lambda voice: voice.id)
 
     def _voices(self) -> Iterator[StoredVoice]:
@@ -104,11 +96,6 @@ class VoiceLibrary:
         return self._caller is None or voice.owner in ("", self._caller)
 
     def get(self, id: str) -> StoredVoice:
-        """Return a voice by its id.
-
-        Raises:
-            NotFound: there is none.
-        """
         path = self.root / id / METADATA
         if ID.fullmatch(id):
             try:
@@ -132,11 +119,7 @@ class VoiceLibrary:
         return NotFound(f"There is no voice {id[:80]!r} in the library. Voices here: {known}.", "voice")
 
     def recording(self, id: str) -> Path:
-        """The path of the voice's recording.
-
-        Raises:
-            NotFound: there is no such voice, or its recording is missing.
-        """
+        """The path of the voice's recording; `NotFound` if it or the voice is missing."""
         self.get(id)
         for path in sorted((self.root / id).glob(f"{REFERENCE}.*")):
             return path
@@ -184,7 +167,7 @@ class VoiceLibrary:
         """
         id = self.require_free(name)
         if not consent.strip():
-            raise InvalidRequest("A voice needs consent: say who agreed that it is used.", "consent")
+            raise InvalidRequest("A voice needs consent: name the person that agreed to its use.", "consent")
         voice = StoredVoice(
             id,
             name.strip(),
@@ -220,11 +203,7 @@ class VoiceLibrary:
         return voice
 
     def delete(self, id: str) -> None:
-        """Remove a voice with its caches.
-
-        Raises:
-            NotFound: there is none.
-        """
+        """Remove a voice with its caches; `NotFound` if there is none."""
         self.get(id)
         with TempDir(self.root, LEAVING) as leaving:
             try:

@@ -39,7 +39,7 @@ def test_the_recording_is_a_copy(library: VoiceLibrary, recording: Path) -> None
 
 
 def test_without_consent_there_is_no_voice(library: VoiceLibrary, recording: Path) -> None:
-    with pytest.raises(InvalidRequest, match="who agreed") as caught:
+    with pytest.raises(InvalidRequest, match="person that agreed") as caught:
         library.create("mei", recording, "", "  ")
     assert caught.value.param == "consent"
     assert library.list() == []

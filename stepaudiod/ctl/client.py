@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,7 @@ CLOSED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 
 
 class Client:
-    """A client of one daemon.
-
-    Args:
-        options: the daemon's address.
-        terminal: shows long waits.
-
-    Raises:
-        WrongUsage: the server's name is invalid.
-    """
+    """An HTTP client of one daemon; an invalid server name is `WrongUsage`."""
 
     def __init__(self, options: Options, terminal: Terminal) -> None:
         try:
@@ -72,26 +64,18 @@ class Client:
         return self._json(self._http.build_request("POST", path))
 
     def speak(self, form: dict[str, Any]) -> AbstractContextManager[Iterator[bytes]]:
-        """Stream the audio of one request. Leaving the context stops the work in the daemon.
-
-        Raises:
-            IncompleteAudio: while iterating, if the audio is cut off.
-        """
+        """Stream the audio; leaving the context stops the work. Cut-off audio is `IncompleteAudio`."""
         return self._stream(self._http.build_request("POST", "/v1/audio/speech", json=form))
 
     def edit(self, fields: dict[str, str], recording: bytes) -> AbstractContextManager[Iterator[bytes]]:
-        """Stream the audio of an edited recording; see `speak`."""
         files = {"file": ("recording.wav", recording, "audio/wav")}
         return self._stream(self._http.build_request("POST", "/v1/audio/edits", data=fields, files=files))
 
     @contextmanager
     def _stream(self, request: httpx.Request) -> Iterator[Iterator[bytes]]:
-        response = self._send(request)
-        try:
+        with closing(self._send(request)) as response:
             self._expect(response, "audio/")
             yield self._audio(response)
-        finally:
-            response.close()
 
     def _audio(self, response: httpx.Response) -> Iterator[bytes]:
         try:
@@ -106,17 +90,14 @@ class Client:
             ) from None
 
     def _json(self, request: httpx.Request) -> Any:
-        response = self._send(request)
-        try:
+        with closing(self._send(request)) as response:
             self._expect(response, "application/json")
-            response.read()
-            return response.json()
-        except (*CLOSED, httpx.TimeoutException, ValueError) as error:
-            raise Unreachable(
-                f"The response of {self._options.where} was incomplete ({error}). Try again."
-            ) from None
-        finally:
-            response.close()
+            try:
+                response.read()
+                return response.json()
+            except (*CLOSED, httpx.TimeoutException, ValueError) as error:
+                message = f"The response of {self._options.where} was incomplete ({error}). Try again."
+                raise Unreachable(message) from None
 
     def _expect(self, response: httpx.Response, media_type: str) -> None:
         """Require a content type: another server may answer at the address."""
@@ -201,11 +182,10 @@ def _retry_after_s(response: httpx.Response) -> float | None:
 
 def _refused(response: httpx.Response) -> DaemonRefused:
     status = response.status_code
-    try:
-        response.read()
-        error = response.json()["error"]
-        return DaemonRefused(str(error["message"]), status, error.get("code"), error.get("param"))
-    except (httpx.HTTPError, ValueError, TypeError, KeyError):
-        return DaemonRefused(f"The server answered {status} {response.reason_phrase}.", status)
-    finally:
-        response.close()
+    with closing(response):
+        try:
+            response.read()
+            error = response.json()["error"]
+            return DaemonRefused(str(error["message"]), status, error.get("code"), error.get("param"))
+        except (httpx.HTTPError, ValueError, TypeError, KeyError):
+            return DaemonRefused(f"The server answered {status} {response.reason_phrase}.", status)

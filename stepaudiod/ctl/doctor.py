@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepaudiod import __version__
+from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
 from stepaudiod.ctl.connect import connect
 from stepaudiod.ctl.errors import CtlError, ProblemsFound
 from stepaudiod.ctl.options import Options, word
@@ -17,7 +18,6 @@ from stepaudiod.ctl.terminal import Terminal, plain
 
 if TYPE_CHECKING:
     from stepaudiod.config import Settings
-    from stepaudiod.ctl.checks.finding import Finding
     from stepaudiod.ctl.checks.permissions import Account
     from stepaudiod.ctl.checks.units import Units
 
@@ -60,7 +60,6 @@ def examine(
     instance: str | None, config: Path | None, options: Options, terminal: Terminal
 ) -> Iterator[Finding]:
     """Check one daemon, or all instances if the daemon without a name is off and they listen instead."""
-    from stepaudiod.ctl.checks.finding import note
     from stepaudiod.ctl.checks.units import SINGLE, Units
 
     if instance is None:
@@ -85,7 +84,6 @@ def _examine(
 ) -> Iterator[Finding]:
     from stepaudiod.ctl.checks import permissions
     from stepaudiod.ctl.checks.engines import read_configuration
-    from stepaudiod.ctl.checks.finding import note
 
     yield from units.findings()
     if options.url is None:
@@ -108,7 +106,6 @@ def _engine_findings(settings: Settings, units: Units, account: Account | None) 
     """Check the folders, the model files, the engine, and the GPU that it would use."""
     from stepaudiod.config import SYSTEM_CACHE, SYSTEM_DATA
     from stepaudiod.ctl.checks import disk, engines, gpu, memory
-    from stepaudiod.ctl.checks.finding import problem, unknown
     from stepaudiod.engines.local_models import STEP_AUDIO
 
     models = engines.Models(settings, _folder(settings.data_dir, settings.data_path, SYSTEM_DATA, units))
@@ -144,8 +141,6 @@ def _folder(setting: object, path: Path, system: Path, units: Units) -> Path:
 
 
 def _ask(options: Options, terminal: Terminal) -> Finding:
-    from stepaudiod.ctl.checks.finding import ok, unknown
-
     try:
         with connect(options, terminal) as client:
             daemon = client.get("/api/v1/models/status").get("daemon", {})
@@ -155,7 +150,6 @@ def _ask(options: Options, terminal: Terminal) -> Finding:
 
 
 def _report(findings: list[Finding]) -> str:
-    """Format the findings, each with its advice on the next line."""
     width = max(len(plain(finding.subject)) for finding in findings)
     lines = []
     for finding in findings:

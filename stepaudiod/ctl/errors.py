@@ -26,15 +26,6 @@ class CtlError(StepaudiodError):
 
 
 class DaemonRefused(CtlError):
-    """The daemon answered with an error.
-
-    Args:
-        message: the daemon's message.
-        status: the HTTP status.
-        code: the daemon's error code.
-        param: the request field at fault.
-    """
-
     def __init__(self, message: str, status: int, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
         self.status = status

@@ -30,15 +30,7 @@ MAX_PACKETS = 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """The metadata of a file.
-
-    Attributes:
-        duration_s: None if unknown.
-        is_marked: whether the file is marked as synthetic.
-        how: `generated`, `edited`, or None if another program made the mark.
-        model: the model that the mark names, if any.
-        digital_source_type: IPTC's term, without the URL before it; None if there is none.
-    """
+    """A file's metadata. `how` is `generated` or `edited`; None if another program made the mark."""
 
     file: str
     format: str
@@ -55,7 +47,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
-    """Inspect a file; a missing mark is an error, for scripts."""
     found = inspect(arguments.file)
     terminal.result(asdict(found), _report(found))
     if not found.is_marked:
@@ -68,11 +59,7 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
 
 
 def inspect(path: str) -> Inspection:
-    """Read a file's metadata. Nothing is decoded.
-
-    Raises:
-        WrongUsage: it can't be read, or it isn't an audio file.
-    """
+    """Read a file's metadata, decoding nothing; a file without audio is `WrongUsage`."""
     import av
 
     from stepaudiod.audio.decode import DEMUXERS

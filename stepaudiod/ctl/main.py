@@ -32,8 +32,6 @@ exit codes:
 
 
 class Command(Protocol):
-    """The interface of a command's module."""
-
     NAME: str
     SUMMARY: str
 

@@ -8,6 +8,7 @@ import shlex
 import sys
 from contextlib import suppress
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from stepaudiod.ctl.options import Options, global_options, word
 from stepaudiod.ctl.terminal import Terminal, plain, table
 
 if TYPE_CHECKING:
-    from stepaudiod.ctl.hub.installed import Installed, Problem
+    from stepaudiod.ctl.hub.installed import Installed
+    from stepaudiod.ctl.hub.sources import Source
 
 NAME = "models"
 SUMMARY = "pull published models, list, verify and remove them"
@@ -109,7 +111,6 @@ def _become_owner(arguments: argparse.Namespace, root: Path) -> str | None:
 
 
 def _command_line(arguments: argparse.Namespace) -> str:
-    """This command, to be repeated with sudo."""
     words = ["stepaudioctl", "models", arguments.action]
     words += [given for name in ("model", "bits") if (given := vars(arguments).get(name))]
     if vars(arguments).get("source") == "modelscope":
@@ -138,29 +139,40 @@ def _models_folder(arguments: argparse.Namespace, terminal: Terminal) -> Path:
 
 def _pull(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
     from stepaudiod.ctl.hub.catalog import find
-    from stepaudiod.ctl.hub.clients import open_source
     from stepaudiod.ctl.hub.download import Pull
     from stepaudiod.ctl.hub.progress import Progress, size
 
     model = find(arguments.model)
     if arguments.endpoint and not arguments.endpoint.startswith(("http://", "https://")):
         raise WrongUsage(f"{arguments.endpoint!r} isn't a URL. Write it as https://hf-mirror.com.")
-    source = open_source(arguments.source, arguments.endpoint)
+    source = _open_source(arguments.source, arguments.endpoint)
     try:
         pulled = Pull(model, source, arguments.revision, root, Progress(terminal)).run()
     except KeyboardInterrupt:
         terminal.note("Interrupted. The downloaded part is kept: run the same command to continue.")
         raise
-    value = {
-        "model": model.name,
-        "source": source.name,
-        "endpoint": source.endpoint,
-        **asdict(pulled),
-        "folders": [str(folder) for folder in pulled.folders],
-    }
-    where = " and ".join(str(folder) for folder in pulled.folders)
+    folders = [str(folder) for folder in pulled.folders]
+    value = {"model": model.name, "source": source.name, "endpoint": source.endpoint}
+    value |= asdict(pulled) | {"folders": folders}
     counts = f"{pulled.files} files, {size(pulled.size_bytes)}, {size(pulled.fetched_bytes)} downloaded now"
-    terminal.result(value, f"{model.name} is complete in {where} ({counts})")
+    terminal.result(value, f"{model.name} is complete in {' and '.join(folders)} ({counts})")
+
+
+def _open_source(name: str, endpoint: str | None) -> Source:
+    package = {"huggingface": "huggingface-hub", "modelscope": "modelscope-hub"}[name]
+    if find_spec(package.replace("-", "_")) is None:
+        raise ClientMissing(
+            f"Pulling from {name} needs its client {package} where stepaudioctl runs: "
+            "pip install 'stepaudiod[hub]'. The Debian runtimes with torch have it. Or copy the files by "
+            "hand, as described in docs/models.md."
+        )
+    if name == "modelscope":
+        from stepaudiod.ctl.hub.modelscope import ModelScope
+
+        return ModelScope(endpoint)
+    from stepaudiod.ctl.hub.huggingface import HuggingFace
+
+    return HuggingFace(endpoint)
 
 
 def _list(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
@@ -180,19 +192,15 @@ def _list(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None
         )
         for value in values
     ]
-    text = (
-        table(("MODEL", "FROM", "REVISION", "SIZE", "STATE", "WHERE"), rows)
-        if rows
-        else f"no models in {root}"
-    )
-    terminal.result(values, text)
+    header = ("MODEL", "FROM", "REVISION", "SIZE", "STATE", "WHERE")
+    terminal.result(values, table(header, rows) if rows else f"no models in {root}")
 
 
 def _describe(installed: Installed) -> dict[str, Any]:
-    sources = sorted({manifest.source for manifest in installed.manifests})
+    sources = {manifest.source for manifest in installed.manifests}
     return {
         "model": installed.model.name,
-        "source": " ".join(sources) or None,
+        "source": " ".join(sorted(sources)) or None,
         "revisions": [manifest.revision for manifest in installed.manifests],
         "size_bytes": installed.size_bytes,
         "state": installed.state,
@@ -208,11 +216,9 @@ def _verify(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> No
     values, lines, damaged = [], [], []
     for installed in found:
         model = installed.model
-        problems: list[Problem]
-        if arguments.quick:
-            problems = list(check_quickly(model, root))
-        else:
-            problems = list(check_digests(model, root, Progress(terminal)))
+        problems = list(
+            check_quickly(model, root) if arguments.quick else check_digests(model, root, Progress(terminal))
+        )
         checked = "structure" if arguments.quick or not installed.manifests else "digests"
         values.append({"model": model.name, "checked": checked, "problems": [asdict(p) for p in problems]})
         lines += [p.message for p in problems] or [f"{model.name}: {_describe_valid(installed, checked)}"]
@@ -224,7 +230,6 @@ def _verify(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> No
 
 
 def _describe_valid(installed: Installed, checked: str) -> str:
-    """What was verified of a model without problems."""
     if checked == "digests":
         files = sum(len(manifest.files) for manifest in installed.manifests)
         by_hand = len(installed.model.repositories) - len(installed.manifests)
@@ -241,9 +246,8 @@ def _describe_valid(installed: Installed, checked: str) -> str:
 
 def _repair_command(installed: Installed, arguments: argparse.Namespace) -> str:
     """The command that downloads damaged files from the same hub as the others."""
-    command = f"stepaudioctl models pull {installed.model.name}"
-    for manifest in installed.manifests[:1]:
-        command += " --from modelscope" if manifest.source == "modelscope" else ""
+    is_modelscope = any(manifest.source == "modelscope" for manifest in installed.manifests[:1])
+    command = f"stepaudioctl models pull {installed.model.name}{' --from modelscope' * is_modelscope}"
     return command + (f" --to {arguments.folder}" if arguments.folder else "")
 
 
@@ -256,12 +260,8 @@ def _remove(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> No
     if not arguments.yes:
         if not sys.stdin.isatty():
             raise WrongUsage(f"Standard input isn't a terminal, so deleting {name} needs --yes.")
-        print(
-            plain(f"Delete {name} ({size(installed.size_bytes)}) from {root}? [y/N] "),
-            end="",
-            file=sys.stderr,
-            flush=True,
-        )
+        question = plain(f"Delete {name} ({size(installed.size_bytes)}) from {root}? [y/N] ")
+        print(question, end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             terminal.result({"removed": None}, "kept")
             return

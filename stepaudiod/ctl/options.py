@@ -18,14 +18,7 @@ DEFAULT_TIMEOUT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of every command.
-
-    Attributes:
-        socket: the path of the daemon's unix socket; unused if there is a URL.
-        url: the address of a TCP server, without a trailing slash; None is the socket.
-        api_key: sent as a bearer token.
-        timeout_s: how long to wait for the next bytes from the daemon.
-    """
+    """The options of every command; `socket` is unused if there is a URL."""
 
     socket: str
     url: str | None
@@ -34,11 +27,7 @@ class Options:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, environ: Mapping[str, str]) -> Options:
-        """Read the command line, then the environment.
-
-        Raises:
-            WrongUsage: the address is invalid.
-        """
+        """Read the command line, then the environment; an invalid address is `WrongUsage`."""
         given = vars(arguments)
         socket, url = given.get("socket"), given.get("url")
         if socket and url:
@@ -73,7 +62,6 @@ def _checked(url: str) -> str:
 
 
 def number(text: str) -> float:
-    """Parse a finite number, for argparse."""
     value = float(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text} isn't a number")
@@ -81,7 +69,6 @@ def number(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """Parse a positive number of seconds, for argparse."""
     value = number(text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text} isn't a number of seconds above 0")

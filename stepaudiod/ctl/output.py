@@ -17,8 +17,6 @@ from stepaudiod.ctl.wav import HEAD_BYTES, UNKNOWN_SIZE, wav_header
 
 
 class Sink(Protocol):
-    """Takes the audio of one request."""
-
     def write(self, data: bytes) -> bool:
         """Write the next bytes; return whether more are wanted."""
 
@@ -28,14 +26,7 @@ class Sink(Protocol):
 
 
 class FileOutput:
-    """A file that is renamed to its name when it is complete.
-
-    Args:
-        path: the name; a device or a named pipe is written to directly.
-
-    Raises:
-        WrongUsage: the file can't be written.
-    """
+    """A file that gets its name when it is complete; a device or a named pipe is written directly."""
 
     def __init__(self, path: Path) -> None:
         _require_own_links(path.absolute(), MAX_LINKS)
@@ -61,7 +52,6 @@ class FileOutput:
         return True
 
     def finish(self) -> None:
-        """Rename the file to its name."""
         try:
             if self._temporary is not None:
                 _write_wav_sizes(self._file)

@@ -16,13 +16,7 @@ BUFFERED_CHUNKS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Player:
-    """An audio player.
-
-    Attributes:
-        program: its name on the PATH.
-        arguments: make it play standard input.
-        format: its input format, `wav` or `pcm` (24 kHz, 16 bit, mono).
-    """
+    """A program that plays its standard input, which is `wav` or `pcm` (24 kHz, 16 bit, mono)."""
 
     program: str
     arguments: tuple[str, ...]
@@ -42,11 +36,7 @@ PLAYERS = (
 
 
 def find_player(wanted: str | None = None) -> Player:
-    """Find the wanted player, or the first that is installed.
-
-    Raises:
-        PlayerMissing: it isn't installed.
-    """
+    """Find the wanted player, or the first that is installed; else raise `PlayerMissing`."""
     for player in PLAYERS:
         if wanted in (None, player.program) and shutil.which(player.program):
             return player
@@ -81,11 +71,7 @@ class Playback:
         return not self._has_stopped
 
     def finish(self) -> None:
-        """Wait for the end of the playback.
-
-        Raises:
-            PlayerMissing: the player failed.
-        """
+        """Wait for the end of the playback; if it failed, raise `PlayerMissing`."""
         if self._process is None:
             return
         self._chunks.put(None)

@@ -86,13 +86,7 @@ def open_as_root(folder: Path) -> Iterator[int | None]:
 
 
 class _End:
-    """The last folder that a walk has reached.
-
-    Attributes:
-        number: its descriptor.
-        owner: its status, if it isn't root's.
-        is_missing: whether the next part of the path doesn't exist.
-    """
+    """The last folder that a walk has reached, and its status if it isn't root's."""
 
     def __init__(self, number: int) -> None:
         self.number = number

@@ -20,14 +20,10 @@ PROMPT_TOKENS = 200
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """The quantized model.
+    """The sizes of both models in memory, and how they differ on a random prompt.
 
-    Attributes:
-        path: the file.
-        size_bytes: size of the quantized model in memory.
-        full_bytes: size of the original model in memory.
-        logits_error: root mean square error of the logits on a random prompt, relative to their deviation.
-        agreement: fraction of positions at which both models predict the same code.
+    `logits_error` is the root mean square error of the logits, relative to their deviation; `agreement` is
+    the fraction of positions at which both models predict the same code.
     """
 
     path: Path
@@ -40,10 +36,6 @@ class Quantized:
 @torch.inference_mode()
 def quantize_checkpoint(root: Path, name: str) -> Quantized:
     """Write the language model quantized, and compare it with the original.
-
-    Args:
-        root: the folder of all models.
-        name: `int8` or `int4`.
 
     Raises:
         ModelFileError: a file is missing, truncated or wrong.

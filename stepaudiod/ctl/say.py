@@ -92,7 +92,6 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
 def _receive(
     form: dict[str, Any], sink: Sink, received: ReceivedAudio, options: Options, terminal: Terminal
 ) -> None:
-    """Send the request and write its audio, until the sink wants no more."""
     with (
         connect(options, terminal) as client,
         DaemonProgress(options, terminal) as waiting,
@@ -145,16 +144,13 @@ def _form(arguments: argparse.Namespace, audio_format: str, text: str) -> dict[s
         "voice": arguments.voice,
         "input": text,
         "response_format": audio_format,
+        "speed": arguments.speed,
+        "seed": arguments.seed,
     }
-    if arguments.speed is not None:
-        form["speed"] = arguments.speed
-    if arguments.seed is not None:
-        form["seed"] = arguments.seed
-    return form
+    return {name: value for name, value in form.items() if value is not None}
 
 
 def _text(arguments: argparse.Namespace, terminal: Terminal) -> str:
-    """Read the text: the argument, a file, or standard input."""
     try:
         if arguments.file not in (None, "-"):
             return Path(arguments.file).read_bytes().decode()

@@ -17,11 +17,7 @@ LOCAL = {"localhost": ("127.0.0.1", "[::1]"), "127.0.0.1": ("127.0.0.1",), "::1"
 
 
 def systemctl(*arguments: str) -> str:
-    """Return systemctl's output.
-
-    Raises:
-        Unreachable: systemd can't be asked; the message is only the reason.
-    """
+    """Return systemctl's output; `Unreachable` has only the reason as its message."""
     command = ["systemctl", *arguments, "--no-pager"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout
@@ -34,11 +30,7 @@ def systemctl(*arguments: str) -> str:
 
 
 def is_asleep(options: Options) -> bool:
-    """Whether systemd listens at the daemon's address and no daemon runs.
-
-    Raises:
-        Unreachable: systemd doesn't have that address, or can't be asked.
-    """
+    """Whether systemd listens at the daemon's address and no daemon runs; `Unreachable` if unknown."""
     addresses = _addresses(options)
     try:
         for line in systemctl("list-sockets", *TABLE, "stepaudiod*").splitlines():

@@ -21,13 +21,6 @@ JOINERS = "\u200c\u200d"
 
 
 class Terminal:
-    """The two output streams.
-
-    Args:
-        as_json: print results and errors as JSON, one object per line.
-        is_quiet: print no progress and no notes.
-    """
-
     def __init__(self, *, as_json: bool, is_quiet: bool) -> None:
         self.as_json = as_json
         self._is_quiet = is_quiet
@@ -70,12 +63,7 @@ class Terminal:
 
 
 def write_out(data: bytes) -> None:
-    """Write to standard output and flush it.
-
-    Raises:
-        BrokenPipeError: the reader has closed the pipe.
-        IncompleteAudio: another error, such as a full disk.
-    """
+    """Write to standard output and flush it. A full disk is `IncompleteAudio`."""
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -88,12 +76,7 @@ def write_out(data: bytes) -> None:
 
 
 def plain(text: str, keep: str = "") -> str:
-    """Escape characters that can control the terminal, as in Python strings.
-
-    Args:
-        text: untrusted: names of voices and models, paths, messages of a daemon or a hub.
-        keep: characters that are not escaped.
-    """
+    """Escape untrusted text's characters that can control the terminal, as in Python strings, but `keep`."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(
@@ -108,7 +91,6 @@ def _as_json(value: Any) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format rows in columns as wide as their widest cells."""
     lines = [[plain(cell) for cell in line] for line in (header, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -80,26 +81,20 @@ def _make_request(model: dict[str, Any], options: Options, terminal: Terminal) -
             if recording:
                 fields = {"model": name, "mode": MODE, "seed": str(seed), "response_format": "wav"}
                 with client.edit(fields, recording) as audio:
-                    _drain(audio)
+                    deque(audio, maxlen=0)
                 return
             for text in texts:
                 form = {"model": name, "voice": "", "input": text, "seed": seed, "response_format": "wav"}
                 with client.speak(form) as audio:
-                    _drain(audio)
+                    deque(audio, maxlen=0)
 
     return request
 
 
 def _recording(options: Options, terminal: Terminal) -> bytes:
-    """Make a recording with the embedded voice, as WAV."""
     form = {"model": SPEAKER, "voice": "", "input": TEXTS["en"], "seed": 1, "response_format": "wav"}
     with connect(options, terminal) as client, client.speak(form) as audio:
         return b"".join(audio)
-
-
-def _drain(audio: Any) -> None:
-    for _ in audio:
-        pass
 
 
 def _send_batch(

@@ -16,13 +16,7 @@ _CHUNK = struct.Struct("<4sI")
 
 @dataclass(frozen=True, slots=True)
 class WavHeader:
-    """A parsed header.
-
-    Attributes:
-        bytes_per_s: the byte rate of the samples.
-        begin: the offset of the first sample; the four bytes before it are the size of all samples.
-        size_bytes: that size; `UNKNOWN_SIZE` in a stream.
-    """
+    """`begin` is the offset of the first sample; the four bytes before it are `size_bytes`."""
 
     bytes_per_s: int
     begin: int
@@ -46,12 +40,6 @@ def wav_header(head: bytes) -> WavHeader | None:
 
 
 class ReceivedAudio:
-    """Counts the bytes and seconds of a response.
-
-    Args:
-        audio_format: its format; only `wav` and `pcm` have a constant byte rate.
-    """
-
     def __init__(self, audio_format: str) -> None:
         self.size_bytes = 0
         self._format = audio_format

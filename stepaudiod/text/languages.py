@@ -44,14 +44,7 @@ def _codes() -> dict[str, str]:
 
 
 def language_code(text: str) -> str:
-    """Return the code of a language.
-
-    Args:
-        text: a code, a BCP 47 tag, or a name in English or in the language itself; case-insensitive.
-
-    Returns:
-        The code; "" if the text requests detection; the text in lower case if the language is unknown.
-    """
+    """The code of a tag, code or name: "" requests detection, and an unknown language is in lower case."""
     plain = text.strip().lower()
     if plain in UNSPECIFIED:
         return ""

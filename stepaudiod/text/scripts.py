@@ -94,14 +94,10 @@ def has_letters_of(text: str, languages: tuple[str, ...]) -> bool:
 
 
 def runs(text: str, main: str | None = None) -> Iterator[Run]:
-    """Split text into runs of one language, which together are the text.
+    """Split a sentence into runs of one language, which together are the text; `main` is its main language.
 
     Digits and symbols between two runs of one language belong to it; between an English and a Chinese run
     they belong to the main language, as in reading aloud.
-
-    Args:
-        text: a sentence.
-        main: its main language; detected if not given.
     """
     main = main or main_language(text)
     marks = [(match.start(), match.lastgroup or main) for match in re.finditer(_STRONG, text)]

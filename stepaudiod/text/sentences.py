@@ -77,15 +77,9 @@ _MAY_END = frozenset("etc inc ltd co corp bros jr sr al ave blvd rd hwy est".spl
 
 
 def split_sentences(text: str, limit: int = 240, first_limit: int = 100) -> Iterator[Piece]:
-    """Cut a text into pieces for synthesis.
+    """Cut a text into speakable pieces in order, with whitespace collapsed.
 
-    Args:
-        text: any text.
-        limit: the maximum spoken length of a piece.
-        first_limit: the same for the first piece; smaller, so that audio starts early.
-
-    Yields:
-        Speakable pieces in order, with whitespace collapsed.
+    A piece's spoken length is at most `limit`; the first one's is smaller, so that audio starts early.
     """
     allowed = first_limit = min(first_limit, limit)
     for sentence in _joined(_sentences(text), first_limit, limit):

@@ -12,14 +12,10 @@ from stepaudiod.text.scripts import Run, runs
 
 
 def spoken_runs(text: str, main: str) -> Iterator[Run]:
-    """Split a sentence by language and spell out symbols and numbers.
+    """Split a sentence, whose main language is given, by language and spell out symbols and numbers.
 
     In a Chinese sentence a single Latin word belongs to the Chinese around it ("H100", "5G", "80GB"): its
     digits are read in Chinese. Several words with a number between them are English.
-
-    Args:
-        text: one sentence.
-        main: its main language, "en" or "zh".
     """
     text = clean(text)
     if main != "zh":
@@ -39,7 +35,6 @@ def spoken_runs(text: str, main: str) -> Iterator[Run]:
 
 
 def _is_phrase(text: str) -> bool:
-    """Whether an English run has two words or more."""
     return sum(word[:1].isalpha() and len(word) > 1 for word in text.split()) > 1
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
-from stepaudiod.ctl.checks.permissions import DAEMON, Account
+from stepaudiod.ctl.checks.permissions import DAEMON, Account, lacks
 
 GB = 10**9
 MIN_FREE_BYTES = GB // 2
@@ -17,33 +17,22 @@ MIN_FREE_BYTES = GB // 2
 def folder_findings(
     path: Path, purpose: str, account: Account | None, wanted_bytes: int
 ) -> Iterator[Finding]:
-    """Check one folder.
-
-    Args:
-        path: the folder.
-        purpose: `data` or `cache`.
-        account: the user that must be able to write; None if the daemon runs as the current user.
-        wanted_bytes: the size of the files that will be added.
-    """
+    """Check that the account, or else the current user, can write to one folder."""
     subject = f"{purpose} folder"
     try:
-        is_there = path.exists()
-        is_other = is_there and not path.is_dir()
+        is_there, is_folder = path.exists(), path.is_dir()
     except PermissionError:
         yield unknown(subject, f"you may not look into {path}", "sudo stepaudioctl doctor")
         return
     if not is_there and account is not None:
         yield problem(subject, f"{path} doesn't exist", "systemd-tmpfiles --create")
         return
-    if is_other:
+    if is_there and not is_folder:
         yield problem(subject, f"{path} isn't a folder", f"move it away, then: mkdir {path}")
         return
-    if account is not None and account.may(path, os.W_OK | os.X_OK) is False:
-        yield problem(
-            subject,
-            f"the user {account.name} may not write to {path}",
-            f"chown -R {DAEMON}:{DAEMON} {path}",
-        )
+    if lacks(account, path, os.W_OK | os.X_OK):
+        advice = f"chown -R {DAEMON}:{DAEMON} {path}"
+        yield problem(subject, f"the user {DAEMON} may not write to {path}", advice)
         return
     yield _free_space(subject, path, wanted_bytes)
 

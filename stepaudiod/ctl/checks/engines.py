@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stepaudiod.config import DEFAULT_PATH, Settings, load
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
-from stepaudiod.ctl.checks.permissions import DAEMON, Account
+from stepaudiod.ctl.checks.permissions import DAEMON, Account, lacks
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.engines.installed import catalog_of
 from stepaudiod.engines.local_models import STEP_AUDIO
@@ -34,8 +34,8 @@ def read_configuration(
         return None, [problem("configuration", line, advice) for line in error.message.splitlines()]
     if not file.exists():
         found = ok("configuration", f"{file} doesn't exist, so the defaults apply")
-    elif account is not None and account.may(file, os.R_OK) is False:
-        found = problem("configuration", f"the user {account.name} may not read {file}", f"chmod a+r {file}")
+    elif lacks(account, file, os.R_OK):
+        found = problem("configuration", f"the user {DAEMON} may not read {file}", f"chmod a+r {file}")
     else:
         found = ok("configuration", f"{file} is valid")
     return settings, [found]
@@ -43,13 +43,6 @@ def read_configuration(
 
 @dataclass(frozen=True)
 class Models:
-    """The model files.
-
-    Args:
-        settings: the configuration.
-        data: the folder of `models` and `voices`.
-    """
-
     settings: Settings
     data: Path
 
@@ -59,10 +52,8 @@ class Models:
         try:
             os.listdir(self.data)
             os.listdir(self.data / "models")
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError:
-            return True
+        except OSError as error:
+            return not isinstance(error, FileNotFoundError | NotADirectoryError)
         return False
 
     @property
@@ -98,15 +89,10 @@ class Models:
             yield problem("model files", str(error), f"sudo stepaudioctl models pull {STEP_AUDIO}")
         if errors:
             return
-        unreadable = [
-            path
-            for path in self.checkpoint.files()
-            if account is not None and account.may(path, os.R_OK) is False
-        ]
-        if unreadable and account is not None:
+        if unreadable := [path for path in self.checkpoint.files() if lacks(account, path, os.R_OK)]:
             yield problem(
                 "model files",
-                f"the user {account.name} may not read {unreadable[0]}"
+                f"the user {DAEMON} may not read {unreadable[0]}"
                 + (f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""),
                 f"chown -R {DAEMON}:{DAEMON} {self.data / 'models'}",
             )

@@ -11,14 +11,6 @@ Level = Literal["ok", "note", "unknown", "problem"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A result.
-
-    Attributes:
-        subject: what was checked: a unit, a folder, the GPU.
-        text: what was found.
-        advice: what to do; "" if nothing.
-    """
-
     subject: str
     level: Level
     text: str

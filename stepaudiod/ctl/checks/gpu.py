@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
-from stepaudiod.ctl.checks.permissions import DAEMON, Account
+from stepaudiod.ctl.checks.permissions import DAEMON, Account, lacks
 
 NVIDIA = "0x10de"
 DISPLAY_CLASSES = ("0x0300", "0x0302")
@@ -32,22 +32,12 @@ class Card:
     free_bytes: int
     total_bytes: int
 
-    @property
-    def title(self) -> str:
-        return f"GPU {self.index}"
-
     def __str__(self) -> str:
         return f"{self.name}, {self.free_bytes / GIB:.1f} of {self.total_bytes / GIB:.1f} GiB free"
 
 
 @dataclass(frozen=True)
 class Gpus:
-    """The NVIDIA GPUs of this machine.
-
-    Args:
-        root: the parent of `proc`, `sys` and `dev`.
-    """
-
     root: Path = Path("/")
 
     @property
@@ -62,18 +52,12 @@ class Gpus:
 
     @property
     def nodes(self) -> list[Path]:
-        try:
-            names = os.listdir(self.root / "dev")
-        except OSError:
-            return []
-        return sorted(self.root / "dev" / name for name in names if CARD.fullmatch(name))
+        return sorted(path for path in (self.root / "dev").glob("nvidia*") if CARD.fullmatch(path.name))
 
     def pci_cards(self) -> int:
-        count = 0
-        for device in (self.root / "sys/bus/pci/devices").glob("*"):
-            vendor, kind = _line(device / "vendor"), _line(device / "class")
-            count += vendor == NVIDIA and kind.startswith(DISPLAY_CLASSES)
-        return count
+        devices = (self.root / "sys/bus/pci/devices").glob("*")
+        nvidia = [device for device in devices if _line(device / "vendor") == NVIDIA]
+        return sum(_line(device / "class").startswith(DISPLAY_CLASSES) for device in nvidia)
 
     def findings(self, cards: list[Card] | None, needed_bytes: int, reason: str) -> Iterator[Finding]:
         """Check the GPUs.
@@ -94,7 +78,7 @@ class Gpus:
             yield unknown("GPU memory", "unknown: nvidia-smi isn't installed or failed")
         elif not needed_bytes:
             for card in cards:
-                yield ok(card.title, f"{card}; {reason}")
+                yield ok(f"GPU {card.index}", f"{card}; {reason}")
         else:
             yield from _memory_findings(cards, needed_bytes, reason)
 
@@ -114,28 +98,25 @@ class Gpus:
         if not self.nodes:
             missing.insert(0, self.root / "dev/nvidia0")
         if missing:
-            names = ", ".join(f"/{path.relative_to(self.root)}" for path in missing)
             yield problem(
                 "GPU nodes",
-                f"missing: {names}; the sandboxed daemon can't create them",
+                f"missing: {self._names(missing)}; the sandboxed daemon can't create them",
                 "apt install nvidia-modprobe, which the unit calls, or: nvidia-modprobe -c0 -u",
             )
             return
         account = Account.find(DAEMON)
-        forbidden = [
-            node
-            for node in (*self.nodes, *wanted)
-            if account is not None and account.may(node, os.R_OK | os.W_OK) is False
-        ]
-        if forbidden:
-            names = ", ".join(f"/{path.relative_to(self.root)}" for path in forbidden)
+        if forbidden := [node for node in (*self.nodes, *wanted) if lacks(account, node, os.R_OK | os.W_OK)]:
+            names = self._names(forbidden)
             yield problem(
                 "GPU nodes",
                 f"the user {DAEMON} may not use {names}",
                 f"add it to the group that ls -l {names} shows",
             )
         else:
-            yield ok("GPU nodes", ", ".join(f"/{path.relative_to(self.root)}" for path in self.nodes))
+            yield ok("GPU nodes", self._names(self.nodes))
+
+    def _names(self, paths: list[Path]) -> str:
+        return ", ".join(f"/{path.relative_to(self.root)}" for path in paths)
 
 
 def torch_findings(driver: str) -> Iterator[Finding]:
@@ -196,7 +177,7 @@ def visible(cards: list[Card] | None, setting: str | None) -> list[Card] | None:
 def _memory_findings(cards: list[Card], needed_bytes: int, reason: str) -> Iterator[Finding]:
     best = max(cards, key=lambda card: card.free_bytes)
     for card in cards:
-        yield ok(card.title, str(card))
+        yield ok(f"GPU {card.index}", str(card))
     needs = f"{reason} needs about {needed_bytes / GIB:.1f} GiB"
     if best.free_bytes >= needed_bytes:
         yield ok("GPU memory", f"{needs}, which is free")

@@ -26,13 +26,7 @@ UNLIMITED_BYTES = 1 << 50
 
 @dataclass(frozen=True)
 class Need:
-    """The GPU memory that the model needs.
-
-    Attributes:
-        free_bytes: must be free before the model is loaded; 0 if unknown.
-        error: why it is unknown, or why the configured size is too small.
-        is_too_small: whether the configured size is too small.
-    """
+    """The GPU memory that must be free before the model is loaded; 0 if unknown, and `error` says why."""
 
     free_bytes: int
     error: str = ""
@@ -40,12 +34,7 @@ class Need:
 
 
 def gpu_need(models: Path, settings: StepAudio) -> Need:
-    """Make the plan in a child process, with the rights of the user that owns the files.
-
-    Args:
-        models: contains both published folders.
-        settings: the configuration of the model.
-    """
+    """Make the plan in a child process, with the rights of the user that owns the files."""
     command = [sys.executable, "-m", __name__, str(models), settings.model_dump_json()]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)

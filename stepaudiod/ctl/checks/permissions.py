@@ -55,13 +55,13 @@ class Account:
         return found.st_mode & want == want
 
 
-def socket_findings(path: Path, unit: str) -> Iterator[Finding]:
-    """Check whether a process listens on the unix socket and the user may use it, without a connection.
+def lacks(account: Account | None, path: Path, want: int) -> bool:
+    """Whether it certainly lacks these rights; None, the current user, isn't checked."""
+    return account is not None and account.may(path, want) is False
 
-    Args:
-        path: the socket.
-        unit: the socket unit that creates it.
-    """
+
+def socket_findings(path: Path, unit: str) -> Iterator[Finding]:
+    """Check without a connection whether a process listens there and the user may use it."""
     subject = str(path)
     try:
         found = path.stat()

@@ -12,17 +12,8 @@ from stepaudiod.ctl.errors import Unreachable
 from stepaudiod.ctl.systemctl import TABLE, systemctl
 
 PROPERTIES = (
-    "Id",
-    "LoadState",
-    "ActiveState",
-    "SubState",
-    "Result",
-    "UnitFileState",
-    "NeedDaemonReload",
-    "Listen",
-    "Triggers",
-    "Environment",
-    "MainPID",
+    "Id,LoadState,ActiveState,SubState,Result,UnitFileState,"
+    "NeedDaemonReload,Listen,Triggers,Environment,MainPID"
 )
 SINGLE = "stepaudiod"
 """The daemon that isn't an instance of a template."""
@@ -30,13 +21,7 @@ SINGLE = "stepaudiod"
 
 @dataclass(frozen=True)
 class Units:
-    """The units of one daemon.
-
-    Attributes:
-        service: the daemon's service without its suffix: `stepaudiod` or `stepaudiod@gpu1`.
-        properties: the properties of each unit, by its name.
-        error: why systemd couldn't be asked; "" if it could.
-    """
+    """The units of one daemon, such as `stepaudiod@gpu1`. `error` says why systemd couldn't be asked."""
 
     service: str
     properties: dict[str, dict[str, str]]
@@ -47,7 +32,7 @@ class Units:
         try:
             listed = systemctl("list-units", "--all", *TABLE, "stepaudiod*.socket").splitlines()
             names = [f"{service}.service", f"{service}.socket", *(line.split()[0] for line in listed)]
-            shown = systemctl("show", f"--property={','.join(PROPERTIES)}", *dict.fromkeys(names))
+            shown = systemctl("show", f"--property={PROPERTIES}", *dict.fromkeys(names))
         except Unreachable as error:
             return cls(service, {}, error.message)
         units = [_table(block) for block in shown.strip().split("\n\n")]
@@ -73,7 +58,6 @@ class Units:
         )
 
     def listening_instances(self) -> list[str]:
-        """The names of the template's instances that listen."""
         found = [
             re.fullmatch(rf"{SINGLE}@(.+)\.socket", name)
             for name, unit in self.properties.items()
@@ -83,7 +67,6 @@ class Units:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that the service's unit sets."""
         words = shlex.split(self.of("service").get("Environment", ""))
         return dict(word.split("=", 1) for word in words if "=" in word)
 

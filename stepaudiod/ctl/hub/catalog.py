@@ -22,15 +22,10 @@ LICENCES = ("LICENSE*", "NOTICE*")
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """One repository of a hub, and its local folder.
+    """One repository of the hubs, and its local folder.
 
-    Attributes:
-        folder: its name in the folder of all models.
-        huggingface: its name at Hugging Face.
-        modelscope: its name at ModelScope.
-        needed: path patterns; each must match a file.
-        optional: path patterns of files that are downloaded if they exist.
-        derived: folders made from its files, which are removed when these change.
+    Each pattern in `needed` must match a file. `derived` are folders made from its files, which are removed
+    when these change.
     """
 
     folder: str
@@ -139,11 +134,7 @@ FOLDERS = (
 
 
 def find(name: str) -> PublishedModel:
-    """The model of that name; `whisper` is DEFAULT_WHISPER.
-
-    Raises:
-        WrongUsage: there is none.
-    """
+    """The model of that name, else `WrongUsage`; `whisper` is DEFAULT_WHISPER."""
     wanted = DEFAULT_WHISPER if name == "whisper" else name
     for model in MODELS:
         if model.name == wanted:

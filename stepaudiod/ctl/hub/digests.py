@@ -13,12 +13,9 @@ BLOCK_BYTES = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """A file's digest from a hub.
+    """A file's digest from a hub, in hexadecimal.
 
-    Attributes:
-        algorithm: `sha256`, or `git` for a blob name, the only digest of Hugging Face for files that aren't
-            in its large file storage.
-        value: in hexadecimal.
+    A blob name is the only digest of Hugging Face for files that aren't in its large file storage.
     """
 
     algorithm: Literal["sha256", "git"]

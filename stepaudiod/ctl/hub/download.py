@@ -36,14 +36,7 @@ GONE = ".gone-"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The work for one repository.
-
-    Attributes:
-        repository: the repository.
-        listing: the hub's listing.
-        wanted: the files that belong to the model.
-        missing: those that are neither in place nor downloaded yet.
-    """
+    """The work for one repository; `missing` files are neither in place nor downloaded yet."""
 
     repository: Repository
     listing: Listing
@@ -60,25 +53,15 @@ class Pulled:
     fetched_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
 class Pull:
-    """Downloads one model.
+    """Downloads one model to the folder of all models; the revision None is the newest."""
 
-    Args:
-        model: the model.
-        source: the hub.
-        revision: the revision of every repository; None is the newest.
-        root: the folder of all models.
-        progress: shows the progress.
-    """
-
-    def __init__(
-        self, model: PublishedModel, source: Source, revision: str | None, root: Path, progress: Progress
-    ) -> None:
-        self._model = model
-        self._source = source
-        self._revision = revision
-        self._root = root
-        self._progress = progress
+    model: PublishedModel
+    source: Source
+    revision: str | None
+    root: Path
+    progress: Progress
 
     def run(self) -> Pulled:
         """Download the model.
@@ -87,10 +70,10 @@ class Pull:
             CtlError: the pull failed; downloaded data is kept.
             PermissionError: another user owns local files.
         """
-        check_rights(self._root)
-        listings = [(repository, self._list(repository)) for repository in self._model.repositories]
+        check_rights(self.root)
+        listings = [(repository, self._list(repository)) for repository in self.model.repositories]
         try:
-            with locked(self._root, make=True):
+            with locked(self.root, make=True):
                 plans = [self._plan(repository, listing) for repository, listing in listings]
                 fetched_bytes = self._check_space(plans)
                 self._fetch(plans)
@@ -101,7 +84,7 @@ class Pull:
         except OSError as error:
             raise self._disk_error(error) from None
         return Pulled(
-            folders=tuple(self._root / plan.repository.folder for plan in plans),
+            folders=tuple(self.root / plan.repository.folder for plan in plans),
             revisions=tuple(plan.listing.revision for plan in plans),
             files=sum(len(plan.wanted) for plan in plans),
             size_bytes=sum(file.size_bytes for plan in plans for file in plan.wanted),
@@ -110,18 +93,18 @@ class Pull:
 
     def _list(self, repository: Repository) -> Listing:
         """Get the hub's listing, which must have all needed files."""
-        name = repository.id(self._source.name)
-        self._progress.show(f"asking {self._source.endpoint} for {name}")
-        listing = self._source.list(name, self._revision)
+        name = repository.id(self.source.name)
+        self.progress.show(f"asking {self.source.endpoint} for {name}")
+        listing = self.source.list(name, self.revision)
         if missing := repository.missing(file.path for file in listing.files):
             raise HubRefused(
-                f"{name} at {self._source.endpoint}, revision {listing.revision}, has no "
+                f"{name} at {self.source.endpoint}, revision {listing.revision}, has no "
                 f"{', '.join(missing)}. Try another --revision, or the other hub (--from)."
             )
         return listing
 
     def _plan(self, repository: Repository, listing: Listing) -> Plan:
-        folder = self._root / repository.folder
+        folder = self.root / repository.folder
         if folder.is_symlink():
             raise WrongUsage(
                 f"{folder} is a link to {os.readlink(folder)}. Pull to the folder that contains the link's "
@@ -130,7 +113,7 @@ class Pull:
         chosen = set(repository.wanted(file.path for file in listing.files))
         wanted = tuple(file for file in listing.files if file.path in chosen)
         staged = self._staging(repository) / "files"
-        self._progress.start("checking", 0, sum(file.size_bytes for file in wanted))
+        self.progress.start("checking", 0, sum(file.size_bytes for file in wanted))
         self._remove_outdated(staged, {file.path: file for file in wanted})
         missing = tuple(
             file
@@ -153,19 +136,19 @@ class Pull:
 
     def _digest(self, path: Path, file: RemoteFile) -> str:
         algorithm = file.digest.algorithm if file.digest else "sha256"
-        return digests.digest(path, algorithm, partial(self._progress.add, Path(file.path).name))
+        return digests.digest(path, algorithm, partial(self.progress.add, Path(file.path).name))
 
     def _check_space(self, plans: list[Plan]) -> int:
         """Require enough free disk space; return the number of bytes to download."""
         needed_bytes = sum(
-            file.size_bytes - self._source.partial_bytes(file, self._staging(plan.repository) / "parts")
+            file.size_bytes - self.source.partial_bytes(file, self._staging(plan.repository) / "parts")
             for plan in plans
             for file in plan.missing
         )
-        free_bytes = shutil.disk_usage(self._root).free
+        free_bytes = shutil.disk_usage(self.root).free
         if needed_bytes > free_bytes:
             raise InsufficientSpace(
-                f"{self._model.name} needs {size(needed_bytes)} more in {self._root}, and {size(free_bytes)} "
+                f"{self.model.name} needs {size(needed_bytes)} more in {self.root}, and {size(free_bytes)} "
                 "are free. Nothing was downloaded. Free some space, or choose another disk: --to, or "
                 "data_dir in the configuration."
             )
@@ -177,22 +160,22 @@ class Pull:
         for plan in plans:
             parts = self._staging(plan.repository) / "parts"
             for file in plan.missing:
-                partial_bytes = self._source.partial_bytes(file, parts)
-                self._progress.start("downloading", done_bytes + partial_bytes, total_bytes)
+                partial_bytes = self.source.partial_bytes(file, parts)
+                self.progress.start("downloading", done_bytes + partial_bytes, total_bytes)
                 self._fetch_one(plan, file, parts, done_bytes)
                 done_bytes += file.size_bytes
 
     def _fetch_one(self, plan: Plan, file: RemoteFile, parts: Path, before_bytes: int) -> None:
-        name = plan.repository.id(self._source.name)
-        path = self._source.fetch(
+        name = plan.repository.id(self.source.name)
+        path = self.source.fetch(
             name,
             plan.listing.revision,
             file,
             parts,
-            lambda received: self._progress.at(Path(file.path).name, before_bytes + received),
+            lambda received: self.progress.at(Path(file.path).name, before_bytes + received),
         )
         if file.digest is not None:
-            self._progress.start("checking", 0, file.size_bytes)
+            self.progress.start("checking", 0, file.size_bytes)
             found = self._digest(path, file)
             if found != file.digest.value:
                 path.unlink()
@@ -210,19 +193,19 @@ class Pull:
 
     def _place(self, plan: Plan) -> None:
         """Move a new folder into place as a whole, and changed files into an existing one."""
-        folder, staging = self._root / plan.repository.folder, self._staging(plan.repository)
+        folder, staging = self.root / plan.repository.folder, self._staging(plan.repository)
         staged = staging / "files"
         manifest = Manifest(
-            source=self._source.name,
-            endpoint=self._source.endpoint,
-            repository=plan.repository.id(self._source.name),
+            source=self.source.name,
+            endpoint=self.source.endpoint,
+            repository=plan.repository.id(self.source.name),
             revision=plan.listing.revision,
             files={file.path: self._record(file, staged, folder) for file in plan.wanted},
         )
         if folder.exists():
             changed = sorted(path for path in staged.rglob("*") if path.is_file())
             for name in plan.repository.derived if changed else ():
-                discard(self._root / name)
+                discard(self.root / name)
             # first, because a loader may load every file of a kind as a part of the model
             _remove_obsolete(plan.repository, folder, manifest)
             for path in changed:
@@ -244,7 +227,7 @@ class Pull:
         return FileRecord(path.stat().st_size, sha256)
 
     def _disk_error(self, error: OSError) -> InsufficientSpace | IncompleteModel:
-        message = f"{error.filename or self._root} could not be written: {error.strerror or error}."
+        message = f"{error.filename or self.root} could not be written: {error.strerror or error}."
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return InsufficientSpace(
                 f"{message} The downloaded part is kept: free some space, then run the same command again."
@@ -252,7 +235,7 @@ class Pull:
         return IncompleteModel(message)
 
     def _staging(self, repository: Repository) -> Path:
-        return self._root / PULLING / repository.folder
+        return self.root / PULLING / repository.folder
 
 
 def _remove_obsolete(repository: Repository, folder: Path, current: Manifest) -> None:
@@ -266,11 +249,7 @@ def _remove_obsolete(repository: Repository, folder: Path, current: Manifest) ->
 
 @contextmanager
 def locked(root: Path, *, make: bool = False) -> Iterator[None]:
-    """Lock the folder of all models against other pulls and removals.
-
-    Raises:
-        WrongUsage: another one is running.
-    """
+    """Lock the folder of all models; `WrongUsage` if another pull or removal is running."""
     pulling = root / PULLING
     if pulling.is_symlink():
         raise WrongUsage(f"{pulling} is a link, which stepaudioctl didn't create. Check and delete it.")

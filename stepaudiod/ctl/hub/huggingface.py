@@ -28,9 +28,6 @@ class HuggingFace(Source):
     The client's `hf_hub_download` can't resume an interrupted download: each attempt begins a new file
     (huggingface_hub 2.4). Its lower-level `http_get` resumes from an offset, and uses plain HTTP, which every
     mirror and proxy supports, instead of Xet.
-
-    Args:
-        endpoint: another server; None is the client's default, HF_ENDPOINT.
     """
 
     name = "huggingface"
@@ -110,12 +107,7 @@ class HuggingFace(Source):
 
 
 class _Counted(io.BufferedRandom):
-    """A partial file that reports its size.
-
-    Args:
-        path: the file, created if missing.
-        received: called with its size.
-    """
+    """A partial file, created if missing, that reports its size."""
 
     def __init__(self, path: Path, received: Received) -> None:
         path.touch()

@@ -21,15 +21,7 @@ from stepaudiod.errors import ModelFileError
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """An installed model, complete or not.
-
-    Attributes:
-        model: the model.
-        folders: its folders that exist.
-        manifests: the manifests of the folders that were pulled.
-        size_bytes: its size on the disk, with incomplete downloads.
-        state: `complete`, `incomplete`, or `by hand`: seems complete, but has no manifest.
-    """
+    """A model with its folders; `by hand` seems complete, but has no manifest."""
 
     model: PublishedModel
     folders: tuple[Path, ...]
@@ -136,7 +128,6 @@ def _without_advice(error: ModelFileError) -> str:
 
 
 def remove(model: PublishedModel, root: Path) -> None:
-    """Remove the model with derived folders and incomplete downloads."""
     with locked(root):
         for repository in model.repositories:
             for name in (repository.folder, *repository.derived):

@@ -23,15 +23,7 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The manifest of one folder.
-
-    Attributes:
-        source: `huggingface` or `modelscope`.
-        endpoint: the server, possibly a mirror.
-        repository: the repository's name there.
-        revision: a commit, if the hub reports it.
-        files: the files by their paths in the folder.
-    """
+    """The manifest of one folder; the revision is a commit if the hub reports it."""
 
     source: str
     endpoint: str
@@ -44,18 +36,13 @@ class Manifest:
         return sum(record.size_bytes for record in self.files.values())
 
     def write(self, folder: Path) -> None:
-        """Write it to the folder atomically."""
         unfinished = folder / f"{NAME}.part"
         unfinished.write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
         os.replace(unfinished, folder / NAME)
 
 
 def read(folder: Path) -> Manifest | None:
-    """Read the folder's manifest; None if there is none.
-
-    Raises:
-        IncompleteModel: it can't be read.
-    """
+    """Read the folder's manifest; None if there is none, `IncompleteModel` if it can't be read."""
     path = folder / NAME
     try:
         fields = json.loads(path.read_text("utf-8"))

@@ -32,12 +32,6 @@ class Config(HubConfig):
 
 
 class ModelScope(Source):
-    """The hub.
-
-    Args:
-        endpoint: another server; None is the client's default, MODELSCOPE_ENDPOINT.
-    """
-
     name = "modelscope"
 
     def __init__(self, endpoint: str | None) -> None:

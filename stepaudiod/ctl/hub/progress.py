@@ -14,8 +14,6 @@ MIN_MEASURED_S = 1.0
 
 
 class Progress:
-    """Counts bytes, and shows them as a line on a terminal."""
-
     def __init__(self, terminal: Terminal, clock: Callable[[], float] = time.monotonic) -> None:
         self._terminal = terminal
         self._clock = clock

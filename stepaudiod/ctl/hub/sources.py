@@ -31,12 +31,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of a repository.
-
-    Attributes:
-        revision: the commit, if the hub reports it, else the requested revision.
-        files: all files.
-    """
+    """The files of a revision, which is the commit if the hub reports it, else the requested one."""
 
     revision: str
     files: tuple[RemoteFile, ...]

@@ -21,11 +21,7 @@ FADE_S = 0.01
 
 
 class SilenceRemover:
-    """A stream without long silences.
-
-    Args:
-        sample_rate: Hz, a multiple of 16000.
-    """
+    """A stream without long silences; its rate is a multiple of 16 kHz."""
 
     def __init__(self, sample_rate: int) -> None:
         self.has_speech = False

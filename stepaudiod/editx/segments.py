@@ -45,10 +45,6 @@ def cut_silence(waveform: Tensor, sample_rate: int) -> Tensor:
     The reference implementation takes its mel from the whole recording and its codes from the trimmed one,
     and resamples one to the length of the other.
 
-    Args:
-        waveform: `(samples,)`.
-        sample_rate: Hz.
-
     Returns:
         `(samples,)` with 0.05 s before the voice and 0.22 s after it, padded with zeros.
     """
@@ -70,16 +66,7 @@ def levels(waveform: Tensor, sample_rate: int) -> Tensor:
 
 
 def cut_points(waveform: Tensor, sample_rate: int, limit: float = PIECE_SECONDS) -> list[TimeRange]:
-    """Cut a recording into pieces of at most `limit` seconds, each cut where it is quietest.
-
-    Args:
-        waveform: `(samples,)`.
-        sample_rate: Hz.
-        limit: seconds per piece.
-
-    Returns:
-        Pieces without gaps between them.
-    """
+    """Cut a recording into pieces of at most `limit` seconds, without gaps, each where it is quietest."""
     total = waveform.shape[-1] / sample_rate
     level = _smooth(levels(waveform, sample_rate), 9)
     pieces, start = [], 0.0
@@ -95,13 +82,7 @@ def cut_points(waveform: Tensor, sample_rate: int, limit: float = PIECE_SECONDS)
 
 
 def loudest_range(waveform: Tensor, sample_rate: int, limit: float = REFERENCE_SECONDS) -> TimeRange:
-    """Choose the best range of a long reference: dense speech between two pauses.
-
-    Args:
-        waveform: `(samples,)`.
-        sample_rate: Hz.
-        limit: seconds at most.
-    """
+    """Choose the best range of a long reference: dense speech between two pauses, `limit` seconds at most."""
     total = waveform.shape[-1] / sample_rate
     if total <= limit:
         return TimeRange(0.0, total)

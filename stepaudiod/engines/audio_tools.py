@@ -43,13 +43,6 @@ class Stage(Protocol):
 
 
 class AudioToolsEngine:
-    """Edits recordings, at 48 kHz.
-
-    Args:
-        cache_dir: not used.
-        threads: not used.
-    """
-
     sample_rate = RATE
 
     def __init__(self, *, cache_dir: Path, threads: int) -> None:

@@ -30,13 +30,9 @@ OLD_VARIANTS = {"base": "base", "bnb": "int8", "awq": "int4"}
 
 
 class LocalEngines(NamedTuple):
-    """The engines of a data folder.
+    """The engines of a data folder, which contains `models` and `voices`.
 
-    Args:
-        data: contains `models` and `voices`.
-        settings: of Step-Audio-EditX.
-        recognisers: engines that may transcribe references if no Whisper is pulled.
-        voices_for: the caller that owns the voices, see `VoiceLibrary`.
+    `recognisers` may transcribe references if no Whisper is pulled; for `voices_for` see `VoiceLibrary`.
     """
 
     data: Path

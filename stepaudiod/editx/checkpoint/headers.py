@@ -24,8 +24,6 @@ class HasShape(Protocol):
 
 
 class TensorHeader(NamedTuple):
-    """A tensor in a file."""
-
     shape: tuple[int, ...]
 
 

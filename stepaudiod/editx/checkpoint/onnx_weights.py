@@ -40,9 +40,6 @@ class Node:
 class OnnxGraph:
     """The nodes and constants of one ONNX file, memory-mapped.
 
-    Args:
-        path: the `.onnx` file.
-
     Raises:
         ModelFileError: the file is missing, cut short, or no ONNX graph.
     """

@@ -40,12 +40,7 @@ def slots_beside(before: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class StepInput:
-    """The input of one step, for one utterance.
-
-    Args:
-        rows: `(2, frames, 320)`; see `DiT.forward`.
-        past: of earlier chunks.
-    """
+    """The input of one step, for one utterance: rows `(2, frames, 320)`, see `DiT.forward`."""
 
     rows: Tensor
     past: KVState | None = None
@@ -68,8 +63,7 @@ class Recorder:
     def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
         """Record a function; returns what replays it, and the tensor that gets the result.
 
-        Args:
-            run: has run once before, since the first run sets up what can't be recorded.
+        The function has run once before, since the first run sets up what can't be recorded.
         """
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, self._pool, capture_error_mode=CAPTURE):
@@ -112,13 +106,6 @@ class _Graph:
 
 
 class StepGraphs:
-    """One graph for each size.
-
-    Args:
-        estimator: of the flow decoder.
-        recorder: None for the GPU's.
-    """
-
     def __init__(self, estimator: DiT, recorder: Recorder | None = None) -> None:
         self._estimator = estimator
         self._recorder = recorder or Recorder()
@@ -132,10 +119,8 @@ class StepGraphs:
     ) -> list[tuple[Tensor, KVState]]:
         """Run `DiT.forward` on each; the new states are in half precision.
 
-        Args:
-            inputs: one to `slots`, all padded to one size.
-            modulation: of the time.
-            slots: of the graph; the last bits of the results depend on it, and not on the other inputs.
+        There are one to `slots` inputs, all padded to one size. The last bits of the results depend on the
+        number of slots, and not on the other inputs.
         """
         with self._lock:
             size = round_up(inputs[0].frames), round_up(inputs[0].before)

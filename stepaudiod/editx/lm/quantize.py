@@ -162,14 +162,8 @@ def quantize(
 ) -> None:
     """Replace a language model's matrices and move it to a device, one tensor at a time.
 
-    Of a memory-mapped model, the device never holds more than the quantized model and one matrix.
-
-    Args:
-        model: loaded; changed in place.
-        kind: the bits.
-        device: where it will run.
-        dtype: of its arithmetic.
-        on_host: names of tensors that are not moved.
+    Of a memory-mapped model, the device never holds more than the quantized model and one matrix. Tensors
+    named in `on_host` are not moved.
     """
     for parent, name, old in _linears(model):
         weight = old.weight

@@ -28,11 +28,8 @@ Segment = str | Sequence[int]
 class TextTokenizer:
     """The published unigram vocabulary with byte fallback.
 
-    Args:
-        path: `tokenizer.model`.
-
     Raises:
-        ModelFileError: it is missing, or isn't this model's vocabulary.
+        ModelFileError: the file is missing, or isn't this model's vocabulary.
     """
 
     def __init__(self, path: Path) -> None:

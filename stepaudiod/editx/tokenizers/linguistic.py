@@ -53,12 +53,7 @@ def row_count(samples: int) -> int:
 def stack_frames(frames: Tensor, rows: int) -> Tensor:
     """Stack 7 frames every 6, the first repeated three times in front and the last as often as needed behind.
 
-    Args:
-        frames: `(frames, 80)`.
-        rows: number of stacks; see `row_count`.
-
-    Returns:
-        `(rows, 560)`.
+    Turns `(frames, 80)` into `(rows, 560)`; see `row_count`.
     """
     if rows == 0:
         return frames.new_zeros(0, FEATURE_SIZE)
@@ -197,10 +192,7 @@ class LinguisticTokenizer(nn.Module):
         return (rows + self.shift) * self.scale
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Tokenise.
-
-        Args:
-            waveform: `(samples,)` at 16 kHz, trimmed by `features.trim_for_codes`.
+        """Tokenise `(samples,)` at 16 kHz, trimmed by `features.trim_for_codes`.
 
         Returns:
             `(n,)` int64 in 0..1023; n is `row_count`.
@@ -221,10 +213,8 @@ class LinguisticTokenizer(nn.Module):
 def load_linguistic(folder: Path, centroids: Path, device: torch.device) -> LinguisticTokenizer:
     """Load the tokeniser from its published files.
 
-    Args:
-        folder: holds `model.pt` (without reading its decoder) and `am.mvn`.
-        centroids: `linguistic_tokenizer.npy`, `(1024, size)` float32.
-        device: where it will run.
+    The folder holds `model.pt`, whose decoder is not read, and `am.mvn`; the centroids are `(1024, size)`
+    float32.
     """
     path = folder / "model.pt"
     state = read_torch_file(path)

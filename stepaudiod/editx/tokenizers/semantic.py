@@ -87,10 +87,7 @@ class SemanticTokenizer(nn.Module):
         self.register_buffer("half_norms", codebook.square().sum(0) / 2)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Tokenise.
-
-        Args:
-            waveform: `(samples,)` at 16 kHz, trimmed by `features.trim_for_codes`.
+        """Tokenise `(samples,)` at 16 kHz, trimmed by `features.trim_for_codes`.
 
         Returns:
             `(m,)` int64 in 0..4095, 25 for each second.
@@ -108,12 +105,7 @@ class SemanticTokenizer(nn.Module):
 
 
 def load_semantic(path: Path, device: torch.device) -> SemanticTokenizer:
-    """Load the tokeniser from the published `speech_tokenizer_v1.onnx`.
-
-    Args:
-        path: the graph; weights are found by node name and input position.
-        device: where it will run.
-    """
+    """Load the tokeniser from the published `speech_tokenizer_v1.onnx`."""
     graph = OnnxGraph(path)
     state = _named_state(graph)
     size, mels, _ = state["conv1.weight"].shape

@@ -59,15 +59,10 @@ class StepAudioEngine:
     """The engine `step-audio-editx`.
 
     Args:
-        cache_dir: not used.
-        threads: CPU threads for PyTorch.
         models_dir: contains both published folders.
-        voices_dir: the voice library.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`.
         dtype: `bf16`, `fp16` or `fp32`, of the language model.
         quantization: `none`, `int8` or `int4`.
         gpu_memory: the most bytes of a GPU to use; None for as many as are useful and free.
-        check_output: detect silent, runaway and truncated speech.
         recogniser: `name`, `factory`, `options`, `files` and `languages` of the engine that transcribes
             recordings without a transcript; None if there is none.
     """
@@ -295,7 +290,6 @@ class StepAudioEngine:
         return transcript
 
     def _transcript_facts(self, transcript: str) -> dict[str, str | int | float]:
-        """The facts about a transcript that the recogniser made."""
         return {
             "transcript": transcript,
             "transcript_by": "" if self._recogniser is None else self._recogniser.name,

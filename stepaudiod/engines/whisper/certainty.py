@@ -34,7 +34,6 @@ class EnglishCheck:
     """Refuses a recording in another language, which an English recogniser would turn into invented English.
 
     Args:
-        engine: the recogniser's name.
         param: the request field with the recording.
         measure: description of the values.
         least: of English.
@@ -50,11 +49,7 @@ class EnglishCheck:
         self._mean = _Mean()
 
     def add(self, value: float, weight: float) -> None:
-        """Add a window, before any of its text is returned.
-
-        Args:
-            value: of the measure.
-            weight: of the window, such as its seconds or tokens.
+        """Add a window, weighted by its seconds or tokens, before any of its text is returned.
 
         Raises:
             Unsupported: the windows so far don't sound like English.

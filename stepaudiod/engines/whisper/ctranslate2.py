@@ -52,13 +52,6 @@ in every language."""
 
 
 class WhisperTinyEngine:
-    """Transcribes English recordings.
-
-    Args:
-        cache_dir: not used.
-        threads: CPU threads of one request.
-    """
-
     sample_rate = SPEECH_RATE
 
     def __init__(self, *, cache_dir: Path, threads: int) -> None:

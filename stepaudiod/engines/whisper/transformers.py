@@ -42,15 +42,7 @@ MAX_PROMPT = 200
 
 
 class WhisperEngine:
-    """Transcribes recordings.
-
-    Args:
-        cache_dir: not used.
-        threads: CPU threads for PyTorch.
-        folder: of the model's files, with safetensors.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        name: the model's id in the API.
-    """
+    """Transcribes recordings with the model in a folder; `name` is its id in the API."""
 
     sample_rate = SPEECH_RATE
 
@@ -187,16 +179,7 @@ def _languages(config: Any) -> dict[str, int]:
 
 
 class _WindowTranscriber:
-    """Transcribes one request's windows; the language is detected once.
-
-    Args:
-        model: loaded.
-        extract: computes features of samples.
-        tokenizer: the model's.
-        spelling: of tokens.
-        request: the language and hints.
-        check: for a model of English only.
-    """
+    """Transcribes one request's windows; the language is detected once."""
 
     def __init__(
         self,

@@ -76,26 +76,19 @@ class WavEncoder:
     """
 
     def __init__(self, sample_rate: int, mark: Mark | None = None) -> None:
-        self._header = _wav_header(sample_rate, b"" if mark is None else mark.riff_list())
+        block = 2
+        form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, sample_rate * block, block, 16)
+        marks = b"" if mark is None else mark.riff_list()
+        riff = struct.pack("<4sI4s", b"RIFF", UNKNOWN_SIZE, b"WAVE")
+        data = struct.pack("<4sI", b"data", UNKNOWN_SIZE)
+        self._header = riff + form + marks + data
 
     def encode(self, waveform: Waveform) -> bytes:
         header, self._header = self._header, b""
         return header + to_pcm16(waveform).tobytes()
 
     def finish(self) -> bytes:
-        header, self._header = self._header, b""
-        return header
-
-
-def _wav_header(sample_rate: int, more: bytes) -> bytes:
-    block = 2
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, sample_rate * block, block, 16)
-    return (
-        struct.pack("<4sI4s", b"RIFF", UNKNOWN_SIZE, b"WAVE")
-        + form
-        + more
-        + struct.pack("<4sI", b"data", UNKNOWN_SIZE)
-    )
+        return self.encode(np.zeros(0, np.float32))
 
 
 class PcmEncoder:

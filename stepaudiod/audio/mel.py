@@ -56,9 +56,9 @@ def mel_power(
     return mel
 
 
-def log_mel(waveform: Waveform, filters: Array, seconds: int = 30) -> Array:
+def log_mel(waveform: Waveform, filters: Array) -> Array:
     """Whisper's input, `(bins, 3000)`, from at most 30 s at 16 kHz; zeros follow."""
-    padded = np.zeros(seconds * SPEECH_RATE, np.float32)
+    padded = np.zeros(30 * SPEECH_RATE, np.float32)
     padded[: len(waveform)] = waveform
     mel = np.log10(np.maximum(mel_power(padded, filters)[:, :-1], FLOOR))
     return np.ascontiguousarray((np.maximum(mel, mel.max() - 8) + 4) / 4, np.float32)

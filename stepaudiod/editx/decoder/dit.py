@@ -226,12 +226,6 @@ class DiT(nn.Module):
         )
         self.final_layer = FinalLayer(size)
 
-    @property
-    def first_block(self) -> DiTBlock:
-        block = self.blocks[0]
-        assert isinstance(block, DiTBlock)
-        return block
-
     def modulation(self, time: Tensor) -> Modulation:
         """Compute everything that depends on a time `()` in 0..1 only."""
         half = TIME_FEATURES // 2

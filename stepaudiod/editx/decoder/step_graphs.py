@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stepaudiod.editx.cuda_graphs import CAPTURE, SMALL
 from stepaudiod.editx.decoder.config import KERNEL
-from stepaudiod.editx.decoder.dit import MELS, DiT, KVState, Modulation, Padding
+from stepaudiod.editx.decoder.dit import MELS, DiT, DiTBlock, KVState, Modulation, Padding
 
 LARGE = 128
 """Sizes are multiples of `SMALL` up to this, and of this beyond."""
@@ -144,8 +144,10 @@ class StepGraphs:
     def _capture(self, modulation: Modulation, frames: int, before: int, slots: int) -> _Graph:
         batch, device = 2 * slots, modulation.blocks.device
         rows = torch.zeros(batch, frames, 4 * MELS, device=device)
-        past = self._new_past(batch, before, device) if before else None
-        new = self._new_state(batch, frames, device)
+        past = None
+        if before:
+            self._past_buffer, past = self._within(self._past_buffer, PAST_FRAMES, batch, before, device)
+        self._new_buffer, new = self._within(self._new_buffer, NEW_FRAMES, batch, frames, device)
         padding = Padding(
             torch.ones(batch, 1, 1, frames + before, dtype=torch.bool, device=device),
             torch.arange(frames, frames + KERNEL - 1, device=device).repeat(batch, 1),
@@ -162,19 +164,12 @@ class StepGraphs:
         replay, velocity = self._recorder.record(run)
         return _Graph(replay, rows, past, padding, velocity, new)
 
-    def _new_past(self, batch: int, frames: int, device: torch.device) -> KVState:
-        self._past_buffer, past = self._within(self._past_buffer, PAST_FRAMES, batch, frames, device)
-        return past
-
-    def _new_state(self, batch: int, frames: int, device: torch.device) -> KVState:
-        self._new_buffer, new = self._within(self._new_buffer, NEW_FRAMES, batch, frames, device)
-        return new
-
     def _within(
         self, buffer: Tensor, least: int, batch: int, frames: int, device: torch.device
     ) -> tuple[Tensor, KVState]:
         """Keys and values in a buffer that all graphs share, since they run one after the other."""
-        block, depth = self._estimator.first_block, len(self._estimator.blocks)
+        block, depth = self._estimator.blocks[0], len(self._estimator.blocks)
+        assert isinstance(block, DiTBlock)
         shape = depth, 2, batch, block.attn.heads, frames, block.attn.head_size
         values = torch.Size(shape).numel()
         if buffer.numel() < values:

@@ -87,7 +87,5 @@ class KVPool:
 
 def common(first: list[int], second: list[int]) -> int:
     """Length of the common beginning of two lists."""
-    for index, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return index
-    return min(len(first), len(second))
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))

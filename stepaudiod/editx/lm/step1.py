@@ -50,14 +50,6 @@ class KVCache:
     keys: Tensor
     values: Tensor
 
-    @classmethod
-    def new(
-        cls, config: Step1Config, rows: int, length: int, device: torch.device, dtype: torch.dtype
-    ) -> KVCache:
-        """Allocate one for `rows` sequences of up to `length` positions."""
-        shape = (config.num_hidden_layers, rows, config.num_attention_groups, length, config.head_size)
-        return cls(*(torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)))
-
 
 @dataclass(frozen=True)
 class Step:
@@ -201,7 +193,9 @@ class Step1ForCausalLM(nn.Module):
         return self.model.norm.weight.dtype
 
     def new_cache(self, rows: int, length: int) -> KVCache:
-        return KVCache.new(self.config, rows, length, self.device, self.dtype)
+        config = self.config
+        shape = (config.num_hidden_layers, rows, config.num_attention_groups, length, config.head_size)
+        return KVCache(*(torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in range(2)))
 
     def prefill(
         self,

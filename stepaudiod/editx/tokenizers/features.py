@@ -128,18 +128,13 @@ def semantic_mel(waveform: Tensor) -> Tensor:
     window = torch.hann_window(400, device=waveform.device)
     stft = torch.stft(waveform, 400, 160, window=window, return_complex=True)
     power = stft[..., :-1].abs().square()  # (201, samples // 160)
-    mel = (_semantic_bank().to(power) @ power).clamp_min(1e-10).log10()
+    mel = (_mel_bank(128).to(power) @ power).clamp_min(1e-10).log10()
     return (torch.maximum(mel, mel.max() - 8.0) + 4.0) / 4.0
 
 
-@lru_cache(maxsize=1)
-def _semantic_bank() -> Tensor:
-    return torch.from_numpy(mel_filters(128, dtype=np.float64))
-
-
-@lru_cache(maxsize=1)
-def _prompt_bank() -> Tensor:
-    return torch.from_numpy(mel_filters(80, MEL_WINDOW, SAMPLE_RATE, dtype=np.float64))
+@lru_cache(maxsize=2)
+def _mel_bank(*shape: int) -> Tensor:
+    return torch.from_numpy(mel_filters(*shape, dtype=np.float64))
 
 
 def prompt_mel(waveform: Tensor) -> Tensor:
@@ -154,7 +149,7 @@ def prompt_mel(waveform: Tensor) -> Tensor:
     window = torch.hann_window(MEL_WINDOW, device=waveform.device)
     stft = torch.stft(padded, MEL_WINDOW, HOP, window=window, center=False, return_complex=True)
     magnitude = torch.view_as_real(stft).square().sum(-1).add(1e-9).sqrt()  # (961, frames)
-    return (_prompt_bank().to(magnitude) @ magnitude).clamp_min(1e-5).log().T
+    return (_mel_bank(80, MEL_WINDOW, SAMPLE_RATE).to(magnitude) @ magnitude).clamp_min(1e-5).log().T
 
 
 def speaker_filter_bank(waveform: Tensor) -> Tensor:

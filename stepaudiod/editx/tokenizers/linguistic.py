@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -222,18 +221,15 @@ def load_linguistic(folder: Path, centroids: Path, device: torch.device) -> Ling
         name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")
     }
     size, inner = shape_of(encoder_state, "encoders0.0.feed_forward.w_2.weight", path)
+    later = "encoders.{}.norm1.weight"
+    layers = 1 + (count(encoder_state, later, path) if later.format(0) in encoder_state else 0)
     with torch.device("meta"):
-        encoder = SanmEncoder(size, inner, 1 + _later_layers(encoder_state, path))
+        encoder = SanmEncoder(size, inner, layers)
     install(encoder, encoder_state, path, device, torch.float32)
     shift, scale = _read_normalisation(folder / "am.mvn")
     return LinguisticTokenizer(
         encoder, shift.to(device), scale.to(device), _read_centroids(centroids, size).to(device)
     ).eval()
-
-
-def _later_layers(state: Mapping[str, object], path: Path) -> int:
-    name = "encoders.{}.norm1.weight"
-    return count(state, name, path) if name.format(0) in state else 0
 
 
 def _read_normalisation(path: Path) -> tuple[Tensor, Tensor]:

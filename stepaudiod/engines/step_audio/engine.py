@@ -30,7 +30,6 @@ from stepaudiod.editx.lm.quantize import size_bytes
 from stepaudiod.editx.memory_plan import MemoryNeeds
 from stepaudiod.editx.pipeline import (
     SAMPLE_RATE,
-    Edit,
     LoadProgress,
     Pipeline,
     PipelineOptions,
@@ -41,11 +40,7 @@ from stepaudiod.editx.pipeline import (
 from stepaudiod.engines.base import Clip, Decode, Progress, Recognisers
 from stepaudiod.engines.step_audio.recogniser import NO_RECOGNISER, Recogniser, renaming_params
 from stepaudiod.errors import EngineUnavailable, InvalidRequest
-from stepaudiod.requests import (
-    EditRequest,
-    Facts,
-    SpeechRequest,
-)
+from stepaudiod.requests import EditRequest, Facts, SpeechRequest
 from stepaudiod.temp_dirs import UNFINISHED, TempDir, sweep
 from stepaudiod.voice_library import VoiceLibrary
 
@@ -174,9 +169,8 @@ class StepAudioEngine:
             InvalidRequest: the voice has no transcript, or the change can't be applied.
             SynthesisFailed: the output can't be used, twice.
         """
-        change = request.edit
         with renaming_params("voice", "voice"):
-            yield from self._say(request, self._library_voice(request.voice), change, {})
+            yield from self._say(request, self._library_voice(request.voice), {})
 
     def clone(self, request: SpeechRequest, reference: Clip) -> Iterator[Waveform | Facts]:
         """Speak the text in the voice of a recording that came with the request, streamed.
@@ -186,7 +180,6 @@ class StepAudioEngine:
                 applied.
             SynthesisFailed: the output can't be used, twice.
         """
-        change = request.edit
         recording = request.reference
         assert recording is not None
         key = self._key(reference.waveform.tobytes() + recording.transcript.encode(errors="replace"))
@@ -196,7 +189,7 @@ class StepAudioEngine:
         encoded = self._recall(key)
         facts = {} if recording.transcript.strip() else self._transcript_facts(encoded.transcript)
         with renaming_params():
-            yield from self._say(request, encoded, change, facts)
+            yield from self._say(request, encoded, facts)
 
     def edit(self, request: EditRequest, clip: Clip) -> Iterator[Waveform | Facts]:
         """Change a recording; a long one in pieces.
@@ -225,14 +218,10 @@ class StepAudioEngine:
             yield from _results(synthesis, facts)
 
     def _say(
-        self, request: SpeechRequest, reference: Reference, change: Edit | None, facts: dict[str, Any]
+        self, request: SpeechRequest, reference: Reference, facts: dict[str, Any]
     ) -> Iterator[Waveform | Facts]:
         synthesis = self._pipeline.clone(
-            reference,
-            request.text,
-            language=request.language,
-            edit=change,
-            seed=request.seed,
+            reference, request.text, language=request.language, edit=request.edit, seed=request.seed
         )
         yield from _at_speed(_results(synthesis, facts), request.speed)
 

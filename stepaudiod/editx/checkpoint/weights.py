@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from stepaudiod.editx.checkpoint.headers import mend, read_config, safetensors_header
+from stepaudiod.editx.checkpoint.headers import mend, read_config, safetensors_header, tensors_of
 from stepaudiod.errors import ModelFileError
 
 Progress = Callable[[int], None]
@@ -38,13 +38,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         raise ModelFileError(
             f"{path} ({size} bytes) is no readable weights file: {reason}; {mend()}"
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelFileError(
-            f"{path}: expected a dictionary of tensors, found {type(state).__name__}; {mend()}"
-        )
-    return state
+    return tensors_of(state, Tensor, path)
 
 
 class SafetensorsFolder(Mapping[str, Tensor]):

@@ -142,11 +142,7 @@ class CodecEncoder:
     """
 
     def __init__(
-        self,
-        response_format: str,
-        sample_rate: int,
-        mark: Mark | None = None,
-        serial: int | None = None,
+        self, response_format: str, sample_rate: int, mark: Mark | None = None, serial: int | None = None
     ) -> None:
         import av
 

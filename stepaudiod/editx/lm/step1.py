@@ -198,12 +198,7 @@ class Step1ForCausalLM(nn.Module):
         return KVCache(*(torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in range(2)))
 
     def prefill(
-        self,
-        ids: list[int],
-        cache: KVCache,
-        row: int = 0,
-        start: int = 0,
-        block: int = PROMPT_BLOCK,
+        self, ids: list[int], cache: KVCache, row: int = 0, start: int = 0, block: int = PROMPT_BLOCK
     ) -> Tensor:
         """Read a prompt into one row of the cache from position `start`, a block at a time.
 

@@ -325,11 +325,7 @@ def _results(synthesis: Synthesis, facts: dict[str, Any]) -> Iterator[Waveform |
     yield Facts(facts)
     yield from synthesis
     yield Facts(
-        {
-            "input_tokens": stats.input_tokens,
-            "output_tokens": stats.output_tokens,
-            "retries": stats.retries,
-        }
+        {"input_tokens": stats.input_tokens, "output_tokens": stats.output_tokens, "retries": stats.retries}
     )
 
 

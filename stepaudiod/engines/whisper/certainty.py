@@ -34,15 +34,13 @@ class EnglishCheck:
     """Refuses a recording in another language, which an English recogniser would turn into invented English.
 
     Args:
-        param: the request field with the recording.
         measure: description of the values.
         least: of English.
         allowance: how far the sum over a recording may be below: rare words weigh more in a short one.
     """
 
-    def __init__(self, engine: str, param: str, measure: str, least: float, allowance: float = 0.0) -> None:
+    def __init__(self, engine: str, measure: str, least: float, allowance: float = 0.0) -> None:
         self._engine = engine
-        self._param = param
         self._measure = measure
         self._least = least
         self._allowance = allowance
@@ -61,7 +59,7 @@ class EnglishCheck:
                 f"The recording doesn't sound like English, and {self._engine} knows English only: "
                 f"{self._measure} is {self._mean.value:.2f}, and English has at least {least:.2f}. For other "
                 "languages fetch a larger Whisper: stepaudioctl models pull whisper.",
-                self._param,
+                "recording",
             )
 
 

@@ -116,12 +116,7 @@ class WhisperTinyEngine:
             )
         yield Facts({"language": "en", "duration_s": round(clip.duration_s, 3)})
         prompt = self._prompt(request.prompt)
-        check = EnglishCheck(
-            "whisper-tiny.en",
-            "recording",
-            "the logarithm of the odds for English",
-            LEAST_LOG_ODDS,
-        )
+        check = EnglishCheck("whisper-tiny.en", "the logarithm of the odds for English", LEAST_LOG_ODDS)
         yield from transcribe_windows(
             clip, lambda window: self._transcribe_window(window, request, prompt, check)
         )

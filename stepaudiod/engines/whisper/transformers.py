@@ -47,13 +47,7 @@ class WhisperEngine:
     sample_rate = SPEECH_RATE
 
     def __init__(
-        self,
-        *,
-        cache_dir: Path,
-        threads: int,
-        folder: str,
-        device: str = "auto",
-        name: str = "whisper",
+        self, *, cache_dir: Path, threads: int, folder: str, device: str = "auto", name: str = "whisper"
     ) -> None:
         self._folder = Path(folder)
         self._threads = threads
@@ -139,11 +133,7 @@ class WhisperEngine:
         if request.language:
             yield Facts({"language": request.language})
         check = EnglishCheck(
-            self._name,
-            "recording",
-            "the mean log-probability of the transcript",
-            LEAST_OF_ENGLISH,
-            AT_THE_ENDS,
+            self._name, "the mean log-probability of the transcript", LEAST_OF_ENGLISH, AT_THE_ENDS
         )
         transcribe = _WindowTranscriber(
             self._model, self._extract, self._tokenizer, self._spelling, request, check

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stepaudiod.editx.codes import GROUP, SECONDS_PER_GROUP
 from stepaudiod.editx.decoder.flow import Acoustics
 from stepaudiod.editx.interleaving import code_ids, interleave, to_columns
 from stepaudiod.editx.segments import TimeRange, cut_silence
@@ -52,10 +51,6 @@ class Reference:
     @property
     def ids(self) -> list[int]:
         return code_ids(self.codes)
-
-    @property
-    def seconds(self) -> float:
-        return self.codes.shape[0] // GROUP * SECONDS_PER_GROUP
 
     @property
     def acoustics(self) -> Acoustics:

@@ -1,8 +1,7 @@
-"""The estimator's steps in CUDA graphs: launching many small kernels one by one takes longer than their work.
+"""The estimator's steps in CUDA graphs; see `cuda_graphs`.
 
-A graph launches them all at once, for one size. So inputs are padded to round sizes, the padding is masked,
-and there is a graph for each size that has occurred. A graph has fixed buffers, so one thread uses it at a
-time. Many small kernels take hardly longer for four utterances than for one, so graphs have several slots.
+The padding of inputs is masked. A graph has fixed buffers, so one thread uses it at a time. Many small
+kernels take hardly longer for four utterances than for one, so graphs have several slots.
 """
 
 from __future__ import annotations

@@ -21,12 +21,7 @@ FRAME_S = 0.005
 
 
 class Joiner:
-    """Trims and fades each piece, and inserts pauses.
-
-    Args:
-        sample_rate: Hz.
-        speed: scales the pauses.
-    """
+    """Trims and fades each piece, and inserts pauses, which `speed` scales."""
 
     def __init__(self, sample_rate: int, speed: float = 1.0) -> None:
         self._sample_rate = sample_rate
@@ -34,11 +29,7 @@ class Joiner:
         self._pause_s = 0.0
 
     def join(self, waveform: Waveform, pause_s: float) -> Waveform:
-        """The next piece, after the pause that belongs to the one before.
-
-        Args:
-            waveform: `(samples,)`.
-            pause_s: silence after it at speed 1.0, if anything follows.
+        """The next piece `(samples,)`, after the pause of the one before; `pause_s` is at speed 1.0.
 
         Raises:
             SynthesisFailed: the samples are not numbers.

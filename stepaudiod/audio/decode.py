@@ -87,20 +87,9 @@ def decode(
     param: str = "recording",
     is_unwanted: Callable[[], bool] = lambda: False,
 ) -> tuple[Waveform, int]:
-    """Decode a recording in this process, see `decode_into`.
+    """Decode a recording in this process to samples in -1..1, `(samples,)`, and their rate in Hz.
 
-    Args:
-        source: the file's bytes or path.
-        limits: of the recording.
-        param: the request field that errors name.
-        is_unwanted: polled; when it is true, decoding ends.
-
-    Returns:
-        Samples in -1..1, `(samples,)`, and their rate in Hz.
-
-    Raises:
-        InvalidRequest: it is not a recording, it has no sound, or it is damaged.
-        TooLarge: it is beyond a limit.
+    See `decode_into`.
     """
     samples = BytesIO()
     with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
@@ -114,20 +103,14 @@ def decode_into(
     """Decode a recording's first audio stream, mixed to one channel and resampled to 48 kHz at most.
 
     The mix is the mean of the channels. If they cancel each other out somewhere, as two channels of opposite
-    phase do, the channel with the most power is used instead.
-
-    Args:
-        source: the recording, from its beginning.
-        samples: float32 samples in -1..1 are written to it; its final position is their size.
-        limits: of the recording.
-        param: the request field that errors name.
-        is_unwanted: polled at each packet; when it is true, decoding ends.
+    phase do, the channel with the most power is used instead. Float32 samples in -1..1 are written to
+    `samples`, whose final position is their size; decoding ends when `is_unwanted` is true.
 
     Returns:
         The rate in Hz.
 
     Raises:
-        InvalidRequest: it is not a recording, it has no sound, or it is damaged.
+        InvalidRequest: it is not a recording, it has no sound, or it is damaged; names the field `param`.
         TooLarge: it is beyond a limit.
     """
     bound_allocations()
@@ -157,11 +140,9 @@ def _libavutil() -> ctypes.CDLL:
 
 
 class Mixer:
-    """Mixes channels to one, block by block.
+    """Writes the float32 mix of all channels to `samples`, block by block.
 
-    Args:
-        samples: the float32 mix is written to it.
-        channel: the only one to use; None for the mean of all.
+    `channel` is the only one to use; None for the mean of all.
     """
 
     def __init__(self, samples: BinaryIO, channel: int | None = None) -> None:
@@ -215,7 +196,6 @@ class Mixer:
 def _read(
     source: BinaryIO, mixer: Mixer, limits: Limits, param: str, is_unwanted: Callable[[], bool]
 ) -> tuple[int, Mixer]:
-    """Decode the whole recording once; returns the rate and the mixer."""
     import av
 
     try:

@@ -46,11 +46,7 @@ def open_library() -> Any:
 
 
 class Denoiser:
-    """A stream of 48 kHz samples without noise, of the same length and without delay.
-
-    Args:
-        library: from `open_library`.
-    """
+    """A stream of 48 kHz samples without noise, of the same length and without delay."""
 
     def __init__(self, library: Any) -> None:
         self._process = library.rnnoise_process_frame

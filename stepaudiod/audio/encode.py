@@ -42,13 +42,10 @@ class Encoder(Protocol):
 def make_encoder(
     response_format: str, sample_rate: int, mark: Mark | None = None, serial: int | None = None
 ) -> Encoder:
-    """An encoder for one response.
+    """An encoder for one response, of a format in `MEDIA_TYPES`.
 
-    Args:
-        response_format: a key of `MEDIA_TYPES`.
-        sample_rate: Hz of the waveforms to come.
-        mark: in the first bytes, if the format has a place for it; None omits it.
-        serial: 31 bits that identify an Ogg stream, so that two of them may be joined; None draws them.
+    Without a `mark`, none is put in the first bytes. `serial` has 31 bits that identify an Ogg stream, so
+    that two of them may be joined; None draws them.
 
     Raises:
         InvalidRequest: there is no such format.
@@ -75,32 +72,23 @@ def to_pcm16(waveform: Waveform) -> NDArray[np.int16]:
 class WavEncoder:
     """16-bit mono WAV whose header says "length unknown".
 
-    Args:
-        sample_rate: Hz of the waveforms to come.
-        mark: a `LIST` chunk before the samples: after them it would have to wait for the end.
+    The mark is a `LIST` chunk before the samples: after them it would have to wait for the end.
     """
 
     def __init__(self, sample_rate: int, mark: Mark | None = None) -> None:
-        self._header = _wav_header(sample_rate, b"" if mark is None else mark.riff_list())
+        block = 2
+        form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, sample_rate * block, block, 16)
+        marks = b"" if mark is None else mark.riff_list()
+        riff = struct.pack("<4sI4s", b"RIFF", UNKNOWN_SIZE, b"WAVE")
+        data = struct.pack("<4sI", b"data", UNKNOWN_SIZE)
+        self._header = riff + form + marks + data
 
     def encode(self, waveform: Waveform) -> bytes:
         header, self._header = self._header, b""
         return header + to_pcm16(waveform).tobytes()
 
     def finish(self) -> bytes:
-        header, self._header = self._header, b""
-        return header
-
-
-def _wav_header(sample_rate: int, more: bytes) -> bytes:
-    block = 2
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, sample_rate * block, block, 16)
-    return (
-        struct.pack("<4sI4s", b"RIFF", UNKNOWN_SIZE, b"WAVE")
-        + form
-        + more
-        + struct.pack("<4sI", b"data", UNKNOWN_SIZE)
-    )
+        return self.encode(np.zeros(0, np.float32))
 
 
 class PcmEncoder:
@@ -149,19 +137,12 @@ _CODECS: dict[str, tuple[str, str, int | None, int | None, dict[str, str]]] = {
 class CodecEncoder:
     """mp3, opus, aac and flac through PyAV.
 
-    Args:
-        response_format: one of the four.
-        sample_rate: Hz of the waveforms to come.
-        mark: Vorbis comments of opus and flac, an ID3 tag before mp3; aac as ADTS has no place for it.
-        serial: of the Ogg stream; None draws it.
+    The mark is in Vorbis comments of opus and flac, and in an ID3 tag before mp3; aac as ADTS has no place
+    for it.
     """
 
     def __init__(
-        self,
-        response_format: str,
-        sample_rate: int,
-        mark: Mark | None = None,
-        serial: int | None = None,
+        self, response_format: str, sample_rate: int, mark: Mark | None = None, serial: int | None = None
     ) -> None:
         import av
 

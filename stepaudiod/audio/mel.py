@@ -26,13 +26,9 @@ def mel_filters(
     *,
     dtype: type[np.floating[Any]] = np.float32,
 ) -> Array:
-    """Slaney's mel triangles up to 8 kHz, each of unit area: `(bins, n_fft // 2 + 1)`.
+    """Slaney's mel triangles up to 8 kHz, each of unit area: `(bins, n_fft // 2 + 1)` float32.
 
-    Args:
-        bins: number of triangles.
-        n_fft: samples of a frame.
-        sample_rate: Hz.
-        dtype: of the bins' borders while they are computed; the result is float32.
+    The triangles' borders are computed in `dtype`.
 
     Source: librosa's `filters.mel` (`htk=False`, `norm="slaney"`).
     """
@@ -51,17 +47,7 @@ def mel_filters(
 def mel_power(
     waveform: Waveform, filters: Array, n_fft: int = N_FFT, pad: Literal["reflect", "constant"] = "reflect"
 ) -> Array:
-    """Power at 100 frames per second.
-
-    Args:
-        waveform: 16 kHz, `(samples,)`.
-        filters: from `mel_filters`, `(bins, n_fft // 2 + 1)`.
-        n_fft: samples of a frame.
-        pad: of the samples at both ends.
-
-    Returns:
-        `(bins, 1 + samples // 160)`.
-    """
+    """Power of 16 kHz samples at 100 frames per second: `(bins, 1 + samples // 160)`."""
     padded = np.pad(waveform, n_fft // 2, mode=pad)
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::HOP]  # (frames, n_fft)
     window = np.hanning(n_fft + 1)[:-1].astype(np.float32)
@@ -70,15 +56,9 @@ def mel_power(
     return mel
 
 
-def log_mel(waveform: Waveform, filters: Array, seconds: int = 30) -> Array:
-    """Whisper's input: `(bins, 100 * seconds)`.
-
-    Args:
-        waveform: 16 kHz, at most `seconds` of it; zeros follow.
-        filters: from `mel_filters`.
-        seconds: length of the model's input.
-    """
-    padded = np.zeros(seconds * SPEECH_RATE, np.float32)
+def log_mel(waveform: Waveform, filters: Array) -> Array:
+    """Whisper's input, `(bins, 3000)`, from at most 30 s at 16 kHz; zeros follow."""
+    padded = np.zeros(30 * SPEECH_RATE, np.float32)
     padded[: len(waveform)] = waveform
     mel = np.log10(np.maximum(mel_power(padded, filters)[:, :-1], FLOOR))
     return np.ascontiguousarray((np.maximum(mel, mel.max() - 8) + 4) / 4, np.float32)

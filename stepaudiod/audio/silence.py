@@ -21,11 +21,7 @@ FADE_S = 0.01
 
 
 class SilenceRemover:
-    """A stream without long silences.
-
-    Args:
-        sample_rate: Hz, a multiple of 16000.
-    """
+    """A stream without long silences; its rate is a multiple of 16 kHz."""
 
     def __init__(self, sample_rate: int) -> None:
         self.has_speech = False
@@ -47,8 +43,13 @@ class SilenceRemover:
         return self._output(self._detect.push(self._resample(waveform)))
 
     def finish(self) -> Waveform:
+        """Return the rest, faded out if silence was removed after it."""
         ready = self._output([*self._detect.push(self._resample(None)), *self._detect.finish()])
-        return np.concatenate([ready, self._close()])
+        self.removed_samples += sum(len(part) for part in self._lead) + len(self._waiting)
+        end = self._end.copy()
+        if self._lead:
+            end *= np.linspace(1.0, 0.0, len(end), dtype=np.float32)
+        return np.concatenate([ready, end])
 
     def _output(self, probabilities: list[float]) -> Waveform:
         parts = [np.zeros(0, np.float32)]
@@ -89,11 +90,3 @@ class SilenceRemover:
         kept = max(0, len(part) - self._fade)
         self._end = part[kept:]
         return np.concatenate([ready, part[:kept]])
-
-    def _close(self) -> Waveform:
-        """The end of the output, faded out if silence was removed after it."""
-        self.removed_samples += sum(len(part) for part in self._lead) + len(self._waiting)
-        end = self._end.copy()
-        if self._lead:
-            end *= np.linspace(1.0, 0.0, len(end), dtype=np.float32)
-        return end

@@ -25,12 +25,7 @@ def change_tempo(waveform: Waveform, factor: float, sample_rate: int) -> Wavefor
 
 
 class TempoStream:
-    """The same for speech in pieces, with the same result.
-
-    Args:
-        factor: above 1 is faster; 0.25 to 4.
-        sample_rate: Hz.
-    """
+    """The same for speech in pieces, with the same result; the factor is 0.25 to 4."""
 
     def __init__(self, factor: float, sample_rate: int) -> None:
         self._factor = factor

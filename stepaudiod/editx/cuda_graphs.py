@@ -21,8 +21,7 @@ CAPTURE = "thread_local"
 class BatchGraphs:
     """A function of a batch, in graphs.
 
-    Args:
-        run: maps tensors with the batch first to such a tensor; an item doesn't depend on later ones.
+    It maps tensors with the batch first to such a tensor, and an item doesn't depend on later ones.
     """
 
     def __init__(self, run: Callable[..., Tensor]) -> None:

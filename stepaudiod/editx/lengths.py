@@ -52,11 +52,9 @@ class Bounds:
 
 
 def spoken_seconds(text: str) -> float:
-    """Estimate the length of a spoken text, within a factor of about two.
+    """Estimate the length of a spoken text in any of the model's languages, within a factor of about two.
 
-    Args:
-        text: in any of the model's languages; a tag counts as a short sound, a pinyin syllable as a
-            character.
+    A tag counts as a short sound, a pinyin syllable as a character.
     """
     tags = _TAG.findall(text)
     text, syllables = _PINYIN.subn(" ", _TAG.sub(" ", text.lower()))
@@ -70,14 +68,7 @@ def bounds_for_text(text: str) -> Bounds:
 
 
 def bounds_for_edit(kind: str, info: str | None, seconds: float, tags: int = 0) -> Bounds:
-    """Bound an edit's output by the length of its input.
-
-    Args:
-        kind: the edit.
-        info: its option.
-        seconds: of the recording.
-        tags: number of sounds that are added.
-    """
+    """Bound an edit's output by the length of its input; `tags` is the number of sounds that are added."""
     least, most = {"denoise": (0.5, 1.3), "vad": (0.2, 1.2), "paralinguistic": (0.5, 1.6)}.get(
         kind, (0.35, 2.0)
     )
@@ -89,12 +80,7 @@ def bounds_for_edit(kind: str, info: str | None, seconds: float, tags: int = 0) 
 def share_text(text: str, seconds: Sequence[float]) -> list[str]:
     """Divide a transcript among the parts of a recording, in proportion to their length.
 
-    Args:
-        text: transcript of the whole.
-        seconds: length of each part.
-
-    Returns:
-        A text for each part, cut between words or characters; nearly right when speech is even.
+    It is cut between words or characters; the result is nearly right when speech is even.
     """
     units = re.findall(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+\s*|\s+", text)
     total, whole = sum(seconds), sum(spoken_seconds(unit) for unit in units)

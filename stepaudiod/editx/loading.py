@@ -52,8 +52,6 @@ class Networks:
 
 
 class _Meter:
-    """Adds up bytes and reports them."""
-
     def __init__(self, total: int, report: OnProgress | None) -> None:
         self._total, self._report, self._done, self._stage = total, report, 0, ""
         self._lock = threading.Lock()
@@ -83,13 +81,9 @@ def load_networks(
 ) -> Networks:
     """Load every network; the language model, which has most bytes, in a thread beside the others.
 
-    Args:
-        checkpoint: the published folders.
-        device: of all networks.
-        dtype: the language model's; everything else is float32, on which the codes depend.
-        quantization: of the language model.
-        quantized_folder: read instead of the full model if it contains one with that quantization.
-        progress: called from two threads, one at a time; the stage is the other networks'.
+    `dtype` is the language model's; everything else is float32, on which the codes depend. Quantized weights
+    are read instead of the full model if `quantized_folder` contains them. `progress` is called from two
+    threads, one at a time; the stage is the other networks'.
 
     Raises:
         ModelFileError: a file is missing, cut short or wrong.
@@ -173,13 +167,9 @@ def write_quantized(checkpoint: Checkpoint, quantization: Quantization, folder: 
 
 
 def make_batch(model: Step1ForCausalLM, rows: int | None, length: int, positions: int) -> Batch:
-    """Make the batch that suits the device.
+    """Make the batch that suits the device, with the rows that suit it if they are None.
 
-    Args:
-        model: the language model.
-        rows: sequences at a time; None for what suits the device.
-        length: positions of each.
-        positions: of all together, on a GPU.
+    `length` is of each sequence, `positions` of all together, on a GPU.
     """
     if model.device.type == "cuda":
         # Triton comes with PyTorch's CUDA build only

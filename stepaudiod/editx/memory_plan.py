@@ -49,12 +49,8 @@ OF_TIMES_ONLY = ("adaLN_modulation", "t_embedder")
 class MemoryPlan:
     """The parts of the memory.
 
-    Args:
-        weights_bytes: of all networks.
-        positions: of the language model's keys and values, all sequences together.
-        pool_bytes: size of those.
-        decoder_bytes: for the decoder's prefixes and streams.
-        longest_voice_s: the longest reference that fits beside a stream of its own.
+    The positions and the pool are of the keys and values of all sequences, the decoder's part of its prefixes
+    and streams; the longest reference fits beside a stream of its own.
     """
 
     weights_bytes: int
@@ -70,14 +66,7 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class MemoryNeeds:
-    """The memory that a checkpoint needs on a GPU.
-
-    Args:
-        config: of the language model.
-        value_bytes: of a number in its arithmetic.
-        weights_bytes: of all networks.
-        costs: of the decoder's state.
-    """
+    """The memory that a checkpoint needs on a GPU: all networks, and the decoder's state."""
 
     config: Step1Config
     value_bytes: int
@@ -86,12 +75,7 @@ class MemoryNeeds:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, dtype: str, quantization: Quantization | None) -> MemoryNeeds:
-        """Read the headers of a checkpoint's files.
-
-        Args:
-            checkpoint: the published folders.
-            dtype: a key of `lm.config.DTYPES`, of the language model.
-            quantization: of the language model.
+        """Read the headers of a checkpoint's files; `dtype` is a key of `lm.config.DTYPES`.
 
         Raises:
             ModelFileError: a file is missing or broken.
@@ -122,7 +106,6 @@ class MemoryNeeds:
         return self.costs.stream_bytes(_frames(SLOWEST * MAX_PIECE_SECONDS + SLACK_SECONDS))
 
     def least(self) -> MemoryPlan:
-        """Memory for one request."""
         return self._divide(
             LEAST_POSITIONS, self.costs.prefix_bytes(_frames(LEAST_VOICE_SECONDS)) + self.stream_bytes
         )
@@ -137,11 +120,7 @@ class MemoryNeeds:
         return (self.least().total_bytes if budget_bytes is None else budget_bytes) + MARGIN_BYTES
 
     def plan(self, budget_bytes: int | None, free_bytes: int) -> MemoryPlan:
-        """Divide the memory.
-
-        Args:
-            budget_bytes: the most to use; None for `most`, or all that is free.
-            free_bytes: of the card.
+        """Divide the budget, or without one the memory of `most`, or all that is free of the card.
 
         Raises:
             EngineUnavailable: it is too little for the weights and one request.

@@ -64,10 +64,9 @@ Transcribe = Callable[[Tensor, int], str]
 
 @dataclass(frozen=True)
 class PipelineOptions:
-    """Limits, and what is checked.
+    """Limits, and whether silent, runaway and truncated output is detected.
 
     Args:
-        is_output_checked: detect silent, runaway and truncated output.
         rows: requests in one batch; None for what suits the device.
         length: tokens of one request, prompt and output.
         positions: tokens of all requests together, on a GPU; more wait.
@@ -110,8 +109,6 @@ class Synthesis:
 
 
 class Pipeline:
-    """A loaded checkpoint."""
-
     def __init__(self, networks: Networks, options: PipelineOptions | None = None) -> None:
         self.options = options or PipelineOptions()
         self.networks = networks
@@ -138,16 +135,9 @@ class Pipeline:
         options: PipelineOptions | None = None,
         quantized_folder: Path | None = None,
     ) -> Pipeline:
-        """Load all networks.
+        """Load all networks; `dtype` is the language model's.
 
-        Args:
-            models_dir: contains both published folders.
-            device: `cpu`, `cuda`, `cuda:1`.
-            dtype: the language model's.
-            quantization: `int8` or `int4` weights for it; also `base`, `bnb` and `awq`.
-            progress: called with the bytes read and the stage.
-            options: limits and checks.
-            quantized_folder: may contain quantized weights.
+        Its quantization is `int8` or `int4`; also `base`, `bnb` and `awq`.
 
         Raises:
             ModelFileError: a file is missing, cut short or wrong.
@@ -170,11 +160,8 @@ class Pipeline:
     ) -> Reference:
         """Encode a voice's reference; of one over 30 s the best range is used, and named in the result.
 
-        Args:
-            waveform: `(samples,)` or `(channels, samples)`, -1..1, any rate.
-            sample_rate: Hz.
-            transcript: of the whole recording.
-            transcribe: transcribes that range; without it its words are estimated from the whole transcript.
+        The transcript is of the whole recording. `transcribe` transcribes that range; without it its words
+        are estimated from the whole transcript.
 
         Raises:
             InvalidRequest: it is silent or too short.
@@ -203,12 +190,9 @@ class Pipeline:
     ) -> Synthesis:
         """Say a text of any length in a reference's voice.
 
-        Args:
-            reference: from `encode_reference`.
-            text: what to say; may contain tags, and pinyin with tone digits.
-            language: named in a tag before the text; see `tags.LANGUAGES`.
-            edit: an emotion or style that is applied before decoding.
-            seed: makes the result reproducible.
+        The text may contain tags, and pinyin with tone digits; the language, see `tags.LANGUAGES`, is named
+        in a tag before it. The edit, an emotion or style, is applied before decoding. A seed makes the result
+        reproducible.
 
         Raises:
             InvalidRequest: there is no text, or the edit can't be combined with a clone.
@@ -244,13 +228,9 @@ class Pipeline:
     ) -> Synthesis:
         """Change a recording; one over 30 s in pieces that are cut at silences and joined again.
 
-        Args:
-            waveform: `(samples,)` or `(channels, samples)`, -1..1, any rate.
-            sample_rate: Hz.
-            transcript: of the whole recording; `denoise` and `vad` need none.
-            edit: what to change.
-            seed: makes the result reproducible.
-            transcribe: transcribes each piece; without it its words are estimated from the whole transcript.
+        The transcript is of the whole recording; `denoise` and `vad` need none. `transcribe` transcribes each
+        piece; without it its words are estimated from the whole transcript. A seed makes the result
+        reproducible.
 
         Raises:
             InvalidRequest: it is silent or too short, or a transcript is missing.

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stepaudiod.editx.codes import GROUP, SECONDS_PER_GROUP
 from stepaudiod.editx.decoder.flow import Acoustics
 from stepaudiod.editx.interleaving import code_ids, interleave, to_columns
 from stepaudiod.editx.segments import TimeRange, cut_silence
@@ -54,13 +53,7 @@ class Reference:
         return code_ids(self.codes)
 
     @property
-    def seconds(self) -> float:
-        """Duration of the encoded sound."""
-        return self.codes.shape[0] // GROUP * SECONDS_PER_GROUP
-
-    @property
     def acoustics(self) -> Acoustics:
-        """The part that the decoder needs."""
         return Acoustics(to_columns(self.codes), self.mel, self.embedding)
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -115,13 +108,7 @@ class ReferenceEncoder:
 
     @torch.inference_mode()
     def encode(self, waveform: Tensor, sample_rate: int, time_range: TimeRange, transcript: str) -> Reference:
-        """Encode `(samples,)`.
-
-        Args:
-            waveform: mono, at any rate.
-            sample_rate: Hz.
-            time_range: its position in the whole recording.
-            transcript: its own.
+        """Encode `(samples,)` at any rate, with its position in the whole recording and its own transcript.
 
         Raises:
             InvalidRequest: it is silent or too short.

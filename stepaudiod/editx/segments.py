@@ -45,10 +45,6 @@ def cut_silence(waveform: Tensor, sample_rate: int) -> Tensor:
     The reference implementation takes its mel from the whole recording and its codes from the trimmed one,
     and resamples one to the length of the other.
 
-    Args:
-        waveform: `(samples,)`.
-        sample_rate: Hz.
-
     Returns:
         `(samples,)` with 0.05 s before the voice and 0.22 s after it, padded with zeros.
     """
@@ -69,23 +65,14 @@ def levels(waveform: Tensor, sample_rate: int) -> Tensor:
     return level - level.max()
 
 
-def cut_points(waveform: Tensor, sample_rate: int, limit: float = PIECE_SECONDS) -> list[TimeRange]:
-    """Cut a recording into pieces of at most `limit` seconds, each cut where it is quietest.
-
-    Args:
-        waveform: `(samples,)`.
-        sample_rate: Hz.
-        limit: seconds per piece.
-
-    Returns:
-        Pieces without gaps between them.
-    """
+def cut_points(waveform: Tensor, sample_rate: int) -> list[TimeRange]:
+    """Cut a recording into pieces of at most 24 s, without gaps, each where it is quietest."""
     total = waveform.shape[-1] / sample_rate
     level = _smooth(levels(waveform, sample_rate), 9)
     pieces, start = [], 0.0
-    while total - start > limit:
-        # in the second half of the limit, so that pieces aren't needlessly short
-        first, last = (int(t / FRAME_SECONDS) for t in (start + limit / 2, start + limit))
+    while total - start > PIECE_SECONDS:
+        # in the second half, so that pieces aren't needlessly short
+        first, last = (int((start + t) / FRAME_SECONDS) for t in (PIECE_SECONDS / 2, PIECE_SECONDS))
         window = level[first:last]
         quiet = torch.nonzero(window <= window.min() + 3.0).flatten()
         end = (first + int(quiet[-1]) + 0.5) * FRAME_SECONDS
@@ -94,20 +81,12 @@ def cut_points(waveform: Tensor, sample_rate: int, limit: float = PIECE_SECONDS)
     return [*pieces, TimeRange(start, total)]
 
 
-def loudest_range(waveform: Tensor, sample_rate: int, limit: float = REFERENCE_SECONDS) -> TimeRange:
-    """Choose the best range of a long reference: dense speech between two pauses.
-
-    Args:
-        waveform: `(samples,)`.
-        sample_rate: Hz.
-        limit: seconds at most.
-    """
+def loudest_range(waveform: Tensor, sample_rate: int) -> TimeRange:
+    """Choose the best range of a long reference: dense speech between two pauses."""
     total = waveform.shape[-1] / sample_rate
-    if total <= limit:
-        return TimeRange(0.0, total)
     level = _smooth(levels(waveform, sample_rate), 5)
     is_quiet = level < -QUIET_DB
-    length = int(limit / FRAME_SECONDS)
+    length = int(REFERENCE_SECONDS / FRAME_SECONDS)
     loud = (~is_quiet).float()
     # the share of speech in each window, less a penalty for an edge within a word
     speech = loud.cumsum(0)
@@ -125,20 +104,6 @@ def _smooth(level: Tensor, frames: int) -> Tensor:
 
 def take(waveform: Tensor, sample_rate: int, time_range: TimeRange) -> Tensor:
     return waveform[round(time_range.start * sample_rate) : round(time_range.end * sample_rate)]
-
-
-def soften(waveform: Tensor, sample_rate: int) -> Tensor:
-    """Fade the first and last 10 ms, so that pieces can be joined without a click."""
-    samples = min(round(FADE_SECONDS * sample_rate), waveform.shape[-1] // 2)
-    if samples == 0:
-        return waveform
-    fade = torch.sin(
-        (torch.arange(samples, device=waveform.device) + 0.5) * (torch.pi / 2 / samples)
-    ).square()
-    softened = waveform.clone()
-    softened[:samples] *= fade
-    softened[-samples:] *= fade.flip(0)
-    return softened
 
 
 def soften_parts(parts: Iterator[Tensor], sample_rate: int) -> Iterator[Tensor]:
@@ -161,10 +126,17 @@ def soften_parts(parts: Iterator[Tensor], sample_rate: int) -> Iterator[Tensor]:
 
 
 def _fade(part: Tensor, sample_rate: int, is_begin: bool, is_end: bool) -> Tensor:
-    middle = part.shape[-1] // 2
-    softened = soften(part, sample_rate)
-    begin = softened[:middle] if is_begin else part[:middle]
-    return torch.cat((begin, softened[middle:] if is_end else part[middle:]))
+    """Fade the first or last 10 ms, so that pieces can be joined without a click."""
+    samples = min(round(FADE_SECONDS * sample_rate), part.shape[-1] // 2)
+    if samples == 0:
+        return part
+    fade = torch.sin((torch.arange(samples, device=part.device) + 0.5) * (torch.pi / 2 / samples)).square()
+    faded = part.clone()
+    if is_begin:
+        faded[:samples] *= fade
+    if is_end:
+        faded[-samples:] *= fade.flip(0)
+    return faded
 
 
 def surrounding_silence(waveform: Tensor, sample_rate: int) -> tuple[float, float]:

@@ -50,9 +50,8 @@ T = TypeVar("T")
 class LMCall:
     """One call of the language model.
 
-    Args:
-        prompt: makes the prompt from the last call's ids, at first the reference's.
-        bounds: of the output's length, from the same ids.
+    The prompt, and the bounds of the output's length, are made from the last call's ids, at first the
+    reference's.
     """
 
     prompt: Callable[[list[int]], list[int]]
@@ -66,9 +65,7 @@ class RequestStats:
     Args:
         seed: with which the request gives the same result again.
         reference_range: the part of a long reference that was used.
-        input_tokens: of all prompts.
         output_tokens: of all calls, discarded ones included.
-        retries: number of retries.
         pieces: that a long text or recording was cut into.
         complaints: the reasons for the retries.
     """
@@ -103,16 +100,6 @@ def stream_frames(tokens: int) -> int:
 
 
 class Synthesizer:
-    """Turns prompts into sound.
-
-    Args:
-        batch: of the language model.
-        flow: codes to mel.
-        prefixes: the decoder's memory.
-        vocoder: mel to sound.
-        is_checked: detect unusable output.
-    """
-
     def __init__(
         self, batch: Batch, flow: Flow, prefixes: PrefixCache, vocoder: Vocoder, is_checked: bool
     ) -> None:
@@ -125,13 +112,7 @@ class Synthesizer:
     def run(
         self, calls: list[LMCall], reference: Reference, seed: int, stats: RequestStats
     ) -> Iterator[Tensor]:
-        """Run all calls and decode the last.
-
-        Args:
-            calls: at least one.
-            reference: the voice, and the input of the first call.
-            seed: of this piece.
-            stats: updated.
+        """Run all calls, the first of which reads the reference, and decode the last.
 
         Yields:
             `(samples,)` at 24 kHz; `(0,)` while there is no sound yet.

@@ -20,6 +20,7 @@ from stepaudiod.audio.silence import SilenceRemover
 from stepaudiod.audio.tempo import TempoStream
 from stepaudiod.audio.types import Waveform
 from stepaudiod.engines.base import Clip, Progress
+from stepaudiod.engines.registry import AUDIO_TOOLS
 from stepaudiod.errors import EngineUnavailable, InvalidRequest, Unsupported
 from stepaudiod.requests import EditRequest, Facts
 
@@ -27,11 +28,6 @@ BLOCK_S = 2.0
 """Input of a step: about a tenth of a second of work for the slowest edit."""
 
 TEMPOS = {"faster": 1.25, "more faster": 1.5, "slower": 0.8, "more slower": 0.65}
-
-INSTALL = (
-    "install its packages: pip install 'stepaudiod[tools]' and pip install --no-deps pyrnnoise==0.4.5, "
-    "or apt install stepaudiod-runtime-lite"
-)
 
 
 class Stage(Protocol):
@@ -43,13 +39,6 @@ class Stage(Protocol):
 
 
 class AudioToolsEngine:
-    """Edits recordings, at 48 kHz.
-
-    Args:
-        cache_dir: not used.
-        threads: not used.
-    """
-
     sample_rate = RATE
 
     def __init__(self, *, cache_dir: Path, threads: int) -> None:
@@ -70,7 +59,7 @@ class AudioToolsEngine:
             self._rnnoise = open_library()
         except (ImportError, OSError) as error:
             raise EngineUnavailable(
-                f"The engine studio can't be used ({error}). To have it, {INSTALL}."
+                f"The engine studio can't be used ({error}). To have it, {AUDIO_TOOLS.install}."
             ) from error
         progress("ready", 1.0)
 
@@ -98,7 +87,12 @@ class AudioToolsEngine:
             yield rest
         removers = [stage for stage in stages if isinstance(stage, SilenceRemover)]
         if removers:
-            _require_speech(removers[0], "recording")
+            if not removers[0].has_speech:
+                raise InvalidRequest(
+                    "There is no speech in the recording: without its silence it is empty. Send one with a "
+                    "voice.",
+                    "recording",
+                )
             removed = sum(remover.removed_samples for remover in removers)
             yield Facts({"removed_seconds": round(removed / self.sample_rate, 3)})
         elif not samples:
@@ -133,11 +127,3 @@ def _blocks(clip: Clip, sample_rate: int) -> Iterator[Waveform]:
         yield block if resample is None else resample(block)
     if resample is not None and clip.waveform.size:
         yield resample(None)
-
-
-def _require_speech(remover: SilenceRemover, param: str) -> None:
-    if not remover.has_speech:
-        raise InvalidRequest(
-            "There is no speech in the recording: without its silence it is empty. Send one with a voice.",
-            param,
-        )

@@ -74,11 +74,7 @@ class Speaking(Engine, Protocol):
 
 class Cloning(Engine, Protocol):
     def clone(self, request: SpeechRequest, reference: Clip) -> Iterator[Waveform | Facts]:
-        """Speak the text, in chunks, the first as early as possible.
-
-        Args:
-            request: its `reference` has the transcript.
-            reference: the decoded recording.
+        """Speak the text in the reference's voice, in chunks, the first as early as possible.
 
         Raises:
             InvalidRequest: the recording can't be used.
@@ -90,10 +86,6 @@ class Editing(Engine, Protocol):
     def edit(self, request: EditRequest, clip: Clip) -> Iterator[Waveform | Facts]:
         """Change a recording, in chunks.
 
-        Args:
-            request: the change.
-            clip: the decoded recording.
-
         Raises:
             InvalidRequest: the recording or its transcript can't be used.
             Unsupported: the engine has no such edit.
@@ -103,10 +95,6 @@ class Editing(Engine, Protocol):
 class Transcribing(Engine, Protocol):
     def transcribe(self, request: TranscriptionRequest, clip: Clip) -> Iterator[Segment | Facts]:
         """Transcribe a recording, segment by segment; `Facts` contain its `language`.
-
-        Args:
-            request: the language and hints.
-            clip: the decoded recording.
 
         Raises:
             Unsupported: the engine doesn't know the language.

@@ -36,13 +36,6 @@ PIECE, FIRST_PIECE = 240, 140
 
 
 class HibariEngine:
-    """English text to 24 kHz speech.
-
-    Args:
-        cache_dir: not used.
-        threads: CPU threads of one request.
-    """
-
     sample_rate = 24_000
 
     def __init__(self, *, cache_dir: Path, threads: int) -> None:

@@ -10,12 +10,7 @@ from stepaudiod.engines.registry import BEST_FIRST, WHISPER_TINY, Catalog
 
 
 def catalog_of(settings: Settings, data: Path | None = None) -> Catalog:
-    """The engines, the best first.
-
-    Args:
-        settings: the configuration.
-        data: contains `models` and `voices`; None is the configured folder.
-    """
+    """The engines, the best first; `data` is the configured folder by default."""
     voices_for = "" if settings.access.private_voices else None
     local = LocalEngines(data or settings.data_path, settings.step_audio, (WHISPER_TINY,), voices_for)
     return Catalog(BEST_FIRST, local)

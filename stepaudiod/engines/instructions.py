@@ -58,12 +58,7 @@ _DIALECT_ONLY = ("Sichuanese", "Cantonese")
 
 
 class Followed(NamedTuple):
-    """The part of the instructions that is applied.
-
-    Attributes:
-        edit: an emotion or a style.
-        language: as `SpeechRequest` takes it.
-    """
+    """The part of the instructions that is applied."""
 
     edit: Edit | None = None
     language: str | None = None
@@ -76,11 +71,7 @@ class Followed(NamedTuple):
 
 
 def follow(instructions: str) -> Followed:
-    """Find the first emotion or style and the first dialect that instructions name.
-
-    Args:
-        instructions: in English or Chinese; negated words are ignored.
-    """
+    """Find the first emotion or style and the first dialect that English or Chinese instructions name."""
     text = re.sub(
         r"\b(?:not|no|never|don't be|without)(?: too| so| very)? \w+|不要\S{1,3}", " ", instructions.lower()
     )
@@ -99,12 +90,7 @@ def follow(instructions: str) -> Followed:
 
 
 def known_name(names: Iterable[str], word: str) -> str:
-    """The model's name for a word; the word itself if there is none.
-
-    Args:
-        names: `EMOTIONS` or `STYLES`.
-        word: a name or a synonym: "formal" is `serious`.
-    """
+    """The model's name for a name or a synonym: `serious` for "formal"; other words are unchanged."""
     wanted = word.strip().lower()
     for name in names:
         if wanted in (name, *_SYNONYMS.get(name, "").split()):

@@ -30,13 +30,9 @@ OLD_VARIANTS = {"base": "base", "bnb": "int8", "awq": "int4"}
 
 
 class LocalEngines(NamedTuple):
-    """The engines of a data folder.
+    """The engines of a data folder, which contains `models` and `voices`.
 
-    Args:
-        data: contains `models` and `voices`.
-        settings: of Step-Audio-EditX.
-        recognisers: engines that may transcribe references if no Whisper is pulled.
-        voices_for: the caller that owns the voices, see `VoiceLibrary`.
+    `recognisers` may transcribe references if no Whisper is pulled; for `voices_for` see `VoiceLibrary`.
     """
 
     data: Path
@@ -102,10 +98,8 @@ class LocalEngines(NamedTuple):
         )
 
     def _step_audio(self, whispers: tuple[EngineDescription, ...]) -> EngineDescription:
-        checkpoint, library = (
-            Checkpoint(self.data / "models"),
-            VoiceLibrary(self.data / "voices", self.voices_for),
-        )
+        checkpoint = Checkpoint(self.data / "models")
+        library = VoiceLibrary(self.data / "voices", self.voices_for)
         problem = next((str(problem) for problem in checkpoint.problems()), "")
         stored: list[StoredVoice] = []
         try:

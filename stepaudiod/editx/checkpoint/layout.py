@@ -27,11 +27,7 @@ KEY_BYTES = 1 << 20
 
 
 class Checkpoint(NamedTuple):
-    """The two folders of one published model.
-
-    Args:
-        root: the folder that holds both.
-    """
+    """The two folders of one published model, in a root folder."""
 
     root: Path
 
@@ -114,7 +110,6 @@ class Checkpoint(NamedTuple):
         ]
 
     def size_bytes(self) -> int:
-        """How much loading reads."""
         return sum(path.stat().st_size for path in self.files())
 
     def encoder_key(self) -> str:

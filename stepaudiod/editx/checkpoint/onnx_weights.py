@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stepaudiod.editx.checkpoint import protobuf
-from stepaudiod.editx.checkpoint.headers import mend
+from stepaudiod.editx.checkpoint.headers import mend, reading
 from stepaudiod.errors import ModelFileError
 
 ONNX_DTYPES = {
@@ -40,9 +40,6 @@ class Node:
 class OnnxGraph:
     """The nodes and constants of one ONNX file, memory-mapped.
 
-    Args:
-        path: the `.onnx` file.
-
     Raises:
         ModelFileError: the file is missing, cut short, or no ONNX graph.
     """
@@ -51,15 +48,11 @@ class OnnxGraph:
         self.path = path
         self.nodes: dict[str, Node] = {}
         self._constants: dict[str, memoryview] = {}
-        try:
+        with reading(path, "readable ONNX graph", OSError, ValueError):
             with path.open("rb") as file:
                 # a private copy-on-write map: torch wants writable memory, and nothing is written
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             self._read(memoryview(mapped))
-        except FileNotFoundError:
-            raise ModelFileError(f"{path} is missing; {mend()}") from None
-        except (OSError, ValueError) as error:
-            raise ModelFileError(f"{path} is no readable ONNX graph: {error}; {mend()}") from error
         if not self.nodes:
             raise ModelFileError(f"{path} holds no ONNX nodes; {mend()}")
 

@@ -1,8 +1,7 @@
 """A reader of the protobuf wire format, just enough for two published file kinds. Knows no schema.
 
 It exists so that half a gigabyte of ONNX weights can stay memory-mapped: the usual parsers copy every byte of
-the file into the heap, and then each tensor once more. Nothing here allocates for a length-delimited field;
-it hands out views.
+the file into the heap, and then each tensor once more. Nothing here allocates for a length-delimited field.
 """
 
 from __future__ import annotations
@@ -15,9 +14,6 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 def fields(buffer: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     """Walk the fields of one message.
-
-    Args:
-        buffer: the message's bytes.
 
     Yields:
         Field number, wire type, and the value: an int for numbers, a view into `buffer` for everything else.
@@ -63,7 +59,6 @@ def text(value: int | memoryview) -> str:
 
 
 def view(value: int | memoryview) -> memoryview:
-    """Read a message's or a bytes field's value, without copying it."""
     if isinstance(value, int):
         raise ValueError("a bytes field holds a number")
     return value

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from stepaudiod.editx.checkpoint.headers import mend, read_config, safetensors_header
+from stepaudiod.editx.checkpoint.headers import mend, read_config, safetensors_header, tensors_of
 from stepaudiod.errors import ModelFileError
 
 Progress = Callable[[int], None]
@@ -38,20 +38,11 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
         raise ModelFileError(
             f"{path} ({size} bytes) is no readable weights file: {reason}; {mend()}"
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelFileError(
-            f"{path}: expected a dictionary of tensors, found {type(state).__name__}; {mend()}"
-        )
-    return state
+    return tensors_of(state, Tensor, path)
 
 
 class SafetensorsFolder(Mapping[str, Tensor]):
     """The tensors of a folder of safetensors files, read one at a time.
-
-    Args:
-        folder: has `model.safetensors.index.json`, or a single `.safetensors` file.
 
     Raises:
         ModelFileError: a file is missing, or its size isn't what its header says.
@@ -100,17 +91,11 @@ def install(
 ) -> None:
     """Load `state` into a module that was built on the meta device, one tensor at a time.
 
-    Args:
-        module: its parameters and persistent buffers name what is wanted; nothing else in `state` is read.
-        state: name to tensor.
-        source: the file that an error names.
-        device: where the tensors go.
-        dtype: floating point tensors are converted to it; None keeps the file's.
-        progress: called with each tensor's size in the file.
-        on_host: names of tensors that are neither moved nor converted.
+    Floating point tensors are converted to `dtype`, if there is one; those named in `on_host` are neither
+    moved nor converted. `progress` is called with each tensor's size in the file.
 
     Raises:
-        ModelFileError: a tensor is missing or has another shape; up to three are named.
+        ModelFileError: a tensor that the module has is missing or has another shape; up to three are named.
     """
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in state]

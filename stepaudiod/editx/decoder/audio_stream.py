@@ -35,14 +35,7 @@ LOOKAHEAD_CODES = LOOKAHEAD // GROUP_FRAMES * GROUP
 
 @dataclass(eq=False)
 class Chunk:
-    """A stream's next chunk.
-
-    Args:
-        part: the encoded codes.
-        vocoder: of the stream.
-        sound: `(samples,)`, once it is decoded.
-        error: why decoding failed.
-    """
+    """A stream's next chunk, and its sound `(samples,)` once it is decoded, or why decoding failed."""
 
     part: FlowPart
     vocoder: VocoderStream
@@ -64,7 +57,6 @@ class ChunkDecoder:
         self._lock = threading.RLock()  # reentrant: the garbage collector may close a stream in any thread
 
     def add(self, chunk: Chunk) -> None:
-        """Offer a chunk to be decoded together with others."""
         with self._lock:
             self._waiting.append(chunk)
 
@@ -104,14 +96,7 @@ class ChunkDecoder:
 
 
 class AudioStream:
-    """Sound from codes as they arrive.
-
-    Args:
-        decoder: shared by all streams.
-        prefix: the prefilled reference.
-        noise: `(80, n)` for the flow decoder.
-        source_noise: for the vocoder.
-    """
+    """Sound from codes as they arrive; the noise is `(80, n)` for the flow decoder."""
 
     def __init__(
         self, decoder: ChunkDecoder, prefix: ReferencePrefix, noise: Tensor, source_noise: SourceNoise

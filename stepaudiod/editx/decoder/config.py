@@ -27,12 +27,7 @@ WEIGHT_BYTES = 4
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """The dimensions of both networks.
-
-    Args:
-        encoder_size: width of the token encoder, and so on.
-        size: width of the estimator, and so on.
-    """
+    """The dimensions of the token encoder, then of the estimator."""
 
     encoder_size: int
     encoder_heads: int
@@ -47,12 +42,7 @@ class FlowConfig:
 
     @classmethod
     def read(cls, state: Mapping[str, HasShape], path: Path) -> FlowConfig:
-        """Read every dimension from the shapes of the published tensors.
-
-        Args:
-            state: of `flow.pt`.
-            path: that file, for errors.
-        """
+        """Read every dimension from the shapes of the tensors in `flow.pt`."""
         encoder_heads, encoder_head_size = shape_of(state, "encoder.encoders.0.self_attn.pos_bias_u", path)
         encoder_inner, _ = shape_of(state, "encoder.encoders.0.feed_forward.w_1.weight", path)
         block = "decoder.estimator.blocks.0."
@@ -94,12 +84,7 @@ class FlowCosts:
 
     @classmethod
     def of(cls, config: FlowConfig, state_bytes: int) -> FlowCosts:
-        """Compute them from the decoder's dimensions.
-
-        Args:
-            config: the dimensions.
-            state_bytes: bytes per value of the estimator's keys and values.
-        """
+        """Compute them; a value of the estimator's keys and values has `state_bytes`."""
         values = STEPS * config.depth * 2 * GUIDANCE_ROWS
         layers = config.encoder_layers + MEL_FRAMES_PER_FRAME * config.up_layers
         return cls(

@@ -96,9 +96,7 @@ class Padding:
 class EstimatorState:
     """The state of one stream at one time, which grows by chunks.
 
-    Args:
-        past: of the chunks so far; None before the first.
-        newest: number of frames to keep beside the prompt; None keeps all.
+    It keeps the `newest` frames beside the prompt; None keeps all.
     """
 
     past: KVState | None = None
@@ -173,8 +171,6 @@ class BlockConvolution(nn.Module):
 
 
 class DiTBlock(nn.Module):
-    """Attention, convolution, feed-forward, each modulated by the time."""
-
     def __init__(self, size: int, heads: int, head_size: int, inner: int) -> None:
         super().__init__()
         self.size = size
@@ -191,17 +187,10 @@ class DiTBlock(nn.Module):
         columns: Tensor | None,
         padding: Padding | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run over `(batch, frames, size)` with nine `(9, size)` vectors.
+        """Run over `(batch, frames, size)`.
 
-        Args:
-            x: the frames.
-            vectors: shift, scale and gate, three times.
-            caches: keys and values of earlier chunks; see `KVState`.
-            columns: theirs.
-            padding: which frames are real; None for all.
-
-        Returns:
-            The frames, and their state: cache and columns.
+        The `(9, size)` vectors are shift, scale and gate, three times; caches and columns are those of
+        earlier chunks, see `KVState`. Returns the frames, and their cache and columns.
         """
         a_shift, a_scale, a_gate, m_shift, m_scale, m_gate, c_shift, c_scale, c_gate = vectors
         y, cache = self.attn(_modulate(x, a_shift, a_scale), caches, padding)
@@ -236,13 +225,6 @@ class DiT(nn.Module):
             [DiTBlock(size, config.heads, config.head_size, config.inner) for _ in range(config.depth)]
         )
         self.final_layer = FinalLayer(size)
-
-    @property
-    def first_block(self) -> DiTBlock:
-        """The first block; all have one size."""
-        block = self.blocks[0]
-        assert isinstance(block, DiTBlock)
-        return block
 
     def modulation(self, time: Tensor) -> Modulation:
         """Compute everything that depends on a time `()` in 0..1 only."""

@@ -71,15 +71,7 @@ class FlowPart:
 
 
 def align_mel(mel: Tensor, frames: int) -> Tensor:
-    """Resample a mel to a number of frames by taking the nearest earlier one.
-
-    Args:
-        mel: `(frames, 80)`.
-        frames: of the result.
-
-    Returns:
-        `(frames, 80)`.
-    """
+    """Resample a mel `(frames, 80)` to a number of frames by taking the nearest earlier one."""
     if frames == 0:
         return mel[:0]
     return F.interpolate(mel.T[None], size=frames, mode="nearest")[0].T
@@ -139,14 +131,10 @@ class Flow(nn.Module):
         return projected
 
     def solve(self, parts: Sequence[FlowPart], slots: int = 1) -> list[Tensor]:
-        """Integrate from noise to mel in ten Euler steps.
+        """Integrate from noise to mel, `(80, frames)` each, in ten Euler steps.
 
-        Args:
-            parts: at least one, all of one length.
-            slots: number of parts that the graph has; the last bits depend on it.
-
-        Returns:
-            `(80, frames)` each.
+        The parts are of one length; `slots` is the number of parts that the graph has, on which the last bits
+        depend.
         """
         made = [part.noise for part in parts]
         conditions = [part.conditions() for part in parts]
@@ -192,13 +180,7 @@ class Flow(nn.Module):
 
 
 def load_flow(path: Path, device: torch.device, progress: Progress | None = None) -> Flow:
-    """Load the decoder from the published `flow.pt`, in float32: bfloat16 changes the mel audibly.
-
-    Args:
-        path: the file; every dimension is read from its tensors.
-        device: where it will run.
-        progress: called with the number of bytes read.
-    """
+    """Load the decoder from the published `flow.pt`, in float32: bfloat16 changes the mel audibly."""
     state = read_torch_file(path)
     with torch.device("meta"):
         flow = Flow(FlowConfig.read(state, path))

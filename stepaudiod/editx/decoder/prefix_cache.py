@@ -42,11 +42,8 @@ class _Entry:
 class PrefixCache:
     """The prefixes and the memory of all streams.
 
-    Args:
-        flow: the decoder.
-        size_bytes: of all prefixes and streams; None for no limit.
-        kept_bytes: of unused prefixes; the latest used one stays whatever its size.
-        clock: seconds.
+    All together take up to `size_bytes`, None for no limit, and unused prefixes up to `kept_bytes`; the
+    latest used one stays whatever its size.
     """
 
     def __init__(
@@ -67,15 +64,12 @@ class PrefixCache:
 
     @property
     def used_bytes(self) -> int:
-        """Size of the prefixes and of what streams have reserved."""
         return self._own_bytes + sum(voice.size_bytes for voice in self._voices.values())
 
     def reserve(self, acoustics: Acoustics, frames: int) -> Reservation:
-        """Queue for a stream's memory; the result is a context manager, which releases it.
+        """Queue for the memory of a stream of up to so many frames at 25 Hz.
 
-        Args:
-            acoustics: of the reference.
-            frames: the most at 25 Hz that the stream may have.
+        The result is a context manager, which releases it.
 
         Raises:
             InvalidRequest: it is more than the whole budget.

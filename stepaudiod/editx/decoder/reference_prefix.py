@@ -77,7 +77,7 @@ def encode_part(
     speaker: Tensor,
     noise: Tensor,
 ) -> FlowPart:
-    """Encode the next columns, for a solve.
+    """Encode the next columns, for a solve; the states grow.
 
     Args:
         flow: the decoder.

@@ -57,14 +57,9 @@ class HarmonicSource(nn.Module):
 
 
 def advance(turns: Tensor, pitch: Tensor) -> Tensor:
-    """Advance the phases by some frames.
+    """Advance the phases by some frames of pitch in Hz.
 
-    Args:
-        turns: `(9,)` float64 turns before them.
-        pitch: `(frames,)` Hz.
-
-    Returns:
-        `(9,)` float64, whole turns dropped.
+    They are `(9,)` float64 turns, with whole turns dropped.
     """
     return (turns + HOP * _cycles(pitch).sum(dim=1)) % 1.0
 

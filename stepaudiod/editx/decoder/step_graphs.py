@@ -1,8 +1,7 @@
-"""The estimator's steps in CUDA graphs: launching many small kernels one by one takes longer than their work.
+"""The estimator's steps in CUDA graphs; see `cuda_graphs`.
 
-A graph launches them all at once, for one size. So inputs are padded to round sizes, the padding is masked,
-and there is a graph for each size that has occurred. A graph has fixed buffers, so one thread uses it at a
-time. Many small kernels take hardly longer for four utterances than for one, so graphs have several slots.
+The padding of inputs is masked. A graph has fixed buffers, so one thread uses it at a time. Many small
+kernels take hardly longer for four utterances than for one, so graphs have several slots.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from stepaudiod.editx.cuda_graphs import CAPTURE, SMALL
 from stepaudiod.editx.decoder.config import KERNEL
-from stepaudiod.editx.decoder.dit import MELS, DiT, KVState, Modulation, Padding
+from stepaudiod.editx.decoder.dit import MELS, DiT, DiTBlock, KVState, Modulation, Padding
 
 LARGE = 128
 """Sizes are multiples of `SMALL` up to this, and of this beyond."""
@@ -40,12 +39,7 @@ def slots_beside(before: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class StepInput:
-    """The input of one step, for one utterance.
-
-    Args:
-        rows: `(2, frames, 320)`; see `DiT.forward`.
-        past: of earlier chunks.
-    """
+    """The input of one step, for one utterance: rows `(2, frames, 320)`, see `DiT.forward`."""
 
     rows: Tensor
     past: KVState | None = None
@@ -68,8 +62,7 @@ class Recorder:
     def record(self, run: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
         """Record a function; returns what replays it, and the tensor that gets the result.
 
-        Args:
-            run: has run once before, since the first run sets up what can't be recorded.
+        The function has run once before, since the first run sets up what can't be recorded.
         """
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, self._pool, capture_error_mode=CAPTURE):
@@ -112,13 +105,6 @@ class _Graph:
 
 
 class StepGraphs:
-    """One graph for each size.
-
-    Args:
-        estimator: of the flow decoder.
-        recorder: None for the GPU's.
-    """
-
     def __init__(self, estimator: DiT, recorder: Recorder | None = None) -> None:
         self._estimator = estimator
         self._recorder = recorder or Recorder()
@@ -132,10 +118,8 @@ class StepGraphs:
     ) -> list[tuple[Tensor, KVState]]:
         """Run `DiT.forward` on each; the new states are in half precision.
 
-        Args:
-            inputs: one to `slots`, all padded to one size.
-            modulation: of the time.
-            slots: of the graph; the last bits of the results depend on it, and not on the other inputs.
+        There are one to `slots` inputs, all padded to one size. The last bits of the results depend on the
+        number of slots, and not on the other inputs.
         """
         with self._lock:
             size = round_up(inputs[0].frames), round_up(inputs[0].before)
@@ -159,8 +143,10 @@ class StepGraphs:
     def _capture(self, modulation: Modulation, frames: int, before: int, slots: int) -> _Graph:
         batch, device = 2 * slots, modulation.blocks.device
         rows = torch.zeros(batch, frames, 4 * MELS, device=device)
-        past = self._new_past(batch, before, device) if before else None
-        new = self._new_state(batch, frames, device)
+        past = None
+        if before:
+            self._past_buffer, past = self._within(self._past_buffer, PAST_FRAMES, batch, before, device)
+        self._new_buffer, new = self._within(self._new_buffer, NEW_FRAMES, batch, frames, device)
         padding = Padding(
             torch.ones(batch, 1, 1, frames + before, dtype=torch.bool, device=device),
             torch.arange(frames, frames + KERNEL - 1, device=device).repeat(batch, 1),
@@ -177,19 +163,12 @@ class StepGraphs:
         replay, velocity = self._recorder.record(run)
         return _Graph(replay, rows, past, padding, velocity, new)
 
-    def _new_past(self, batch: int, frames: int, device: torch.device) -> KVState:
-        self._past_buffer, past = self._within(self._past_buffer, PAST_FRAMES, batch, frames, device)
-        return past
-
-    def _new_state(self, batch: int, frames: int, device: torch.device) -> KVState:
-        self._new_buffer, new = self._within(self._new_buffer, NEW_FRAMES, batch, frames, device)
-        return new
-
     def _within(
         self, buffer: Tensor, least: int, batch: int, frames: int, device: torch.device
     ) -> tuple[Tensor, KVState]:
         """Keys and values in a buffer that all graphs share, since they run one after the other."""
-        block, depth = self._estimator.first_block, len(self._estimator.blocks)
+        block, depth = self._estimator.blocks[0], len(self._estimator.blocks)
+        assert isinstance(block, DiTBlock)
         shape = depth, 2, batch, block.attn.heads, frames, block.attn.head_size
         values = torch.Size(shape).numel()
         if buffer.numel() < values:

@@ -38,13 +38,7 @@ SourceNoise = Callable[[int], Tensor]
 
 
 class FlowStream:
-    """Mel from codes, chunk by chunk.
-
-    Args:
-        flow: the decoder.
-        noise: `(80, n)`, read at each frame's position in the utterance.
-        prefix: the prefilled reference.
-    """
+    """Mel from codes, chunk by chunk; noise `(80, n)` is read at each frame's position in the utterance."""
 
     def __init__(self, flow: Flow, noise: Tensor, prefix: ReferencePrefix) -> None:
         self._flow = flow
@@ -54,14 +48,9 @@ class FlowStream:
         self._columns, self._condition = prefix.columns, prefix.condition
 
     def decode(self, columns: Tensor, is_last: bool) -> Tensor:
-        """Decode the next columns.
+        """Decode the next columns to `(80, 2n)`.
 
-        Args:
-            columns: `(n + 3, 2)`, the last three of which are repeated by the next call; `(n, 2)` if last.
-            is_last: nothing follows.
-
-        Returns:
-            `(80, 2n)`.
+        They are `(n + 3, 2)`, the last three of which are repeated by the next call; `(n, 2)` if last.
         """
         waiting = self._condition.shape[1]
         return self._flow.solve([self.encode(columns, is_last)])[0][:, waiting:]

@@ -190,13 +190,10 @@ class TokenEncoder(nn.Module):
         self.after_norm = nn.LayerNorm(size, eps=1e-5)
 
     def encode_chunk(self, x: Tensor, state: EncoderState, is_last: bool) -> Tensor:
-        """Encode the next frames.
+        """Encode the next frames; the state grows by n frames.
 
-        Args:
-            x: `(1, n + 3, size)`, the last three of which are repeated by the next chunk; `(1, n, size)` if
-                last.
-            state: grows by n frames.
-            is_last: nothing follows.
+        The input is `(1, n + 3, size)`, of which the next chunk repeats the last three; `(1, n, size)` if
+        last.
 
         Returns:
             `(1, 2n, size)`.

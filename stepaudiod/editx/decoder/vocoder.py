@@ -147,13 +147,7 @@ def make_source_noise(samples: int, generator: torch.Generator) -> Tensor:
 
 
 def load_vocoder(path: Path, device: torch.device, progress: Progress | None = None) -> Vocoder:
-    """Load the vocoder from the published `hift.pt`, folding its weight norms; it runs in float32.
-
-    Args:
-        path: the file.
-        device: where it will run.
-        progress: called with the number of bytes read.
-    """
+    """Load the vocoder from the published `hift.pt`, folding its weight norms; it runs in float32."""
     state = fold_weight_norms(read_torch_file(path))
     base, _, _ = shape_of(state, "conv_pre.weight", path)
     _, pitch_channels = shape_of(state, "f0_predictor.classifier.weight", path)

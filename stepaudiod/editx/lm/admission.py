@@ -10,11 +10,7 @@ PATIENCE_S = 3.0
 
 
 class AdmissionQueue:
-    """The waiters for one resource, with the time of each one's last poll. Not thread-safe.
-
-    Args:
-        clock: seconds.
-    """
+    """The waiters for one resource, with the time of each one's last poll. Not thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

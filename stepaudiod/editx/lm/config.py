@@ -26,8 +26,6 @@ SPARE_POSITIONS = 8
 
 
 class Quantization(Enum):
-    """Bits per weight."""
-
     INT8 = "int8"
     INT4 = "int4"
 
@@ -57,8 +55,6 @@ class Quantization(Enum):
 
 @dataclass(frozen=True)
 class Step1Config:
-    """The dimensions in `config.json`."""
-
     hidden_size: int
     intermediate_size: int
     num_attention_heads: int

@@ -85,12 +85,7 @@ class _Layer:
 
 
 class CudaGraphRunner:
-    """Runs decode steps.
-
-    Args:
-        model: on a GPU; its matrices that read the same input are concatenated.
-        pool: of keys and values.
-    """
+    """Runs decode steps; the model's matrices that read the same input are concatenated."""
 
     def __init__(self, model: Step1ForCausalLM, pool: KVPool) -> None:
         self._config, self._pool, self._eps = model.config, pool, model.config.rms_norm_eps
@@ -125,11 +120,9 @@ class CudaGraphRunner:
     def run(
         self, slots: dict[int, SlotInput], meanwhile: Callable[[], object] = lambda: None
     ) -> dict[int, list[int]]:
-        """Run one decode step.
+        """Run one decode step; `meanwhile` is called while the GPU works.
 
-        Args:
-            slots: the active ones; the others are computed too, and write to spare positions.
-            meanwhile: called while the GPU works.
+        Slots that aren't given are computed too, and write to spare positions.
 
         Returns:
             Five ids for each; those after an end are meaningless.

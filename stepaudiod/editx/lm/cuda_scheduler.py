@@ -31,14 +31,7 @@ MAX_BUFFERED_TOKENS = 8 * GROUP
 
 
 class CudaBatch(Batch):
-    """The running batch of one language model on a GPU.
-
-    Args:
-        model: the language model.
-        rows: sequences at a time, 16 at most.
-        length: positions of each, prompt and output together.
-        positions: of all sequences together.
-    """
+    """The running batch on a GPU, of 16 sequences at most; `positions` are of all together."""
 
     MAX_ROWS = ROWS
 
@@ -126,9 +119,7 @@ class CudaBatch(Batch):
 def draw_noise(sampler: Sampler, is_first: bool | None = None) -> Tensor:
     """Draw a group's random numbers, in the order in which `Sampler` draws them.
 
-    Args:
-        sampler: of the sequence.
-        is_first: whether it is the first group, before which no end is allowed; None: as the sampler says.
+    `is_first` says whether it is the first group, before which no end is allowed; None: as the sampler says.
 
     Returns:
         `(NOISES,)` float32, to be added to the scores.

@@ -18,13 +18,7 @@ from stepaudiod.editx.lm.step1 import KVCache
 
 @dataclass(eq=False)
 class Allocation:
-    """A sequence's range of the pool.
-
-    Args:
-        start: its first position.
-        size: in positions.
-        ids: the tokens whose keys and values it holds.
-    """
+    """A sequence's range of the pool, and the tokens whose keys and values it holds."""
 
     start: int
     size: int
@@ -35,15 +29,6 @@ class Allocation:
 
 
 class KVPool:
-    """The block of memory and its allocations.
-
-    Args:
-        config: the model's dimensions.
-        positions: of all sequences together.
-        device: of the memory.
-        dtype: the model's.
-    """
-
     def __init__(self, config: Step1Config, positions: int, device: torch.device, dtype: torch.dtype) -> None:
         self.positions = positions
         shape = (
@@ -76,11 +61,8 @@ class KVPool:
     def copy_known(self, prompt: list[int], into: Allocation, block: int, least: int) -> int:
         """Copy the known beginning of a prompt into a new range, in whole blocks and never the whole prompt.
 
-        Args:
-            prompt: its ids.
-            into: just allocated; what it overlaps is no longer known.
-            block: positions per block.
-            least: size of the first block, which may be larger.
+        What `into`, just allocated, overlaps is no longer known. The first block has `least` positions, which
+        may be more than `block`.
 
         Returns:
             The number of copied positions.
@@ -98,7 +80,6 @@ class KVPool:
         return known
 
     def cache(self, allocation: Allocation) -> KVCache:
-        """A range as a cache of one row."""
         part = slice(allocation.start, allocation.start + allocation.size)
         keys, values = (x[:, None, :, part] for x in (self.keys, self.values))
         return KVCache(keys, values)
@@ -106,7 +87,5 @@ class KVPool:
 
 def common(first: list[int], second: list[int]) -> int:
     """Length of the common beginning of two lists."""
-    for index, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return index
-    return min(len(first), len(second))
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))

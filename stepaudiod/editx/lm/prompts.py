@@ -29,26 +29,13 @@ _EDIT_SYSTEM = (
 
 
 class PromptWriter:
-    """Writes prompts.
-
-    Args:
-        tokenizer: the text vocabulary.
-    """
-
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._tokenizer = tokenizer
 
     def clone(
         self, code_ids: Sequence[int], prompt_text: str, text: str, speaker: str = DEFAULT_SPEAKER
     ) -> list[int]:
-        """The prompt for `text` in the voice of a reference.
-
-        Args:
-            code_ids: the reference's codes as ids.
-            prompt_text: the reference's transcript.
-            text: what to say.
-            speaker: a name for the voice.
-        """
+        """The prompt for `text` in the voice of a reference, from its codes as ids and its transcript."""
         return self._chat(
             [
                 _CLONE_SYSTEM,
@@ -63,12 +50,7 @@ class PromptWriter:
         )
 
     def edit(self, code_ids: Sequence[int], instruction: str) -> list[int]:
-        """The prompt for a change to a recording.
-
-        Args:
-            code_ids: the recording's codes as ids.
-            instruction: from `edits.Edit.instruction`, ending with a line break.
-        """
+        """The prompt for a change to a recording; the instruction ends with a line break."""
         return self._chat([_EDIT_SYSTEM], [*self._user(instruction), "\n", code_ids, "\n"])
 
     def _chat(self, system: list[Segment], user: list[Segment]) -> list[int]:

@@ -144,13 +144,13 @@ LAYERS: dict[Quantization, type[Int8Linear] | type[Int4Linear]] = {
 }
 
 
-def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Every matrix of the decoder layers: its parent, its name in it, itself."""
+def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Every matrix of the decoder layers: its parent, its name in it, its weights."""
     for path, parent in list(model.named_modules()):
         for name, child in list(parent.named_children()):
             full = f"{path}.{name}"
             if isinstance(child, nn.Linear) and ".layers." in f".{full}":
-                yield parent, name, child
+                yield parent, name, child.weight.data
 
 
 def quantize(
@@ -162,19 +162,11 @@ def quantize(
 ) -> None:
     """Replace a language model's matrices and move it to a device, one tensor at a time.
 
-    Of a memory-mapped model, the device never holds more than the quantized model and one matrix.
-
-    Args:
-        model: loaded; changed in place.
-        kind: the bits.
-        device: where it will run.
-        dtype: of its arithmetic.
-        on_host: names of tensors that are not moved.
+    Of a memory-mapped model, the device never holds more than the quantized model and one matrix. Tensors
+    named in `on_host` are not moved.
     """
-    for parent, name, old in _linears(model):
-        weight = old.weight
-        assert isinstance(weight, Tensor)
-        setattr(parent, name, LAYERS[kind].of(weight.data.to(device), dtype))
+    for parent, name, weight in _linears(model):
+        setattr(parent, name, LAYERS[kind].of(weight.to(device), dtype))
     for name, parameter in model.named_parameters():
         if name not in on_host:
             parameter.data = parameter.data.to(device, dtype)
@@ -182,9 +174,7 @@ def quantize(
 
 def prepare(model: nn.Module, kind: Quantization) -> None:
     """Replace a model's matrices on the meta device, to be filled from a saved file."""
-    for parent, name, old in _linears(model):
-        weight = old.weight
-        assert isinstance(weight, Tensor)
+    for parent, name, weight in _linears(model):
         with torch.device("meta"):
             setattr(parent, name, LAYERS[kind](weight.shape[1], weight.shape[0]))
 

@@ -31,15 +31,10 @@ def pattern_bounds(position: int) -> tuple[int, int]:
 
 
 class Sampler:
-    """Chooses the ids of one request.
+    """Chooses the ids of one request, after those of its prompt; temperature 0 takes the most likely.
 
     The pattern is enforced: two linguistic codes, then three semantic ones, and an end only between groups.
     The reference leaves it to the model, which mostly follows it; a slip shifts everything that follows.
-
-    Args:
-        temperature: 0 takes the most likely id.
-        seed: of the random numbers.
-        prompt: earlier ids.
     """
 
     def __init__(self, temperature: float, seed: int, prompt: Sequence[int] = ()) -> None:
@@ -50,17 +45,12 @@ class Sampler:
 
     @property
     def produced(self) -> int:
-        """Number of ids chosen so far."""
         return len(self.history) - self._prompt_length
 
     def choose(self, scores: Tensor) -> int:
-        """Choose the next id and append it to the history.
+        """Choose the next id of the vocabulary and append it to the history; `END_OF_TURN` ends the output.
 
-        Args:
-            scores: `(5121,)`, from `Step1ForCausalLM.audio_logits`.
-
-        Returns:
-            An id of the whole vocabulary; `END_OF_TURN` ends the output.
+        The scores are `(5121,)`, from `Step1ForCausalLM.audio_logits`.
         """
         position = self.produced
         first, end = pattern_bounds(position)

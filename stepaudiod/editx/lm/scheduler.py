@@ -37,13 +37,7 @@ WAIT_S = 0.005
 
 @dataclass(eq=False)
 class Sequence:
-    """One request's row in a batch. Iterating yields its ids without the end.
-
-    Args:
-        batch: that runs it.
-        sampler: chooses its ids.
-        max_tokens: the most ids.
-    """
+    """One request's row in a batch. Iterating yields its ids without the end."""
 
     batch: Batch
     sampler: Sampler
@@ -82,10 +76,7 @@ class Sequence:
 class Batch:
     """The running batch of one language model.
 
-    Args:
-        model: the language model.
-        rows: sequences at a time; more wait until a row is free.
-        length: positions of each, prompt and output together.
+    More sequences than `rows` wait until a row is free; each has `length` positions for prompt and output.
     """
 
     def __init__(
@@ -107,17 +98,8 @@ class Batch:
     ) -> Sequence | None:
         """Read a prompt and take a row; waiters are served in the order of their first call.
 
-        The result is a context manager, which frees the row.
-
-        Args:
-            prompt: ids.
-            temperature: of the sampling.
-            seed: of the sampling.
-            max_tokens: the most ids.
-            waiter: the same at each call of one request; it ends with `stop_waiting`.
-
-        Returns:
-            None if there is no row now: call `step_others`, and try again.
+        The result is a context manager, which frees the row; None if there is no row now: call `step_others`,
+        and try again. The waiter is the same at each call of one request, which ends with `stop_waiting`.
 
         Raises:
             InvalidRequest: the prompt fills the whole length.
@@ -135,7 +117,6 @@ class Batch:
             return sequence
 
     def stop_waiting(self, waiter: object) -> None:
-        """Leave the queue, if still in it."""
         with self._lock:
             self._queue.leave(waiter)
 
@@ -169,10 +150,8 @@ class Batch:
     def step_others(self, consumed: int) -> int:
         """While waiting for a row or for memory: run a step for the running sequences, or sleep briefly.
 
-        It doesn't sleep if this thread consumes the running sequences too, and has since the last call.
-
-        Args:
-            consumed: the result of the last call; 0 at first.
+        It doesn't sleep if this thread consumes the running sequences too, and has since the last call, whose
+        result is `consumed`; 0 at first.
         """
         with self._lock, torch.inference_mode():
             is_consumer = self._consumed != consumed and self._consumer == threading.get_ident()

@@ -44,21 +44,11 @@ def alibi_slopes(heads: int) -> Tensor:
 class KVCache:
     """Keys and values of every layer for a few sequences, allocated once.
 
-    Args:
-        keys: `(layers, rows, groups, length, head)`; no sequence can grow past the length.
-        values: likewise.
+    Both are `(layers, rows, groups, length, head)`; no sequence can grow past the length.
     """
 
     keys: Tensor
     values: Tensor
-
-    @classmethod
-    def new(
-        cls, config: Step1Config, rows: int, length: int, device: torch.device, dtype: torch.dtype
-    ) -> KVCache:
-        """Allocate one for `rows` sequences of up to `length` positions."""
-        shape = (config.num_hidden_layers, rows, config.num_attention_groups, length, config.head_size)
-        return cls(*(torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)))
 
 
 @dataclass(frozen=True)
@@ -107,16 +97,9 @@ class Attention(nn.Module):
         self.o_proj = Linear(size, size)
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, step: Step) -> Tensor:
-        """Attend.
+        """Attend from `(batch, t, hidden)` to this layer's keys and values, and write its own to them.
 
-        Args:
-            x: `(batch, t, hidden)`.
-            keys: this layer's part of the cache, `(rows, groups, length, head)`, to which x's are written.
-            values: likewise.
-            step: positions and bias.
-
-        Returns:
-            `(batch, t, hidden)`.
+        These are `(rows, groups, length, head)`.
         """
         batch, t, _ = x.shape
         new_keys = self.k_proj(x).view(batch, t, self.groups, self.head_size)
@@ -170,8 +153,6 @@ class DecoderLayer(nn.Module):
 
 
 class Step1Model(nn.Module):
-    """Embedding, layers, final norm."""
-
     def __init__(self, config: Step1Config) -> None:
         super().__init__()
         self.embed_tokens = embedding(config.vocab_size, config.hidden_size)
@@ -212,25 +193,14 @@ class Step1ForCausalLM(nn.Module):
         return self.model.norm.weight.dtype
 
     def new_cache(self, rows: int, length: int) -> KVCache:
-        """Allocate a cache for `rows` sequences of up to `length` positions."""
-        return KVCache.new(self.config, rows, length, self.device, self.dtype)
+        config = self.config
+        shape = (config.num_hidden_layers, rows, config.num_attention_groups, length, config.head_size)
+        return KVCache(*(torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in range(2)))
 
     def prefill(
-        self,
-        ids: list[int],
-        cache: KVCache,
-        row: int = 0,
-        start: int = 0,
-        block: int = PROMPT_BLOCK,
+        self, ids: list[int], cache: KVCache, row: int = 0, start: int = 0, block: int = PROMPT_BLOCK
     ) -> Tensor:
-        """Read a prompt into one row of the cache, in blocks.
-
-        Args:
-            ids: the prompt.
-            cache: `row` of it is overwritten from position `start`.
-            row: which sequence.
-            start: number of positions that were read before.
-            block: positions at a time.
+        """Read a prompt into one row of the cache from position `start`, a block at a time.
 
         Returns:
             `(t, hidden)`: the hidden states of the last block's positions.
@@ -244,14 +214,14 @@ class Step1ForCausalLM(nn.Module):
         return x
 
     def decode(self, ids: Tensor, positions: Tensor, cache: KVCache, seen: int, first_row: int = 0) -> Tensor:
-        """Run one step for several sequences at once.
+        """Run one step for several sequences at once; the tokens' keys and values are added to the cache.
 
         Args:
             ids: `(batch,)` the last token of each.
             positions: `(batch,)` of those tokens.
-            cache: the tokens' keys and values are added to it.
+            cache: the first sequence is in `first_row`, and the others follow it.
             seen: number of keys to attend to: at least the largest position plus one.
-            first_row: cache row of the first sequence; the others follow it.
+            first_row: see `cache`.
 
         Returns:
             `(batch, hidden)`.

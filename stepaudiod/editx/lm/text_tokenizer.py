@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models
 
 from stepaudiod.editx.checkpoint import protobuf
-from stepaudiod.editx.checkpoint.headers import mend
+from stepaudiod.editx.checkpoint.headers import mend, reading
 from stepaudiod.editx.codes import VOCABULARY
 from stepaudiod.errors import ModelFileError
 
@@ -28,11 +28,8 @@ Segment = str | Sequence[int]
 class TextTokenizer:
     """The published unigram vocabulary with byte fallback.
 
-    Args:
-        path: `tokenizer.model`.
-
     Raises:
-        ModelFileError: it is missing, or isn't this model's vocabulary.
+        ModelFileError: the file is missing, or isn't this model's vocabulary.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,15 +79,11 @@ class TextTokenizer:
 
 def _read_pieces(path: Path) -> list[tuple[str, float, int]]:
     """Read (piece, score, kind) of each entry of a SentencePiece model."""
-    try:
+    with reading(path, "SentencePiece model", OSError, ValueError):
         buffer = memoryview(path.read_bytes())
         pieces = [
             _read_piece(protobuf.view(value)) for number, _, value in protobuf.fields(buffer) if number == 1
         ]
-    except FileNotFoundError:
-        raise ModelFileError(f"{path} is missing; {mend()}") from None
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path} is no SentencePiece model: {error}; {mend()}") from error
     if len(pieces) != VOCABULARY:
         raise ModelFileError(f"{path}: expected {VOCABULARY} pieces, found {len(pieces)}; {mend()}")
     return pieces

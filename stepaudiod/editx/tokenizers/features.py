@@ -49,10 +49,7 @@ def limit_peak(waveform: Tensor) -> Tensor:
 
 
 def voiced_bounds(waveform: Tensor) -> tuple[int, int]:
-    """The beginning and the end of the sound: the first and the last frame within 20 dB of the loudest.
-
-    Args:
-        waveform: `(samples,)`.
+    """The first and the last frame of `(samples,)` within 20 dB of the loudest.
 
     Returns:
         Start and end in samples, both 0 if there is none. Pure silence counts as sound.
@@ -71,11 +68,8 @@ def voiced_bounds(waveform: Tensor) -> tuple[int, int]:
 def trim_for_codes(waveform: Tensor) -> Tensor:
     """Stage B: full level, and silence at the ends only as long as the tokenisers were trained with.
 
-    Args:
-        waveform: `(samples,)` at 16 kHz.
-
     Returns:
-        `(240 * ceil(voiced / 240) + 4320,)`: 0.05 s before the sound, then 0.22 s after it.
+        `(240 * ceil(voiced / 240) + 4320,)` at 16 kHz: 0.05 s before the sound, then 0.22 s after it.
     """
     loud = waveform / waveform.abs().max().clamp_min(0.01) * 0.999
     start, end = voiced_bounds(loud)
@@ -88,10 +82,8 @@ def trim_for_codes(waveform: Tensor) -> Tensor:
 def kaldi_filter_bank(waveform: Tensor, window: Literal["hamming", "povey"]) -> Tensor:
     """Kaldi's 80-bin log mel filter bank at 16 kHz: 25 ms frames every 10 ms, no padding, no dither.
 
-    Args:
-        waveform: `(samples,)` at 16 kHz, in the scale the consumer expects (CAM++ -1..1, Paraformer times
-            32768).
-        window: `povey` is Hann to the power of 0.85.
+    The samples have the scale that the consumer expects (CAM++ -1..1, Paraformer times 32768); the window
+    `povey` is Hann to the power of 0.85.
 
     Returns:
         `(frames, 80)`, natural logarithm floored at float32's epsilon; no rows for less than 400 samples.
@@ -129,41 +121,26 @@ def _kaldi_mel_bank() -> Tensor:
 
 
 def semantic_mel(waveform: Tensor) -> Tensor:
-    """Whisper's 128-bin log mel, without padding to 30 s.
-
-    Args:
-        waveform: `(samples,)` at 16 kHz, at least 201 samples.
-
-    Returns:
-        `(128, samples // 160)`.
+    """Whisper's 128-bin log mel, without padding to 30 s: `(128, samples // 160)`, from at least 201.
 
     Source: openai-whisper, `log_mel_spectrogram`.
     """
     window = torch.hann_window(400, device=waveform.device)
     stft = torch.stft(waveform, 400, 160, window=window, return_complex=True)
     power = stft[..., :-1].abs().square()  # (201, samples // 160)
-    mel = (_semantic_bank().to(power) @ power).clamp_min(1e-10).log10()
+    mel = (_mel_bank(128).to(power) @ power).clamp_min(1e-10).log10()
     return (torch.maximum(mel, mel.max() - 8.0) + 4.0) / 4.0
 
 
-@lru_cache(maxsize=1)
-def _semantic_bank() -> Tensor:
-    return torch.from_numpy(mel_filters(128, dtype=np.float64))
-
-
-@lru_cache(maxsize=1)
-def _prompt_bank() -> Tensor:
-    return torch.from_numpy(mel_filters(80, MEL_WINDOW, SAMPLE_RATE, dtype=np.float64))
+@lru_cache(maxsize=2)
+def _mel_bank(*shape: int) -> Tensor:
+    return torch.from_numpy(mel_filters(*shape, dtype=np.float64))
 
 
 def prompt_mel(waveform: Tensor) -> Tensor:
     """The acoustic prompt of the flow decoder: 80-bin log mel, 50 frames a second.
 
-    Args:
-        waveform: `(samples,)` at 24 kHz, more than 720 samples.
-
-    Returns:
-        `(samples // 480, 80)`.
+    Turns `(samples,)` at 24 kHz, more than 720, into `(samples // 480, 80)`.
 
     Source: HiFi-GAN's `mel_spectrogram`: 1920-point frames, hop 480, reflected by 720, not centred.
     """
@@ -172,7 +149,7 @@ def prompt_mel(waveform: Tensor) -> Tensor:
     window = torch.hann_window(MEL_WINDOW, device=waveform.device)
     stft = torch.stft(padded, MEL_WINDOW, HOP, window=window, center=False, return_complex=True)
     magnitude = torch.view_as_real(stft).square().sum(-1).add(1e-9).sqrt()  # (961, frames)
-    return (_prompt_bank().to(magnitude) @ magnitude).clamp_min(1e-5).log().T
+    return (_mel_bank(80, MEL_WINDOW, SAMPLE_RATE).to(magnitude) @ magnitude).clamp_min(1e-5).log().T
 
 
 def speaker_filter_bank(waveform: Tensor) -> Tensor:

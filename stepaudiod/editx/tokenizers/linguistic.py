@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +52,7 @@ def row_count(samples: int) -> int:
 def stack_frames(frames: Tensor, rows: int) -> Tensor:
     """Stack 7 frames every 6, the first repeated three times in front and the last as often as needed behind.
 
-    Args:
-        frames: `(frames, 80)`.
-        rows: number of stacks; see `row_count`.
-
-    Returns:
-        `(rows, 560)`.
+    Turns `(frames, 80)` into `(rows, 560)`; see `row_count`.
     """
     if rows == 0:
         return frames.new_zeros(0, FEATURE_SIZE)
@@ -197,10 +191,7 @@ class LinguisticTokenizer(nn.Module):
         return (rows + self.shift) * self.scale
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Tokenise.
-
-        Args:
-            waveform: `(samples,)` at 16 kHz, trimmed by `features.trim_for_codes`.
+        """Tokenise `(samples,)` at 16 kHz, trimmed by `features.trim_for_codes`.
 
         Returns:
             `(n,)` int64 in 0..1023; n is `row_count`.
@@ -221,10 +212,8 @@ class LinguisticTokenizer(nn.Module):
 def load_linguistic(folder: Path, centroids: Path, device: torch.device) -> LinguisticTokenizer:
     """Load the tokeniser from its published files.
 
-    Args:
-        folder: holds `model.pt` (without reading its decoder) and `am.mvn`.
-        centroids: `linguistic_tokenizer.npy`, `(1024, size)` float32.
-        device: where it will run.
+    The folder holds `model.pt`, whose decoder is not read, and `am.mvn`; the centroids are `(1024, size)`
+    float32.
     """
     path = folder / "model.pt"
     state = read_torch_file(path)
@@ -232,18 +221,15 @@ def load_linguistic(folder: Path, centroids: Path, device: torch.device) -> Ling
         name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")
     }
     size, inner = shape_of(encoder_state, "encoders0.0.feed_forward.w_2.weight", path)
+    later = "encoders.{}.norm1.weight"
+    layers = 1 + (count(encoder_state, later, path) if later.format(0) in encoder_state else 0)
     with torch.device("meta"):
-        encoder = SanmEncoder(size, inner, 1 + _later_layers(encoder_state, path))
+        encoder = SanmEncoder(size, inner, layers)
     install(encoder, encoder_state, path, device, torch.float32)
     shift, scale = _read_normalisation(folder / "am.mvn")
     return LinguisticTokenizer(
         encoder, shift.to(device), scale.to(device), _read_centroids(centroids, size).to(device)
     ).eval()
-
-
-def _later_layers(state: Mapping[str, object], path: Path) -> int:
-    name = "encoders.{}.norm1.weight"
-    return count(state, name, path) if name.format(0) in state else 0
 
 
 def _read_normalisation(path: Path) -> tuple[Tensor, Tensor]:

@@ -26,11 +26,8 @@ BLOCK = 1 << 16
 def sinc_kernel(orig: int, new: int, dtype: torch.dtype) -> tuple[Tensor, int]:
     """Build the bank of `new` phase filters for a rate ratio in lowest terms.
 
-    Args:
-        orig: source rate divided by the common divisor.
-        new: target rate divided by the common divisor.
-        dtype: the precision the taps are computed in. Codes were made with float64 taps, the prompt mel with
-            float32 ones; the difference is under 1e-7.
+    Codes were made with taps that were computed in float64, the prompt mel with float32 ones; the difference
+    is under 1e-7.
 
     Returns:
         `(new, 1, 2 * width + orig)` float32 taps, and the width in source samples.
@@ -53,13 +50,9 @@ def sinc_kernel(orig: int, new: int, dtype: torch.dtype) -> tuple[Tensor, int]:
 def resample(
     waveform: Tensor, orig_rate: int, new_rate: int, kernel_dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Change the sample rate, up or down, between any two whole rates.
+    """Change the sample rate of `(..., samples)` float32, up or down, between any two whole rates.
 
-    Args:
-        waveform: `(..., samples)` float32.
-        orig_rate: Hz.
-        new_rate: Hz.
-        kernel_dtype: precision of the taps while they are computed; see `sinc_kernel`.
+    For the precision of the taps see `sinc_kernel`.
 
     Returns:
         `(..., ceil(samples * new_rate / orig_rate))` float32, on the waveform's device.

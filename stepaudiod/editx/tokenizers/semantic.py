@@ -87,10 +87,7 @@ class SemanticTokenizer(nn.Module):
         self.register_buffer("half_norms", codebook.square().sum(0) / 2)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Tokenise.
-
-        Args:
-            waveform: `(samples,)` at 16 kHz, trimmed by `features.trim_for_codes`.
+        """Tokenise `(samples,)` at 16 kHz, trimmed by `features.trim_for_codes`.
 
         Returns:
             `(m,)` int64 in 0..4095, 25 for each second.
@@ -108,12 +105,7 @@ class SemanticTokenizer(nn.Module):
 
 
 def load_semantic(path: Path, device: torch.device) -> SemanticTokenizer:
-    """Load the tokeniser from the published `speech_tokenizer_v1.onnx`.
-
-    Args:
-        path: the graph; weights are found by node name and input position.
-        device: where it will run.
-    """
+    """Load the tokeniser from the published `speech_tokenizer_v1.onnx`."""
     graph = OnnxGraph(path)
     state = _named_state(graph)
     size, mels, _ = state["conv1.weight"].shape
@@ -133,9 +125,10 @@ def _named_state(graph: OnnxGraph) -> dict[str, Tensor]:
         state[f"{conv}.bias"] = graph.operand(f"/{conv}/Conv", 2)
     layer = 0
     while graph.has(f"/blocks.{layer}/attn/query/MatMul"):
-        for name, node in _matmuls(layer):
+        for node in ("attn/query", "attn/key", "attn/value", "attn/out", "mlp/mlp.0", "mlp/mlp.2"):
+            name = node.removeprefix("mlp/").replace("/", ".")
             # stored (in, out); the transposed view costs nothing
-            state[f"blocks.{layer}.{name}.weight"] = graph.operand(node, 1).T
+            state[f"blocks.{layer}.{name}.weight"] = graph.operand(f"/blocks.{layer}/{node}/MatMul", 1).T
         for name in ("attn.query", "attn.value", "attn.out", "mlp.0", "mlp.2", "attn_ln", "mlp_ln"):
             state[f"blocks.{layer}.{name}.bias"] = graph.constant(f"encoders.blocks.{layer}.{name}.bias")
         for name in ("attn_ln", "mlp_ln"):
@@ -144,9 +137,3 @@ def _named_state(graph: OnnxGraph) -> dict[str, Tensor]:
     if layer == 0:
         graph.operand("/blocks.0/attn/query/MatMul", 1)  # raises, naming it
     return state
-
-
-def _matmuls(layer: int) -> list[tuple[str, str]]:
-    block = f"/blocks.{layer}"
-    attention = [(f"attn.{name}", f"{block}/attn/{name}/MatMul") for name in ("query", "key", "value", "out")]
-    return [*attention, *((f"mlp.{i}", f"{block}/mlp/mlp.{i}/MatMul") for i in (0, 2))]

@@ -129,13 +129,9 @@ class SpeakerEncoder(nn.Module):
         self.dense = nn.Linear(2 * channels, EMBEDDING_SIZE)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Compute the speaker's embedding.
+        """Compute the speaker's embedding, `(batch, 192)` and not normalised.
 
-        Args:
-            features: `(batch, frames, 80)`, Kaldi filter bank less its mean.
-
-        Returns:
-            `(batch, 192)`, not normalised.
+        The features are `(batch, frames, 80)`, a Kaldi filter bank less its mean.
 
         Source: CAM++ (arXiv 2303.00332).
         """
@@ -156,12 +152,7 @@ class SpeakerEncoder(nn.Module):
 
 
 def load_speaker_encoder(path: Path, device: torch.device) -> SpeakerEncoder:
-    """Load the network from the published `campplus.onnx`.
-
-    Args:
-        path: the graph; weights are found by node name and input position.
-        device: where it will run.
-    """
+    """Load the network from the published `campplus.onnx`."""
     graph = OnnxGraph(path)
     state, layers = _named_state(graph)
     with torch.device("meta"):

@@ -47,12 +47,7 @@ recogniser gets half of the model's own words wrong, and a fifth after a change 
 
 
 class KokoroEngine:
-    """English and Chinese text to 24 kHz speech.
-
-    Args:
-        cache_dir: a private folder for the joined weights and jieba's dictionary.
-        threads: CPU threads of one request.
-    """
+    """English and Chinese text to 24 kHz speech. The folder has joined weights and jieba's dictionary."""
 
     sample_rate = 24_000
 

@@ -17,8 +17,7 @@ WEIGHTS = b',"weights":{'
 class TaggerWeights:
     """The weights of a part-of-speech tagger, `{feature: {tag: weight}}`, parsed at their first use.
 
-    Args:
-        data: that object as compact JSON in UTF-8.
+    The data is that object as compact JSON in UTF-8.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -26,7 +25,6 @@ class TaggerWeights:
         self._entries = dict([entry.split(b'":{', 1) for entry in entries])
 
     def get(self, feature: str) -> dict[str, float] | None:
-        """The weights of a feature's tags; None if it has none."""
         entry = self._entries.get(json.dumps(feature, ensure_ascii=False)[1:-1].encode("utf-8", "replace"))
         return None if entry is None else from_json(b"{" + entry + b"}")
 

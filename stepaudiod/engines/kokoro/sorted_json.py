@@ -18,10 +18,8 @@ REMEMBERED = 32_768
 class SortedJson:
     """`dict.get` on the bytes of a compact JSON object of strings and of objects of strings.
 
-    The first lookup of a key takes some 20 µs. If the keys aren't in order, the whole object is parsed.
-
-    Args:
-        data: the object in UTF-8, without whitespace between its parts and without escapes in its keys.
+    The first lookup of a key takes some 20 µs. If the keys aren't in order, the whole object is parsed. The
+    data is in UTF-8, without whitespace between its parts and without escapes in its keys.
     """
 
     def __init__(self, data: bytes) -> None:

@@ -21,12 +21,7 @@ Convert = Callable[[str], str]
 
 
 class TolerantG2P:
-    """Phonemes of any text, in the symbols of a voice.
-
-    Args:
-        engine: its name, for the log.
-        symbols: of the voice; all others are omitted.
-    """
+    """Phonemes of any text, in the symbols of a voice; all others are omitted."""
 
     def __init__(self, engine: str, symbols: Collection[str]) -> None:
         self._engine = engine

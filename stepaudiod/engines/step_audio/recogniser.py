@@ -24,12 +24,7 @@ UNSURE = "The recogniser {} isn't sure what the recording says. Send its transcr
 
 @contextmanager
 def renaming_params(recording: str = "recording", transcript: str = "transcript") -> Iterator[None]:
-    """Replace the model's parameter names in errors by fields of a request.
-
-    Args:
-        recording: the field of the waveform.
-        transcript: the field of its transcript.
-    """
+    """Replace the model's parameter names in errors by fields of a request."""
     params = {"waveform": recording, "recording": recording, "transcript": transcript, "edit": "kind"}
     try:
         yield
@@ -39,12 +34,7 @@ def renaming_params(recording: str = "recording", transcript: str = "transcript"
 
 
 class Recogniser:
-    """The engine that transcribes references; it is loaded at its first use, and serves transcriptions too.
-
-    Args:
-        order: `name`, `factory`, `options`, `files` and `languages`.
-        engines: the worker's engines.
-    """
+    """The engine that transcribes references, loaded at its first use; it serves transcriptions too."""
 
     def __init__(self, order: dict[str, Any], engines: Recognisers) -> None:
         self.name: str = order["name"]
@@ -55,8 +45,7 @@ class Recogniser:
     def reserve_gpu(self, capacity_bytes: int) -> int:
         """Reserve GPU memory beside the model; returns the bytes, 0 if it runs on the CPU or is loaded.
 
-        Args:
-            capacity_bytes: the most; if the recogniser needs more, it will run on the CPU.
+        If it needs more than the capacity, it will run on the CPU.
         """
         if self._order["options"].get("device", "cpu") == "cpu" or self._engines.is_loaded(self._order):
             return 0
@@ -70,12 +59,8 @@ class Recogniser:
     def transcribe(self, clip: Clip, *, may_guess: bool = False) -> str:
         """The transcript of a recording; "" if there are no words.
 
-        Args:
-            clip: the recording.
-            may_guess: whether an uncertain transcript is better than none.
-
         Raises:
-            InvalidRequest: it is uncertain, or in a language that the recogniser doesn't know.
+            InvalidRequest: it is uncertain, unless it may be, or in a language that the engine doesn't know.
         """
         engine = self._engines.recogniser(self._order)
         try:

@@ -19,8 +19,6 @@ WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km"})
 
 
 class Spelling:
-    """Converts between bytes and the characters of tokens."""
-
     def __init__(self) -> None:
         plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
         others = [byte for byte in range(256) if byte not in plain]
@@ -62,11 +60,7 @@ class Spelling:
 
 
 class Merges:
-    """Splits text into tokens by the vocabulary's merges.
-
-    Args:
-        path: a `tokenizer.json`.
-        spelling: of bytes.
+    """Splits text into tokens by the merges in a `tokenizer.json`.
 
     Raises:
         OSError, ValueError, KeyError: the file can't be read as one.

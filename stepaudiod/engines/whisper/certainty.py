@@ -34,27 +34,20 @@ class EnglishCheck:
     """Refuses a recording in another language, which an English recogniser would turn into invented English.
 
     Args:
-        engine: the recogniser's name.
-        param: the request field with the recording.
         measure: description of the values.
         least: of English.
         allowance: how far the sum over a recording may be below: rare words weigh more in a short one.
     """
 
-    def __init__(self, engine: str, param: str, measure: str, least: float, allowance: float = 0.0) -> None:
+    def __init__(self, engine: str, measure: str, least: float, allowance: float = 0.0) -> None:
         self._engine = engine
-        self._param = param
         self._measure = measure
         self._least = least
         self._allowance = allowance
         self._mean = _Mean()
 
     def add(self, value: float, weight: float) -> None:
-        """Add a window, before any of its text is returned.
-
-        Args:
-            value: of the measure.
-            weight: of the window, such as its seconds or tokens.
+        """Add a window, weighted by its seconds or tokens, before any of its text is returned.
 
         Raises:
             Unsupported: the windows so far don't sound like English.
@@ -66,7 +59,7 @@ class EnglishCheck:
                 f"The recording doesn't sound like English, and {self._engine} knows English only: "
                 f"{self._measure} is {self._mean.value:.2f}, and English has at least {least:.2f}. For other "
                 "languages fetch a larger Whisper: stepaudioctl models pull whisper.",
-                self._param,
+                "recording",
             )
 
 

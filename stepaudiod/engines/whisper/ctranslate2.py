@@ -52,13 +52,6 @@ in every language."""
 
 
 class WhisperTinyEngine:
-    """Transcribes English recordings.
-
-    Args:
-        cache_dir: not used.
-        threads: CPU threads of one request.
-    """
-
     sample_rate = SPEECH_RATE
 
     def __init__(self, *, cache_dir: Path, threads: int) -> None:
@@ -123,12 +116,7 @@ class WhisperTinyEngine:
             )
         yield Facts({"language": "en", "duration_s": round(clip.duration_s, 3)})
         prompt = self._prompt(request.prompt)
-        check = EnglishCheck(
-            "whisper-tiny.en",
-            "recording",
-            "the logarithm of the odds for English",
-            LEAST_LOG_ODDS,
-        )
+        check = EnglishCheck("whisper-tiny.en", "the logarithm of the odds for English", LEAST_LOG_ODDS)
         yield from transcribe_windows(
             clip, lambda window: self._transcribe_window(window, request, prompt, check)
         )

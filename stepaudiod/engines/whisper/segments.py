@@ -24,9 +24,8 @@ NO_SPEECH = 0.6
 class Attempt(NamedTuple):
     """The parameters of decoding a window.
 
-    Attributes:
-        temperature: 0 takes the likeliest tokens.
-        no_repeat: no run of so many tokens occurs twice; 0 for no limit.
+    At temperature 0 the likeliest tokens are taken. No run of `no_repeat` tokens occurs twice; 0 for no
+    limit.
     """
 
     temperature: float
@@ -35,13 +34,7 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """A decoded window.
-
-    Attributes:
-        ids: its tokens, timestamps included.
-        average_logprob: mean logarithm of their probabilities.
-        no_speech_probability: the model's probability of a window without speech.
-    """
+    """A decoded window: its tokens, timestamps included, and the mean logarithm of their probabilities."""
 
     ids: tuple[int, ...]
     average_logprob: float
@@ -76,13 +69,9 @@ def attempts(temperature: float) -> list[Attempt]:
 
 @dataclass(frozen=True, slots=True)
 class TimestampSpan:
-    """The tokens between two timestamps.
+    """The tokens of text between two timestamps, in seconds from the window's beginning.
 
-    Attributes:
-        start_s: seconds from the window's beginning.
-        end_s: likewise.
-        first: the index of its first token of text among all of the window's tokens.
-        ids: its tokens of text.
+    `first` is the index of the first of them among all of the window's tokens.
     """
 
     start_s: float
@@ -94,13 +83,9 @@ class TimestampSpan:
 def timestamp_spans(
     ids: Sequence[int], end_of_text: int, first_timestamp: int, length_s: float
 ) -> Iterator[TimestampSpan]:
-    """Split a window's tokens at its timestamps.
+    """Split a window's tokens at its timestamps; a last span without one ends with the window.
 
-    Args:
-        ids: all generated tokens.
-        end_of_text: the first special token; lower ones are text.
-        first_timestamp: the token of 0 s.
-        length_s: of the window, at which a last span without a timestamp ends.
+    Tokens below `end_of_text` are text; `first_timestamp` is that of 0 s.
     """
     start_s, first = 0.0, 0
     text: list[int] = []
@@ -129,11 +114,7 @@ def timed_words(
 ) -> tuple[Word, ...]:
     """Words with times.
 
-    Args:
-        tokens: of a segment.
-        edges_s: the beginning of each token, and the end of the last: one more than there are tokens.
-        spelling: of tokens.
-        language: decides what a word is.
+    `edges_s` has the beginning of each token, and the end of the last: one more than there are tokens.
     """
     words, at = [], 0
     for text, count in spelling.words(tokens, language):

@@ -19,25 +19,16 @@ WEIGHTS = Path(__file__).parent / "spoken_english.bin"
 
 
 def pooled(encoded: NDArray[np.float32], seconds: float) -> NDArray[np.float32]:
-    """The features of the regression.
+    """The features of the regression: mean and standard deviation of each state, `(768,)`.
 
-    Args:
-        encoded: `(1, 1500, 384)`, the encoder's states of 30 s.
-        seconds: of sound in them.
-
-    Returns:
-        `(768,)`: mean and standard deviation of each feature.
+    The encoder's states are of 30 s, `(1, 1500, 384)`, with `seconds` of sound in them.
     """
     states = encoded[0, : max(LEAST_STATES, round(seconds * STATES_PER_S))]
     return np.concatenate([states.mean(axis=0), states.std(axis=0)])
 
 
 class EnglishProbe:
-    """The fitted regression.
-
-    Args:
-        path: of its weights, in the format of `WEIGHTS`.
-    """
+    """The fitted regression."""
 
     def __init__(self, path: Path = WEIGHTS) -> None:
         self._weights = np.fromfile(path, "<f4")  # (769,)

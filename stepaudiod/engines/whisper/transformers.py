@@ -42,26 +42,12 @@ MAX_PROMPT = 200
 
 
 class WhisperEngine:
-    """Transcribes recordings.
-
-    Args:
-        cache_dir: not used.
-        threads: CPU threads for PyTorch.
-        folder: of the model's files, with safetensors.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`.
-        name: the model's id in the API.
-    """
+    """Transcribes recordings with the model in a folder; `name` is its id in the API."""
 
     sample_rate = SPEECH_RATE
 
     def __init__(
-        self,
-        *,
-        cache_dir: Path,
-        threads: int,
-        folder: str,
-        device: str = "auto",
-        name: str = "whisper",
+        self, *, cache_dir: Path, threads: int, folder: str, device: str = "auto", name: str = "whisper"
     ) -> None:
         self._folder = Path(folder)
         self._threads = threads
@@ -147,11 +133,7 @@ class WhisperEngine:
         if request.language:
             yield Facts({"language": request.language})
         check = EnglishCheck(
-            self._name,
-            "recording",
-            "the mean log-probability of the transcript",
-            LEAST_OF_ENGLISH,
-            AT_THE_ENDS,
+            self._name, "the mean log-probability of the transcript", LEAST_OF_ENGLISH, AT_THE_ENDS
         )
         transcribe = _WindowTranscriber(
             self._model, self._extract, self._tokenizer, self._spelling, request, check
@@ -187,16 +169,7 @@ def _languages(config: Any) -> dict[str, int]:
 
 
 class _WindowTranscriber:
-    """Transcribes one request's windows; the language is detected once.
-
-    Args:
-        model: loaded.
-        extract: computes features of samples.
-        tokenizer: the model's.
-        spelling: of tokens.
-        request: the language and hints.
-        check: for a model of English only.
-    """
+    """Transcribes one request's windows; the language is detected once."""
 
     def __init__(
         self,

@@ -82,7 +82,6 @@ class SpeechMap:
         return max(start, first - MARGIN), min(end, self.last(first, min(end, self.frames)) + 1 + MARGIN)
 
     def count(self, start: int, end: int) -> int:
-        """The number of frames of speech in a range."""
         return sum(self._speech[start:end])
 
     def cut(self, begin: int, limit: int) -> int:
@@ -117,11 +116,7 @@ def resample_clip(clip: Clip) -> Iterator[Waveform]:
 
 
 def transcribe_windows(clip: Clip, transcribe: TranscribeWindow) -> Iterator[Segment | Facts]:
-    """Transcribe a recording window by window.
-
-    Args:
-        clip: of any rate and length.
-        transcribe: the recogniser.
+    """Transcribe a recording of any rate and length window by window.
 
     Returns:
         Segments with times in the recording, in order, each with some speech.

@@ -145,7 +145,7 @@ def test_sound_comes_while_it_is_made_and_stopping_stops_the_worker(
 ) -> None:
     before = requests(embedded)["cancelled"]
     speak(browser, LONG)
-    browser.wait(lambda: "s made" in browser.text("#speak_result [role=status]"))
+    browser.wait(lambda: "s generated" in browser.text("#speak_result [role=status]"))
     assert requests(embedded)["active"] == 1
     assert browser.wait(lambda: browser.at("#badge").get_attribute("data-state") == "busy")
     browser.click("#speak_stop")

@@ -114,7 +114,7 @@ def test_a_chinese_page_says_why_in_chinese(start_browser: StartBrowser, embedde
     browser = start_browser(embedded.url, language="zh-CN")
     browser.open()
     browser.tab("状态")
-    browser.wait(lambda: facts(browser).get("原因") == '配置里写的是 engine = "kokoro"')
+    browser.wait(lambda: facts(browser).get("原因") == '配置为 engine = "kokoro"')
     assert "安装 stepaudiod[step-audio]，再运行 stepaudioctl models pull step-audio-editx" in browser.text(
         "#status"
     )
@@ -124,4 +124,4 @@ def test_a_chinese_page_says_why_in_chinese(start_browser: StartBrowser, embedde
     browser.write("#speak_text textarea", "…!?")
     browser.click("#speak_start")
     said = browser.wait(lambda: browser.text("#speak_result [role=alert]"))
-    assert said.startswith("没有成功。 这段文字里没有能念出来的内容")
+    assert said.startswith("操作失败。 文字中没有可朗读的内容")

@@ -27,7 +27,7 @@ def test_status_is_a_table(shared_ctl: Ctl) -> None:
 def test_status_as_json_is_what_the_daemon_says(shared_ctl: Ctl) -> None:
     status = json.loads(shared_ctl.ok("--json", "status"))
     assert status["daemon"]["engine"] == "hibari"
-    assert status["hibari"]["idle_timeout"] == 300
+    assert status["hibari"]["idle_timeout"] is None
 
 
 def test_no_wake_lets_a_sleeping_daemon_sleep(programs: Path, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ HAS_TORCH = find_spec("torch") is not None
 NEEDS_TORCH = (
     "editx",
     "parity",
-    "ctl/test_quantizing.py",
+    "ctl/test_quantize.py",
     "ctl/test_warm.py",
+    "engines/test_recogniser.py",
     "engines/test_step_audio.py",
     "test_lost_gpu.py",
 )

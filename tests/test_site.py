@@ -46,7 +46,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_document_is_a_page(site: Path) -> None:
     pages = {path.name for path in site.glob("*.html")} - {"404.html"}
-    assert pages == {f"{Path(name).stem}.html" for name in DOCUMENTS} - {"README.html", "SECURITY.html"} | {"index.html"}
+    documents = {f"{Path(name).stem}.html" for name in DOCUMENTS} - {"README.html", "SECURITY.html"}
+    assert pages == documents | {"index.html"}
 
 
 def test_nothing_is_loaded_from_other_hosts(site: Path) -> None:

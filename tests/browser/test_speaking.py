@@ -116,6 +116,7 @@ def test_audio_plays_before_the_response_ends_in_every_format(
     assert browser.wait(lambda: browser.script("return window.ear.context.state === 'closed'"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_played_audio_equals_the_saved_audio(browser: Browser, format: str) -> None:
     browser.script(EAR)

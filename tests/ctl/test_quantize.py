@@ -43,6 +43,7 @@ def say(data: Path, quantization: str) -> np.ndarray:
     return np.concatenate([part for part in said if isinstance(part, np.ndarray)])
 
 
+@pytest.mark.slow
 def test_what_was_written_speaks_like_what_is_quantized_at_load(data: Path) -> None:
     at_load = say(data, "int8")
     told = json.loads(ctl().ok("models", "quantize", "int8", "--in", str(data / "models"), "--json"))

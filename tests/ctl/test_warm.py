@@ -40,6 +40,7 @@ def test_json_has_the_duration_of_each_stage(shared_ctl: Ctl) -> None:
     assert 0 < stage["duration_s"] < 60
 
 
+@pytest.mark.slow
 def test_the_caches_of_an_engine_are_filled(start_by_hand: StartByHand, programs: Path) -> None:
     daemon = start_by_hand(engine="kokoro")
     cache = Path(daemon.socket).parent
@@ -49,6 +50,7 @@ def test_the_caches_of_an_engine_are_filled(start_by_hand: StartByHand, programs
     assert list((cache / "jieba").iterdir())  # its dictionary is parsed at the first Chinese text
 
 
+@pytest.mark.slow
 def test_a_model_without_a_voice_is_warmed_by_an_edit(
     start_by_hand: StartByHand, programs: Path, tmp_path: Path
 ) -> None:

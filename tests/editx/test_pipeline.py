@@ -75,6 +75,7 @@ def test_a_clone_is_reproducible_and_a_new_seed_is_told(pipeline: Pipeline, refe
     assert not np.array_equal(pipeline.clone(reference, TEXT, seed=first.stats.seed + 1).waveform(), waveform)
 
 
+@pytest.mark.slow
 def test_requests_side_by_side_do_not_disturb_each_other(pipeline: Pipeline, reference: Reference) -> None:
     alone = [pipeline.clone(reference, TEXT, seed=seed).waveform().shape for seed in range(5)]
     together: list[tuple[int, ...]] = [()] * 5
@@ -99,6 +100,7 @@ def test_closing_a_result_ends_its_request(pipeline: Pipeline, reference: Refere
     assert not torch.is_inference_mode_enabled()
 
 
+@pytest.mark.slow
 def test_work_without_sound_shows_that_it_moves(pipeline: Pipeline, reference: Reference) -> None:
     result = pipeline.clone(reference, TEXT, seed=6, edit=Edit("emotion", "happy"))
     tokens = 0
@@ -111,12 +113,14 @@ def test_work_without_sound_shows_that_it_moves(pipeline: Pipeline, reference: R
     assert next(parts).shape == (0,)
 
 
+@pytest.mark.slow
 def test_long_texts_are_spoken_in_pieces(pipeline: Pipeline, reference: Reference) -> None:
     result = pipeline.clone(reference, "A sentence of some words. " * 25, seed=3)
     assert result.waveform().shape[0] > 0
     assert result.stats.pieces > 1
 
 
+@pytest.mark.slow
 def test_a_clone_with_an_emotion_is_one_request(pipeline: Pipeline, reference: Reference) -> None:
     plain = pipeline.clone(reference, TEXT, seed=6)
     plain.waveform()

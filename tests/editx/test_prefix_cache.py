@@ -282,6 +282,7 @@ def in_turn(results: list[Synthesis]) -> tuple[list[NDArray[np.float32]], list[i
     return [np.concatenate(each) for each in parts], first
 
 
+@pytest.mark.slow
 def test_requests_that_wait_for_memory_sound_the_same(pipeline: Pipeline, said: Reference) -> None:
     def requests(pipeline: Pipeline) -> list[Synthesis]:
         return [pipeline.clone(said, TEXT, seed=seed) for seed in range(3)]

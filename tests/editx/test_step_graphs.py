@@ -190,6 +190,7 @@ def in_turn(streams: list[Iterator[Tensor | None]]) -> list[Tensor]:
     return [torch.cat(parts) for parts in made]
 
 
+@pytest.mark.slow
 def test_a_sound_is_the_same_to_the_last_bit_beside_other_streams(
     flow: Flow, vocoder: Vocoder, graphs: Counting
 ) -> None:
@@ -263,6 +264,7 @@ def test_an_error_fails_the_chunks_of_its_group_only(flow: Flow, vocoder: Vocode
     assert torch.equal(sound(play(open_stream(decoder, voice, None, 3), 3)), right)
 
 
+@pytest.mark.slow
 def test_whole_requests_are_decoded_together_and_sound_as_alone(networks: Networks, voice: Sound) -> None:
     networks.flow.graphs = graphs = Counting(networks.flow.estimator)
     try:

@@ -39,6 +39,7 @@ def test_harvard_sentences_are_understood_and_sound_clean(
     assert opinion > 3.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("voice", ["am_michael", "bf_emma"])
 def test_the_other_english_voices_are_understood(voice: str, kokoro: KokoroEngine, say: Say) -> None:
     text = "The source of the huge river is the clear spring. The girl sat by the sea shore."
@@ -194,6 +195,7 @@ def test_hibari_refuses_chinese(hibari: HibariEngine) -> None:
         next(hibari.speak(SpeechRequest("你好", "heart")))
 
 
+@pytest.mark.slow
 def test_chinese_is_split_and_joined_without_clicks(kokoro: KokoroEngine) -> None:
     chunks = list(kokoro.speak(SpeechRequest("今天天气很好。我们去公园散步。", "zf_xiaoxiao")))
     assert len(chunks) == 2

@@ -256,6 +256,7 @@ def test_the_daemon_loads_it_and_tells_how_far(start_daemon: StartDaemon, data: 
     assert any(told.search(message) for message in daemon.notify.messages), daemon.notify.messages
 
 
+@pytest.mark.slow
 def test_one_variant_at_a_time_and_no_request_is_cut_off(start_daemon: StartDaemon, data: Path) -> None:
     daemon = start_daemon(STEP_AUDIO | {"data_dir": data})
     said = {

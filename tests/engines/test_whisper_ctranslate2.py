@@ -131,6 +131,7 @@ def test_silence_has_no_transcript(tiny: WhisperTinyEngine) -> None:
         assert segments(tiny, waveform) == []
 
 
+@pytest.mark.slow
 def test_silence_around_speech_adds_no_words(tiny: WhisperTinyEngine, sentences: list[np.ndarray]) -> None:
     found = segments(
         tiny, np.concatenate([silence(35), sentences[0], silence(50), sentences[2], silence(35)])

@@ -23,6 +23,7 @@ def client(step_audio: DaemonProcess) -> httpx.Client:
     return step_audio.shared_client
 
 
+@pytest.mark.slow
 def test_a_variant_is_a_number_of_bits(client: httpx.Client) -> None:
     plain = change(client, mode="denoise")
     for variant, name in (("base", "step-audio-editx-base"), ("bnb", "step-audio-editx-int8")):
@@ -59,6 +60,7 @@ def test_intensity_and_iterations_change_the_result(client: httpx.Client) -> Non
     refused(change(client, **EMOTION, n_edit_iter=5), 400, "step_audio.n_edit_iter", "4")
 
 
+@pytest.mark.slow
 def test_a_clone_may_have_an_emotion_or_a_style(client: httpx.Client) -> None:
     plain = ask(client, CLONE)
     for info in ("happy", "whisper"):

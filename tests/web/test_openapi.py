@@ -218,6 +218,7 @@ def test_the_examples_name_every_path() -> None:
         assert re.search(rf"{pattern}(?=[\s\"'?])", code), path
 
 
+@pytest.mark.slow
 def test_the_examples_do_what_they_say(step_audio: DaemonProcess, tmp_path: Path) -> None:
     everything = blocks(API)
     environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}

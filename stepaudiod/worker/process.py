@@ -180,7 +180,8 @@ class WorkerProcess:
             reply.put(WorkerLost("The worker has gone. Send the request again."))
             return reply
         self._replies[reply.id] = reply
-        self._send(protocol.StartJob(reply.id, protocol.EngineOrder.of(engine), work, format, limits))
+        order = protocol.StartJob(reply.id, protocol.EngineOrder.of(engine), work, format, limits)
+        self._writer.write(protocol.pack(order))
         return reply
 
     def load(self, engine: EngineDescription) -> None:

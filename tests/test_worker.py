@@ -9,6 +9,8 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -312,3 +314,16 @@ async def sent(data: bytes) -> ToFront:
     reader = asyncio.StreamReader()
     reader.feed_data(data)
     return await read_frame(reader)
+
+
+def test_a_worker_ends_at_a_frame_that_it_cannot_read() -> None:
+    """It must not live on without its orders: its requests would wait for their deadline."""
+    header = json.dumps({"$type": "StartJob", "id": 1}).encode()
+    front, worker = socket.socketpair()
+    command = [sys.executable, "-P", "-m", "stepaudiod.worker.main", "--fd", str(worker.fileno())]
+    command += ["--parent", str(os.getpid()), "--cache-dir", "unused", "--threads", "1", "--beat", "1"]
+    with front, worker:
+        process = subprocess.Popen(command, pass_fds=[worker.fileno()], stderr=subprocess.DEVNULL)
+        worker.close()
+        front.sendall(LENGTHS.pack(len(header), 0) + header)
+        assert process.wait(DEADLINE_S) == 1

@@ -117,5 +117,5 @@ class Recognisers(Protocol):
     def is_loaded(self, order: dict[str, Any]) -> bool:
         """Whether it is in memory."""
 
-    def run_on_cpu(self, order: dict[str, Any]) -> None:
-        """Load it to the CPU, whatever device its options name."""
+    def run_on_cpu(self, order: dict[str, Any], is_on_cpu: bool) -> None:
+        """Choose whether it will be loaded to the CPU, whatever device its options name."""

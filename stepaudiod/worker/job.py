@@ -55,7 +55,7 @@ class Job:
         self.credit_bytes = WINDOW_BYTES
         self.work_s = 0.0
         """Seconds that its steps took."""
-        self.is_begun = False
+        self.is_begun = self.is_done = False
         self.results = self._run(order, load)
         """A step each; None is a step without a result."""
         self._clip: Clip | None = None
@@ -132,6 +132,7 @@ class Job:
                 if isinstance(result, Audio):
                     self.credit_bytes -= len(result.data)
                 self.work_s += time.monotonic() - started
+                self.is_done = item is None
                 yield result
         finally:
             if (close := getattr(items, "close", None)) is not None:

@@ -46,6 +46,8 @@ class LoadedEngines:
         self._engines: dict[str, Engine] = {}
         self._orders: dict[str, EngineOrder] = {}
         self._on_cpu: set[str] = set()
+        self._recognisers: set[str] = set()
+        """Names of engines that transcribe for another one; they stay loaded."""
 
     def get(self, order: EngineOrder) -> Engine:
         """The engine, loaded at its first use; the caller ensures that no request uses another variant.
@@ -53,25 +55,36 @@ class LoadedEngines:
         Raises:
             StepaudiodError: it can't be loaded.
         """
-        for name, loaded in list(self._orders.items()):
-            if loaded.key == order.key:  # whatever it is called: the same weights have several names
-                return self._engines[name]
-            if loaded.factory == order.factory:
-                self._drop(name)
-        self._load(order)
-        return self._engines[order.name]
+        if (name := self._name_of(order)) is None:
+            for other, loaded in list(self._orders.items()):
+                if loaded.factory == order.factory and other not in self._recognisers:
+                    self._drop(other)
+            self._load(order)
+        return self._engines[name or order.name]
+
+    def _name_of(self, order: EngineOrder) -> str | None:
+        """The name under which the engine is loaded: the same weights may have several names."""
+        return next((name for name, loaded in self._orders.items() if loaded.key == order.key), None)
 
     def recogniser(self, order: dict[str, Any]) -> Transcribing:
-        """The engine that transcribes for another one; the same that serves transcriptions."""
-        return cast("Transcribing", self.get(_order(order)))
+        """The engine that transcribes for another one; the same that serves transcriptions.
+
+        It is loaded beside another variant, which a request may be using.
+        """
+        wanted = _order(order)
+        if self._name_of(wanted) is None:
+            self._load(wanted)
+        name = self._name_of(wanted) or wanted.name
+        self._recognisers.add(name)
+        return cast("Transcribing", self._engines[name])
 
     def is_loaded(self, order: dict[str, Any]) -> bool:
         """Whether an engine is in memory."""
-        return _order(order).key in [loaded.key for loaded in self._orders.values()]
+        return self._name_of(_order(order)) is not None
 
-    def run_on_cpu(self, order: dict[str, Any]) -> None:
-        """Load an engine to the CPU from now on: the GPU has no memory for it."""
-        self._on_cpu.add(_order(order).key)
+    def run_on_cpu(self, order: dict[str, Any], is_on_cpu: bool) -> None:
+        """Choose where an engine will be loaded: on the CPU where the GPU has no memory for it."""
+        (self._on_cpu.add if is_on_cpu else self._on_cpu.discard)(_order(order).key)
 
     def _load(self, order: EngineOrder) -> None:
         started = time.monotonic()

@@ -119,6 +119,9 @@ class Worker:
                 self._orders.put(receive_frame(file))
             except (EOFError, OSError):
                 os._exit(0)
+            except Exception:
+                log.exception("the front sent a frame that can't be read")
+                os._exit(1)
 
     def _beat(self) -> None:
         """Say that we live, and whether the work moves."""
@@ -173,16 +176,17 @@ class Worker:
         self._progress += 1
         try:
             result = next(job.results)
-        except StopIteration:
-            del self._jobs[id]
-            self._send(JobDone(id, round(job.work_s, 6)))
         except Exception as error:
             del self._jobs[id]
             self._send(_failed(id, error))
             _die_of(error)
-        else:
-            if result is not None:
-                self._send(Piece(id, result))
+            return
+        if result is not None:
+            self._send(Piece(id, result))
+        if job.is_done:
+            del self._jobs[id]
+            job.close()
+            self._send(JobDone(id, round(job.work_s, 6)))
 
 
 def _failed(id: int, error: Exception) -> JobFailed:

@@ -227,7 +227,9 @@ def receive_frame(file: BufferedReader) -> ToWorker:
     header = file.read(header_size)
     if len(header) < header_size:
         raise EOFError
-    frame: ToWorker = _typed(json.loads(header))
+    frame = _typed(json.loads(header))
+    if not isinstance(frame, ToWorker):
+        raise ValueError("a frame of an unknown type")
     return frame
 
 

@@ -72,7 +72,7 @@ def test_a_full_gpu_leaves_it_the_processor_for_transcriptions_too(
     key = engine_order(order).key
     with caplog.at_level("INFO"):
         assert Recogniser(order, engines).reserve_gpu(10) == 0
-    assert "whisper-tiny will run on the processor" in caplog.text
+    assert "whisper-tiny will run on the CPU" in caplog.text
     assert engine_order(order).key == key  # else it would be loaded anew for each request
     recogniser = engines.recogniser(order)
     assert engines.get(engine_order(order)) is recogniser
@@ -99,6 +99,24 @@ def test_an_edit_and_a_transcription_share_one_whisper(
     loaded = [frame.engine for frame in told if isinstance(frame, EngineLoaded)]
     assert loaded == ["step-audio-editx", "whisper-small"]
     assert not [frame for frame in told if isinstance(frame, EngineDropped)]
+
+
+def test_a_recogniser_is_loaded_beside_another_whisper_and_stays(
+    tmp_path: Path, told: list[ToFront], engines: LoadedEngines
+) -> None:
+    """A request may be using the other one, and alternating requests must not load gigabytes each time."""
+    orders = []
+    for name in ("whisper-small", "whisper-large", "whisper-base"):
+        (tmp_path / name).mkdir()
+        write_model(tmp_path / name)
+        orders.append(order_of(tmp_path / name / "model.safetensors") | {"name": name})
+    small, large, base = orders
+    used = engines.get(engine_order(small))
+    recogniser = engines.recogniser(large)
+    assert engines.get(engine_order(small)) is used
+    engines.get(engine_order(base))
+    assert engines.recogniser(large) is recogniser
+    assert [frame.engine for frame in told if isinstance(frame, EngineDropped)] == ["whisper-small"]
 
 
 def engine_order(table: dict[str, Any]) -> EngineOrder:

@@ -35,7 +35,7 @@ class Need:
 
 def gpu_need(models: Path, settings: StepAudio) -> Need:
     """Make the plan in a child process, with the rights of the user that owns the files."""
-    command = [sys.executable, "-m", __name__, str(models), settings.model_dump_json()]
+    command = [sys.executable, "-P", "-m", __name__, str(models), settings.model_dump_json()]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
         return Need(**json.loads(done.stdout))

@@ -50,11 +50,11 @@ class Recogniser:
         if self._order["options"].get("device", "cpu") == "cpu" or self._engines.is_loaded(self._order):
             return 0
         size = sum(Path(path).stat().st_size for path in self._order["files"])
-        if size <= capacity_bytes:
-            return size
-        log.info("%s will run on the processor: it takes %.1f GB, and the GPU is full", self.name, size / 1e9)
-        self._engines.run_on_cpu(self._order)
-        return 0
+        is_too_large = size > capacity_bytes
+        self._engines.run_on_cpu(self._order, is_too_large)
+        if is_too_large:
+            log.info("%s will run on the CPU: it takes %.1f GB, and the GPU is full", self.name, size / 1e9)
+        return 0 if is_too_large else size
 
     def transcribe(self, clip: Clip, *, may_guess: bool = False) -> str:
         """The transcript of a recording; "" if there are no words.

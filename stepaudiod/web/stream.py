@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect, Request
@@ -54,6 +54,8 @@ class StreamedResponse(Response):
     `work_headers` and facts that come before the first audio are added to the headers.
     """
 
+    caching: ClassVar[dict[str, str]] = {}
+
     def __init__(
         self,
         request: Request,
@@ -62,11 +64,12 @@ class StreamedResponse(Response):
         headers: dict[str, str],
         format: str | None = None,
     ) -> None:
-        headers = headers | work_headers(request, engine, work) | UNBUFFERED
+        headers = headers | work_headers(request, engine, work) | UNBUFFERED | self.caching
         super().__init__(headers=headers, media_type=self.media_type or MEDIA_TYPES[format or ""])
         del self.headers["content-length"]
         state, service = request.scope["state"], request.app.state.service
         self._work = work
+        self._facts: dict[str, str | int | float] = {}
         self._pieces: AsyncIterator[Result] = service.run(
             engine, work, format, state["request_id"], state["caller"], state["share"]
         )
@@ -79,7 +82,7 @@ class StreamedResponse(Response):
         async with contextlib.aclosing(self._pieces) as pieces:  # type: ignore[type-var]
             first = await anext(pieces, None)
             while isinstance(first, Facts):
-                self.note(first)
+                self._facts |= first.values
                 self._tell(first)
                 first = await anext(pieces, None)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -88,7 +91,7 @@ class StreamedResponse(Response):
                     await send(_part(self.body_of(first)))
                 async for piece in pieces:
                     if isinstance(piece, Facts):
-                        self.note(piece)
+                        self._facts |= piece.values
                     elif body := self.body_of(piece):
                         await send(_part(body))
             except StepaudiodError as error:
@@ -108,9 +111,6 @@ class StreamedResponse(Response):
 
     def body_of(self, piece: Result) -> bytes:
         return piece.data if isinstance(piece, Audio) else b""
-
-    def note(self, facts: Facts) -> None:
-        """Handle facts that the engine reports about its work."""
 
     def last(self) -> bytes:
         """The bytes after the last piece."""
@@ -156,21 +156,7 @@ class EventResponse(StreamedResponse):
     """Server-sent events (HTML standard); an error is an event too."""
 
     media_type = EVENTS
-
-    def __init__(
-        self,
-        request: Request,
-        engine: EngineDescription,
-        work: Work,
-        headers: dict[str, str],
-        format: str | None = None,
-    ) -> None:
-        super().__init__(request, engine, work, headers | {"Cache-Control": "no-cache"}, format)
-        self._facts: dict[str, str | int | float] = {}
-
-    def note(self, facts: Facts) -> None:
-        """Keep what the last event needs: counts of tokens, the language."""
-        self._facts |= facts.values
+    caching: ClassVar[dict[str, str]] = {"Cache-Control": "no-cache"}
 
     def complaint(self, error: StepaudiodError) -> bytes:
         """An event `error`, which OpenAI's clients raise."""

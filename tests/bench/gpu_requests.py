@@ -84,10 +84,10 @@ def requests(table: Table) -> None:
         needs = MemoryNeeds.of(Checkpoint(table.models), "bf16", kind)
         plan = needs.plan(None, torch.cuda.mem_get_info()[0])
         pipeline = load(table, kind, quantized, _options(plan))
-        reckoned = (plan.weights_bytes + plan.pool_bytes) / 1e9
+        estimated = (plan.weights_bytes + plan.pool_bytes) / 1e9
         table.add(
             f"GPU memory after loading, {name}",
-            f"{torch.cuda.memory_allocated() / 1e9:.2f} GB in use; reckoned beforehand {reckoned:.2f}; "
+            f"{torch.cuda.memory_allocated() / 1e9:.2f} GB in use; estimated {estimated:.2f}; "
             f"{torch.cuda.memory_reserved() / 1e9:.2f} held",
         )
         torch.cuda.reset_peak_memory_stats()

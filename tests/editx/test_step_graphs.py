@@ -136,9 +136,9 @@ def test_a_prefix_is_as_large_as_estimated(flow: Flow, graphs: StepGraphs) -> No
     torch.cuda.synchronize()
     before = torch.cuda.memory_stats()["requested_bytes.all.current"]
     shared = prefill(flow, voice)
-    reckoned = FlowCosts.of(flow.config, flow.state_dtype.itemsize).prefix_bytes(voice.columns.shape[0])
+    estimated = FlowCosts.of(flow.config, flow.state_dtype.itemsize).prefix_bytes(voice.columns.shape[0])
     after = torch.cuda.memory_stats()["requested_bytes.all.current"]
-    assert after - before == pytest.approx(reckoned, rel=0.02)
+    assert after - before == pytest.approx(estimated, rel=0.02)
     assert shared.frames == 2 * 297
 
 

@@ -200,6 +200,7 @@ def test_a_client_that_stops_reading_is_let_go(start_daemon: StartDaemon) -> Non
         assert daemon.wait() == 0
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_slowly_and_steadily_is_not_let_go(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"timeouts.client": 0.3})
     with socket.socket() as reader:
@@ -271,6 +272,7 @@ def test_unloading_never_cuts_off_a_request(daemon: DaemonProcess) -> None:
         assert refused.json()["error"]["code"] == "busy"
 
 
+@pytest.mark.slow
 def test_a_slow_reader_is_not_taken_for_a_worker_that_hangs(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"timeouts.heartbeat": 1, "timeouts.stall": 1})
     with daemon.client() as client, client.stream("POST", "/v1/audio/speech", json=LONG) as response:

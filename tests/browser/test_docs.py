@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.activation import DaemonProcess
 from tests.browser.browser import Browser
 from tests.browser.conftest import StartBrowser
@@ -20,6 +22,7 @@ def try_out(browser: Browser, operation: str) -> str:
     return response
 
 
+@pytest.mark.slow
 def test_the_document_is_shown_and_operations_work_below_a_prefix(
     start_browser: StartBrowser, embedded: DaemonProcess
 ) -> None:

@@ -63,6 +63,7 @@ def test_a_recording_is_edited_in_steps_that_can_be_undone(browser: Browser, hum
     assert browser.console(HUM_IS_REFUSED) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "title"),
     [
@@ -91,6 +92,7 @@ def test_new_words_are_spoken_in_the_voice_of_a_recording(
     assert browser.console(HUM_IS_REFUSED) == []
 
 
+@pytest.mark.slow
 def test_a_sound_tag_is_inserted_at_the_cursor(browser: Browser, humming: Path) -> None:
     browser.tab("Edit")
     browser.at("#edit_file").send_keys(str(humming))
@@ -112,6 +114,7 @@ def test_spoken_results_can_be_edited(browser: Browser) -> None:
     assert browser.at("#edit_transcript textarea").get_attribute("value") == "Mm."
 
 
+@pytest.mark.slow
 def test_a_voice_is_added_used_exported_renamed_deleted_and_imported(
     browser: Browser, humming: Path, step_audio: DaemonProcess
 ) -> None:

@@ -39,6 +39,7 @@ def violations(browser: Browser, axe: str) -> list[str]:
 DESK, PHONE = (1200, 900), (390, 844)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("language", "colors", "size"),
     [
@@ -80,6 +81,7 @@ def test_the_page_has_no_serious_accessibility_violations(
     assert found == {}, "\n".join(line for lines in found.values() for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colors", ["light", "dark"])
 def test_the_small_pages_have_no_serious_accessibility_violations(
     start_browser: StartBrowser, embedded: DaemonProcess, axe: str, colors: str
@@ -93,6 +95,7 @@ def test_the_small_pages_have_no_serious_accessibility_violations(
         assert violations(browser, axe) == []
 
 
+@pytest.mark.slow
 def test_the_page_speaks_the_browsers_language_and_changes_it_without_losing_the_text(
     start_browser: StartBrowser, embedded: DaemonProcess
 ) -> None:
@@ -114,7 +117,7 @@ def test_the_page_speaks_the_browsers_language_and_changes_it_without_losing_the
     assert browser.at("#speak_start").text == "Speak"
 
 
-@pytest.mark.parametrize("language", ["en", "zh-CN"])
+@pytest.mark.parametrize("language", [pytest.param("en", marks=pytest.mark.slow), "zh-CN"])
 def test_a_phone_shows_everything_without_scrolling_sideways(
     start_browser: StartBrowser, embedded: DaemonProcess, language: str
 ) -> None:

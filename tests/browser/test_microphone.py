@@ -31,6 +31,7 @@ def loudness(browser: Browser, selector: str) -> tuple[float, float]:
     return seconds, level
 
 
+@pytest.mark.slow
 def test_a_microphone_recording_can_be_edited(
     start_browser: StartBrowser, embedded: DaemonProcess, tmp_path: Path
 ) -> None:
@@ -60,7 +61,10 @@ def test_a_microphone_recording_can_be_edited(
 
 @pytest.mark.parametrize(
     ("language", "tab", "record", "said"),
-    [("en", "Edit", "Record", "allow the microphone there"), ("zh-CN", "修改", "录音", "允许麦克风")],
+    [
+        ("en", "Edit", "Record", "allow the microphone there"),
+        pytest.param("zh-CN", "修改", "录音", "允许麦克风", marks=pytest.mark.slow),
+    ],
 )
 def test_a_blocked_microphone_is_explained(
     start_browser: StartBrowser, embedded: DaemonProcess, language: str, tab: str, record: str, said: str
@@ -75,6 +79,7 @@ def test_a_blocked_microphone_is_explained(
     assert browser.at("#edit_source button").get_attribute("aria-pressed") == "false"
 
 
+@pytest.mark.slow
 def test_a_computer_without_a_microphone_is_told_so(
     start_browser: StartBrowser, embedded: DaemonProcess
 ) -> None:

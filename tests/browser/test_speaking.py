@@ -141,11 +141,12 @@ def test_every_format_is_saved_under_its_name(browser: Browser) -> None:
         assert browser.wait(lambda: browser.script(PLAYABLE))
 
 
+@pytest.mark.slow
 def test_sound_comes_while_it_is_made_and_stopping_stops_the_worker(
     browser: Browser, embedded: DaemonProcess
 ) -> None:
     before = requests(embedded)["cancelled"]
-    speak(browser, LONG)
+    speak(browser, LONG[:800])  # typing takes longer than speaking
     browser.wait(lambda: "s generated" in browser.text("#speak_result [role=status]"))
     assert requests(embedded)["active"] == 1
     assert browser.wait(lambda: browser.at("#badge").get_attribute("data-state") == "busy")
@@ -188,6 +189,7 @@ def test_unavailable_features_are_disabled_with_installation_hints(browser: Brow
     assert "stepaudioctl models pull step-audio-editx" in browser.text("#speak_manner")
 
 
+@pytest.mark.slow
 def test_two_users_do_not_see_each_others_results(
     browser: Browser, start_browser: StartBrowser, embedded: DaemonProcess
 ) -> None:
@@ -203,6 +205,7 @@ def test_two_users_do_not_see_each_others_results(
     assert "And this" not in browser.text("#history")
 
 
+@pytest.mark.slow
 def test_existing_results_are_not_replaced_by_new_ones(browser: Browser) -> None:
     speak(browser, "One.")
     made(browser)
@@ -218,6 +221,7 @@ def test_existing_results_are_not_replaced_by_new_ones(browser: Browser) -> None
     assert browser.script("return document.querySelector('#history').contains(document.activeElement)")
 
 
+@pytest.mark.slow
 def test_results_expire(start_browser: StartBrowser, start_daemon: StartDaemon, cache: Path) -> None:
     daemon = start_daemon({"cache_dir": cache, "page.keep_results": 2})
     browser = start_browser(daemon.url)

@@ -110,6 +110,7 @@ def test_a_loading_model_can_be_unloaded(start_browser: StartBrowser, sleepy: Da
     assert daemon_status(sleepy)["worker_pid"] is None
 
 
+@pytest.mark.slow
 def test_a_chinese_page_says_why_in_chinese(start_browser: StartBrowser, embedded: DaemonProcess) -> None:
     browser = start_browser(embedded.url, language="zh-CN")
     browser.open()

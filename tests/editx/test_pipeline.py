@@ -173,6 +173,7 @@ def test_an_edit_that_quotes_needs_a_transcript(pipeline: Pipeline, voice: Voice
     assert heard == [24000]
 
 
+@pytest.mark.slow
 def test_long_recordings_are_edited_in_pieces(pipeline: Pipeline, voice: Voice) -> None:
     long = np.tile(voice, 14)
     result = pipeline.edit(long, 24000, "", Edit("denoise"), seed=1)

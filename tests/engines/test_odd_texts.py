@@ -21,6 +21,7 @@ BOTH = [("hibari", "heart"), ("kokoro", "af_heart")]
 REFUSED = ("⑴ ⒈ ⑽", "፪፫", "x¹⁰ and ²ing", "1'" * 40 + "1", "a⁴b", "٣٤ and ०१२", "①st")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "voice"), BOTH)
 def test_a_sentence_that_was_refused_is_spoken_and_the_next_one_too(
     name: str, voice: str, engines: Engines

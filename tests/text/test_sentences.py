@@ -118,6 +118,7 @@ def test_a_number_is_never_cut() -> None:
     assert [word for part in pieces(text, limit=30) for word in part.split()] == text.split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [

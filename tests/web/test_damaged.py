@@ -81,6 +81,7 @@ def survive(daemon: DaemonProcess, spool: Path, count: int, seed: int) -> Counte
     return answers
 
 
+@pytest.mark.slow
 def test_damaged_recordings_are_refused_and_leave_nothing(step_audio: DaemonProcess, spool: Path) -> None:
     answers = survive(step_audio, spool, 300, seed=1)
     assert answers[400, "invalid_value"] > 100

@@ -50,6 +50,7 @@ def test_an_edit_returns_audio_and_its_seed(client: httpx.Client) -> None:
     assert not np.array_equal(samples(first), samples(other))
 
 
+@pytest.mark.slow
 def test_intensity_in_words_is_the_number_it_stands_for(client: httpx.Client) -> None:
     happy = {"mode": "emotion", "edit_info": "happy", "transcript": "a hum"}
     words, number, plain = (

@@ -161,6 +161,7 @@ def test_kokoros_letter_of_a_language_is_understood(
     assert names(post(client, lang_code=letter)) == unused
 
 
+@pytest.mark.slow
 def test_a_language_that_is_not_the_texts_is_named(
     start_daemon: StartDaemon, step_audio: DaemonProcess
 ) -> None:

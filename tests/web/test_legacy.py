@@ -65,6 +65,7 @@ def test_every_legacy_endpoint_answers_on_both_ports(both_ports: DaemonProcess, 
             assert client.post(f"/api/v1/models/{variant}/unload").json()["unloaded"] is False
 
 
+BOTH_PORTS = ["http", pytest.param("api", marks=pytest.mark.slow)]
 EXAMPLES: dict[str, dict[str, Any]] = {
     "5.1 a preset": {"voice": "happy_en", "step_audio": {"mode": "clone", "prompt_text": "You know."}},
     "5.2 a voice of one's own": {"response_format": "mp3", "step_audio": CLONE},
@@ -109,7 +110,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("role", ["http", "api"])
+@pytest.mark.parametrize("role", BOTH_PORTS)
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
 def test_every_example_of_the_old_manual_gives_audio_on_both_ports(
     both_ports: DaemonProcess, role: str, example: dict[str, Any]
@@ -125,7 +126,7 @@ def test_every_example_of_the_old_manual_gives_audio_on_both_ports(
         assert response.headers[f"x-metadata-{name}"] == value
 
 
-@pytest.mark.parametrize("role", ["http", "api"])
+@pytest.mark.parametrize("role", BOTH_PORTS)
 def test_uploads_are_the_same_request_with_files(both_ports: DaemonProcess, role: str) -> None:
     payload = {"model": "step-audio-editx", "seed": 1, "input": "更开心。", "step_audio": EMOTION}
     with both_ports.client(role) as client:
@@ -143,6 +144,7 @@ def test_uploads_are_the_same_request_with_files(both_ports: DaemonProcess, role
 # ---- omitted fields, and the voice
 
 
+@pytest.mark.slow
 def test_only_the_text_is_required(client: httpx.Client) -> None:
     bare = client.post(SPEECH, json={"input": "Hello there.", "seed": 1}, timeout=300)
     assert bare.headers["content-type"] == "audio/wav"
@@ -195,6 +197,7 @@ def test_the_old_form_is_known_by_what_it_has_and_lacks(body: bytes, expected: b
     assert is_old(body) is expected
 
 
+@pytest.mark.slow
 def test_a_voice_of_the_library_goes_before_an_old_name(
     start_daemon: StartDaemon, tmp_path: Path, data: Path
 ) -> None:
@@ -210,6 +213,7 @@ def test_a_voice_of_the_library_goes_before_an_old_name(
         assert ask(client, voice="whisper_cn").headers["X-StepAudio-Voice"] == "aunt"
 
 
+@pytest.mark.slow
 def test_without_the_model_speech_uses_another_installed_engine(embedded: DaemonProcess) -> None:
     client = embedded.shared_client
     for voice in ("fear_female", "happy_en", "whisper_cn", "story_teller", None):

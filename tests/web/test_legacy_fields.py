@@ -85,6 +85,7 @@ def test_a_speed_in_figures_is_the_models_word_for_it(client: httpx.Client) -> N
     refused(at("1x"), 400, "step_audio.edit_info", "more slower")
 
 
+@pytest.mark.slow
 def test_what_a_mode_does_not_use_is_ignored_and_named(client: httpx.Client) -> None:
     noise = change(client, mode="denoise", edit_info="happy", intensity=2.0, prompt_text="x")
     assert noise.headers["X-StepAudio-Ignored"] == (
@@ -168,6 +169,7 @@ def test_json_may_be_written_in_any_way(client: httpx.Client, plain: str, writte
     assert same(response, change(client, mode="denoise"))
 
 
+@pytest.mark.slow
 def test_a_recording_may_be_larger_than_a_text_and_has_a_limit(
     start_daemon: StartDaemon, data: Path, tmp_path: Path
 ) -> None:

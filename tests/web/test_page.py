@@ -200,6 +200,7 @@ class Watcher:
             pass  # the daemon has gone
 
 
+@pytest.mark.slow
 def test_a_watcher_gets_events_and_does_not_keep_the_daemon_awake(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"idle_timeout": 2})
     watcher = Watcher(daemon)

@@ -85,6 +85,7 @@ def shared(clients: dict[str, httpx.Client]) -> str:
     return make(clients[""], "Town Crier")
 
 
+@pytest.mark.slow
 def test_the_key_that_made_a_voice_has_it_in_every_list_and_speaks_with_it(
     clients: dict[str, httpx.Client], hers: str, shared: str
 ) -> None:

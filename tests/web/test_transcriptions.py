@@ -109,7 +109,13 @@ def test_unsupported_languages_are_refused(client: openai.OpenAI, spoken: bytes)
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"response_format": "verbose_json"}, {"stream": "true"}, {"language": "en"}]
+    "more",
+    [
+        {},
+        pytest.param({"response_format": "verbose_json"}, marks=pytest.mark.slow),
+        pytest.param({"stream": "true"}, marks=pytest.mark.slow),
+        {"language": "en"},
+    ],
 )
 def test_a_recording_in_chinese_is_no_english(
     awake: DaemonProcess, chinese: bytes, more: dict[str, str]

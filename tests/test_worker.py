@@ -250,6 +250,7 @@ def test_unloading_ends_the_worker_and_says_whether_there_was_one(daemon: Daemon
         assert client.post("/v1/audio/speech", json=SAY).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_request_that_races_an_unload_leaves_one_worker(daemon: DaemonProcess) -> None:
     with daemon.client() as client, ThreadPoolExecutor(2) as pool:
         client.post("/v1/audio/speech", json=SAY)

@@ -9,7 +9,8 @@ from tests.browser.conftest import StartBrowser
 from tests.proxy import PREFIX, proxied
 
 
-@pytest.mark.parametrize("path", ["/", pytest.param("/?lang=zh", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["/", "/?lang=zh"])
 def test_the_page_speaks_below_a_prefix(
     start_browser: StartBrowser, embedded: DaemonProcess, path: str
 ) -> None:

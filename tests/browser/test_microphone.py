@@ -59,12 +59,10 @@ def test_a_microphone_recording_can_be_edited(
     assert browser.console(HUM_IS_REFUSED) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("language", "tab", "record", "said"),
-    [
-        ("en", "Edit", "Record", "allow the microphone there"),
-        pytest.param("zh-CN", "修改", "录音", "允许麦克风", marks=pytest.mark.slow),
-    ],
+    [("en", "Edit", "Record", "allow the microphone there"), ("zh-CN", "修改", "录音", "允许麦克风")],
 )
 def test_a_blocked_microphone_is_explained(
     start_browser: StartBrowser, embedded: DaemonProcess, language: str, tab: str, record: str, said: str

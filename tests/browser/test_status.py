@@ -23,7 +23,7 @@ new MutationObserver(() => {
 """
 
 
-@pytest.fixture(params=["http", "page"])
+@pytest.fixture(params=["http", pytest.param("page", marks=pytest.mark.slow)])
 def sleepy(
     request: pytest.FixtureRequest, start_daemon: StartDaemon, data: Path, cache: Path
 ) -> DaemonProcess:

@@ -19,7 +19,7 @@ MEGABYTE = 1 << 20
 LARGE_BYTES = 32 * MEGABYTE
 """Hugging Face's client writes received data in chunks of 10 MB."""
 
-BOTH = pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+BOTH = pytest.mark.parametrize("source", ["huggingface", pytest.param("modelscope", marks=pytest.mark.slow)])
 
 
 def files_of(folder: Path) -> set[str]:

@@ -164,6 +164,7 @@ def test_the_repetition_rule(golden: SmallGolden) -> None:
     hold(golden, language.repetition(golden), "rep_masked", "rep_short_masked")
 
 
+@pytest.mark.slow
 def test_flow_vocoder_and_the_references_streaming(golden: SmallGolden, networks: Networks) -> None:
     made = audio.acoustics(golden, networks) | {"vq0206": golden.array("vq0206")}
     acoustics = decoder.reference_acoustics(golden, made)

@@ -73,6 +73,7 @@ def test_wrong_combinations_are_refused_by_name(client: httpx.Client) -> None:
     refused(edit(client, model="missing"), 404, "model")
 
 
+@pytest.mark.slow
 def test_tags_in_any_spelling_are_accepted_and_unknown_ones_are_warned_of(client: httpx.Client) -> None:
     old, new, known, unknown = (
         edit(client, mode="paralinguistic", text=f"{tag} a hum", transcript="a hum")

@@ -144,6 +144,7 @@ def test_uploads_have_their_own_errors(client: httpx.Client) -> None:
 # ---- base64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "written",
     [
@@ -157,6 +158,7 @@ def test_base64_comes_in_many_spellings(client: httpx.Client, written: str) -> N
     assert same(change(client, mode="denoise", input_audio_base64=written), change(client, mode="denoise"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plain", "written"),
     [("/", "\\/"), ("+", "\\u002B"), ('": "', '"' + " " * 500 + ':\n"'), ("_base64", "\\u005fbase64")],

@@ -108,14 +108,9 @@ def test_unsupported_languages_are_refused(client: openai.OpenAI, spoken: bytes)
         client.audio.transcriptions.create(model="whisper-1", file=("said.mp3", b""))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "more",
-    [
-        {},
-        pytest.param({"response_format": "verbose_json"}, marks=pytest.mark.slow),
-        pytest.param({"stream": "true"}, marks=pytest.mark.slow),
-        {"language": "en"},
-    ],
+    "more", [{}, {"response_format": "verbose_json"}, {"stream": "true"}, {"language": "en"}]
 )
 def test_a_recording_in_chinese_is_no_english(
     awake: DaemonProcess, chinese: bytes, more: dict[str, str]

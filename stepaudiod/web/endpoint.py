@@ -74,7 +74,7 @@ class Parameter(NamedTuple):
     pattern: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class endpoint:
     """Makes a handler an endpoint, with what the document says beside its docstring.
 

@@ -1,4 +1,4 @@
-"""Runs requests: the wait for a turn, the worker, a second try, the record. Knows no HTTP.
+"""Runs requests: the wait for a turn, the worker, a second try, the record. Independent of HTTP.
 
 A request waits for its turn (`fair_queue.py`), whichever socket it came by. The worker is spawned for the
 first request. A request whose client does not read gives its turn back until the client reads on. A request

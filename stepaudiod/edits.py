@@ -1,4 +1,4 @@
-"""What the model can be asked for, in the words it was trained on. Knows no audio.
+"""The edits that the model supports, by the names it was trained on. Independent of audio.
 
 A wrong name or combination is refused here, before any work, with the right ones listed.
 """
@@ -31,7 +31,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "vad": (),
     "paralinguistic": TAGS,
 }
-"""Every edit and what it can be told."""
+"""Every edit and its options."""
 MAX_ITERATIONS = 4
 
 INTENSITY_WORDS = ((0.5, "slightly"), (0.85, "somewhat"), (1.15, ""), (1.75, "noticeably"), (2.5, "much"))

@@ -1,4 +1,4 @@
-"""The voice library on disk: voices made from recordings. Knows no engine and no HTTP.
+"""The voice library on disk: voices made from recordings. Independent of engines and of HTTP.
 
     voices/
       aunt-mei/

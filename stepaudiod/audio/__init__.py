@@ -1,1 +1,1 @@
-"""Samples and bytes: joining, tempo, encoding, decoding. Knows no model."""
+"""Samples and bytes: joining, tempo, encoding, decoding. Independent of the models."""

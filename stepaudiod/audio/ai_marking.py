@@ -1,4 +1,4 @@
-"""The mark of synthetic sound, and its form in each container. Knows no codec.
+"""The mark of synthetic sound, and its form in each container. Independent of the codecs.
 
     SYNTHETIC           generated; model=kokoro                                        also the HTTP header
     DIGITALSOURCETYPE   http://cv.iptc.org/newscodes/digitalsourcetype/trained…        IPTC's vocabulary

@@ -1,4 +1,4 @@
-"""Pieces of speech joined into one stream, with pauses and without clicks. Knows no engine.
+"""Joins pieces of speech into one stream, with pauses and without clicks. Independent of the engines.
 
 [silence│speech│silence] [silence│speech│silence]      input: two pieces
 [fade in│speech│fade out][pause][fade in│speech│…      output

@@ -1,4 +1,4 @@
-"""A recording in any common container or codec into float samples, within limits. Knows no engine.
+"""Decodes recordings in any common container or codec, within limits. Independent of the engines.
 
 The input is untrusted: only demuxers of plain audio and video files may read it (none that opens other files
 or addresses, as playlists do), only decoders of audio (a megabyte of cover picture may unpack to a gigabyte),

@@ -1,4 +1,4 @@
-"""A stream of float samples into a stream of bytes, in the six formats of `formats.py`. Knows no engine.
+"""Encodes float samples as a stream of bytes, in the six formats of `formats.py`. Independent of the engines.
 
 The bytes are available as early as the codec allows: nothing is rewritten at the end.
 

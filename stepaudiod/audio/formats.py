@@ -1,4 +1,4 @@
-"""The six response formats of OpenAI's speech API. Knows no codec: the worker encodes."""
+"""The six response formats of OpenAI's speech API. Imports no codec: the worker encodes."""
 
 from __future__ import annotations
 

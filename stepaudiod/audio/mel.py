@@ -1,4 +1,4 @@
-"""Spectra on the mel scale. Knows no engine."""
+"""Spectra on the mel scale. Independent of the engines."""
 
 from __future__ import annotations
 

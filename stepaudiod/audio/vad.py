@@ -1,4 +1,4 @@
-"""Voice activity, by Silero's detector. Knows no engine."""
+"""Voice activity, by Silero's detector. Independent of the engines."""
 
 from __future__ import annotations
 

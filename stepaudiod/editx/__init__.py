@@ -1,4 +1,4 @@
-"""Step-Audio-EditX in plain PyTorch; knows nothing of the daemon. `pipeline` is the only public face.
+"""Step-Audio-EditX in plain PyTorch, independent of the daemon. `pipeline` is the only public module.
 
     text ── prompts ── tokenizer ──┐
                                    ├── step1 + sampling ── codes ── flow ── vocoder ── audio at 24 kHz

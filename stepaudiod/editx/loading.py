@@ -1,4 +1,4 @@
-"""All networks of a checkpoint, loaded with progress. Knows no request."""
+"""All networks of a checkpoint, loaded with progress. Independent of requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recording encoded for the model: codes, mel spectrogram and speaker embedding. Knows no prompt."""
+"""A recording encoded for the model: codes, mel spectrogram and speaker embedding. Independent of prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interfaces of engines, as the worker uses them. Knows no queue and no HTTP."""
+"""The interfaces of engines, as the worker uses them. Independent of the queue and of HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetch recordings from URLs, without giving clients access to the network (SSRF). Knows no request's form.
+"""Fetch recordings from URLs, without giving clients access to the network (SSRF). Reads no request.
 
 A client that may send a URL could otherwise reach whatever this machine can reach. So:
 

@@ -5,7 +5,7 @@
     hexgrad/Kokoro-82M                       kokoro, or the default speech engine if it is not installed
     openai/whisper-large-v3                  whisper-large-v3, or the default recogniser
 
-Case and the organisation before a slash do not matter. Knows names only, not what is installed.
+Case and the organisation before a slash do not matter. Names do not depend on what is installed.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The process border: frames, the child, and the child as the front sees it."""
+"""The worker process: frames, the child process, and the front's side of it."""

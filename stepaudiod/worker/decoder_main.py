@@ -2,7 +2,7 @@
 
 It gets a recording and a place for its samples as file descriptors, and answers with how many samples there
 are. Once it has loaded its libraries it can do no more than that: see `sandbox.py`. It leaves when its socket
-ends. Knows no request and no engine.
+ends. Independent of requests and of engines.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The decoders as the worker sees them: processes that a recording may crash. Knows no request.
+"""The worker's side of the decoders: processes that a recording may crash. Independent of requests.
 
 A decoder reads one recording at a time. The first is started for the first recording and kept; another is
 started only where recordings overlap, so that a short one doesn't wait for a long one.

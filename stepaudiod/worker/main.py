@@ -1,4 +1,4 @@
-"""The worker: the child process that owns the engines. Knows no HTTP and no systemd.
+"""The worker: the child process that owns the engines. Independent of HTTP and of systemd.
 
 The main thread works: it steps the requests in turn, a chunk each, so that a short request isn't held up by
 a long one and a cancelled one stops within a chunk. One thread receives frames. One sends heartbeats with a

@@ -1,4 +1,4 @@
-"""The worker as the front sees it: spawned, spoken to, watched, killed. Knows no engine and no HTTP."""
+"""The front's side of the worker: start, frames, supervision, end. Independent of engines and of HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes away from this process what decoding doesn't need: seccomp(2) and landlock(7). Knows no recording.
+"""Restricts this process to what decoding needs: seccomp(2) and landlock(7). Independent of recordings.
 
 Both need no privileges. seccomp lets through the system calls named here and answers all others with EPERM:
 no file is opened, no socket made, no program started, no memory made executable. The numbers are those of

@@ -1,4 +1,4 @@
-"""A reader of the protobuf wire format, just enough for two published file kinds. Knows no schema.
+"""A reader of the protobuf wire format, as far as two published files need it. Independent of schemas.
 
 It exists so that half a gigabyte of ONNX weights can stay memory-mapped: the usual parsers copy every byte of
 the file into the heap, and then each tensor once more. Nothing here allocates for a length-delimited field.

@@ -1,4 +1,4 @@
-"""Weights read from files and put into modules; every mismatch is named in the error. Knows no network.
+"""Weights read from files and put into modules; each mismatch is named in the error. Independent of networks.
 
 Files stay memory-mapped until a tensor is needed on its device, so loading to a GPU costs page cache, not
 memory. Nothing in a model folder is ever executed: `.pt` files are read with `weights_only=True`.

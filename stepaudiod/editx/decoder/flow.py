@@ -4,7 +4,7 @@
     speaker embedding ── unit length ── linear ── speaker ──────┼── ten steps from noise ── mel at 50 Hz
     reference mel, then zeros ───────────────────── condition ──┘
 
-Guidance runs a second row with all conditions zero. Knows no waveform.
+Guidance runs a second row with all conditions zero. Independent of waveforms.
 """
 
 from __future__ import annotations

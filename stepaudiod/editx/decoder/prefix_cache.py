@@ -4,7 +4,7 @@
 
 A stream reserves the most that it may need before it begins, and the prefix of its voice if that is not
 cached: so no stream runs out of memory midway. Unused prefixes stay, the least recently used first to be
-evicted. Requests wait in a FIFO queue. Knows no codes and no sound.
+evicted. Requests wait in a FIFO queue. Independent of codes and sound.
 """
 
 from __future__ import annotations

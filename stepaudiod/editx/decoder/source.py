@@ -1,4 +1,4 @@
-"""The vocoder's excitation: sines at nine multiples of a pitch, and noise where there is none. Knows no mel.
+"""The vocoder's excitation: sines at nine multiples of a pitch, or noise without one. Independent of mels.
 
     pitch, 50 Hz ─ phase of each harmonic ─ upsampled 480 times ─ sine ─┐
     noise ─────────────────────────────────────────────────────────────┴─ one linear layer, tanh ─ 24 kHz

@@ -3,7 +3,7 @@
     mel ──┬─ pitch ── harmonic source ── short spectra ─┐ (18 channels, 6 kHz)
           └─ conv ─ x8 ──(+)── x5 ──(+)── x3 ──(+)── magnitude and phase ── inverse transform ── waveform
 
-At each (+) the source is added, downsampled to that stage's rate. Knows no codes and no requests.
+At each (+) the source is added, downsampled to that stage's rate. Independent of codes and requests.
 """
 
 from __future__ import annotations

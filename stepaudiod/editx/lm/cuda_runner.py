@@ -5,8 +5,8 @@
     …                                        └─ 5 codes per slot, read by the host once
 
 All sequences are at the same place of the code pattern, so only the codes allowed there are scored. Random
-numbers come from the host, drawn as `sampling` draws them, while the GPU runs the step before. Knows no
-requests.
+numbers come from the host, drawn as `sampling` draws them, while the GPU runs the step before.
+Independent of requests.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
     step     every sequence whose buffer has space gets five codes; see `cuda_runner`
     leave    the allocation is freed, and stays known for prompts with the same beginning
 
-Nothing is allocated during a sequence, so none runs out of memory midway. Knows no audio.
+Nothing is allocated during a sequence, so none runs out of memory midway. Independent of audio.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ times the norm's weights, and each program the sum of squares of its part; the n
 former, and scales its result by the root of all squares.
 
 Each kernel computes 16 rows, used or not: a tensor core takes 16 anyway. So a row's last bits never depend on
-its neighbours, and 16 sequences take the time of one. Knows no module and no sampling.
+its neighbours, and 16 sequences take the time of one. Independent of modules and sampling.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Matrix products in the arithmetic that the CPU is good at. Knows no network.
+"""Matrix products in the number format that is fastest on the CPU. Independent of the network.
 
 Most server CPUs multiply bfloat16; one that doesn't takes four times as long as for float32. Converting a
 matrix to float32 first pays as soon as some rows share it.

@@ -1,4 +1,4 @@
-r"""The language model's prompts: the text around the codes. Knows no sampling.
+r"""The language model's prompts: the text around the codes. Independent of sampling.
 
 A chat of three turns, encoded as one string:
 

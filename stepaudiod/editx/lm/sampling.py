@@ -1,4 +1,4 @@
-"""From scores to the next id. Knows no network.
+"""From scores to the next id. Independent of the network.
 
 The random numbers of a request come from a generator of its own on the CPU: so a request has the same codes
 alone, beside others, and on another device, as far as the scores agree.

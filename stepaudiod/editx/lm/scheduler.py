@@ -2,7 +2,7 @@
 
 The first consumer that needs a token runs one decode step for the whole batch; tokens of the other sequences
 are buffered. So requests share each reading of the weights, whether they run in threads of their own or one
-thread steps them in turn. Knows no audio.
+thread steps them in turn. Independent of audio.
 
 A row keeps the keys and values of the sequence that left it. A prompt with the same beginning, as all prompts
 of one voice have, is read from where they differ; in whole blocks, so that the last bits don't depend on it.

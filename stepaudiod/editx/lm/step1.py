@@ -8,7 +8,7 @@
 - a long prompt is read in blocks, so that scores never need the square of its length;
 - the output layer is never tied to the embedding, whatever a configuration says.
 
-Knows no sampling and no text.
+Independent of sampling and of text.
 """
 
 from __future__ import annotations

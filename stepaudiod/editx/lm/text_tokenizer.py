@@ -1,4 +1,4 @@
-"""Text to ids, from the published `tokenizer.model`. Knows no prompt.
+"""Text to ids, from the published `tokenizer.model`. Independent of prompts.
 
 The vocabulary mixes text with control tokens (`<|EOT|>`), byte tokens, and 9,216 codes written `<audio_N>`.
 Text is never searched for control tokens: `<|EOT|>` in a user's text is six characters to be read out, and

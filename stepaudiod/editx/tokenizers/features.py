@@ -1,4 +1,4 @@
-"""The networks' inputs: level, trimming, and three kinds of spectrogram. Knows no network.
+"""The networks' inputs: level, trimming, and three kinds of spectrogram. Independent of the networks.
 
     waveform ── stage A: mono, peak at most 0.6 ──┬── 24 kHz ── prompt mel ──────────────── flow decoder
                                                   ├── 16 kHz ── Kaldi filter bank ───────── CAM++

@@ -1,4 +1,4 @@
-"""Windowed-sinc resampling, the kind the codes were trained on. Knows no model and no file.
+"""Windowed-sinc resampling, the kind the codes were trained on. Independent of models and files.
 
 Another filter changes the codes audibly, so this reproduces torchaudio's kernel exactly: a
 Hann-windowed sinc, six zero crossings to a side, rolled off at 0.99 of the lower Nyquist frequency.

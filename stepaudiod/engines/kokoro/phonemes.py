@@ -1,4 +1,4 @@
-"""A phoneme string split into parts for a voice. Knows only marks and spaces."""
+"""A phoneme string split into parts for a voice. Interprets only marks and spaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text to phonemes, for any text: a sentence that fails never ends a request. Knows no language.
+"""Text to phonemes, for any text: a sentence that fails never ends a request. Independent of the language.
 
     as it is ──► letters, digits and common marks only ──► word by word ──► a word letter by letter
 

@@ -1,4 +1,4 @@
-"""The certainty of a transcript and of its language. Knows no recogniser."""
+"""The certainty of a transcript and of its language. Independent of the recogniser."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
     recording   ─────speech──speech─────────speech────speech───────────
     windows         [             ]         [              ]              cut in pauses
 
-Parts without speech are never given to the recogniser, which would invent words. Knows no recogniser.
+Parts without speech are never given to the recogniser, which would invent words. Independent of recognisers.
 """
 
 from __future__ import annotations

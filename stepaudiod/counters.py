@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 OUTCOMES = ("served", "failed", "cancelled", "refused")
-"""How a request ends: done, with an error, left by its client, rejected by a full queue."""
+"""How a request ends: done, with an error, cancelled by its client, rejected by a full queue."""
 
 DURATION_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 FIRST_AUDIO_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60)

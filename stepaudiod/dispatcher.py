@@ -58,7 +58,7 @@ class Dispatcher:
         self.worker: WorkerProcess | None = None
         self.is_stopping = False
         self.changes = Broadcast()
-        """Of what `status` and the worker say."""
+        """Notified when the status or the worker changes."""
         self._idle = idle
         self._spawn = spawn
         self._spawning = asyncio.Lock()
@@ -145,7 +145,7 @@ class Dispatcher:
 
     @contextlib.contextmanager
     def _recorded(self, request: ActiveRequest) -> Iterator[None]:
-        """Count a request as active, and write down how it ended."""
+        """Count a request as active, and record how it ended."""
         self._idle.begin()
         try:
             yield
@@ -232,7 +232,7 @@ class Dispatcher:
                     reply.on_change()  # it may have waited for credit
 
     def _look_again(self) -> None:
-        """Have the requests that wait for a worker look whether they may go to it."""
+        """Let the requests that wait for a worker check again whether they may be sent to it."""
         self._retried.set()
         self._retried = asyncio.Event()
 
@@ -264,14 +264,14 @@ class Dispatcher:
             self._keep_paused_few()
 
     def _keep_paused_few(self) -> None:
-        """Each paused request holds memory here and in the worker: beyond the limit, give one up."""
+        """Each paused request holds memory here and in the worker: beyond the limit, end one."""
         if len(self._paused) <= self.limits.max_paused:
             return
         callers = Counter(turn.caller for turn in self._paused)
         turn = max(self._paused, key=lambda each: callers[each.caller])
-        log.warning("%d clients do not read: giving up the one that has not for longest", len(self._paused))
+        log.warning("%d clients do not read: cutting off the oldest response", len(self._paused))
         self._paused.pop(turn).give_up(
-            Busy("The client did not read, and others need the memory. Read faster, or ask again.", 1)
+            Busy("The client did not read, and other requests need the memory. Read faster, or retry.", 1)
         )
 
     def _busy(self) -> Busy:
@@ -331,7 +331,7 @@ class Dispatcher:
                 await worker.kill(reason)
 
     async def close(self) -> None:
-        """End the worker for good; what it was doing gets an error."""
+        """End the worker permanently; its requests end with an error."""
         self.is_stopping = True
         await self.end_worker("is told to stop")
 

@@ -48,7 +48,7 @@ class EditRequest(NamedTuple):
 
 
 class TranscriptionRequest(NamedTuple):
-    """A recording to be written down.
+    """A recording to be transcribed.
 
     Attributes:
         language: ISO 639-1 code; None detects it.
@@ -65,7 +65,7 @@ class TranscriptionRequest(NamedTuple):
 
 
 Work = SpeechRequest | EditRequest | TranscriptionRequest
-"""What an engine can be asked for."""
+"""The kinds of work that an engine may do."""
 
 KINDS: dict[str, type[Work]] = {
     "speech": SpeechRequest,
@@ -99,9 +99,9 @@ class Segment(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What an engine tells of its work beside the result: the seed it drew, the language it heard.
+    """What an engine reports beside the result, such as the seed and the detected language.
 
-    What is known before the first sound is said before it.
+    Facts that are known before the first sound are sent before it.
     """
 
     values: dict[str, str | int | float]
@@ -150,7 +150,7 @@ class Capabilities(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EngineDescription:
-    """What the front knows of an engine without importing it.
+    """The description of an engine, which the front uses without importing the engine.
 
     Attributes:
         name: the model id in the API.

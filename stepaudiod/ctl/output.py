@@ -69,7 +69,7 @@ class FileOutput:
 
 
 class PipeOutput:
-    """Standard output. A reader that leaves early is a `BrokenPipeError`, which ends the command."""
+    """Standard output. A reader that closes it early is a `BrokenPipeError`, which ends the command."""
 
     def write(self, data: bytes) -> bool:
         write_out(data)

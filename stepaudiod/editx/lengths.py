@@ -1,7 +1,7 @@
 """Limits on the length of speech, by which runaway and truncated output is detected. Imports no torch.
 
-Without an upper limit a model that has lost track babbles on to the end of its context; without a lower one a
-dropped clause goes unnoticed. Both come from the text, or from the recording that is edited.
+Without an upper limit a model may fail to stop before the end of its context; without a lower one a missing
+clause is not detected. Both come from the text, or from the recording that is edited.
 """
 
 from __future__ import annotations

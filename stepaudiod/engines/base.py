@@ -97,7 +97,7 @@ class Transcribing(Engine, Protocol):
         """Transcribe a recording, segment by segment; `Facts` contain its `language`.
 
         Raises:
-            Unsupported: the engine doesn't know the language.
+            Unsupported: the engine doesn't support the language.
         """
 
 

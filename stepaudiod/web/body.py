@@ -260,7 +260,7 @@ async def body_pieces(request: Request, settings: Settings) -> AsyncGenerator[by
         except StopAsyncIteration:
             break
         except ClientDisconnect:
-            raise InvalidRequest("The client left before its request was complete.") from None
+            raise InvalidRequest("The client disconnected before its request was complete.") from None
         size += len(piece)
         if size <= limit:
             yield piece

@@ -148,7 +148,7 @@ def _follow(engine: EngineDescription, instructions: str) -> Followed:
 
 
 def _language(engine: EngineDescription, form: SpeechForm) -> tuple[str | None, str]:
-    """The language that the engine is told, and the form's field for it where that can't be followed.
+    """The language that the engine gets, and the form's field for it where that can't be followed.
 
     Raises:
         InvalidRequest: the engine does not speak the language that `language` names.

@@ -45,7 +45,7 @@ VTT = "text/vtt; charset=utf-8"
     body=(TranscriptionForm,),
 )
 async def transcriptions(request: Request) -> Response:
-    """Write down what a recording says, in OpenAI's form."""
+    """Transcribe a recording, in OpenAI's form."""
     form, uploads = await read_multipart(request, TranscriptionForm)
     name_params(request, {"recording": "file"})
     engine = engine_for(request.app.state.service, form.model, "transcribe")

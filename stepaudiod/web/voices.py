@@ -63,7 +63,7 @@ MADE = Answer("", {JSON: ("MadeVoice",)}, (IGNORED,), ("getVoice", "deleteVoice"
 async def create(request: Request) -> Response:
     """Make a voice from a recording, in OpenAI's form.
 
-    Speech requests may name it from then on. Without `transcript` a recogniser writes down what it says.
+    Speech requests may name it from then on. Without `transcript` a recogniser transcribes it.
     """
     form, uploads = await read_multipart(request, VoiceForm)
     sample = uploads["audio_sample"]
@@ -74,7 +74,7 @@ async def create(request: Request) -> Response:
     try:
         heard = await while_connected(request.receive, _listen(request, recording))
     except ClientDisconnect:
-        raise InvalidRequest("The client left before its voice was kept.") from None
+        raise InvalidRequest("The client disconnected before the voice was stored.") from None
     transcript = form.transcript.strip() or heard
     more = form.model_dump(include={"description", "language", "gender"})
     voice = await asyncio.to_thread(library.create, form.name, sample, transcript, form.consent, **more)

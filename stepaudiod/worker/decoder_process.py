@@ -45,7 +45,7 @@ LOOK_S = 0.05
 
 
 class DecoderLost(Exception):
-    """The decoder died of a recording, or was ended because it took too long; the reason, for people."""
+    """The decoder ended because of a recording, or took too long; the message is the reason, for users."""
 
 
 class Decoders:
@@ -171,7 +171,7 @@ class _Decoder:
         most = int((bounds.max_seconds + 1) * MAX_RATE)
         samples = os.memfd_create("samples", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            # its size is fixed: the decoder can neither fill the memory nor take away what we read
+            # its size is fixed: the decoder can neither fill the memory nor remove what is read here
             os.ftruncate(samples, most * 4)
             fcntl(samples, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL)
             with path.open("rb") as recording:
@@ -215,11 +215,11 @@ class _Decoder:
         return answer
 
     def _ended(self) -> str:
-        """How the process ended, in words; a socket that is closed is the last it does."""
+        """How the process ended, in words; it closes its socket last."""
         try:
             code = self._process.wait(CANCEL_S)
         except subprocess.TimeoutExpired:
-            return "answered what makes no sense"
+            return "sent an invalid answer"
         if code == -signal.SIGXCPU:
             return "took too much processor time and was ended"
         return f"died on it (signal {-code})" if code < 0 else f"died on it (exit status {code})"
@@ -236,11 +236,11 @@ def _result(answer: dict[str, Any], samples: int, most: int, param: str) -> tupl
         raise kind(str(answer.get("message"))[:MESSAGE_CHARACTERS], param)
     count, rate = answer.get("samples"), answer.get("rate")
     if not (isinstance(count, int) and isinstance(rate, int) and 0 < count <= most and 0 < rate <= MAX_RATE):
-        raise DecoderLost("answered what makes no sense")
+        raise DecoderLost("sent an invalid answer")
     waveform = np.empty(count, np.float32)
     room, at = memoryview(waveform.data).cast("B"), 0
     while at < len(room):  # one call reads at most 2 GiB
         at += os.preadv(samples, [room[at:]], at)
     if not (waveform.min() >= -1.0 and waveform.max() <= 1.0):
-        raise DecoderLost("answered what is no sound")
+        raise DecoderLost("sent invalid samples")
     return waveform, rate

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from stepaudiod.engines.base import Decode, Engine, Reading, Transcribing
 
 READ_AHEAD_BYTES = 16 << 20
-"""How much the kernel is asked for at a time: a request for gigabytes would block the disk for all others."""
+"""Bytes requested from the kernel at a time: a request for gigabytes would block the disk for all others."""
 
 
 class LoadedEngines:
@@ -116,8 +116,8 @@ class LoadedEngines:
         self._tell(EngineDropped(name))
 
     def gpu_memory(self) -> dict[str, int]:
-        """What the process holds of the GPU, in bytes; nothing where no engine uses it."""
-        # asked from the heartbeat's thread, while another may be halfway through importing torch
+        """The GPU memory of this process, in bytes; empty where no engine uses a GPU."""
+        # called by the heartbeat's thread, while another one may be importing torch
         cuda = getattr(sys.modules.get("torch"), "cuda", None)
         is_initialized = getattr(cuda, "is_initialized", None)
         if cuda is None or is_initialized is None or not self._engines or not is_initialized():
@@ -136,7 +136,7 @@ def _order(table: dict[str, Any]) -> EngineOrder:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep the collector away while an engine loads: it would walk lexicons and modules again and again."""
+    """Disable garbage collection while an engine loads: it would traverse all its objects repeatedly."""
     gc.disable()
     try:
         yield

@@ -3,7 +3,7 @@
 The main thread works: it steps the requests in turn, a chunk each, so that a short request isn't held up by
 a long one and a cancelled one stops within a chunk. One thread receives frames. One sends heartbeats with a
 count of the progress made, so that the front can tell slow from stuck. Short-lived ones decode recordings
-(`job.py`) and read ahead (`loaded.py`). When the front dies, the kernel kills us.
+(`job.py`) and read ahead (`loaded.py`). When the front dies, the kernel kills this process.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Worker:
         return runnable
 
     def _receive(self) -> None:
-        """Hand on the front's frames; when it is gone, so are we."""
+        """Queue the front's frames; when the front is gone, end this process."""
         file = self._connection.makefile("rb")
         while True:
             try:
@@ -124,7 +124,7 @@ class Worker:
                 os._exit(1)
 
     def _beat(self) -> None:
-        """Say that we live, and whether the work moves."""
+        """Send heartbeats, with the progress of the work."""
         while True:
             self._send(Heartbeat(self._progress, self._is_busy, self._engines.gpu_memory()))
             time.sleep(self._beat_s)
@@ -204,7 +204,7 @@ def _failed(id: int, error: Exception) -> JobFailed:
 
 
 def _die_of(error: Exception) -> None:
-    """End this process if a GPU's context is lost: nothing would ever work in it again."""
+    """End this process if a GPU's context is lost: every later operation in it would fail."""
     is_gpus = isinstance(error, getattr(sys.modules.get("torch"), "AcceleratorError", ()))
     if is_gpus and getattr(error, "error_code", None) not in HARMLESS_CUDA_ERRORS:
         log.critical("the GPU failed, and the next request gets a new worker")
@@ -212,7 +212,7 @@ def _die_of(error: Exception) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Let the kernel kill us when the front dies, and first when memory runs out: prctl(2), proc(5)."""
+    """Have the kernel kill this process when the front dies, and first without memory: prctl(2), proc(5)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--log-level", default="info")
     options = parser.parse_args()
     _die_with(options.parent)
-    # weights come from folders: whatever a library would ask a hub for is a mistake
+    # weights come from folders: a library that would request anything from a hub does so by mistake
     os.environ["HF_HUB_OFFLINE"] = "1"
     # kernels are compiled once a machine, not once a process
     os.environ.setdefault("TRITON_CACHE_DIR", str(options.cache_dir / "triton"))

@@ -124,7 +124,7 @@ class WorkerProcess:
     ) -> None:
         self.pid = process.pid
         self.loaded: dict[str, dict[str, Any]] = {}
-        """Engines in memory, and what each tells of itself: `load_s` and more."""
+        """Engines in memory, and what each reports about itself: `load_s` and more."""
         self.loading: protocol.EngineLoading | None = None
         """What is being loaded; None when nothing is."""
         self.is_lost = False
@@ -167,7 +167,7 @@ class WorkerProcess:
         return cls(process, reader, writer, options, counters)
 
     def watch_changes(self, on_change: Callable[[], None]) -> None:
-        """Call back whenever what is loaded, or whether we live, changes."""
+        """Set what is called when the loaded engines change or the worker is lost."""
         self._on_change = on_change
 
     def work(
@@ -293,7 +293,7 @@ class WorkerProcess:
         await self._ended()
 
     def _lose(self, message: str) -> None:
-        """From now on this worker is gone; every request it had learns so."""
+        """Mark the worker as gone, and end all of its requests with an error."""
         self.is_lost = True
         self.loading = None
         self._counters.unloads.update(list(self.loaded))

@@ -184,7 +184,7 @@ def test_a_model_for_english_only_needs_no_language_and_refuses_what_it_guessed(
     write_model(tmp_path, languages=())
     engine = loaded(tmp_path)
     for language in (None, "en"):  # random weights are unsure of every word
-        with pytest.raises(Unsupported, match=r"doesn't sound like English.*knows English only"):
+        with pytest.raises(Unsupported, match=r"doesn't sound like English.*supports English only"):
             transcribed(engine, speech, language=language)
     with pytest.raises(Unsupported, match="language"):
         transcribed(engine, speech, language="zh")

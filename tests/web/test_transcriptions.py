@@ -120,7 +120,7 @@ def test_a_recording_in_chinese_is_no_english(
     assert answer.status_code == 422, answer.text
     error = answer.json()["error"]
     assert (error["code"], error["param"]) == ("unsupported", "file")
-    for word in ("doesn't sound like English", "whisper-tiny.en knows English only", "models pull whisper"):
+    for word in ("doesn't sound like English", "tiny.en supports English only", "models pull whisper"):
         assert word in error["message"]
 
 

@@ -33,7 +33,7 @@ class TensorHeader(NamedTuple):
 
 def mend() -> str:
     """The advice about a damaged model file, for an error's message."""
-    return "run `stepaudioctl models verify`, which says which `stepaudioctl models pull` mends it"
+    return "run `stepaudioctl models verify`, which prints the `stepaudioctl models pull` to run"
 
 
 def unreadable(path: Path, error: OSError) -> ModelFileError:

@@ -1,4 +1,4 @@
-"""Where the published files lie, and whether they are whole. Loads no network and imports no torch.
+"""Where the published files are, and whether they are complete. Loads no network and imports no torch.
 
 models/
   Step-Audio-EditX/       the language model, its vocabulary, and in CosyVoice-300M-25Hz/ the decoders
@@ -69,14 +69,14 @@ class Checkpoint(NamedTuple):
 
     @property
     def quantized(self) -> Path:
-        """Where the language model may lie in fewer bits, made from the published one."""
+        """The folder of the quantized language model, which is made from the published one."""
         return self.root / f"{MODEL_FOLDER}-quantized"
 
     def shards(self) -> list[Path]:
         """The language model's weight files.
 
         Raises:
-            ModelFileError: there are none, or they may not be looked at.
+            ModelFileError: there are none, or their folder may not be read.
         """
         try:
             os.scandir(self.model).close()
@@ -127,7 +127,7 @@ class Checkpoint(NamedTuple):
         return digest.hexdigest()[:32]
 
     def problems(self) -> Iterator[ModelFileError]:
-        """Look at every file, quickly: that it is there and as long as its own header says."""
+        """Check quickly that every file exists and has the size that its header states."""
         try:
             files = self.files()
         except ModelFileError as error:
@@ -145,10 +145,10 @@ class Checkpoint(NamedTuple):
                 yield unreadable(path, error)
 
     def verify(self) -> None:
-        """Look at every file, and stop at the first that isn't whole.
+        """Check every file, and stop at the first incomplete one.
 
         Raises:
-            ModelFileError: names the file, what was expected and found, and the command that mends it.
+            ModelFileError: names the file, what was expected and found, and the command that repairs it.
         """
         for problem in self.problems():
             raise problem

@@ -136,13 +136,13 @@ def _tensor(buffer: memoryview) -> Tensor:
         elif number in (4, 7) and kind == protobuf.BYTES:
             packed = protobuf.view(value)
         elif number == 13:
-            raise ValueError("its data lies in another file")
+            raise ValueError("its data is in another file")
     if dtype not in ONNX_DTYPES:
         raise ValueError(f"element type {dtype}")
     if raw is None and packed is not None and dtype == 1:
         raw = packed  # packed floats have the layout of raw data
     if raw is None:
-        raise ValueError("it carries no data")
+        raise ValueError("it contains no data")
     flat = torch.frombuffer(raw, dtype=torch.uint8)
     if flat.data_ptr() % 8:
         flat = flat.clone()

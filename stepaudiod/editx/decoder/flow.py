@@ -120,7 +120,7 @@ class Flow(nn.Module):
         return self.dtype if self.graphs is None else STATE_DTYPE
 
     def embed(self, columns: Tensor) -> Tensor:
-        """Look both columns up in one table: `(frames, 2)` to `(1, frames, size)`."""
+        """Look up both columns in one table: `(frames, 2)` to `(1, frames, size)`."""
         embedded: Tensor = self.input_embedding["embedding"](columns).flatten(1)[None]
         return embedded
 

@@ -1,8 +1,7 @@
 """The running batch on a GPU: sequences join and leave between decode steps of five codes.
 
     join     allocate all positions that it may need, or wait; the prompt is read in blocks, with a decode
-    step
-             between two of them if a running sequence has no token buffered
+             step between two of them if a running sequence has no token buffered
     step     every sequence whose buffer has space gets five codes; see `cuda_runner`
     leave    the allocation is freed, and stays known for prompts with the same beginning
 

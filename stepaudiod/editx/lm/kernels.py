@@ -2,7 +2,7 @@
 
 A step of one sequence reads every weight once and does little else, so the kernels are memory-bound:
 
-    _begin      looks the last codes up
+    _begin      looks up the last codes
     _multiply   rows times a matrix; after a norm, or followed by a gate or the residual
     _attend     one split of one sequence's keys, for the heads that share them; the bias from positions
     _combine    the splits of one head into its result
@@ -84,7 +84,7 @@ def _begin(
     codes_ptr, table_ptr, gain_ptr, x_ptr, ready_ptr, squares_ptr,
     K: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, PARTS_UP: tl.constexpr,
 ):  # fmt: skip
-    """Look one row's code up."""
+    """Look up one row's code."""
     row, k = tl.program_id(0), tl.arange(0, BLOCK)
     is_value = k < K
     x = tl.load(table_ptr + tl.load(codes_ptr + row) * K + k, mask=is_value, other=0.0)
@@ -242,7 +242,7 @@ def _combine(
 
 
 def begin(codes: Tensor, table: Tensor, gain: Tensor, rows: Rows) -> None:
-    """Look codes `(rows,)` up in a table `(codes, hidden)`; `gain` is the first norm's weights."""
+    """Look up codes `(rows,)` in a table `(codes, hidden)`; `gain` is the first norm's weights."""
     count, hidden = rows.x.shape
     parts = rows.squares.shape[0]
     _begin[(count,)](

@@ -67,7 +67,7 @@ class Sampler:
             return int(scores.argmax())
         chances = (scores.float() / self.temperature).softmax(dim=-1)
         # the largest of log p + Gumbel noise: unlike an index into the cumulative distribution, where each
-        # rounding moves every border, it changes only where two ids are all but level
+        # rounding moves every border, it changes only where two ids are nearly equal
         return int((chances.log() + self.gumbel(scores.shape[-1]).to(chances)).argmax())
 
     def gumbel(self, size: int) -> Tensor:

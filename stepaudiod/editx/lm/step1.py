@@ -160,7 +160,7 @@ class Step1Model(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Look ids up in the table, which may be on the host."""
+        """Look up ids in the table, which may be on the host."""
         table, home = self.embed_tokens.weight, self.norm.weight
         return F.embedding(ids.to(table.device), table).to(home.device, home.dtype)
 

@@ -60,7 +60,7 @@ class Recogniser:
         """The transcript of a recording; "" if there are no words.
 
         Raises:
-            InvalidRequest: it is uncertain, unless it may be, or in a language that the engine doesn't know.
+            InvalidRequest: it is uncertain, unless it may be, or in a language that the engine lacks.
         """
         engine = self._engines.recogniser(self._order)
         try:

@@ -56,7 +56,7 @@ class EnglishCheck:
         least = self._least - self._allowance / self._mean.weight
         if self._mean.value < least:
             raise Unsupported(
-                f"The recording doesn't sound like English, and {self._engine} knows English only: "
+                f"The recording doesn't sound like English, and {self._engine} supports English only: "
                 f"{self._measure} is {self._mean.value:.2f}, and English has at least {least:.2f}. For other "
                 "languages fetch a larger Whisper: stepaudioctl models pull whisper.",
                 "recording",

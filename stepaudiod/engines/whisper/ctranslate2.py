@@ -110,7 +110,7 @@ class WhisperTinyEngine:
         """
         if request.language not in (None, "en"):
             raise Unsupported(
-                f"The engine whisper-tiny.en writes down English only, not {request.language!r}. For other "
+                f"The engine whisper-tiny.en transcribes English only, not {request.language!r}. For other "
                 "languages fetch a larger Whisper: stepaudioctl models pull whisper.",
                 "language",
             )

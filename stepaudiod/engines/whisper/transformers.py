@@ -125,7 +125,7 @@ class WhisperEngine:
         it.
 
         Raises:
-            Unsupported: the model doesn't know the language, can't time words, or knows English only and the
+            Unsupported: the model lacks the language, can't time words, or supports English only and the
                 recording doesn't sound like it.
         """
         self._check(request)
@@ -149,7 +149,7 @@ class WhisperEngine:
         known = _languages(self._model.generation_config)
         if request.language and request.language not in known:
             raise Unsupported(
-                f"{self._name} does not know the language {request.language!r}. It knows "
+                f"{self._name} does not support the language {request.language!r}. It supports "
                 f"{', '.join(sorted(known))}. For others: stepaudioctl models pull whisper.",
                 "language",
             )

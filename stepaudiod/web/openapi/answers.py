@@ -261,7 +261,7 @@ class TranscriptTokens(SpeechTokens):
 
 
 class Transcription(Answer):
-    """What a recording says."""
+    """The transcript of a recording."""
 
     text: str
     usage: DurationUsage

@@ -87,7 +87,7 @@ AUDIO_TOOLS = EngineDescription(
 
 PROBE = EngineDescription(
     name="probe",
-    title="looks at a recording",
+    title="checks a recording",
     factory="stepaudiod.engines.probe:RecordingProbe",
     packages=(),
     install="reinstall stepaudiod",

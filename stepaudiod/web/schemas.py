@@ -286,7 +286,7 @@ class VoiceForm(Form):
     transcript: str = Field(
         "",
         max_length=10_000,
-        description="what the recording says; without it, a recogniser writes it down",
+        description="what the recording says; without it, a recogniser transcribes it",
         examples=["The birch canoe slid on the smooth planks."],
     )
     description: str = Field("", max_length=500)
@@ -309,7 +309,7 @@ class EditForm(Form):
     text: OptionalText = Field(None, description="for paralinguistic: the new text with its tags")
     transcript: str = Field(
         "",
-        description="what the recording says; without it, a recogniser writes it down",
+        description="what the recording says; without it, a recogniser transcribes it",
         examples=["The birch canoe slid on the smooth planks."],
         json_schema_extra=MAX_TEXT,
     )

@@ -1,4 +1,4 @@
-"""stepaudiod: speech that isn't running until you connect.
+"""stepaudiod: a speech server that runs only while it is used.
 
 Importing the package disables the telemetry of libraries. This is done here because every process of the
 project imports the package before any such library.

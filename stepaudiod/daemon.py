@@ -194,7 +194,7 @@ def _listeners(settings: Settings) -> list[Listener]:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="stepaudiod", description="Speech that isn't running until you connect."
+        prog="stepaudiod", description="A speech server that runs only while it is used."
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="default: /etc/stepaudiod/stepaudiod.toml"

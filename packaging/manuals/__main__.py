@@ -21,7 +21,7 @@ def main(folder: Path) -> None:
     stepaudiod = tree.read(daemon.build_parser())
     files = {
         "stepaudiod.8": pages.page_of_program(
-            stepaudiod, 8, "speech that isn't running until you connect", pages.prose("stepaudiod")
+            stepaudiod, 8, "speech server that runs only while it is used", pages.prose("stepaudiod")
         ),
         "stepaudioctl.1": pages.page_of_commands(
             stepaudioctl, shared, ctl.EXIT_CODES, pages.prose("stepaudioctl")

@@ -105,6 +105,7 @@ def test_a_sound_tag_is_inserted_at_the_cursor(browser: Browser, humming: Path) 
     assert browser.at("#edit_text textarea").get_attribute("value") == "well[laugh] then"
 
 
+@pytest.mark.slow
 def test_spoken_results_can_be_edited(browser: Browser) -> None:
     browser.write("#speak_text textarea", "Mm.")
     browser.click("#speak_start")

@@ -117,7 +117,8 @@ def test_the_page_speaks_the_browsers_language_and_changes_it_without_losing_the
     assert browser.at("#speak_start").text == "Speak"
 
 
-@pytest.mark.parametrize("language", [pytest.param("en", marks=pytest.mark.slow), "zh-CN"])
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["en", "zh-CN"])
 def test_a_phone_shows_everything_without_scrolling_sideways(
     start_browser: StartBrowser, embedded: DaemonProcess, language: str
 ) -> None:
@@ -155,6 +156,7 @@ def test_the_keyboard_reaches_everything(start_browser: StartBrowser, embedded: 
     browser.wait(lambda: browser.at("#status").is_displayed())
 
 
+@pytest.mark.slow
 def test_the_browser_is_forbidden_to_fetch_from_others(
     start_browser: StartBrowser, embedded: DaemonProcess
 ) -> None:

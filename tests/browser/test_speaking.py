@@ -164,6 +164,7 @@ def test_errors_say_what_to_do(browser: Browser) -> None:
     browser.wait(lambda: "That did not work" in browser.text("#speak_result [role=alert]"))
 
 
+@pytest.mark.slow
 def test_the_request_is_copied_for_a_terminal_and_for_a_program(
     browser: Browser, embedded: DaemonProcess
 ) -> None:
@@ -180,6 +181,7 @@ def test_the_request_is_copied_for_a_terminal_and_for_a_program(
     assert f'base_url="{embedded.url}/v1"' in python
 
 
+@pytest.mark.slow
 def test_unavailable_features_are_disabled_with_installation_hints(browser: Browser) -> None:
     browser.tab("Edit")
     tasks = "[...document.querySelectorAll('#edit_task input')]"

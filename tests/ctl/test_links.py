@@ -142,6 +142,7 @@ def test_no_link_leads_root_to_files_of_others(
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_quantize_writes_through_no_link(root_ctl: Ctl, machine: Machine) -> None:
     machine.models.mkdir()
     write_checkpoint(machine.models)

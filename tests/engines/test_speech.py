@@ -110,6 +110,7 @@ def test_speed_changes_the_duration_in_proportion(name: str, voice: str, engines
         assert changed == pytest.approx(normal / speed, rel=0.15), speed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "voice"), LARGE_IS_SLOW)
 def test_half_as_fast_again_is_still_understood(name: str, voice: str, engines: Engines, say: Say) -> None:
     errors = total = 0

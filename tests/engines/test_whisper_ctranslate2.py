@@ -247,6 +247,7 @@ def test_chinese_is_refused_before_a_word_of_it_is_made_up(
     assert heard == []
 
 
+@pytest.mark.slow
 def test_recordings_can_be_heard_in_turn(tiny: WhisperTinyEngine, sentences: list[np.ndarray]) -> None:
     clips = [Clip(sentences[index], RATE) for index in (2, 4)]
     request = TranscriptionRequest(Recording("clip.wav"))

@@ -126,7 +126,8 @@ def test_every_example_of_the_old_manual_gives_audio_on_both_ports(
         assert response.headers[f"x-metadata-{name}"] == value
 
 
-@pytest.mark.parametrize("role", BOTH_PORTS)
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["http", "api"])
 def test_uploads_are_the_same_request_with_files(both_ports: DaemonProcess, role: str) -> None:
     payload = {"model": "step-audio-editx", "seed": 1, "input": "更开心。", "step_audio": EMOTION}
     with both_ports.client(role) as client:

@@ -43,6 +43,7 @@ def test_a_variant_is_a_number_of_bits(client: httpx.Client) -> None:
     refused(hibari, 400, "step_audio.model_variant", "no variants")
 
 
+@pytest.mark.slow
 def test_what_is_configured_is_the_variant_that_is_loaded(client: httpx.Client) -> None:
     change(client, mode="denoise")
     status = client.get("/api/v1/models/status").json()
@@ -101,6 +102,7 @@ def test_what_a_mode_does_not_use_is_ignored_and_named(client: httpx.Client) -> 
     assert wish.headers["X-StepAudio-Instructions"] == "style=whisper"
 
 
+@pytest.mark.slow
 def test_an_unknown_tag_is_passed_on_and_warned_of(client: httpx.Client) -> None:
     step_audio = {"mode": "paralinguistic", "audio_text": "a hum", "input_audio_base64": IN_BASE64}
     response = ask(client, step_audio, input="[dance] a hum")

@@ -96,6 +96,7 @@ def test_events_carry_the_same_bytes(client: httpx.Client, response_format: str)
     assert events.headers["X-StepAudio-Synthetic"] == "generated; model=hibari"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["step-audio-editx", "studio"])
 @pytest.mark.parametrize("response_format", ["wav", "mp3"])
 def test_an_edited_recording_is_marked_as_edited(

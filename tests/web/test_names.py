@@ -113,6 +113,7 @@ def test_openais_names_are_listed_after_the_engines(official: openai.OpenAI) -> 
 # ---- lists as Open WebUI, AnythingLLM and VoiceMode read them
 
 
+@pytest.mark.slow
 def test_open_webui_finds_voices_and_models(client: httpx.Client) -> None:
     """Its `get_available_voices` and `get_available_models`."""
     found = {voice["id"]: voice["name"] for voice in client.get("/v1/audio/voices").json().get("voices", [])}

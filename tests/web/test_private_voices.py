@@ -128,6 +128,7 @@ def test_for_other_keys_a_private_voice_does_not_exist(
     assert "Aunt Mei" not in speak(client, "missing").text
 
 
+@pytest.mark.slow
 def test_two_keys_may_give_the_same_name_and_one_key_may_not(
     clients: dict[str, httpx.Client], hers: str
 ) -> None:

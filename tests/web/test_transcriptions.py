@@ -74,6 +74,7 @@ def test_verbose_json_has_segments_and_words_in_order(client: openai.OpenAI, spo
     assert heard.segments[0].tokens
 
 
+@pytest.mark.slow
 def test_subtitles_have_the_times(awake: DaemonProcess, spoken: bytes) -> None:
     def ask(response_format: str) -> httpx.Response:
         data = {"model": "whisper-1", "response_format": response_format}
@@ -124,6 +125,7 @@ def test_a_recording_in_chinese_is_no_english(
         assert word in error["message"]
 
 
+@pytest.mark.slow
 def test_an_uncertain_transcript_is_not_used_for_a_voice(awake: DaemonProcess, chinese: bytes) -> None:
     form, sample = {"name": "Bei", "consent": "our own"}, {"audio_sample": ("bei.mp3", chinese)}
     answer = awake.shared_client.post("/v1/audio/voices", data=form, files=sample)

@@ -10,6 +10,8 @@ returned and yielded values. A function of the package is a stop on their way wh
 - yields them, or returns an iterator that holds them,
 - returns them without having them from its caller: it reads them from somewhere.
 
+A generator or a coroutine gets its arguments once: continuing or closing it passes nothing.
+
 A function that only computes something for its caller (a check, the text's normalization, the encoding of a
 frame) is none. Left out are what reads the body before the route handler has it, middleware, and what an
 engine does inside its method. The script knows no function by name.
@@ -17,6 +19,7 @@ engine does inside its method. The script knows no function by name.
 
 from __future__ import annotations
 
+import dis
 import gc
 import inspect
 import os
@@ -26,6 +29,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from types import AsyncGeneratorType as AsyncGenerator
 from types import CodeType, FrameType
@@ -75,7 +79,7 @@ class Recorder:
         if event == "c_call":
             if code in self._takers and isinstance(getattr(value, "__self__", None), deque | socket.socket):
                 self._note(frame, None)
-        elif event == "call" and (_is_ours(frame) or _is_ours(caller)):
+        elif event == "call" and (_is_ours(frame) or _is_ours(caller)) and not _is_resumed(frame):
             if self._is_carried(frame, *_arguments(frame)):
                 self._takers.add(code)
                 self._note(frame, *([None] if code.co_name == "__init__" else []))
@@ -171,6 +175,17 @@ def _handler(frame: FrameType | None) -> CodeType | None:
 def _folder(code: CodeType) -> str:
     """The folder of the package that a function is in."""
     return Path(code.co_filename).relative_to(PACKAGE).parts[0]
+
+
+def _is_resumed(frame: FrameType) -> bool:
+    """Whether a generator or a coroutine continues, or is closed: it has got its arguments before."""
+    return frame.f_lasti > _begin(frame.f_code)
+
+
+@cache
+def _begin(code: CodeType) -> int:
+    """The offset of a function's first instruction after its prologue."""
+    return next(each.offset for each in dis.get_instructions(code) if each.opname == "RESUME")
 
 
 def _arguments(frame: FrameType) -> list[object]:

@@ -167,12 +167,12 @@ WITHOUT_VOICES = (data_shut, voices_shut, data_is_a_file, voices_is_a_file)
     "damage",
     [
         models_shut,
-        data_shut,
-        voices_shut,
-        data_is_a_file,
         *(
             pytest.param(damage, marks=pytest.mark.slow)
             for damage in (
+                data_shut,
+                voices_shut,
+                data_is_a_file,
                 models_is_a_file,
                 voices_is_a_file,
                 model_is_not_there,
@@ -205,6 +205,7 @@ def test_an_unreadable_engine_says_why_and_the_others_serve(
     assert "Traceback" not in daemon.log()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [data_is_a_file, voices_is_a_file, voices_is_a_link_to_nothing])
 def test_voices_that_have_no_folder_are_refused_with_its_name(
     start: Start, data: Path, damage: Callable[[Path], str]

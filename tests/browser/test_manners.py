@@ -136,6 +136,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
         )
 
 
+@pytest.mark.slow
 def test_the_keyboard_reaches_everything(start_browser: StartBrowser, embedded: DaemonProcess) -> None:
     browser = start_browser(embedded.url)
     browser.open()

@@ -23,7 +23,7 @@ new MutationObserver(() => {
 """
 
 
-@pytest.fixture(params=["http", pytest.param("page", marks=pytest.mark.slow)])
+@pytest.fixture(params=["http", "page"])
 def sleepy(
     request: pytest.FixtureRequest, start_daemon: StartDaemon, data: Path, cache: Path
 ) -> DaemonProcess:
@@ -91,6 +91,7 @@ def test_loading_is_shown_and_the_model_can_be_unloaded(
     assert browser.console() == []
 
 
+@pytest.mark.slow
 def test_a_loading_model_can_be_unloaded(start_browser: StartBrowser, sleepy: DaemonProcess) -> None:
     browser = start_browser(sleepy.url)
     browser.open()

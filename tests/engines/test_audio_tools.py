@@ -87,6 +87,7 @@ def test_noise_is_reduced_by_several_decibels_and_nothing_is_shifted(
     assert facts == {"noise_reduction": "rnnoise"}
 
 
+@pytest.mark.slow
 def test_a_clean_voice_survives_denoising(edit: RunEdit, speech: np.ndarray) -> None:
     denoised, _ = edit(speech, "denoise")
     assert judges.word_errors(TEXT, judges.transcribe(denoised, RATE)) <= 2

@@ -203,6 +203,7 @@ def test_chinese_is_split_and_joined_without_clicks(kokoro: KokoroEngine) -> Non
     assert all(chunk[0] == 0 and chunk[-1] == 0 for chunk in chunks)
 
 
+@pytest.mark.slow
 def test_jieba_keeps_its_dictionary_in_our_cache(kokoro: KokoroEngine, cache_dir: Path) -> None:
     next(kokoro.speak(SpeechRequest("你好。", "zf_xiaobei")))
     assert (cache_dir / "jieba" / "jieba.cache").is_file()

@@ -18,6 +18,7 @@ from stepaudiod.worker.loaded import LoadedEngines
 from tests.engines.conftest import Say
 
 
+@pytest.mark.slow
 def test_the_transcript_of_a_recording_in_another_language_is_asked_for(
     kokoro: KokoroEngine, say: Say, tmp_path: Path
 ) -> None:

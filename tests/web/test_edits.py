@@ -103,6 +103,7 @@ def test_no_upload_is_left_behind(client: httpx.Client, spool: Path) -> None:
     assert list(spool.glob("stepaudiod-*")) == []
 
 
+@pytest.mark.slow
 def test_a_clone_follows_instructions_and_says_which(client: httpx.Client) -> None:
     plain = client.post("/v1/audio/speech", json=CLONE, timeout=300)
     wish = CLONE | {"instructions": "Please whisper this, and not too sad."}

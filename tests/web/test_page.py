@@ -228,6 +228,7 @@ def test_watchers_do_not_delay_a_stop(start_daemon: StartDaemon) -> None:
     assert "Traceback" not in daemon.log()
 
 
+@pytest.mark.slow
 def test_every_tab_gets_every_change(start_daemon: StartDaemon) -> None:
     daemon = start_daemon({"idle_timeout": 3})
     watchers = [Watcher(daemon) for _ in range(3)]

@@ -68,7 +68,10 @@ def booted(
             },
         )
         try:
-            yield _wait_until_ready(nspawn, ready)
+            leader = _wait_until_ready(nspawn, ready)
+            # full of later messages, the socket would block systemd-nspawn, and then the machine's init
+            ready.close()
+            yield leader
         except Unavailable as error:
             console.seek(0)
             said = console.read().decode(errors="replace")

@@ -1,6 +1,6 @@
 # make run    set up, listen, start the daemon at the first connection
 # make test   set up, check the code, run the tests that fit into ten minutes on two cores
-# make test-rest   run the others: long recordings, every voice, packages, most of what boots a Debian
+# make test-rest   run the others: variants, long recordings, every voice, packages, most of what needs a browser or boots a Debian
 # make test-all   make test and make test-rest
 # make dev    set up for development, with pre-commit's hooks
 # make test-attack   attack a running daemon; ATTACK_SCALE=20 tries twenty times as often

@@ -9,7 +9,7 @@ The header is one of the classes of `Frame`; the payload is the encoded audio of
 by field name: during an upgrade a front may start a worker of a newer version, whose fields may have another
 order. A field that the receiver does not know is ignored.
 
-The classes are not frozen: each frozen one would add half a millisecond to the start of both processes.
+The classes are not frozen: a frozen one takes half a millisecond longer to import.
 
 A worker sends at most `WINDOW_BYTES` of a request's audio beyond what the front has credited, so a client
 that reads slowly delays only its own request.

@@ -38,6 +38,8 @@ class StepaudiodError(Exception):
 
 
 class ConfigError(StepaudiodError):
+    """The configuration is invalid; the message names the file and the key."""
+
     code = "config_invalid"
 
 
@@ -52,39 +54,55 @@ class InvalidRequest(StepaudiodError):
 
 
 class NotFound(InvalidRequest):
+    """The named voice or model does not exist."""
+
     code = "not_found"
 
 
 class TooLarge(InvalidRequest):
+    """The request has more than a configured limit."""
+
     code = "too_large"
 
 
 class TooSlow(InvalidRequest):
+    """The request was not received within its deadline."""
+
     code = "request_timeout"
 
 
 class Unsupported(InvalidRequest):
+    """The engine can't do it; the message says which one could."""
+
     code = "unsupported"
 
 
 class AccessRefused(StepaudiodError):
+    """The caller is not allowed; the message names the setting that would allow it."""
+
     code = "access_refused"
 
 
 class HostRefused(AccessRefused):
+    """The Host header is not one of the daemon's names."""
+
     code = "host_not_allowed"
 
 
 class OriginRefused(AccessRefused):
+    """The request comes from a web page of another site."""
+
     code = "origin_not_allowed"
 
 
 class KeyRefused(AccessRefused):
+    """There is no API key, or a wrong one."""
+
     code = "invalid_api_key"
 
 
 class Busy(StepaudiodError):
-    """The daemon has no capacity at this moment."""
+    """The queue is full or something is in use; the message says when to retry."""
 
     code = "busy"
 
@@ -94,32 +112,48 @@ class Busy(StepaudiodError):
 
 
 class Stopping(StepaudiodError):
+    """The daemon is exiting; the next connection starts a new one."""
+
     code = "stopping"
 
 
 class TookTooLong(StepaudiodError):
+    """The work wasn't done within its deadline."""
+
     code = "deadline_exceeded"
 
 
 class DiskFull(StepaudiodError):
+    """There is no space on the disk for the uploaded data."""
+
     code = "disk_full"
 
 
 class EngineError(StepaudiodError):
+    """The engine failed."""
+
     code = "engine_failed"
 
 
 class EngineUnavailable(EngineError):
+    """There is no engine, or its packages or weights are missing."""
+
     code = "engine_unavailable"
 
 
 class ModelFileError(EngineError):
+    """A model file is missing, truncated or wrong."""
+
     code = "model_file_invalid"
 
 
 class SynthesisFailed(EngineError):
+    """The output can't be used: it is silent, runaway or truncated."""
+
     code = "synthesis_failed"
 
 
 class WorkerLost(EngineError):
+    """The worker died or hung; the same request may work when repeated."""
+
     code = "worker_lost"

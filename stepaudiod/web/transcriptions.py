@@ -38,7 +38,7 @@ VTT = "text/vtt; charset=utf-8"
                 VTT: (),
                 EVENTS: ("TranscriptTextDelta", "TranscriptTextDone", "Error"),
             },
-            (MODEL, IGNORED),
+            (MODEL, "X-StepAudio-Language", "X-StepAudio-Duration-S", IGNORED),
         )
     },
     errors=WORKS,

@@ -54,7 +54,11 @@ def test_every_error_is_told_with_its_status(document: dict[str, Any]) -> None:
     responses = document["components"]["responses"].values()
     examples = [each["content"]["application/json"]["examples"] for each in responses]
     assert {kind.code for kind in STATUSES} <= {code for each in examples for code in each}
-    assert all(example["summary"] for each in examples for example in each.values())
+    summaries = [
+        example["summary"] for each in examples for name, example in each.items() if name != "not_http"
+    ]
+    assert all(summaries)
+    assert sorted(set(summaries)) == sorted(summaries), "each error has its own description"
 
 
 def test_every_operation_and_schema_is_described(document: dict[str, Any]) -> None:

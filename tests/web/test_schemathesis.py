@@ -15,7 +15,7 @@ from tests.activation import DaemonProcess
 from tests.conftest import StartDaemon
 
 CHECKS = (
-    "no_fault,status_code_conformance,content_type_conformance,response_headers_conformance,"
+    "no_fault,no_undeclared_header,status_code_conformance,content_type_conformance,response_headers_conformance,"
     "response_schema_conformance,unsupported_method,allow_header_conformance"
 )
 SECONDS = 20
@@ -47,6 +47,15 @@ def no_fault(ctx, response, case):
     if response.status_code >= 500:
         code = response.json()["error"]["code"]
         assert code == "engine_unavailable", f"{response.status_code} {code}: {response.text[:300]}"
+
+
+@schemathesis.check
+def no_undeclared_header(ctx, response, case):
+    """Every header of our own is documented."""
+    answers = case.operation.definition.raw["responses"]
+    declared = {name.lower() for name in answers.get(str(response.status_code), {}).get("headers", {})}
+    undeclared = {name for name in response.headers if name.startswith("x-stepaudio-")} - declared
+    assert not undeclared, undeclared
 '''
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from typing import Any, NamedTuple
 
@@ -31,10 +30,16 @@ HEADERS = {
     "X-StepAudio-Pieces": "the number of pieces that the text was cut into",
     "X-StepAudio-Reference-Stretch": "the seconds of a long recording that were used",
     "X-StepAudio-Transcript": "what a recogniser understood in the recording, percent-encoded",
+    "X-StepAudio-Noise-Reduction": "what removed the noise: `rnnoise`",
+    "X-StepAudio-Tempo": "the factor by which the recording is faster",
+    "X-StepAudio-Language": "the language of the recording, where it is known before the first event",
+    "X-StepAudio-Duration-S": "the length of the recording in seconds",
     "WWW-Authenticate": "`Bearer`, or `Basic` where a browser requests a page",
     "Accept-Ranges": "`bytes`",
     "Content-Range": "which bytes these are",
     "Content-Security-Policy": "what the page may load",
+    "Referrer-Policy": "`no-referrer`",
+    "Permissions-Policy": "which of the browser's devices the page may use",
     "Location": "the new path",
 }
 """Every header of an answer beside HTTP's own."""
@@ -73,7 +78,7 @@ def error(status: int) -> Table:
     failures = [each for each in OF_HTTP if each.status == status]
     for kind, its_status in STATUSES.items():
         if its_status == status:
-            failures.append(Failure(status, kind.code, (inspect.getdoc(kind) or "").partition("\n")[0]))
+            failures.append(Failure(status, kind.code, kind.__dict__["__doc__"].partition("\n")[0]))
     examples = {
         failure.code or "not_http": {
             "summary": failure.when,

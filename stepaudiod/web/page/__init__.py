@@ -5,3 +5,6 @@ run here. A child process imports gradio once, builds the page (`blocks.py`) and
 gradio's server (`render.py`); the front serves these files (`routes.py`) together with gradio's scripts. In
 the browser, the scripts in `static/` call the same API as other clients.
 """
+
+LANGUAGES = {"en": "en", "zh": "zh-CN"}
+"""The page's languages, and their BCP 47 tags."""

@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from stepaudiod.web.page import gradio_import
+from stepaudiod.web.page import LANGUAGES, gradio_import
 
 gc.disable()  # not needed in a process that runs for seconds
 gradio_import.install()
@@ -22,7 +22,6 @@ from stepaudiod.web.page.blocks import Words, build  # noqa: E402
 
 BASE = "http://stepaudiod.invalid"
 """Gradio's address here; the page replaces it by its own, which may be below a proxy's path."""
-LANGUAGES = {"en": "en", "zh": "zh-CN"}
 SHARE_TAGS = re.compile(r'\s*<meta\s+(?:property|name)="(?:og|twitter):[^>]*>')
 """Preview tags for social networks, which have URLs of other hosts."""
 MANIFEST = re.compile(r"\s*<link rel=\"manifest\"[^>]*>")

@@ -17,11 +17,11 @@ from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.idle import IdleClock
 from stepaudiod.web import edits
 from stepaudiod.web.endpoint import DAEMON, HTML, Answer, endpoint
+from stepaudiod.web.page import LANGUAGES
 from stepaudiod.web.page.snapshot import Snapshot, gradio_folder
 from stepaudiod.web.page.watching import Feed
 
 HERE = Path(__file__).parent
-LANGUAGES = ("en", "zh")
 NOTHING_FOREIGN = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' blob: data:; "
@@ -66,7 +66,8 @@ class Page:
 
     def routes(self) -> list[BaseRoute]:
         """The routes of `http` and `page` sockets."""
-        index = endpoint("GET /", "getPage", DAEMON, {200: Answer("The page.", {HTML: ()})})(self.index)
+        page = Answer("The page.", {HTML: ()}, tuple(name for name in HEADERS if "Policy" in name))
+        index = endpoint("GET /", "getPage", DAEMON, {200: page})(self.index)
         own: list[BaseRoute] = [
             index,
             Route("/simple", self.simple),

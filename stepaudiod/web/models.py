@@ -14,7 +14,7 @@ from stepaudiod import __version__
 from stepaudiod.counters import OUTCOMES
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.engines.local_models import OLD_VARIANTS, QUANTIZATIONS, STEP_AUDIO
-from stepaudiod.engines.registry import can
+from stepaudiod.engines.registry import PROBE, can
 from stepaudiod.errors import Busy, EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.requests import EngineDescription
@@ -135,8 +135,7 @@ def describe_status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
     """An entry for each installed model, loaded variant and old name of a variant, and `daemon`."""
     worker = service.worker
     loading = None if worker is None else worker.loading
-    loaded = [] if worker is None else worker.loaded
-    names = dict.fromkeys([*(engine.name for engine in service.catalog.installed()), *loaded])
+    names = dict.fromkeys([*(engine.name for engine in service.catalog.installed()), *_loaded(service)])
     old_names = {old: _variants(old, service.catalog.engines) for old in OLD_VARIANTS}
     try:
         choice = service.choice()
@@ -163,6 +162,12 @@ def describe_status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
     }
 
 
+def _loaded(service: Dispatcher) -> dict[str, dict[str, Any]]:
+    """The loaded models, and what each reports about itself."""
+    loaded = {} if service.worker is None else service.worker.loaded
+    return {name: about for name, about in loaded.items() if name != PROBE.name}
+
+
 def _variants(old: str, engines: tuple[EngineDescription, ...]) -> list[str]:
     """The models that an old name stands for: the variant, and the plain model if configured like it."""
     ending = OLD_VARIANTS[old]
@@ -173,8 +178,7 @@ def _variants(old: str, engines: tuple[EngineDescription, ...]) -> list[str]:
 
 def _model_status(names: list[str], service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
     """One model in the old containers' form, with what it reports about itself while it is loaded."""
-    worker = service.worker
-    loaded = {} if worker is None else worker.loaded
+    worker, loaded = service.worker, _loaded(service)
     about = next((loaded[each] for each in names if each in loaded), None)
     memory = worker.gpu_memory if worker is not None and about is not None else {}
     return {
@@ -201,10 +205,9 @@ async def unload(request: Request) -> Response:
     """End the worker, so that nothing of the model stays in memory."""
     service: Dispatcher = request.app.state.service
     name = request.path_params["name"]
-    loaded = service.worker.loaded if service.worker is not None else {}
     if name in OLD_VARIANTS:
         names = _variants(name, service.catalog.engines)
     else:
-        names = [name if name in loaded else service.catalog.get(name).name]
+        names = [name if name in _loaded(service) else find_engine(service, name).name]
     unloaded = any([await service.unload(each) for each in names])
     return JSONResponse({"model": names[0], "unloaded": unloaded})

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 
 import stepaudiod
-from tests.ctl.conftest import DEADLINE_S, LONG_TEXT, Ctl, HandStarted, add_program
+from tests.ctl.conftest import DEADLINE_S, LONG_TEXT, Ctl, HandStarted, StartByHand, add_program
 
 SYSTEMCTL = """\
 case "$1" in
@@ -96,6 +97,20 @@ def test_unload_frees_what_is_loaded(hand_started: HandStarted, ctl: Ctl) -> Non
     assert ctl.ok("unload") == b"unloaded hibari\n"
     assert json.loads(ctl.ok("status", "--json"))["daemon"]["worker_pid"] is None
     assert ctl.ok("unload") == b"nothing was loaded\n"
+
+
+def test_the_check_of_a_recording_is_no_model_to_unload(
+    start_by_hand: StartByHand, programs: Path, tmp_path: Path
+) -> None:
+    daemon = start_by_hand(data_dir=tmp_path / "data")
+    ctl = Ctl(("--socket", daemon.socket), str(programs))
+    said = ctl.ok("say", "Hello.", "-o", "-")
+    form = {"name": "Mei", "consent": "yes", "transcript": "Hello."}
+    made = httpx.post(f"{daemon.url}/v1/audio/voices", data=form, files={"audio_sample": said})
+    assert made.status_code == 200
+    assert "probe" not in json.loads(ctl.ok("status", "--json"))
+    assert ctl.ok("unload") == b"unloaded hibari\n"
+    assert ctl.run("unload", "probe").returncode == 1
 
 
 def test_unload_takes_a_name(hand_started: HandStarted, ctl: Ctl) -> None:

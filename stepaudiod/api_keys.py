@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from stepaudiod.errors import ConfigError
 
+DEFAULT_PATH = Path("/etc/stepaudiod/api-keys")
+
 PREFIX = "sk-stepaudio-"
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LINE = re.compile(rf"(?P<name>{NAME.pattern}):(?P<digest>[0-9a-f]{{64}})")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from stepaudiod import api_keys
 from stepaudiod.byte_sizes import MemorySize, memory_bytes
 from stepaudiod.errors import ConfigError
 
@@ -21,7 +22,6 @@ NESTED = "__"
 
 SYSTEM_CACHE = Path("/var/cache/stepaudiod")
 SYSTEM_DATA = Path("/var/lib/stepaudiod")
-KEYS_PATH = Path("/etc/stepaudiod/api-keys")
 
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 HostName = Annotated[str, Field(pattern=r"^([A-Za-z0-9._-]+|[0-9A-Fa-f:.]+)$")]
@@ -124,7 +124,7 @@ class Access(Section):
             passed = Path(folder) / "api-keys"
             if passed.exists():
                 return passed
-        return KEYS_PATH
+        return api_keys.DEFAULT_PATH
 
 
 class PageSettings(Section):

@@ -18,14 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepaudiod.audio.ai_marking import Mark
-from stepaudiod.audio.formats import MEDIA_TYPES
+from stepaudiod.audio.formats import MEDIA_TYPES, UNKNOWN_WAV_SIZE
 from stepaudiod.audio.resample import Resampler
 from stepaudiod.audio.types import Waveform
 from stepaudiod.errors import InvalidRequest
 
 PCM_RATE = 24_000
-UNKNOWN_SIZE = 0xFFFF_FFFF
-"""The length in a WAV header that is not known yet; players then read to the end."""
 
 OGG_PAGE_US = "60000"
 """Microseconds of audio in an Ogg page. The default, a second, would delay the first sound."""
@@ -79,8 +77,8 @@ class WavEncoder:
         block = 2
         form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, sample_rate * block, block, 16)
         marks = b"" if mark is None else mark.riff_list()
-        riff = struct.pack("<4sI4s", b"RIFF", UNKNOWN_SIZE, b"WAVE")
-        data = struct.pack("<4sI", b"data", UNKNOWN_SIZE)
+        riff = struct.pack("<4sI4s", b"RIFF", UNKNOWN_WAV_SIZE, b"WAVE")
+        data = struct.pack("<4sI", b"data", UNKNOWN_WAV_SIZE)
         self._header = riff + form + marks + data
 
     def encode(self, waveform: Waveform) -> bytes:

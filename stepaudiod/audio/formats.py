@@ -11,3 +11,6 @@ MEDIA_TYPES = {
     "pcm": "audio/pcm",
 }
 """Format name to media type. `pcm` is 24 kHz, 16 bit, little-endian, mono, without a header."""
+
+UNKNOWN_WAV_SIZE = 0xFFFF_FFFF
+"""The length in a WAV header that is not known yet; players then read to the end."""

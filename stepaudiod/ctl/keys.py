@@ -20,22 +20,26 @@ from stepaudiod.errors import ConfigError
 NAME = "keys"
 SUMMARY = "make API keys"
 
-DEFAULT_FILE = Path("/etc/stepaudiod/api-keys")
 GROUP = "stepaudio"
 MODE = 0o640
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    add = actions.add_parser("add", help="make a key and print it, once", parents=[global_options()])
+    add = actions.add_parser(
+        "add",
+        help="make a key and print it, once",
+        description="Make an API key, add its digest to the key file, and print the key, once.",
+        parents=[global_options()],
+    )
     add.add_argument("name", type=word, metavar="NAME", help="the owner's name; the journal shows it")
     where = add.add_mutually_exclusive_group()
     where.add_argument(
         "--file",
         type=Path,
-        default=DEFAULT_FILE,
+        default=keys.DEFAULT_PATH,
         metavar="FILE",
-        help=f"the key file (default: {DEFAULT_FILE})",
+        help=f"the key file (default: {keys.DEFAULT_PATH})",
     )
     where.add_argument(
         "--print-line", action="store_true", help="print the line for the key file instead of adding it"

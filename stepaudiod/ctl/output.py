@@ -10,10 +10,11 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from stepaudiod.audio.formats import UNKNOWN_WAV_SIZE
 from stepaudiod.ctl.errors import IncompleteAudio, WrongUsage
 from stepaudiod.ctl.privileges import MAX_LINKS
 from stepaudiod.ctl.terminal import write_out
-from stepaudiod.ctl.wav import HEAD_BYTES, UNKNOWN_SIZE, wav_header
+from stepaudiod.ctl.wav import HEAD_BYTES, wav_header
 
 
 class Sink(Protocol):
@@ -104,7 +105,7 @@ def _write_wav_sizes(file: BinaryIO) -> None:
     size_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
     header = wav_header(file.read(HEAD_BYTES))
-    if header is None or header.size_bytes != UNKNOWN_SIZE or size_bytes > UNKNOWN_SIZE:
+    if header is None or header.size_bytes != UNKNOWN_WAV_SIZE or size_bytes > UNKNOWN_WAV_SIZE:
         return
     # each size is in the four bytes before the data that it counts
     for begin in (8, header.begin):

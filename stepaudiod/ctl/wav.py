@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 HEAD_BYTES = 4096
 """Longer than the header of every file that the daemon makes."""
-UNKNOWN_SIZE = 0xFFFF_FFFF
-"""The size in the header of a stream."""
 PCM_BYTES_PER_S = 24_000 * 2
 
 _CHUNK = struct.Struct("<4sI")

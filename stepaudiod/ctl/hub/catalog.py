@@ -16,6 +16,7 @@ from stepaudiod.editx.checkpoint.layout import (
     MODEL_FOLDER,
     TOKENIZER_FOLDER,
 )
+from stepaudiod.engines.local_models import STEP_AUDIO
 
 LICENCES = ("LICENSE*", "NOTICE*")
 
@@ -60,8 +61,8 @@ def _matches(path: str, pattern: str) -> bool:
     return path.count("/") == pattern.count("/") and PurePosixPath(path).match(pattern)
 
 
-STEP_AUDIO = PublishedModel(
-    name="step-audio-editx",
+EDITX = PublishedModel(
+    name=STEP_AUDIO,
     repositories=(
         Repository(
             folder=MODEL_FOLDER,
@@ -120,7 +121,7 @@ def _whisper(size: str) -> PublishedModel:
     )
 
 
-MODELS = (STEP_AUDIO, *(_whisper(size) for size in WHISPER_SIZES))
+MODELS = (EDITX, *(_whisper(size) for size in WHISPER_SIZES))
 
 
 PULLING = ".pulling"
@@ -139,5 +140,5 @@ def find(name: str) -> PublishedModel:
     for model in MODELS:
         if model.name == wanted:
             return model
-    known = ", ".join([STEP_AUDIO.name, "whisper", *(model.name for model in MODELS[1:])])
-    raise WrongUsage(f"There is no model {name!r} to pull. Models: {known}.")
+    known = ", ".join([EDITX.name, "whisper", *(model.name for model in MODELS[1:])])
+    raise WrongUsage(f"There is no published model {name!r}. Models: {known}.")

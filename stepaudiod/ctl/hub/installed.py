@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stepaudiod.ctl.errors import IncompleteModel
 from stepaudiod.ctl.hub import digests, manifest
-from stepaudiod.ctl.hub.catalog import MODELS, PULLING, STEP_AUDIO, PublishedModel, Repository
+from stepaudiod.ctl.hub.catalog import EDITX, MODELS, PULLING, PublishedModel, Repository
 from stepaudiod.ctl.hub.download import discard, locked
 from stepaudiod.ctl.hub.manifest import Manifest
 from stepaudiod.ctl.hub.progress import Progress
@@ -108,7 +108,7 @@ def _check_size(path: Path, size_bytes: int) -> Problem | None:
 
 
 def _structure(model: PublishedModel, root: Path) -> Iterator[Problem]:
-    if model is STEP_AUDIO:
+    if model is EDITX:
         for error in Checkpoint(root).problems():
             yield Problem("", _without_advice(error))
         return

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -48,12 +49,18 @@ F = TypeVar("F", bound=Form)
 
 @dataclass(slots=True, eq=False)
 class Spool:
-    """The files of one request, in a temporary directory."""
+    """The files of one request, in a temporary directory.
+
+    Attributes:
+        uploads: each file's path, by the name of its field.
+        refused: why the recording in a field can't be used; an error only where the field is used.
+    """
 
     places: UploadSlots
     arrival: Arrival
     folder: TempDir | None = None
     uploads: dict[str, Path] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
     is_open: bool = False
 
     async def open(self) -> None:
@@ -152,8 +159,8 @@ class SpoolUploads:
             await self._app(scope, receive, send_and_empty)
 
 
-def check(schema: type[F], body: bytes | dict[str, object]) -> F:
-    """Validate JSON or a form's fields.
+def check(schema: type[F], body: bytes | dict[str, object], part: str | None = None) -> F:
+    """Validate JSON or a form's fields; `part` is the form's field that holds the JSON.
 
     Raises:
         InvalidRequest: a field is missing or wrong; `param` names the first.
@@ -161,7 +168,7 @@ def check(schema: type[F], body: bytes | dict[str, object]) -> F:
     try:
         return schema.model_validate_json(body) if isinstance(body, bytes) else schema.model_validate(body)
     except ValidationError as error:
-        raise InvalidRequest(*_explain(error)) from None
+        raise InvalidRequest(*_explain(error, schema, part)) from None
 
 
 async def read_multipart(request: Request, schema: type[F]) -> tuple[F, dict[str, Path]]:
@@ -235,12 +242,12 @@ def _add(given: dict[str, Any], name: str, value: UploadFile | str, schema: type
             raise InvalidRequest(f"{name!r} is a file: send it without a file name.", name)
         value = "a file"
     field = schema.model_fields.get(plain)
-    if value and field is not None and get_origin(field.annotation) is list:
+    if value and is_list(field):
         given.setdefault(plain, []).append(value)
     elif value and field is not None and plain in given:
         raise InvalidRequest(f"{plain!r} is there twice.", plain)
     elif value:
-        given[plain] = value
+        given[name if field is None else plain] = value
 
 
 def _keep(file: UploadFile, spool: Spool) -> Path:
@@ -270,17 +277,28 @@ async def body_pieces(request: Request, settings: Settings) -> AsyncGenerator[by
         )
 
 
-def _explain(error: ValidationError) -> tuple[str, str | None]:
+def is_list(field: FieldInfo | None) -> bool:
+    """Whether a form has a field several times, as `name[]`."""
+    return field is not None and get_origin(field.annotation) is list
+
+
+def _explain(error: ValidationError, schema: type[Form], part: str | None) -> tuple[str, str | None]:
     """The message and the parameter of the first error."""
-    item = error.errors()[0]
+    first, *others = error.errors()
+    # of the errors of a union, a missing field tells the most
+    lacking = (each for each in others if each["type"] == "missing" and each["loc"][:1] == first["loc"][:1])
+    item = next(lacking, first)
     if item["type"] == "json_invalid" or not item["loc"]:
         half = any(word in item["msg"] for word in ("surrogate", "hex escape"))
         hint = (
             r" An escape of \ud800 to \udfff is half a character: send both halves, or none." if half else ""
         )
-        return f"The body isn't a JSON object: {item['msg']}.{hint}", None
-    names = [str(part) for part in item["loc"] if part not in ("str", "VoiceId")]
-    param = ".".join(names) or "body"
+        what = "The body" if part is None else repr(part)
+        return f"{what} isn't a JSON object: {item['msg']}.{hint}", part
+    names = [str(name) for name in item["loc"] if name not in ("str", "VoiceId")]
+    if is_list(schema.model_fields.get(names[0])):
+        names = [f"{names[0]}[]"]
+    param = ".".join(names)
     if item["type"] == "missing":
         return f"{param!r} is required.", param
-    return f"{param!r}: {item['msg']}.", param
+    return f"{param!r}: {item['msg'].removeprefix('Value error, ')}.", param

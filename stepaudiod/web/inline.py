@@ -20,7 +20,7 @@ from typing import IO
 from starlette.requests import Request
 
 from stepaudiod.config import Settings
-from stepaudiod.errors import InvalidRequest, StepaudiodError, TooLarge
+from stepaudiod.errors import StepaudiodError, TooLarge
 from stepaudiod.web.body import Spool, body_pieces
 
 ABOVE = "step_audio."
@@ -42,7 +42,6 @@ async def read_json(request: Request, settings: Settings) -> bytes:
     """A JSON body without its recordings; each of those is in the request's spool under its field's name.
 
     Raises:
-        InvalidRequest: a recording is not base64, or is there twice.
         TooLarge: it is larger than `limits.max_upload`, or without recordings than `limits.max_body`.
         TooSlow: it stopped for `timeouts.body` seconds.
         Busy: no upload slot is free.
@@ -185,7 +184,7 @@ class JsonBody:
         del self._text[opening.end() :]
         self._name = ABOVE + opening[1].decode()
         if self._name in self._spool.uploads:
-            raise InvalidRequest(f"{self._name!r} is there twice.", self._name)
+            self._spool.refused[self._name] = f"{self._name!r} is there twice."
         self._path = self._spool.new_path("recording.bin")
         self._file = Base64File(self._path)
         return piece
@@ -205,7 +204,7 @@ class JsonBody:
         self._file = None
         file.close()
         if not file.is_valid:
-            raise InvalidRequest(f"{self._name!r} isn't base64.", self._name)
+            self._spool.refused[self._name] = f"{self._name!r} isn't base64."
         if file.size_bytes:
             self._spool.uploads[self._name] = self._path
         self._from = len(self._text) + 1  # the quote that closes it opens nothing

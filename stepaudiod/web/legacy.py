@@ -94,15 +94,19 @@ async def upload(request: Request) -> Response:
     """
     settings: Settings = request.app.state.settings()
     form, _ = await read_multipart(request, UploadForm)
-    return await answer(
-        request, await cut(form.payload, request.scope["state"]["spool"], settings), form.unknown()
-    )
+    body = await cut(form.payload, request.scope["state"]["spool"], settings)
+    return await answer(request, body, form.unknown(), "payload")
 
 
-async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> Response:
-    """Serve a request in the old form, with the names of unknown fields beside its JSON."""
+async def answer(
+    request: Request, body: bytes, unknown: Iterable[str] = (), part: str | None = None
+) -> Response:
+    """Serve a request in the old form, whose JSON is the body or that part of it.
+
+    `unknown` has the names of unknown fields beside the JSON.
+    """
     settings: Settings = request.app.state.settings()
-    form = check(OldSpeechForm, body)
+    form = check(OldSpeechForm, body, part)
     name_params(request, PARAMS)
     options = form.step_audio
     for param, text in (("input", form.input), *((ABOVE + n, getattr(options, n)) for n in TRANSCRIPTS)):
@@ -110,6 +114,8 @@ async def answer(request: Request, body: bytes, unknown: Iterable[str] = ()) -> 
     headers = metadata_headers(form.metadata or {})
     sources = Sources(request, options, request.scope["state"]["spool"], settings)
     await sources.decode_rest()
+    for name, reason in sources.spool.refused.items():
+        raise InvalidRequest(reason, name)
     if options.mode == "clone":
         plan = await _clone(request, form, sources)
     else:
@@ -236,7 +242,9 @@ async def _edit(request: Request, form: OldSpeechForm, sources: Sources) -> Plan
         raise InvalidRequest(
             f"The mode {mode} needs a recording to change, in step_audio.input_audio_base64, behind "
             f"step_audio.input_audio_url, or as the file input_audio_file to {UPLOAD_PATH}.",
-            ABOVE + "input_audio_base64",
+            "input_audio_file"
+            if request.scope["path"].endswith(UPLOAD_PATH)
+            else ABOVE + "input_audio_base64",
         )
     work = EditRequest(await sources.get(name, "audio_text"), edit, form.seed, is_marked(request))
     return Plan(engine, work, used | {name}, {})

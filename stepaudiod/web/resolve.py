@@ -134,6 +134,8 @@ def resolve_speech(
     language, field = _language(engine, form)
     if field:
         ignored.append(field)
+    if field != "lang_code" and form.lang_code and language_code(form.language):
+        ignored.append("lang_code")
     work = SpeechRequest(
         form.input,
         voice,

@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
-from stepaudiod.edits import MAX_INTENSITY, MAX_ITERATIONS, MIN_INTENSITY
+from stepaudiod.edits import INTENSITIES, MAX_INTENSITY, MAX_ITERATIONS, MIN_INTENSITY
 from stepaudiod.engines.local_models import STEP_AUDIO
 from stepaudiod.tags import LANGUAGES
 from stepaudiod.text.languages import language_code
@@ -23,19 +23,15 @@ from stepaudiod.text.languages import language_code
 AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 
 IntensityWord = Literal["slightly", "somewhat", "moderately", "noticeably", "much", "dramatically"]
-INTENSITIES: dict[str, float] = {
-    "slightly": 0.4,
-    "somewhat": 0.7,
-    "moderately": 1.0,
-    "noticeably": 1.5,
-    "much": 2.0,
-    "dramatically": 3.0,
-}
-"""Words for a strength, with the numbers that they stand for in the model's prompts."""
 
 
 def _number_of(word: object) -> object:
-    return INTENSITIES.get(word.strip().lower(), word) if isinstance(word, str) else word
+    if not isinstance(word, str):
+        return word
+    try:
+        return INTENSITIES.get(word.strip().lower()) or float(word)
+    except ValueError:
+        raise ValueError(f"Input should be a number, or one of {', '.join(INTENSITIES)}") from None
 
 
 Strength = Annotated[float, Field(ge=MIN_INTENSITY, le=MAX_INTENSITY)]
@@ -49,7 +45,10 @@ Iterations = Annotated[
     Field(ge=1, le=MAX_ITERATIONS, description="how often the edit is applied, each time to the last result"),
 ]
 Seed = Annotated[
-    int | None, Field(ge=0, lt=2**48, description="makes the audio reproducible; the response names it")
+    int | None,
+    Field(
+        ge=0, lt=2**48, description="makes the audio of Step-Audio-EditX reproducible; the response names it"
+    ),
 ]
 Language = Annotated[
     str,
@@ -258,11 +257,11 @@ class TranscriptionForm(Form):
     def unused(self) -> Iterator[str]:
         """The names of fields that are not followed."""
         if self.include:
-            yield "include"
+            yield "include[]"
         if self.chunking_strategy != "auto":
             yield "chunking_strategy"
         if len(self.languages) > 1 or (self.languages and self.language not in ("", *self.languages)):
-            yield "languages"
+            yield "languages[]"
         yield from self.unknown()
 
 

@@ -47,7 +47,8 @@ VTT = "text/vtt; charset=utf-8"
 async def transcriptions(request: Request) -> Response:
     """Transcribe a recording, in OpenAI's form."""
     form, uploads = await read_multipart(request, TranscriptionForm)
-    name_params(request, {"recording": "file"})
+    from_list = {} if form.language else {"language": "languages[]"}
+    name_params(request, {"recording": "file", **from_list})
     engine = engine_for(request.app.state.service, form.model, "transcribe")
     if form.stream and form.response_format not in ("json", "text"):
         raise InvalidRequest("Only json and text can be streamed.", "response_format")

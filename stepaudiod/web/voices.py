@@ -46,6 +46,8 @@ RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})|bytes=-([1-9]\d{0,17})")
 
 
 def _library(request: Request) -> VoiceLibrary:
+    if "id" in request.path_params:
+        name_params(request, {"voice": "id"})
     settings: Settings = request.app.state.settings()
     caller = caller_of(request) if settings.access.private_voices else None
     return VoiceLibrary(settings.data_path / "voices", caller)

@@ -66,7 +66,9 @@ def test_wrong_combinations_are_refused_by_name(client: httpx.Client) -> None:
     refused(edit(client, mode="emotion", edit_info="glad"), 400, "edit_info", "happy", "remove")
     refused(edit(client, mode="denoise", edit_info="happy"), 400, "edit_info")
     refused(edit(client, iterations=5), 400, "iterations", "4")
-    refused(edit(client, mode="emotion", edit_info="happy", intensity="wildly"), 400, "intensity")
+    refused(
+        edit(client, mode="emotion", edit_info="happy", intensity="wildly"), 400, "intensity", "dramatically"
+    )
     refused(edit(client, mode="paralinguistic", text="no tag", transcript="x"), 400, "text", "[Laughter]")
     refused(edit(client, mode="denoise", intensity=2), 400, "intensity")
     refused(edit(client, model="hibari"), 422, "model", "step-audio-editx")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import wave
@@ -75,6 +76,15 @@ def test_foreign_fields_of_speech_are_named_and_change_nothing(client: httpx.Cli
     assert IGNORED not in plain.headers
     inside = post(client, voice={"id": "heart", "style": "sad"})
     assert names(inside) == ["voice.style"]
+
+
+def test_a_recording_outside_of_the_old_form_is_a_foreign_field(client: httpx.Client) -> None:
+    for written in ("!!", base64.b64encode(QUIET).decode()):
+        assert names(post(client, prompt_audio_base64=written)) == ["prompt_audio_base64"]
+
+
+def test_of_two_names_of_a_language_the_unused_one_is_named(client: httpx.Client) -> None:
+    assert names(post(client, language="en", lang_code="z")) == ["lang_code"]
 
 
 @pytest.mark.parametrize("field", FOREIGN)
@@ -193,7 +203,7 @@ def test_the_newest_fields_of_openai_are_taken(official: openai.OpenAI) -> None:
         timestamp_granularities=["segment"],
         temperature=0.0,
     )
-    assert answer.headers[IGNORED] == "include, known_speaker_names, known_speaker_references"
+    assert answer.headers[IGNORED] == "include[], known_speaker_names[], known_speaker_references[]"
     tuned = official.audio.transcriptions.with_raw_response.create(
         model="whisper-1",
         file=("quiet.wav", QUIET),
@@ -233,12 +243,12 @@ def test_languages_that_it_cannot_hear_are_refused(client: httpx.Client) -> None
     for language, code in (("zh-CN", "zh"), ("Chinese", "zh"), ("中文", "zh"), ("Klingon", "klingon")):
         answer = transcribe(client, {"language": language})
         refused(answer, 422, "language", repr(code))
-    refused(transcribe(client, {"languages[]": ["de"]}), 422, "language", "'de'")
+    refused(transcribe(client, {"languages[]": ["de"]}), 422, "languages[]", "'de'")
 
 
 def test_several_languages_leave_it_open(client: httpx.Client) -> None:
-    assert names(transcribe(client, {"languages[]": ["en", "de"]})) == ["languages"]
-    assert names(transcribe(client, {"languages": ["en", "de"]})) == ["languages"]
+    assert names(transcribe(client, {"languages[]": ["en", "de"]})) == ["languages[]"]
+    assert names(transcribe(client, {"languages": ["en", "de"]})) == ["languages[]"]
     assert names(transcribe(client, {"languages[]": "en"})) == []
 
 
@@ -271,7 +281,8 @@ def test_wrong_values_of_a_transcription_are_still_refused(client: httpx.Client)
     refused(transcribe(client, {"temperature": "7"}), 400, "temperature")
     refused(transcribe(client, {"response_format": "docx"}), 400, "response_format", "verbose_json")
     refused(transcribe(client, {"chunking_strategy": "sometimes"}), 400, "chunking_strategy", "auto")
-    refused(transcribe(client, {"include[]": ["poems"]}), 400, "include.0", "logprobs")
+    refused(transcribe(client, {"include[]": ["poems"]}), 400, "include[]", "logprobs")
+    refused(transcribe(client, {"timestamp_granularities[]": ["wrd"]}), 400, "timestamp_granularities[]")
     refused(transcribe(client, {"model": ["whisper-1", "whisper-1"]}), 400, "model", "twice")
     as_file = client.post("/v1/audio/transcriptions", files={"file": QUIET, "model": ("m", b"whisper-1")})
     refused(as_file, 400, "model", "is a file")

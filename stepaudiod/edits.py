@@ -5,6 +5,7 @@ A wrong name or combination is refused here, before any work, with the right one
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from stepaudiod.errors import InvalidRequest
@@ -34,8 +35,17 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 """Every edit and its options."""
 MAX_ITERATIONS = 4
 
-INTENSITY_WORDS = ((0.5, "slightly"), (0.85, "somewhat"), (1.15, ""), (1.75, "noticeably"), (2.5, "much"))
-STRONGEST_WORD = "dramatically"
+INTENSITIES = {
+    "slightly": 0.4,
+    "somewhat": 0.7,
+    "moderately": 1.0,
+    "noticeably": 1.5,
+    "much": 2.0,
+    "dramatically": 3.0,
+}
+"""Words for an intensity, with the numbers that requests may give instead."""
+INTENSITY_LIMITS = (0.5, 0.85, 1.15, 1.75, 2.5)
+"""Where the next of these words begins."""
 MIN_INTENSITY, MAX_INTENSITY = 0.1, 3.0
 
 _DENOISE = (
@@ -69,14 +79,15 @@ class Edit:
 
     def __post_init__(self) -> None:
         if self.kind not in OPTIONS:
-            raise InvalidRequest(f"there is no edit {self.kind!r}; there are {', '.join(OPTIONS)}", "kind")
+            raise InvalidRequest(f"There is no edit {self.kind!r}. Edits: {', '.join(OPTIONS)}.", "kind")
         if not 1 <= self.iterations <= MAX_ITERATIONS:
             raise InvalidRequest(
-                f"iterations must be 1 to {MAX_ITERATIONS}, found {self.iterations}", "iterations"
+                f"The number of iterations must be 1 to {MAX_ITERATIONS}; found {self.iterations}.",
+                "iterations",
             )
         if not MIN_INTENSITY <= self.intensity <= MAX_INTENSITY:
             raise InvalidRequest(
-                f"intensity must be {MIN_INTENSITY} to {MAX_INTENSITY:g}, found {self.intensity:g}",
+                f"The intensity must be {MIN_INTENSITY} to {MAX_INTENSITY:g}; found {self.intensity:g}.",
                 "intensity",
             )
         self._check_info()
@@ -86,16 +97,19 @@ class Edit:
         options = OPTIONS[self.kind] if self.kind != "paralinguistic" else ()
         if options and self.info not in options:
             found = "nothing" if not self.info else repr(self.info)
-            raise InvalidRequest(f"{self.kind} must be one of {', '.join(options)}; found {found}", "info")
+            raise InvalidRequest(
+                f"The {self.kind} of the edit must be one of {', '.join(options)}; found {found}.", "info"
+            )
         if not options and self.info:
             raise InvalidRequest(
-                f"{self.kind} takes no edit_info, found {self.info!r}; emotion, style and speed do",
+                f"The edit {self.kind} has no options; found {self.info!r}. Emotion, style, speed do.",
                 "info",
             )
         if self.intensity != 1.0 and (self.kind not in ("emotion", "style") or self.info == REMOVE):
             what = self.kind if self.info != REMOVE else f"{self.kind} remove"
             raise InvalidRequest(
-                f"{what} has no intensity; every emotion and style but {REMOVE} has one", "intensity"
+                f"The edit {what} has no intensity; every emotion and style but {REMOVE} has one.",
+                "intensity",
             )
 
     def _check_text(self) -> None:
@@ -103,7 +117,8 @@ class Edit:
             return
         if not self.text or not self.text.strip():
             raise InvalidRequest(
-                f"paralinguistic needs the new text, with tags where the sounds go: {listed()}", "text"
+                f"The edit paralinguistic needs the new text, with tags where the sounds go: {listed()}.",
+                "text",
             )
 
     @property
@@ -122,7 +137,7 @@ def require_tag(text: str) -> None:
     """
     if not has_tag(text):
         raise InvalidRequest(
-            f"the new text holds no tag; put one or more where the sounds go: {listed()}", "text"
+            f"The new text has no tag. Put one or more where the sounds go: {listed()}.", "text"
         )
 
 
@@ -153,8 +168,9 @@ def instruction(
 
 
 def intensity_word(intensity: float) -> str:
-    """Put a strength from 0.1 to 3 into a word, none around 1: "slightly" … "dramatically"."""
-    return next((word for limit, word in INTENSITY_WORDS if intensity < limit), STRONGEST_WORD)
+    """The word for an intensity from 0.1 to 3 in an instruction; none around 1, where nothing is added."""
+    word = list(INTENSITIES)[bisect_right(INTENSITY_LIMITS, intensity)]
+    return "" if word == "moderately" else word
 
 
 def with_language(text: str, language: str | None) -> str:
@@ -167,5 +183,5 @@ def with_language(text: str, language: str | None) -> str:
     name = next((name for name in LANGUAGES if name.lower() == language.lower()), None)
     if name is None:
         known = ", ".join(("auto", "Mandarin", "English", *LANGUAGES))
-        raise InvalidRequest(f"there is no language {language!r}; there are {known}", "language")
+        raise InvalidRequest(f"There is no language {language!r}. Languages: {known}.", "language")
     return text if text.lstrip().startswith(f"[{name}]") else f"[{name}]{text}"

@@ -122,8 +122,7 @@ def _synopsis(command: Command) -> str:
 def _item(option: Option) -> str:
     names = ", ".join(f"\\fB{escape(name)}\\fR" for name in option.names)
     value = f"\\fI{escape(option.value)}\\fR" if option.value else ""
-    text = option.help and f"{option.help[0].upper()}{option.help[1:]}."
-    return f".TP\n{' '.join(part for part in (names, value) if part)}\n{escape(text)}\n"
+    return f".TP\n{' '.join(part for part in (names, value) if part)}\n{escape(_sentence(option.help))}\n"
 
 
 def _exit_codes(text: str) -> Iterator[str]:

@@ -46,7 +46,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         )
 
     pull = add("pull", "download a model, or its missing and damaged files", VARIABLES)
-    pull.add_argument("model", type=word, metavar="MODEL", help="step-audio-editx, whisper, whisper-small, …")
+    pull.add_argument(
+        "model",
+        type=word,
+        metavar="MODEL",
+        help="the model: step-audio-editx, whisper, whisper-small and others",
+    )
     pull.add_argument(
         "--from",
         dest="source",
@@ -64,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verify.add_argument("model", type=word, nargs="?", metavar="MODEL", help="default: all installed models")
     verify.add_argument("--quick", action="store_true", help="check sizes and headers only")
     remove = add("remove", "delete a model and the files of an interrupted pull")
-    remove.add_argument("model", type=word, metavar="MODEL")
+    remove.add_argument("model", type=word, metavar="MODEL", help="the model")
     remove.add_argument("--yes", action="store_true", help="don't ask for confirmation")
     quantize = add("quantize", "write a quantized copy of Step-Audio-EditX, which loads faster")
     quantize.add_argument("bits", choices=("int8", "int4"), help="the weights' type")

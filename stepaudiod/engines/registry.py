@@ -203,9 +203,8 @@ class Catalog:
         """
         engine = self._find(name)
         if (problem := _missing(engine)) is not None:
-            raise EngineUnavailable(
-                f"The engine {name!r} can't be used: {problem}. To have it, {engine.install}."
-            )
+            hint = "" if problem.kind == "files" else f" To have it, {engine.install}."
+            raise EngineUnavailable(f"The engine {name!r} can't be used: {problem}.{hint}")
         return engine
 
     def _find(self, name: str) -> EngineDescription:

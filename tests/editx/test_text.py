@@ -128,7 +128,7 @@ def test_another_models_vocabulary_is_refused(tmp_path: Path) -> None:
         ("emotion", None, "found nothing"),
         ("style", "happy", "serious, arrogant"),
         ("speed", "remove", "faster, slower"),
-        ("denoise", "happy", "takes no edit_info"),
+        ("denoise", "happy", "has no options"),
         ("shout", None, "emotion, style, speed"),
     ],
 )

@@ -189,5 +189,5 @@ def test_recordings_can_be_edited_in_turn(
 def test_what_takes_the_large_model_says_so(edit: RunEdit, speech: np.ndarray) -> None:
     with pytest.raises(Unsupported, match="step-audio-editx"):
         edit(speech, "emotion", "happy")
-    with pytest.raises(InvalidRequest, match="speed must be one of"):
+    with pytest.raises(InvalidRequest, match="speed of the edit must be one of"):
         edit(speech, "speed", "quickest")

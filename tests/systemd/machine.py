@@ -14,6 +14,7 @@ are free whatever the host listens on.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import select
 import shutil
@@ -215,10 +216,11 @@ class Machine:
     def processes(self, unit: str) -> list[int]:
         """The unit's processes, as the host's process ids."""
         pids: set[int] = set()
-        for path in self._cgroup.glob(f"system.slice/**/{unit}/**/cgroup.procs"):
-            # A control group may go while we look; one whose last process is a zombie can't be read.
+        # not Path.glob, which fails if a control group is removed meanwhile
+        for path in glob.glob(f"{self._cgroup}/system.slice/**/{unit}/**/cgroup.procs", recursive=True):
+            # one whose last process is a zombie can't be read
             with contextlib.suppress(OSError):
-                pids.update(map(int, path.read_text().split()))
+                pids.update(map(int, Path(path).read_text().split()))
         return sorted(pids)
 
     def main_process(self, unit: str) -> int:

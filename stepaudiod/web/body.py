@@ -53,7 +53,7 @@ class Spool:
 
     Attributes:
         uploads: each file's path, by the name of its field.
-        refused: why the recording in a field can't be used; an error only where the field is used.
+        refused: why a recording in base64 can't be used, by its field's name; an error only if it is used.
     """
 
     places: UploadSlots
@@ -242,7 +242,7 @@ def _add(given: dict[str, Any], name: str, value: UploadFile | str, schema: type
             raise InvalidRequest(f"{name!r} is a file: send it without a file name.", name)
         value = "a file"
     field = schema.model_fields.get(plain)
-    if value and is_list(field):
+    if value and _is_list(field):
         given.setdefault(plain, []).append(value)
     elif value and field is not None and plain in given:
         raise InvalidRequest(f"{plain!r} is there twice.", plain)
@@ -277,7 +277,7 @@ async def body_pieces(request: Request, settings: Settings) -> AsyncGenerator[by
         )
 
 
-def is_list(field: FieldInfo | None) -> bool:
+def _is_list(field: FieldInfo | None) -> bool:
     """Whether a form has a field several times, as `name[]`."""
     return field is not None and get_origin(field.annotation) is list
 
@@ -296,7 +296,7 @@ def _explain(error: ValidationError, schema: type[Form], part: str | None) -> tu
         what = "The body" if part is None else repr(part)
         return f"{what} isn't a JSON object: {item['msg']}.{hint}", part
     names = [str(name) for name in item["loc"] if name not in ("str", "VoiceId")]
-    if is_list(schema.model_fields.get(names[0])):
+    if _is_list(schema.model_fields.get(names[0])):
         names = [f"{names[0]}[]"]
     param = ".".join(names)
     if item["type"] == "missing":

@@ -205,7 +205,7 @@ class JsonBody:
         file.close()
         if not file.is_valid:
             self._spool.refused[self._name] = f"{self._name!r} isn't base64."
-        if file.size_bytes:
+        if file.size_bytes or not file.is_valid:
             self._spool.uploads[self._name] = self._path
         self._from = len(self._text) + 1  # the quote that closes it opens nothing
         return piece[end:]

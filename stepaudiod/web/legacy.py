@@ -52,8 +52,9 @@ PARAMS = {
     "intensity": ABOVE + "intensity",
     "iterations": ABOVE + "n_edit_iter",
     "text": "input",
+    "recording": ABOVE + "input_audio_base64",
 }
-"""Fields of an edit, and their names in this form."""
+"""Fields of an edit and its recording, and their names in this form."""
 
 MAX_METADATA = 16
 MAX_METADATA_BYTES = 4096
@@ -107,15 +108,13 @@ async def answer(
     """
     settings: Settings = request.app.state.settings()
     form = check(OldSpeechForm, body, part)
-    name_params(request, PARAMS)
+    name_params(request, PARAMS | ({"recording": "input_audio_file"} if part else {}))
     options = form.step_audio
     for param, text in (("input", form.input), *((ABOVE + n, getattr(options, n)) for n in TRANSCRIPTS)):
         check_length(text or "", settings, param)
     headers = metadata_headers(form.metadata or {})
     sources = Sources(request, options, request.scope["state"]["spool"], settings)
     await sources.decode_rest()
-    for name, reason in sources.spool.refused.items():
-        raise InvalidRequest(reason, name)
     if options.mode == "clone":
         plan = await _clone(request, form, sources)
     else:
@@ -168,9 +167,11 @@ class Sources(NamedTuple):
         """The recording that `find` returned, with its transcript from that field of `step_audio`.
 
         Raises:
-            InvalidRequest: it can't be fetched from its URL.
+            InvalidRequest: it isn't base64, or can't be fetched from its URL.
         """
         uploads, settings = self.spool.uploads, self.settings
+        if name in self.spool.refused:
+            raise InvalidRequest(self.spool.refused[name], name)
         if name not in uploads:
             if not settings.allow_url_fetch:
                 raise InvalidRequest(
@@ -242,9 +243,7 @@ async def _edit(request: Request, form: OldSpeechForm, sources: Sources) -> Plan
         raise InvalidRequest(
             f"The mode {mode} needs a recording to change, in step_audio.input_audio_base64, behind "
             f"step_audio.input_audio_url, or as the file input_audio_file to {UPLOAD_PATH}.",
-            "input_audio_file"
-            if request.scope["path"].endswith(UPLOAD_PATH)
-            else ABOVE + "input_audio_base64",
+            "recording",
         )
     work = EditRequest(await sources.get(name, "audio_text"), edit, form.seed, is_marked(request))
     return Plan(engine, work, used | {name}, {})

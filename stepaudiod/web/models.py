@@ -208,6 +208,8 @@ async def unload(request: Request) -> Response:
     if name in OLD_VARIANTS:
         names = _variants(name, service.catalog.engines)
     else:
-        names = [name if name in _loaded(service) else find_engine(service, name).name]
+        names = [
+            name if name in _loaded(service) else find_engine(service, name, caller=caller_of(request)).name
+        ]
     unloaded = any([await service.unload(each) for each in names])
     return JSONResponse({"model": names[0], "unloaded": unloaded})

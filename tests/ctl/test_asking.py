@@ -117,6 +117,8 @@ def test_unload_takes_a_name(hand_started: HandStarted, ctl: Ctl) -> None:
     assert json.loads(ctl.ok("unload", "hibari", "--json")) == {"unloaded": []}
     ctl.ok("say", "Hello.", "-")
     assert json.loads(ctl.ok("unload", "hibari", "--json")) == {"unloaded": ["hibari"]}
+    ctl.ok("say", "Hello.", "-")
+    assert json.loads(ctl.ok("unload", "tts-1", "--json")) == {"unloaded": ["hibari"]}
 
 
 def test_unload_never_cuts_a_request_off(hand_started: HandStarted, ctl: Ctl) -> None:

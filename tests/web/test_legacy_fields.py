@@ -96,6 +96,8 @@ def test_what_a_mode_does_not_use_is_ignored_and_named(client: httpx.Client) -> 
     assert "X-StepAudio-Ignored" not in ask(client, CLONE).headers
     both = ask(client, {**CLONE, "input_audio_base64": IN_BASE64}, voice="hum")
     assert both.headers["X-StepAudio-Ignored"] == "step_audio.input_audio_base64, voice"
+    damaged = ask(client, {**CLONE, "input_audio_base64": "not base64!"})
+    assert damaged.headers["X-StepAudio-Ignored"] == "step_audio.input_audio_base64"
     unknown = change(client, mode="denoise", colour="green", input_audio_base64=IN_BASE64)
     assert unknown.headers["X-StepAudio-Ignored"] == "input, step_audio.colour"
     wish = ask(client, CLONE, instructions="Whisper, please.")

@@ -107,6 +107,7 @@ def test_the_same_seed_gives_the_same_audio(client: httpx.Client) -> None:
 
 def test_voice_may_be_an_object(client: httpx.Client) -> None:
     assert post(client, voice={"id": "heart"}).status_code == 200
+    refused(post(client, voice={"name": "heart"}), 400, "voice.id", "required")
 
 
 def test_unsupported_instructions_are_reported_as_ignored(client: httpx.Client) -> None:

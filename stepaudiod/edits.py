@@ -102,7 +102,8 @@ class Edit:
             )
         if not options and self.info:
             raise InvalidRequest(
-                f"The edit {self.kind} has no options; found {self.info!r}. Emotion, style, speed do.",
+                f"The edit {self.kind} has no options; found {self.info!r}. "
+                "Only emotion, style and speed have options.",
                 "info",
             )
         if self.intensity != 1.0 and (self.kind not in ("emotion", "style") or self.info == REMOVE):

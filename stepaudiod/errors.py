@@ -1,26 +1,5 @@
 """Every error that stepaudiod raises on purpose. `web/errors.py` maps these to HTTP statuses.
 
-    StepaudiodError
-    ├── ConfigError               the configuration is invalid; the message names the file and the key
-    ├── InvalidRequest            the request is invalid; names the parameter
-    │   ├── NotFound              the named voice or model does not exist
-    │   ├── TooLarge              more than a configured limit
-    │   ├── TooSlow               the request was not received within its deadline
-    │   └── Unsupported           the engine can't do it; the message says which one could
-    ├── AccessRefused             the caller is not allowed; the message names the setting that would allow it
-    │   ├── HostRefused           the Host header is not one of the daemon's names
-    │   ├── OriginRefused         the request comes from a web page of another site
-    │   └── KeyRefused            no API key, or a wrong one
-    ├── Busy                      the queue is full or something is in use; says when to retry
-    ├── Stopping                  the daemon is exiting; the next connection starts a new one
-    ├── TookTooLong               the work wasn't done within its deadline
-    ├── DiskFull                  no space on the disk for the uploaded data
-    └── EngineError               the engine failed
-        ├── EngineUnavailable     no engine, or its packages or weights are missing
-        ├── ModelFileError        a model file is missing, truncated or wrong
-        ├── SynthesisFailed       the output can't be used: silent, runaway or truncated
-        └── WorkerLost            the worker died or hung; the same request may work when repeated
-
 Each message says what happened, what was expected and found where that helps, and what to do next.
 """
 

@@ -18,14 +18,14 @@ from stepaudiod.web.body import check_length, read_multipart
 from stepaudiod.web.endpoint import EDITS, WORKS, Answer, endpoint
 from stepaudiod.web.errors import name_params
 from stepaudiod.web.ignored_fields import IGNORED, ignored
-from stepaudiod.web.resolve import EDIT_HEADERS, engine_for, is_marked
+from stepaudiod.web.resolve import SOUND_HEADERS, engine_for, is_marked
 from stepaudiod.web.schemas import EditForm
 from stepaudiod.web.stream import AUDIO, StreamedResponse
 
 PARAMS = {"kind": "mode", "info": "edit_info", "recording": "file"}
 """Fields of an edit and its recording, and their names in this form."""
 
-EDITED = Answer("The changed recording, sent while it is made.", AUDIO, (*EDIT_HEADERS, IGNORED))
+EDITED = Answer("The changed recording, sent while it is made.", AUDIO, (*SOUND_HEADERS, IGNORED))
 
 
 @endpoint("POST /v1/audio/edits", "createEdit", EDITS, {200: EDITED}, errors=WORKS, body=(EditForm,))

@@ -23,12 +23,12 @@ from stepaudiod.web.model_names import meaning, without_organisation
 from stepaudiod.web.schemas import SpeechForm
 
 MODEL = "X-StepAudio-Model"
-EDIT_HEADERS = (
+SOUND_HEADERS = (
     *(MODEL, HEADER, "X-StepAudio-Seed", "X-StepAudio-Pieces", "X-StepAudio-Warning"),
     *("X-StepAudio-Transcript", "X-StepAudio-Reference-Stretch"),
     *("X-StepAudio-Noise-Reduction", "X-StepAudio-Tempo"),
 )
-"""Headers that an edited recording may have; most are facts that the engine reports."""
+"""Headers that a response with audio may have; most are facts that the engine reports."""
 
 KOKORO_LETTERS = {
     "a": "en", "b": "en", "e": "es", "f": "fr", "h": "hi", "i": "it", "j": "ja", "p": "pt", "z": "zh",

@@ -22,7 +22,7 @@ from stepaudiod.text.languages import language_code
 
 AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 
-IntensityWord = Literal["slightly", "somewhat", "moderately", "noticeably", "much", "dramatically"]
+IntensityWord = Annotated[str, WithJsonSchema({"type": "string", "enum": [*INTENSITIES]})]
 
 
 def _number_of(word: object) -> object:

@@ -22,7 +22,7 @@ from stepaudiod.requests import Audio, EngineDescription, Facts, Result, Segment
 from stepaudiod.web.endpoint import BYTES, EVENTS, Answer
 from stepaudiod.web.errors import error_body
 from stepaudiod.web.ignored_fields import IGNORED
-from stepaudiod.web.resolve import EDIT_HEADERS, work_headers
+from stepaudiod.web.resolve import SOUND_HEADERS, work_headers
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ the only type of bytes that openapi-python-client generates code for."""
 SPEECH_ANSWER = Answer(
     "Audio, sent while it is made; events where `stream_format` is `sse`.",
     AUDIO | {EVENTS: ("SpeechAudioDelta", "SpeechAudioDone", "Error")},
-    (*EDIT_HEADERS, "X-StepAudio-Voice", "X-StepAudio-Instructions", IGNORED),
+    (*SOUND_HEADERS, "X-StepAudio-Voice", "X-StepAudio-Instructions", IGNORED),
 )
 
 

@@ -20,6 +20,7 @@ from stepaudiod.web.errors import STATUSES
 from tests.activation import DaemonProcess
 from tests.conftest import StartDaemon
 from tests.test_documents import API, OUTPUT, PRINTS, blocks, run
+from tests.web.conftest import hum, wav
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,24 @@ def test_every_error_is_told_with_its_status(document: dict[str, Any]) -> None:
     ]
     assert all(summaries)
     assert sorted(set(summaries)) == sorted(summaries), "each error has its own description"
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "sent"),
+    [
+        ("/v1/audio/edits", {"mode": "speed", "edit_info": "faster"}, "x-stepaudio-tempo"),
+        ("/v1/audio/edits", {"mode": "denoise"}, "x-stepaudio-noise-reduction"),
+        ("/v1/audio/transcriptions", {"model": "whisper-1", "stream": "true"}, "x-stepaudio-language"),
+    ],
+)
+def test_the_headers_that_engines_report_are_declared(
+    awake: DaemonProcess, document: dict[str, Any], path: str, form: dict[str, str], sent: str
+) -> None:
+    response = awake.shared_client.post(path, data=form, files={"file": wav(hum(1.0))}, timeout=60)
+    assert response.status_code == 200
+    own = {name for name in response.headers if name.startswith("x-stepaudio-")}
+    declared = document["paths"][path]["post"]["responses"]["200"]["headers"]
+    assert sent in own <= {name.lower() for name in declared}
 
 
 def test_every_operation_and_schema_is_described(document: dict[str, Any]) -> None:

@@ -15,8 +15,8 @@ from tests.activation import DaemonProcess
 from tests.conftest import StartDaemon
 
 CHECKS = (
-    "no_fault,no_undeclared_header,status_code_conformance,content_type_conformance,response_headers_conformance,"
-    "response_schema_conformance,unsupported_method,allow_header_conformance"
+    "no_fault,no_undeclared_header,status_code_conformance,content_type_conformance,"
+    "response_headers_conformance,response_schema_conformance,unsupported_method,allow_header_conformance"
 )
 SECONDS = 20
 """How long a daemon is asked new things."""

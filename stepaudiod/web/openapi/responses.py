@@ -78,7 +78,7 @@ def error(status: int) -> Table:
     failures = [each for each in OF_HTTP if each.status == status]
     for kind, its_status in STATUSES.items():
         if its_status == status:
-            failures.append(Failure(status, kind.code, kind.__dict__["__doc__"].partition("\n")[0]))
+            failures.append(Failure(status, kind.code, (kind.__doc__ or "").partition("\n")[0]))
     examples = {
         failure.code or "not_http": {
             "summary": failure.when,

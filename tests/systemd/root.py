@@ -5,11 +5,9 @@ Knows nothing of booting, nor of the daemon.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -17,10 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SUITE = "bookworm"
-UBUNTU_SUITES = ("noble", "resolute")
-UBUNTU_KEYRING = "usr/share/keyrings/ubuntu-archive-keyring.gpg"
-KEYRING_SUITE = "trixie"
-"""The Debian whose package ubuntu-keyring has the keys of those suites."""
+SCRIPT = Path(__file__).parent.parent.parent / "packaging" / "mmdebstrap.sh"
 
 PACKAGES = ("curl", "python3", "python3-systemd", "systemd", "systemd-sysv")
 OPTIONS = (
@@ -56,7 +51,7 @@ def cached_root(suite: str = SUITE, packages: Sequence[str] = PACKAGES) -> Path:
     """The folder of a bootable Debian; built in about half a minute if it isn't cached.
 
     Args:
-        suite: a release of Debian, or one of UBUNTU_SUITES.
+        suite: a release of Debian or Ubuntu that the script knows.
         packages: what it has besides the essential packages.
 
     Raises:
@@ -94,58 +89,11 @@ def _build(root: Path, suite: str, packages: Sequence[str]) -> None:
 
 
 def _mmdebstrap(suite: str, root: Path, options: Sequence[str]) -> None:
-    """Fill the folder: Debian from the host's sources, Ubuntu from mmdebstrap's default mirror."""
-    with contextlib.ExitStack() as stack:
-        arguments = [suite, str(root)]
-        sources = ""
-        if suite in UBUNTU_SUITES:
-            arguments = ["--components=main,universe", f"--keyring={_ubuntu_keyring(stack)}", *arguments]
-        elif sources := _host_sources(suite):
-            arguments.append("-")  # mmdebstrap reads them from its standard input
-        try:
-            done = subprocess.run(
-                ["mmdebstrap", *options, *arguments],
-                input=sources,
-                capture_output=True,
-                text=True,
-                timeout=900,
-            )
-        except subprocess.TimeoutExpired:
-            raise Unavailable("mmdebstrap took longer than 15 minutes") from None
-        if done.returncode != 0:
-            raise Unavailable(f"mmdebstrap failed:\n{done.stderr[-2000:]}")
-
-
-def _ubuntu_keyring(stack: contextlib.ExitStack) -> Path:
-    """The host's keyring, or the one in Debian's package, which is signed with Debian's key."""
-    here = Path("/", UBUNTU_KEYRING)
-    if here.exists():
-        return here
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    folder.chmod(0o755)
-    _mmdebstrap(KEYRING_SUITE, folder, ["--variant=extract", "--include=ubuntu-keyring"])
-    return folder / UBUNTU_KEYRING
-
-
-def _host_sources(suite: str) -> str:
-    """The host's Debian sources for this suite, in one-line form; empty if there are none."""
-    done = subprocess.run(
-        [
-            "apt-get",
-            "indextargets",
-            "--format",
-            "$(REPO_URI) $(RELEASE) $(COMPONENT)",
-            "Created-By: Packages",
-            "Origin: Debian",
-        ],
-        capture_output=True,
-        text=True,
-    )
-    host = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
-    targets = dict.fromkeys(tuple(line.split()) for line in done.stdout.splitlines())
-    suites = {host, f"{host}-updates", f"{host}-security"}
-    return "".join(
-        f"deb {uri} {suite}{theirs.removeprefix(host)} {component}\n"
-        for uri, theirs, component in targets
-        if theirs in suites
-    )
+    try:
+        done = subprocess.run(
+            [SCRIPT, suite, str(root), *options], capture_output=True, text=True, timeout=900
+        )
+    except subprocess.TimeoutExpired:
+        raise Unavailable("mmdebstrap took longer than 15 minutes") from None
+    if done.returncode != 0:
+        raise Unavailable(f"mmdebstrap failed:\n{done.stderr[-2000:]}")

@@ -16,7 +16,7 @@ import httpx
 
 from stepaudiod import __version__
 from stepaudiod.ctl.errors import DaemonRefused, IncompleteAudio, Unreachable, WrongUsage
-from stepaudiod.ctl.options import NO_URL, Options
+from stepaudiod.ctl.options import ACCOUNT, NO_URL, Options
 from stepaudiod.ctl.terminal import Terminal
 
 RETRIES = {429: 5, 503: 1}
@@ -158,8 +158,8 @@ class Client:
                 )
             case errno.EACCES | errno.EPERM:
                 return (
-                    f"You may not use {where}; members of the group stepaudio may. "
-                    "Join it: sudo usermod -aG stepaudio $USER, then log in again."
+                    f"You may not use {where}; members of the group {ACCOUNT} may. "
+                    f"Join it: sudo usermod -aG {ACCOUNT} $USER, then log in again."
                 )
         return f"No connection to {where} ({error}). Is stepaudiod.socket active?"
 

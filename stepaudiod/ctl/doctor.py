@@ -13,7 +13,7 @@ from stepaudiod import __version__
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
 from stepaudiod.ctl.connect import connect
 from stepaudiod.ctl.errors import CtlError, ProblemsFound
-from stepaudiod.ctl.options import Options, word
+from stepaudiod.ctl.options import ACCOUNT, Options, word
 from stepaudiod.ctl.terminal import Terminal, plain
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _examine(
     account = None
     if units.is_installed:
         yield from permissions.account_findings()
-        account = permissions.Account.find(permissions.DAEMON)
+        account = permissions.Account.find(ACCOUNT)
     settings, findings = read_configuration(config or usual, os.environ | units.environment, account)
     yield from findings
     if settings is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stepaudiod import api_keys as keys
 from stepaudiod.ctl.errors import WrongUsage
-from stepaudiod.ctl.options import Options, global_options, word
+from stepaudiod.ctl.options import ACCOUNT, Options, global_options, word
 from stepaudiod.ctl.privileges import open_as_root
 from stepaudiod.ctl.terminal import Terminal
 from stepaudiod.errors import ConfigError
@@ -20,7 +20,6 @@ from stepaudiod.errors import ConfigError
 NAME = "keys"
 SUMMARY = "make API keys"
 
-GROUP = "stepaudio"
 MODE = 0o640
 
 
@@ -108,4 +107,4 @@ def _give_to_daemon(descriptor: int) -> None:
     """Let the daemon's group read the file; if the group doesn't exist, only the owner."""
     os.fchmod(descriptor, MODE)
     with contextlib.suppress(KeyError, PermissionError):
-        os.fchown(descriptor, -1, grp.getgrnam(GROUP).gr_gid)
+        os.fchown(descriptor, -1, grp.getgrnam(ACCOUNT).gr_gid)

@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 
 from stepaudiod.ctl.errors import WrongUsage
 
+ACCOUNT = "_stepaudio"
+"""The daemon's user, and the group that may use its unix socket."""
+
 DEFAULT_SOCKET = "/run/stepaudiod.sock"
 NO_URL = "{!r} isn't the URL of a server. Write it as http://127.0.0.1:7860."
 DEFAULT_TIMEOUT_S = 600.0

@@ -312,7 +312,7 @@ def test_an_engine_that_cannot_serve_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_the_daemon_may_not_write_to(open_folder: Path) -> None:
-    account = Account("stepaudio", 4242, frozenset({4242}))
+    account = Account("_stepaudio", 4242, frozenset({4242}))
     (found,) = folder_findings(open_folder, "data", account, 0)
     assert (found.level, found.subject) == ("problem", "data folder")
     open_folder.chmod(0o777)

@@ -161,7 +161,7 @@ sys.exit(main())
         command = [sys.executable, "-c", program, "status", "--socket", str(path)]
         done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 3
-    assert b"usermod -aG stepaudio" in done.stderr
+    assert b"usermod -aG _stepaudio" in done.stderr
 
 
 def test_a_url_without_a_listener_is_3(programs: Path) -> None:

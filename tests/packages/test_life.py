@@ -216,7 +216,7 @@ def test_an_upgrade_while_awake_loses_no_request(machine: Machine, repository: R
     reports = ("/var/cache/stepaudiod/Microsoft", "/var/lib/stepaudiod/.cache/Microsoft")
     for folder in reports:
         machine.run(
-            "runuser", "-u", "stepaudio", "--", "mkdir", "-p", f"{folder}/DeveloperTools/.onnxruntime"
+            "runuser", "-u", "_stepaudio", "--", "mkdir", "-p", f"{folder}/DeveloperTools/.onnxruntime"
         )
 
     statuses = under_load(machine, lambda: install(machine, f"stepaudiod={later}"))
@@ -344,7 +344,7 @@ def test_the_doctor_reports_unknown_without_permissions(machine: Machine) -> Non
 
     found = {finding["subject"]: finding for finding in json.loads(done.stdout)["findings"]}
     assert done.returncode == 6
-    assert "usermod -aG stepaudio" in found["/run/stepaudiod.sock"]["advice"]
+    assert "usermod -aG _stepaudio" in found["/run/stepaudiod.sock"]["advice"]
     assert found["model files"]["level"] == "unknown"
     assert machine.processes(SERVICE) == []
 

@@ -56,7 +56,7 @@ def test_keys_open_a_socket_of_the_network(exposed: Machine) -> None:
     assert exposed.request("GET", "/healthz", headers={"Host": LAN[0]}, at=LAN).status == 200
     key = add_key(exposed)
     assert re.search(
-        r"^640 root:stepaudio$", exposed.run("stat", "-c", "%a %U:%G", "/etc/stepaudiod/api-keys").stdout
+        r"^640 root:_stepaudio$", exposed.run("stat", "-c", "%a %U:%G", "/etc/stepaudiod/api-keys").stdout
     )
     exposed.systemctl("reload", "stepaudiod.service")
     assert ask(exposed) == (401, "invalid_api_key")

@@ -65,9 +65,9 @@ def test_a_connection_to_any_socket_wakes_it_and_it_speaks(sleeping: Machine, at
 def test_the_unix_socket_is_for_its_group(sleeping: Machine) -> None:
     path = str(UNIX)
     found = sleeping.run("stat", "--format=%U %G %a", path).stdout.split()
-    assert found == ["root", "stepaudio", "660"]
+    assert found == ["root", "_stepaudio", "660"]
     curl = ["curl", "-sS", "--unix-socket", path, "http://localhost/healthz"]
-    assert sleeping.run(*curl, user="stepaudio").stdout == '{"status":"ok"}'
+    assert sleeping.run(*curl, user="_stepaudio").stdout == '{"status":"ok"}'
     assert sleeping.run(*curl, user="nobody", check=False).returncode == COULD_NOT_CONNECT
 
 

@@ -78,7 +78,7 @@ def awake(machine: Machine) -> Iterator[Machine]:
 
 def test_api_keys_of_the_credential_store_reach_the_daemon_alone(awake: Machine) -> None:
     path = "/run/credentials/stepaudiod.service/api-keys"
-    assert awake.run("cat", path, user="stepaudio").stdout == "laptop:0123\n"
+    assert awake.run("cat", path, user="_stepaudio").stdout == "laptop:0123\n"
     assert awake.run("cat", path, user="nobody", check=False).returncode != 0
 
 

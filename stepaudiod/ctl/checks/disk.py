@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
-from stepaudiod.ctl.checks.permissions import DAEMON, Account, lacks
+from stepaudiod.ctl.checks.permissions import Account, lacks
+from stepaudiod.ctl.options import ACCOUNT
 
 GB = 10**9
 MIN_FREE_BYTES = GB // 2
@@ -31,8 +32,8 @@ def folder_findings(
         yield problem(subject, f"{path} isn't a folder", f"move it away, then: mkdir {path}")
         return
     if lacks(account, path, os.W_OK | os.X_OK):
-        advice = f"chown -R {DAEMON}:{DAEMON} {path}"
-        yield problem(subject, f"the user {DAEMON} may not write to {path}", advice)
+        advice = f"chown -R {ACCOUNT}:{ACCOUNT} {path}"
+        yield problem(subject, f"the user {ACCOUNT} may not write to {path}", advice)
         return
     yield _free_space(subject, path, wanted_bytes)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from stepaudiod.config import DEFAULT_PATH, Settings, load
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
-from stepaudiod.ctl.checks.permissions import DAEMON, Account, lacks
+from stepaudiod.ctl.checks.permissions import Account, lacks
+from stepaudiod.ctl.options import ACCOUNT
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.engines.installed import catalog_of
 from stepaudiod.engines.local_models import STEP_AUDIO
@@ -35,7 +36,7 @@ def read_configuration(
     if not file.exists():
         found = ok("configuration", f"{file} doesn't exist, so the defaults apply")
     elif lacks(account, file, os.R_OK):
-        found = problem("configuration", f"the user {DAEMON} may not read {file}", f"chmod a+r {file}")
+        found = problem("configuration", f"the user {ACCOUNT} may not read {file}", f"chmod a+r {file}")
     else:
         found = ok("configuration", f"{file} is valid")
     return settings, [found]
@@ -92,9 +93,9 @@ class Models:
         if unreadable := [path for path in self.checkpoint.files() if lacks(account, path, os.R_OK)]:
             yield problem(
                 "model files",
-                f"the user {DAEMON} may not read {unreadable[0]}"
+                f"the user {ACCOUNT} may not read {unreadable[0]}"
                 + (f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""),
-                f"chown -R {DAEMON}:{DAEMON} {self.data / 'models'}",
+                f"chown -R {ACCOUNT}:{ACCOUNT} {self.data / 'models'}",
             )
             return
         size = self.checkpoint.size_bytes()

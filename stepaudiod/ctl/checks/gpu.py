@@ -12,7 +12,8 @@ from importlib import metadata
 from pathlib import Path
 
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
-from stepaudiod.ctl.checks.permissions import DAEMON, Account, lacks
+from stepaudiod.ctl.checks.permissions import Account, lacks
+from stepaudiod.ctl.options import ACCOUNT
 
 NVIDIA = "0x10de"
 DISPLAY_CLASSES = ("0x0300", "0x0302")
@@ -104,12 +105,12 @@ class Gpus:
                 "apt install nvidia-modprobe, which the unit calls, or: nvidia-modprobe -c0 -u",
             )
             return
-        account = Account.find(DAEMON)
+        account = Account.find(ACCOUNT)
         if forbidden := [node for node in (*self.nodes, *wanted) if lacks(account, node, os.R_OK | os.W_OK)]:
             names = self._names(forbidden)
             yield problem(
                 "GPU nodes",
-                f"the user {DAEMON} may not use {names}",
+                f"the user {ACCOUNT} may not use {names}",
                 f"add it to the group that ls -l {names} shows",
             )
         else:

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
+from stepaudiod.ctl.options import ACCOUNT
 from stepaudiod.ctl.privileges import user_name
-
-DAEMON = "stepaudio"
-"""The daemon's user, and the group that may use its unix socket."""
 
 
 @dataclass(frozen=True)
@@ -105,19 +103,19 @@ def _user_access(path: Path, found: os.stat_result) -> Finding:
 
 
 def account_findings() -> Iterator[Finding]:
-    account = Account.find(DAEMON)
+    account = Account.find(ACCOUNT)
     if account is None:
-        yield problem(f"user {DAEMON}", "the daemon's user does not exist", "systemd-sysusers")
+        yield problem(f"user {ACCOUNT}", "the daemon's user does not exist", "systemd-sysusers")
         return
     missing = [name for name in ("video", "render") if _gid(name) not in account.gids | {None}]
     if missing:
         yield note(
-            f"user {DAEMON}",
+            f"user {ACCOUNT}",
             f"isn't in the group {' and '.join(missing)}, which owns the GPUs on some systems",
             "systemd-sysusers",
         )
     else:
-        yield ok(f"user {DAEMON}", "exists")
+        yield ok(f"user {ACCOUNT}", "exists")
 
 
 def _is_listening(path: Path) -> bool:

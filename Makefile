@@ -18,7 +18,7 @@ EXTRAS ?= kokoro,page,tools
 # All tests run on this release; on others those that need neither a browser, nor a booted Debian, nor torch.
 RELEASE := $(shell . /etc/os-release && echo $$ID-$$VERSION_ID)
 IS_WHOLE := $(filter debian-12,$(RELEASE))
-TEST_EXTRAS := kokoro,hub,page,$(if $(IS_WHOLE),step-audio$(comma))tools,docs,dev
+TEST_EXTRAS := kokoro,hub,page,$(if $(IS_WHOLE),step-audio$(comma))tools,systemd,docs,dev
 LISTEN ?= 127.0.0.1:7860
 RUNTIME_DIR := $(if $(filter 0,$(shell id -u)),/run,$(or $(XDG_RUNTIME_DIR),$(CURDIR)/build))
 SOCKET ?= $(RUNTIME_DIR)/stepaudiod.sock
@@ -27,8 +27,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 LOCKED := $(shell cat setup.cfg pyproject.toml constraints.txt Makefile packaging/lock/alone.in 2>/dev/null | sha256sum | cut -c1-12)
-PACKAGES := ca-certificates curl python3 python3-systemd python3-venv
-TEST_PACKAGES := $(PACKAGES) apt-utils bash-completion fish gpg gpg-agent iproute2 man-db systemd zsh $(if $(IS_WHOLE),\
+PACKAGES := ca-certificates curl python3 python3-venv
+TEST_PACKAGES := $(PACKAGES) apt-utils bash-completion fish gpg gpg-agent iproute2 man-db python3-systemd systemd zsh $(if $(IS_WHOLE),\
   chromium chromium-driver fonts-noto-cjk lintian mmdebstrap systemd-container $(if $(shell command -v npm),,npm))
 # So many processes; tests/conftest.py says which tests share one.
 JOBS ?= 2
@@ -78,7 +78,7 @@ docs: $(VENV)/.docs-$(LOCKED)
 lock: $(VENV)/.test-$(LOCKED)
 	$(BIN)/pip freeze --exclude stepaudiod --exclude systemd-python | grep -v ^nvidia- | sed 's/^\(torch==[^+]*\).*/\1/' > constraints.txt
 
-DEB_PACKAGES := $(PACKAGES) bash-completion build-essential debhelper dh-python python3-pip python3-sdnotify python3-setuptools python3-wheel systemd
+DEB_PACKAGES := $(PACKAGES) bash-completion build-essential debhelper dh-python python3-pip python3-sdnotify python3-setuptools python3-systemd python3-wheel systemd
 
 .PHONY: apt-repo lock-deb
 deb:
@@ -113,10 +113,11 @@ $(VENV)/.docs-$(LOCKED):
 	$(call install_venv,docs)
 	touch $@
 
-# Debian's python3-systemd is linked into the environment: building it from source would need a compiler
+# For the extra `systemd`, Debian's python3-systemd is linked into the environment: building it from source would need a compiler
 define install_venv
 	$(PYTHON) -m venv $(VENV)
-	ln -sfn /usr/lib/python3/dist-packages/systemd /usr/lib/python3/dist-packages/systemd_python-* $(VENV)/lib/python3*/site-packages/
+	$(if $(findstring systemd,$(1)),ln -sfn /usr/lib/python3/dist-packages/systemd /usr/lib/python3/dist-packages/systemd_python-* \
+	  $(VENV)/lib/python3*/site-packages/)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt wheel setuptools
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --use-pep517 -c constraints.txt \
 	  --config-settings editable_mode=compat -e '.[$(1)]'

@@ -1,26 +1,49 @@
 """The interface to systemd: sockets, notifications, the journal. Works without systemd too.
 
-Sources: sd_listen_fds(3), sd_notify(3), systemd.journal-fields(7).
+systemd-python and sdnotify are used where they are installed (the extra `systemd`). Elsewhere the functions
+and classes marked "of the standard library" replace them: systemd-python is built by a compiler.
+
+Sources: sd_listen_fds(3), sd_notify(3), systemd.journal-fields(7), https://systemd.io/JOURNAL_NATIVE_PROTOCOL.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import ipaddress
 import logging
 import os
 import socket
 import stat
+import sys
 import time
 from typing import Literal, NamedTuple
 
-import sdnotify
+try:
+    import sdnotify
+except ImportError:
+    sdnotify = None
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 4096
 """Length of the kernel's queue of connections; limited to net.core.somaxconn."""
+
+FIRST_FD = 3
+"""The first descriptor that systemd passes: SD_LISTEN_FDS_START."""
+
+JOURNAL = "/run/systemd/journal/socket"
+
+PRIORITIES = {
+    logging.DEBUG: 7,
+    logging.INFO: 6,
+    logging.WARNING: 4,
+    logging.ERROR: 3,
+    logging.CRITICAL: 2,
+    sys.maxsize: 1,
+}
+"""The journal's priority of records up to each level of Python's."""
 
 Role = Literal["http", "api", "page"]
 """What a socket serves: the page and the API, the API only, the page and the API calls that it needs."""
@@ -59,12 +82,33 @@ def activated() -> bool:
 
 def activated_listeners() -> list[Listener]:
     """The sockets that systemd passed, in its order; those of one unit share a name."""
-    from systemd.daemon import listen_fds_with_names
-
-    named: dict[int, str] = listen_fds_with_names(unset_environment=True)
+    try:
+        from systemd.daemon import listen_fds_with_names
+    except ImportError:
+        named = _listen_fds_with_names()
+    else:
+        named = listen_fds_with_names(unset_environment=True)
     roles: dict[str, Role] = {"api": "api", "page": "page"}  # by FileDescriptorName=
     sockets = sorted(named.items())
     return [Listener(roles.get(name, "http"), socket.socket(fileno=fd)) for fd, name in sockets]
+
+
+def _listen_fds_with_names() -> dict[int, str]:
+    """sd_listen_fds_with_names(3) of the standard library: names by descriptor; the variables are unset.
+
+    Raises:
+        ValueError: the variables contradict each other.
+        OSError: a descriptor isn't open.
+    """
+    _, size, joined = [os.environ.pop(f"LISTEN_{name}", None) for name in ("PID", "FDS", "FDNAMES")]
+    if not size or not size.isdecimal():
+        raise ValueError(f"LISTEN_FDS must be the number of sockets, found {size!r}")
+    names = ["unknown"] * int(size) if joined is None else joined.split(":")
+    if len(names) != int(size):
+        raise ValueError(f"LISTEN_FDNAMES must have {size} names, one for each socket, found {joined!r}")
+    for fd in range(FIRST_FD, FIRST_FD + len(names)):
+        os.set_inheritable(fd, False)
+    return dict(enumerate(names, FIRST_FD))
 
 
 def bind(address: str) -> socket.socket:
@@ -113,7 +157,7 @@ class Notifier:
     """sd_notify(3): what `systemctl status` shows and the manager waits for. Silent without systemd."""
 
     def __init__(self) -> None:
-        self._notifier = sdnotify.SystemdNotifier()
+        self._notifier = sdnotify.SystemdNotifier() if sdnotify else _NotifySocket()
         self._status = ""
         self.has_manager = "NOTIFY_SOCKET" in os.environ
         """Whether a service manager starts the daemon again for the next connection."""
@@ -146,6 +190,22 @@ class Notifier:
         self._notifier.notify("STOPPING=1")
 
 
+class _NotifySocket:
+    """sdnotify's class of the standard library: silent without a manager, or if the manager has gone."""
+
+    def __init__(self) -> None:
+        self._address = os.environ.get("NOTIFY_SOCKET", "")
+        if self._address.startswith("@"):  # an abstract socket
+            self._address = "\0" + self._address[1:]
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    def notify(self, state: str) -> None:
+        """Send the state, whose characters are bytes, as for sdnotify."""
+        if self._address:
+            with contextlib.suppress(OSError):
+                self._socket.sendto(state.encode("latin-1"), self._address)
+
+
 def journal_connected() -> bool:
     """Whether stderr is the journal's socket, by $JOURNAL_STREAM: systemd.exec(5)."""
     try:
@@ -156,12 +216,67 @@ def journal_connected() -> bool:
     return (stat.st_dev, stat.st_ino) == (int(device), int(inode))
 
 
+class _JournalHandler(logging.Handler):
+    """systemd.journal.JournalHandler of the standard library: the same fields, by the native protocol."""
+
+    def __init__(self, **fields: str) -> None:
+        super().__init__()
+        self._fields = fields
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            own = {name: value for name, value in vars(record).items() if name.isupper()}  # of `extra`
+            fields = {
+                "MESSAGE": self.format(record),
+                "PRIORITY": next(p for level, p in PRIORITIES.items() if record.levelno <= level),
+                "LOGGER": record.name,
+                "THREAD_NAME": record.threadName,
+                "PROCESS_NAME": record.processName,
+                "CODE_FILE": record.pathname,
+                "CODE_LINE": record.lineno,
+                "CODE_FUNC": record.funcName,
+                **({"EXCEPTION_TEXT": record.exc_text} if record.exc_text else {}),
+                **self._fields,
+                **own,
+            }
+            self._send(b"".join(_journal_field(name, str(value)) for name, value in fields.items()))
+        except Exception:
+            self.handleError(record)
+
+    def _send(self, entry: bytes) -> None:
+        """Send one entry: a datagram, or, if that would be too large, a sealed file in memory."""
+        try:
+            self._socket.sendto(entry, JOURNAL)
+        except OSError as error:
+            if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
+                raise
+            with open(os.memfd_create("entry", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb") as file:
+                file.write(entry)
+                file.flush()
+                seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+                fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
+                descriptor = file.fileno().to_bytes(4, sys.byteorder)
+                control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor)]
+                self._socket.sendmsg([b""], control, 0, JOURNAL)
+
+
+def _journal_field(name: str, value: str) -> bytes:
+    """One field; a value of several lines has its length in front."""
+    data = value.encode(errors="backslashreplace")
+    if b"\n" not in data:
+        return b"%s=%s\n" % (name.encode(), data)
+    return b"%s\n%s%s\n" % (name.encode(), len(data).to_bytes(8, "little"), data)
+
+
 def start_logging(level: str) -> None:
     """Log to the journal with fields if stderr goes there, otherwise as lines on stderr."""
     handler: logging.Handler
     if journal_connected():
-        from systemd.journal import JournalHandler
-
+        try:
+            from systemd.journal import JournalHandler
+        except ImportError:
+            JournalHandler = _JournalHandler
         handler = JournalHandler(SYSLOG_IDENTIFIER="stepaudiod")
     else:
         handler = logging.StreamHandler()

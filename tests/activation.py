@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pytest
 
 from stepaudiod import activate
 from stepaudiod.activate import Process, start
@@ -22,6 +23,20 @@ DEADLINE_S = 60.0
 
 THREADS: dict[str, object] = {"threads": 1} if "PYTEST_XDIST_WORKER" in os.environ else {}
 """Beside a second process of tests, a daemon that computes on every core waits for its own threads."""
+
+BINDINGS = ("systemd-python", "standard library")
+"""What stepaudiod/systemd.py can use, as parameters of tests; `bindings_environ` chooses."""
+
+
+def bindings_environ(name: str, folder: Path) -> dict[str, str]:
+    """Variables for a daemon that uses these bindings; for the second, modules that can't be imported."""
+    if name == "systemd-python":
+        pytest.importorskip("systemd.daemon", reason="the extra `systemd` isn't installed")
+        return {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for module in ("sdnotify", "systemd"):
+        (folder / f"{module}.py").write_text("raise ImportError(__name__)\n")
+    return {"PYTHONPATH": str(folder)}
 
 
 class NotifySocket:

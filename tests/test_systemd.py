@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +13,14 @@ import httpx
 import pytest
 
 from stepaudiod.systemd import bind
-from tests.activation import DEADLINE_S
+from tests.activation import BINDINGS, DEADLINE_S, bindings_environ
+from tests.conftest import StartDaemon
+
+
+@pytest.fixture(params=BINDINGS)
+def bindings(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """Variables of a daemon with systemd-python and sdnotify, and of one without them."""
+    return bindings_environ(request.param, tmp_path / "blocked")
 
 
 def free_port(family: socket.AddressFamily) -> int:
@@ -20,9 +28,12 @@ def free_port(family: socket.AddressFamily) -> int:
         return int(probe.getsockname()[1])
 
 
-def test_every_socket_of_systemd_socket_activate_wakes_and_is_served(tmp_path: Path) -> None:
+def test_every_socket_of_systemd_socket_activate_wakes_and_is_served(
+    tmp_path: Path, bindings: dict[str, str]
+) -> None:
     v4, v6, unix = free_port(socket.AF_INET), free_port(socket.AF_INET6), tmp_path / "sock"
     command = ["systemd-socket-activate", "-l", f"127.0.0.1:{v4}", "-l", f"[::1]:{v6}", "-l", str(unix)]
+    command += [f"--setenv={name}={value}" for name, value in bindings.items()]
     command += ["--fdname=http:api:http", sys.executable, "-m", "stepaudiod", "--set=idle_timeout=0.5"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -37,6 +48,46 @@ def test_every_socket_of_systemd_socket_activate_wakes_and_is_served(tmp_path: P
         assert process.wait(DEADLINE_S) == 0
         said = process.stderr.read()
     assert f"127.0.0.1:{v4} (http), [::1]:{v6} (api), {unix} (http)" in said
+
+
+def test_the_manager_hears_of_the_daemons_life(start_daemon: StartDaemon, bindings: dict[str, str]) -> None:
+    watched = {"WATCHDOG_USEC": "200000"}
+    daemon = start_daemon({"idle_timeout": 1}, environ=bindings | watched)
+    daemon.notify.wait_for("STATUS=asleep in 1 s · hibari")
+    daemon.notify.wait_for("WATCHDOG=1", count=3)
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.notify.wait_for("RELOADING=1")
+    daemon.notify.wait_for("READY=1", count=2)
+    assert daemon.wait() == 0
+    daemon.notify.wait_for("STOPPING=1")
+
+
+def test_the_managers_socket_may_be_an_abstract_one(tmp_path: Path, bindings: dict[str, str]) -> None:
+    name = f"stepaudiod-test-{os.getpid()}"
+    listen = f'--set=listen.http=["{tmp_path / "sock"}"]'
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0{name}")
+        manager.settimeout(DEADLINE_S)
+        environ = os.environ | bindings | {"NOTIFY_SOCKET": f"@{name}"}
+        command = [sys.executable, "-m", "stepaudiod", "--set=idle_timeout=0.1", listen]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environ) as process:
+            while manager.recv(4096) != b"READY=1":
+                pass
+            assert process.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"LISTEN_FDS": "two"}, {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "http"}, {"LISTEN_FDS": "70000"}],
+    ids=["no number", "too few names", "closed descriptors"],
+)
+def test_sockets_that_are_not_there_are_an_error(bindings: dict[str, str], variables: dict[str, str]) -> None:
+    command = ["sh", "-c", f'LISTEN_PID=$$ exec "{sys.executable}" -m stepaudiod']
+    environ = os.environ | bindings | variables
+    result = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert result.returncode == 1
+    assert "can't listen: " in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_by_hand_it_binds_what_the_configuration_says(tmp_path: Path) -> None:

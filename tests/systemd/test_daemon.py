@@ -8,14 +8,18 @@ import os
 import random
 import signal
 import socket
+import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
+from tests.activation import BINDINGS, bindings_environ
+from tests.systemd.conftest import CHECKOUT
 from tests.systemd.journal import Entry
-from tests.systemd.machine import API, TCP4, TCP6, UNIX, Machine
+from tests.systemd.machine import API, DROP_INS, TCP4, TCP6, UNIX, Machine
 from tests.systemd.network import Address, Reply
 
 SERVICE, SOCKET, API_SOCKET = "stepaudiod.service", "stepaudiod.socket", "stepaudiod-api.socket"
@@ -32,6 +36,19 @@ def sleeping(machine: Machine) -> Iterator[Machine]:
     machine.systemctl("start", SOCKET)
     yield machine
     machine.reset(SERVICE, SOCKET, API_SOCKET)
+
+
+@pytest.fixture(params=BINDINGS)
+def bindings(machine: Machine, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The daemon with systemd-python and sdnotify, and one without them; the PYTHONPATH that makes it so."""
+    folder, conf = "/usr/local/lib/blocked", f"{DROP_INS}/{SERVICE}.d/without.conf"
+    blocked = bindings_environ(request.param, machine.path(folder))
+    path = f"{folder}:{CHECKOUT}" if blocked else str(CHECKOUT)
+    machine.write(conf, f"[Service]\nEnvironment=PYTHONPATH={path}\n")
+    machine.systemctl("daemon-reload")
+    yield path
+    machine.remove(conf)
+    machine.systemctl("daemon-reload")
 
 
 def configure(machine: Machine, **settings: object) -> None:
@@ -81,6 +98,7 @@ def test_asleep_it_uses_no_memory_and_the_next_connection_wakes_it(sleeping: Mac
         assert sleeping.show(SOCKET, "ActiveState") == "active"
 
 
+@pytest.mark.usefixtures("bindings")
 def test_systemctl_status_reads_like_a_sentence(sleeping: Machine) -> None:
     assert say(sleeping).status == 200
     sleeping.wait_until(
@@ -100,6 +118,7 @@ def test_health_checks_do_not_keep_it_awake(sleeping: Machine) -> None:
     assert checked > 2
 
 
+@pytest.mark.usefixtures("bindings")
 def test_the_journal_has_fields_and_never_the_text(sleeping: Machine) -> None:
     mark = sleeping.journal.mark()
     say(sleeping, "A secret sentence.", **{"X-Request-Id": "request-7"})
@@ -112,6 +131,44 @@ def test_the_journal_has_fields_and_never_the_text(sleeping: Machine) -> None:
     assert int(entry["DURATION_MS"]) > 0
     assert entry["SYSLOG_IDENTIFIER"] == "stepaudiod"
     assert "secret" not in sleeping.journal.tail(mark, lines=1000)
+
+
+KINDS = """\
+import logging
+from stepaudiod.systemd import start_logging
+start_logging("info")
+log = logging.getLogger("kinds")
+log.debug("never seen")
+log.warning("two\\nlines = %s", 1, extra={"REQUEST_ID": "r=1\\n2", "NUMBER": 7})
+log.info("a line\\nand another · " * 50_000)
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("failed")
+log.critical("")
+"""
+
+
+def test_the_journal_takes_lines_and_sizes_of_every_kind(machine: Machine, bindings: str) -> None:
+    unit = f"kinds-{zlib.crc32(bindings.encode())}.service"  # another one for each of the bindings
+    start = f"Environment=PYTHONPATH={bindings}\nExecStart={sys.executable} /run/kinds.py"
+    machine.write("/run/kinds.py", KINDS)
+    machine.write(f"/run/systemd/system/{unit}", f"[Service]\nType=oneshot\n{start}\n")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", unit)
+    machine.run("journalctl", "--sync")
+    found = machine.run("journalctl", "--all", "--output=json", f"_SYSTEMD_UNIT={unit}").stdout
+    entries = [json.loads(line) for line in found.splitlines()]
+    assert [entry["PRIORITY"] for entry in entries] == ["4", "6", "3", "2"]
+    assert {entry["SYSLOG_IDENTIFIER"] for entry in entries} == {"stepaudiod"}
+    two, large, failed, empty = entries
+    assert (two["MESSAGE"], two["REQUEST_ID"], two["NUMBER"]) == ("two\nlines = 1", "r=1\n2", "7")
+    assert (two["LOGGER"], two["CODE_FUNC"], two["CODE_FILE"]) == ("kinds", "<module>", "/run/kinds.py")
+    assert (two["THREAD_NAME"], two["CODE_LINE"]) == ("MainThread", "6")
+    assert large["MESSAGE"] == "a line\nand another · " * 50_000
+    assert failed["MESSAGE"].startswith("failed\nTraceback")
+    assert failed["EXCEPTION_TEXT"].endswith("ZeroDivisionError: division by zero")
+    assert empty["MESSAGE"] == ""
 
 
 def test_a_killed_worker_costs_only_the_request_in_flight(sleeping: Machine) -> None:
@@ -136,6 +193,7 @@ def test_a_killed_front_ends_its_worker_and_the_socket_still_answers(sleeping: M
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("bindings")
 def test_a_front_that_hangs_is_replaced_by_the_watchdog(sleeping: Machine) -> None:
     sleeping.drop_in(SERVICE, "[Service]\nWatchdogSec=1s\n")
     sleeping.request("GET", "/healthz")

@@ -43,10 +43,10 @@ SUITES ?= bookworm trixie noble
 run: export STEPAUDIOD_CACHE_DIR ?= $(CURDIR)/build/cache
 run: $(VENV)/.run-$(LOCKED)-$(subst $(comma),-,$(EXTRAS))
 	mkdir -p build
-	printf '\nTo hear it speak, in another terminal:\n\n'
-	printf '  curl -sS --fail-with-body http://$(LISTEN)/v1/audio/speech -d '\''{"model": "tts-1", "voice": "alloy", "input": "Hello. I was asleep until you called."}'\'' -o hello.mp3\n\n'
-	printf 'The page: http://$(LISTEN)/   The unix socket: $(SOCKET)   Stop: Ctrl-C\n\n'
-	exec $(BIN)/python -m stepaudiod.activate --listen $(LISTEN) --listen $(SOCKET)
+	exec $(BIN)/python -m stepaudiod.activate --listen $(LISTEN) --listen $(SOCKET) --hint "$$(printf '%s\n' \
+	  '' 'To hear it speak, in another terminal:' '' \
+	  '  curl -sS --fail-with-body http://$(LISTEN)/v1/audio/speech -d '\''{"model": "tts-1", "voice": "alloy", "input": "Hello. I was asleep until you called."}'\'' -o hello.mp3' \
+	  '' 'The page: http://$(LISTEN)/   The unix socket: $(SOCKET)   Stop: Ctrl-C')"
 
 test: $(VENV)/.test-$(LOCKED) $(if $(IS_WHOLE),lint)
 	$(if $(IS_WHOLE),,echo 'On $(RELEASE) the tests that need a browser, a booted Debian or torch are left out; Debian 12 runs them all.')

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from stepaudiod.errors import AddressTaken
 from stepaudiod.systemd import bind
 
 Named = tuple[str, socket.socket]
@@ -38,6 +39,8 @@ MANAGER_VARIABLES = ("LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
 
 FAILED_START_S = 10.0
 """A daemon that fails sooner than this counts as a failed start."""
+
+ELSEWHERE = "To listen elsewhere: make run LISTEN=127.0.0.1:7870 SOCKET=PATH; by hand, --listen ADDRESS."
 
 MAX_FAILED_STARTS = 3
 
@@ -183,7 +186,7 @@ def _describe(returncode: int) -> str:
 
 
 def _listen(address: str, on_exit: contextlib.ExitStack) -> socket.socket:
-    """Bind an address, or raise OSError or ValueError with it; on exit, close it and remove its file."""
+    """Bind an address; all errors of `bind` name it. On exit, close it and remove its file."""
     try:
         listener = on_exit.enter_context(bind(address))
     except OverflowError as error:
@@ -222,6 +225,7 @@ def _build_parser() -> argparse.ArgumentParser:
         help="host:port, [v6 address]:port or the path of a unix socket; "
         "ROLE is what it serves: http (the default), api or page",
     )
+    parser.add_argument("--hint", metavar="TEXT", help="printed once it listens")
     parser.add_argument("options", nargs="*", metavar="OPTION", help="an option of stepaudiod")
     return parser
 
@@ -245,10 +249,15 @@ def main(argv: list[str] | None = None) -> int:
         try:
             for role, address in map(_role_and_address, parsed.listen):
                 listeners.append((role, _listen(address, on_exit)))
+        except AddressTaken as error:
+            _log(f"can't listen: {error}\n{ELSEWHERE}")
+            return 1
         except (OSError, ValueError) as error:
             _log(f"can't listen on {error}")
             return 1
         _log(f"listening on {', '.join(parsed.listen)}; the daemon starts at the first connection")
+        if parsed.hint:
+            print(parsed.hint, file=sys.stderr, flush=True)
         return activator.run()
 
 

@@ -22,7 +22,7 @@ from stepaudiod.counters import Counters
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.engines.installed import catalog_of
 from stepaudiod.engines.registry import Catalog
-from stepaudiod.errors import ConfigError, EngineUnavailable
+from stepaudiod.errors import AddressTaken, ConfigError, EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.server import Server
 from stepaudiod.systemd import Listener, Notifier, Role, activated, activated_listeners, bind, start_logging
@@ -244,6 +244,9 @@ def main(argv: list[str] | None = None) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         listeners = _listeners(daemon.settings)
+    except AddressTaken as error:
+        log.error("can't listen: %s\nTo listen elsewhere, set other addresses in [listen].", error)
+        return 1
     except (OSError, ValueError, OverflowError) as error:
         log.error("can't listen: %s", error)
         return 1

@@ -22,6 +22,12 @@ class ConfigError(StepaudiodError):
     code = "config_invalid"
 
 
+class AddressTaken(StepaudiodError):
+    """Another process listens at an address; the message names it and says how to stop it."""
+
+    code = "address_taken"
+
+
 class InvalidRequest(StepaudiodError):
     """The request is invalid."""
 

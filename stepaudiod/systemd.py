@@ -25,6 +25,8 @@ try:
 except ImportError:
     sdnotify = None
 
+from stepaudiod.errors import AddressTaken
+
 log = logging.getLogger(__name__)
 
 BACKLOG = 4096
@@ -112,18 +114,38 @@ def _listen_fds_with_names() -> dict[int, str]:
 
 
 def bind(address: str) -> socket.socket:
-    """Listen at `host:port`, `[v6]:port` or a unix socket's path; anything else is a ValueError."""
+    """Listen at `host:port`, `[v6]:port` or a unix socket's path.
+
+    Raises:
+        AddressTaken: another process listens there.
+        OSError: the address can't be bound for another reason.
+        ValueError: it isn't an address.
+    """
     if address.startswith("/"):
         return _bind_unix(address)
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ValueError(f"{address!r} isn't address:port, [v6 address]:port or the path of a socket")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=BACKLOG)
+    try:
+        return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise _taken(address) from None
+
+
+def _taken(address: str) -> AddressTaken:
+    from stepaudiod.port_holders import explain  # needed only here, and the front starts often
+
+    return AddressTaken(
+        explain(address)
+        or f"{address} is taken, though no process listens there. Wait a moment, and try again."
+    )
 
 
 def _bind_unix(path: str) -> socket.socket:
-    """Bind a unix socket, replacing a socket file only if no process listens on it, else OSError."""
+    """Bind a unix socket, replacing a socket file only if no process listens on it."""
     if os.path.lexists(path):
         _remove_stale_socket(path)
     with contextlib.ExitStack() as on_error:
@@ -150,7 +172,7 @@ def _remove_stale_socket(path: str) -> None:
     elif answer in (errno.EACCES, errno.EPERM):
         raise OSError(f"{path} is a socket of another user. Set another path in [listen]")
     elif answer != errno.ENOENT:
-        raise OSError(f"{path} is in use by another process. Stop it, or set another path in [listen]")
+        raise _taken(path)
 
 
 class Notifier:

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from stepaudiod.errors import AddressTaken
 from stepaudiod.systemd import bind
 from tests.activation import BINDINGS, DEADLINE_S, bindings_environ
 from tests.conftest import StartDaemon
@@ -109,7 +110,8 @@ def test_an_address_that_cannot_be_bound_is_an_error() -> None:
         command = [sys.executable, "-m", "stepaudiod", listen]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert "can't listen" in result.stderr
+    assert f"(process {os.getpid()}, user " in result.stderr
+    assert "set other addresses in [listen]" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -118,7 +120,7 @@ def test_a_stale_socket_file_is_replaced(tmp_path: Path) -> None:
     bind(path).close()
     with bind(path) as again:
         assert again.getsockname() == path
-        with pytest.raises(OSError, match="in use"):
+        with pytest.raises(AddressTaken, match=f"process {os.getpid()}"):
             bind(path)
 
 
@@ -160,7 +162,7 @@ def test_a_socket_with_a_listener_is_never_replaced(tmp_path: Path) -> None:
         first.connect(full)
         receiver.bind(datagrams)
         for path in (full, datagrams):
-            with pytest.raises(OSError, match="in use by another process"):
+            with pytest.raises(AddressTaken, match=f"process {os.getpid()}"):
                 bind(path)
             assert os.path.exists(path)
 

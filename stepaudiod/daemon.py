@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp
 
-from stepaudiod import __version__
 from stepaudiod import api_keys as keys
 from stepaudiod.config import Settings, load, parse_assignments
 from stepaudiod.core_dumps import limit_core_dumps
@@ -27,6 +26,7 @@ from stepaudiod.idle import IdleClock
 from stepaudiod.server import Server
 from stepaudiod.systemd import Listener, Notifier, Role, activated, activated_listeners, bind, start_logging
 from stepaudiod.temp_dirs import sweep
+from stepaudiod.version import VERSION_AND_COMMIT
 from stepaudiod.web.app import build_app
 from stepaudiod.web.body import sweep_spools
 from stepaudiod.web.errors import refuse_everything
@@ -203,7 +203,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as limits.max_queue=8"
     )
     parser.add_argument("--check-config", action="store_true", help="check the configuration, and exit")
-    parser.add_argument("--version", action="version", version=f"stepaudiod {__version__}")
+    parser.add_argument("--version", action="version", version=f"stepaudiod {VERSION_AND_COMMIT}")
     return parser
 
 

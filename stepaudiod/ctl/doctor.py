@@ -15,6 +15,7 @@ from stepaudiod.ctl.connect import connect
 from stepaudiod.ctl.errors import CtlError, ProblemsFound
 from stepaudiod.ctl.options import ACCOUNT, Options, word
 from stepaudiod.ctl.terminal import Terminal, plain
+from stepaudiod.version import COMMIT, VERSION_AND_COMMIT
 
 if TYPE_CHECKING:
     from stepaudiod.config import Settings
@@ -42,10 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
-    findings = list(examine(arguments.instance, arguments.config, options, terminal))
+    findings = [ok("version", VERSION_AND_COMMIT)]
+    findings += examine(arguments.instance, arguments.config, options, terminal)
     counts = {level: sum(f.level == level for f in findings) for level in MARKS}
     value = {
         "version": __version__,
+        "commit": COMMIT or None,
         "is_well": not counts["problem"],
         "counts": counts,
         "findings": [asdict(finding) for finding in findings],
@@ -146,7 +149,11 @@ def _ask(options: Options, terminal: Terminal) -> Finding:
             daemon = client.get("/api/v1/models/status").get("daemon", {})
     except CtlError as error:
         return unknown("daemon", f"it is awake and doesn't answer here: {error}")
-    return ok("daemon", f"{daemon.get('version')}: {daemon.get('status')}; engine {daemon.get('engine')}")
+    version, commit = daemon.get("version"), daemon.get("commit")
+    text = f"{version}: {daemon.get('status')}; engine {daemon.get('engine')}"
+    if (version, commit) != (__version__, COMMIT or None):
+        return note("daemon", f"{text}. It is another version than this one: {version}, commit {commit}")
+    return ok("daemon", text)
 
 
 def _report(findings: list[Finding]) -> str:

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
-from stepaudiod import __version__
 from stepaudiod.ctl import doctor, inspect, keys, models, say, status, unload, voices, warm
 from stepaudiod.ctl.errors import CtlError, Terminated
 from stepaudiod.ctl.options import Options, global_options
 from stepaudiod.ctl.terminal import Terminal
+from stepaudiod.version import VERSION_AND_COMMIT
 
 EXIT_CODES = """\
 exit codes:
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[shared],
     )
-    parser.add_argument("--version", action="version", version=f"stepaudioctl {__version__}")
+    parser.add_argument("--version", action="version", version=f"stepaudioctl {VERSION_AND_COMMIT}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         subparser = commands.add_parser(

@@ -7,21 +7,27 @@ import json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from stepaudiod import __version__
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.errors import EngineUnavailable
+from stepaudiod.version import COMMIT
 from stepaudiod.web.endpoint import DAEMON, JSON, Answer, endpoint
 from stepaudiod.web.errors import error_body
 
 NOT_READY = "not_ready"
 
 
-@endpoint("GET /healthz", "getHealth", DAEMON, "Health")
+HEALTH = {200: Answer(contents={JSON: ("Health",)}, headers=("X-StepAudio-Version", "X-StepAudio-Commit"))}
+VERSION_HEADERS = {"X-StepAudio-Version": __version__} | ({"X-StepAudio-Commit": COMMIT} if COMMIT else {})
+
+
+@endpoint("GET /healthz", "getHealth", DAEMON, HEALTH)
 async def healthz(request: Request) -> Response:
     """Check that the daemon is alive.
 
     Says nothing about the engine, and starts no worker.
     """
-    return JSONResponse({"status": "ok"})
+    return JSONResponse({"status": "ok"}, headers=VERSION_HEADERS)
 
 
 READINESS = {

@@ -14,6 +14,7 @@ from stepaudiod import __version__
 from stepaudiod.counters import OUTCOMES, Counters, Histogram
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.requests import KINDS
+from stepaudiod.version import COMMIT
 from stepaudiod.web.endpoint import DAEMON, Answer, endpoint
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class ServiceCollector:
         if worker is not None and worker.is_lost:
             worker = None
         is_busy = worker is not None and worker.is_busy
-        yield InfoMetricFamily("stepaudiod_build", "The running version", value={"version": __version__})
+        built = {"version": __version__, "commit": COMMIT}
+        yield InfoMetricFamily("stepaudiod_build", "The running version and its commit", value=built)
         for name, text, value in (
             ("requests_active", "Requests in progress", service.active),
             ("requests_waiting", "Requests in the queue", service.queued),

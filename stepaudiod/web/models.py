@@ -18,6 +18,7 @@ from stepaudiod.engines.registry import PROBE, can
 from stepaudiod.errors import Busy, EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.requests import EngineDescription
+from stepaudiod.version import COMMIT
 from stepaudiod.web.endpoint import MODELS, NAMES_A_MODEL, VOICES, Parameter, endpoint
 from stepaudiod.web.model_names import OPENAI_SPEECH, OPENAI_TRANSCRIPTION
 from stepaudiod.web.resolve import caller_of, find_engine
@@ -149,6 +150,7 @@ def describe_status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
         },
         "daemon": {
             "version": __version__,
+            "commit": COMMIT or None,
             "status": service.status(),
             "engine": engine,
             "reason": reason,

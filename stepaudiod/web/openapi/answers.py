@@ -212,6 +212,7 @@ class DaemonStatus(Answer):
     """The daemon itself."""
 
     version: str
+    commit: str | None = Field(description="its hash, as in the header of `/healthz`")
     status: str = Field(description="the status line of systemctl")
     engine: str | None
     reason: str

@@ -34,6 +34,9 @@ HEADERS = {
     "X-StepAudio-Tempo": "the factor by which the recording is faster",
     "X-StepAudio-Language": "the language of the recording, where it is known before the first event",
     "X-StepAudio-Duration-S": "the length of the recording in seconds",
+    "X-StepAudio-Version": "the daemon's version",
+    "X-StepAudio-Commit": "the hash of the commit that the daemon was built from, with `-dirty` behind it if "
+    "the tree had changes; in a checkout the commit that was checked out. Absent where it is unknown",
     "WWW-Authenticate": "`Bearer`, or `Basic` where a browser requests a page",
     "Accept-Ranges": "`bytes`",
     "Content-Range": "which bytes these are",

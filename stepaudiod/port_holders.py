@@ -29,6 +29,13 @@ DOCKER = ("docker-proxy", "dockerd")
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+class Holder(NamedTuple):
+    """Which process listens, and how to stop it."""
+
+    text: str
+    advice: str
+
+
 class Bound(NamedTuple):
     """A listening socket; the address is written as systemd and ss write it."""
 
@@ -55,28 +62,32 @@ def is_taken(address: str) -> bool:
 
 def explain(address: str) -> str:
     """Say which process listens at an address and how to stop it; empty if none does."""
+    found = find_holder(address)
+    return f"{address} is taken: {found.text}. {found.advice}" if found else ""
+
+
+def find_holder(address: str) -> Holder | None:
+    """The process that listens at an address, as far as the current user may know it; None if none does."""
     bound = _bound(address)
     if not bound:
-        return ""
-    found = bound[0]
-    units = _socket_units(found.address, "--system")
-    processes = sorted(_processes({each.inode for each in bound}), key=lambda each: each.pid)
-    holder = next((each for each in processes if each.name == "systemd"), processes[0] if processes else None)
+        return None
+    at = bound[0].address
     port = address.rpartition(":")[2]
-    if holder is None and not units:
-        holder = _docker_proxy(port)
-    if holder is None and not units:
-        how = f"-lxp | grep -F {address}" if address.startswith("/") else f"-ltnp 'sport = :{port}'"
-        why = "it isn't visible here" if os.geteuid() == 0 else "only root may see which"
-        return (
-            f"{address} is taken: a process of the user {_user(found.uid)} listens on {found.address}; {why}."
-            f" To see it: sudo ss {how}"
-        )
-    if holder is None or holder.pid == 1:
-        name = f"systemd (process 1) listens on {found.address}"
-        text = f"{name} for {units[0]}" if units else name
-        return f"{address} is taken: {text}. {_stop_units(units)}"
-    return f"{address} is taken: {_describe(holder)} listens on {found.address}. {_stop(holder, port, found)}"
+    units = _socket_units(at, "--system")
+    processes = sorted(_processes({each.inode for each in bound}), key=lambda each: each.pid)
+    process = next((each for each in processes if each.name == "systemd"), next(iter(processes), None))
+    if process is None and not units:
+        process = _docker_proxy(port)
+    if process is not None and process.pid != 1:
+        return Holder(f"{_describe(process)} listens on {at}", _stop(process, port, at))
+    if process is not None or units:
+        purpose = f" for {units[0]}" if units else ""
+        return Holder(f"systemd (process 1) listens on {at}{purpose}", _stop_units(units))
+    why = "it isn't visible here" if os.geteuid() == 0 else "only root may see which"
+    how = f"-lxp | grep -F {address}" if address.startswith("/") else f"-ltnp 'sport = :{port}'"
+    return Holder(
+        f"a process of the user {_user(bound[0].uid)} listens on {at}; {why}", f"To see it: sudo ss {how}"
+    )
 
 
 def _describe(process: Process) -> str:
@@ -86,7 +97,7 @@ def _describe(process: Process) -> str:
     return f"{process.name} ({', '.join(details)})"
 
 
-def _stop(process: Process, port: str, bound: Bound) -> str:
+def _stop(process: Process, port: str, at: str) -> str:
     """How to stop a process for good."""
     if process.container or process.name in DOCKER:
         name = process.container or "NAME"
@@ -95,7 +106,7 @@ def _stop(process: Process, port: str, bound: Bound) -> str:
         )
         return f"{look}To stop it for good: docker update --restart=no {name}; docker stop {name}"
     if process.name == "systemd":
-        return _stop_units(_socket_units(bound.address, "--user"), "systemctl --user")
+        return _stop_units(_socket_units(at, "--user"), "systemctl --user")
     systemctl = "systemctl --user" if process.is_user_unit else "sudo systemctl"
     if process.unit.endswith(".service"):
         return _stop_units([process.unit], systemctl)
@@ -106,8 +117,9 @@ def _stop(process: Process, port: str, bound: Bound) -> str:
 def _stop_units(units: list[str], systemctl: str = "sudo systemctl") -> str:
     if not units:
         return f"To see for which unit: {systemctl.removeprefix('sudo ')} list-sockets"
-    # those of stepaudiod are meant to listen again later
-    verb = "stop" if units[0].startswith("stepaudiod") else "disable --now"
+    # stepaudiod's own are meant to listen again later; those of systemd-run can't be disabled
+    is_kept = units[0].startswith("stepaudiod") or Path("/run/systemd/transient", units[0]).exists()
+    verb = "stop" if is_kept else "disable --now"
     return f"To stop it: {systemctl} {verb} {' '.join(units)}"
 
 
@@ -263,9 +275,9 @@ def _socket_units(address: str, manager: str) -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     for line in done.stdout.splitlines():
-        listen, *units = line.split()
+        listen, _, units = line.partition(" ")
         if listen == address:
-            return units
+            return units.split()
     return []
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
 from stepaudiod.ctl.errors import Unreachable
 from stepaudiod.ctl.systemctl import TABLE, systemctl
+from stepaudiod.port_holders import find_holder
 
 PROPERTIES = (
     "Id,LoadState,ActiveState,SubState,Result,UnitFileState,"
@@ -105,8 +106,9 @@ class Units:
                     f"it failed ({unit.get('Result', 'unknown reason')})",
                     f"journalctl -u {name} says why; then: systemctl restart {name}",
                 )
+                yield from _taken_addresses(unit)
             elif unit in listening:
-                yield ok(name, f"listens on {_addresses(unit.get('Listen', ''))}")
+                yield ok(name, f"listens on {', '.join(_addresses(unit)) or 'no address'}")
                 if unit.get("UnitFileState") == "disabled":
                     yield note(
                         name,
@@ -114,6 +116,8 @@ class Units:
                         f"systemctl enable {name}",
                     )
         if not listening:
+            if self.of("socket").get("ActiveState") == "inactive":
+                yield from _taken_addresses(self.of("socket"))
             yield problem(
                 f"{self.service}.socket",
                 "nothing listens, so a connection can't wake the daemon",
@@ -142,9 +146,18 @@ class Units:
         return ok(name, "asleep: nothing runs until a client connects")
 
 
-def _addresses(listen: str) -> str:
-    """Join lines such as `127.0.0.1:7860 (Stream)` to a list of addresses."""
-    return ", ".join(word for word in listen.split() if not word.startswith("(")) or "no address"
+def _taken_addresses(unit: dict[str, str]) -> Iterator[Finding]:
+    """Name the processes that listen at the addresses of a unit that doesn't."""
+    for address in _addresses(unit):
+        if holder := find_holder(address):
+            yield problem(
+                address, f"taken: {holder.text}", f"{holder.advice}; then: systemctl restart {unit['Id']}"
+            )
+
+
+def _addresses(unit: dict[str, str]) -> list[str]:
+    """The addresses in a property such as `127.0.0.1:7860 (Stream)`."""
+    return [word for word in unit.get("Listen", "").split() if not word.startswith("(")]
 
 
 def _table(block: str) -> dict[str, str]:

@@ -66,8 +66,10 @@ for list in lite cpu cuda voices; do
 done
 export DH_OPTIONS="$left_out"
 
-kept=$output/.kept-stepaudiod-$(find $sources -name __pycache__ -prune -o ! -type d -print0 | sort -z |
-  xargs -0 sha256sum | sha256sum | cut -c1-16)
+# COMMIT SECONDS VERSION: the daemon's package names its commit, so every commit makes another one.
+built_from=$(packaging/version.sh --line)
+kept=$output/.kept-stepaudiod-$( (echo "$built_from"; find $sources -name __pycache__ -prune -o ! -type d -print0 | sort -z |
+  xargs -0 sha256sum) | sha256sum | cut -c1-16)
 if [ -z "$built" ] && [ -e "$kept" ]; then
   ls -l "$output"/*.deb
   exit
@@ -80,6 +82,11 @@ mkdir -p "$tree/source"
 cp -a $sources "$tree/source"
 find "$tree/source" -name __pycache__ -prune -exec rm -rf {} +
 cp -aL packaging/debian "$tree/source/debian"
+packaging/stamp.sh "$tree/source" "$built_from"
+
+# The same inputs give the same bits, wherever and whenever they are built.
+SOURCE_DATE_EPOCH=$(echo "$built_from" | cut -d' ' -f2)
+export SOURCE_DATE_EPOCH PYTHONHASHSEED=0
 
 (cd "$tree/source" && dpkg-buildpackage --build=binary --no-sign > ../build.log 2>&1) || {
   tail -n 60 "$tree/build.log" >&2

@@ -39,10 +39,14 @@ class SpeechRequest(NamedTuple):
 
 
 class EditRequest(NamedTuple):
-    """A recording to be changed. See `SpeechRequest`."""
+    """A recording to be changed. See `SpeechRequest`.
+
+    Attributes:
+        edit: None returns it as it is, for `engines.unchanged` only.
+    """
 
     recording: Recording
-    edit: Edit
+    edit: Edit | None
     seed: int | None = None
     is_marked: bool = True
 

@@ -101,6 +101,7 @@ class AudioToolsEngine:
     def _stages(self, request: EditRequest) -> tuple[list[Stage], dict[str, str | int | float]]:
         """One instance of the edit per iteration, and the facts that are known before it begins."""
         edit = request.edit
+        assert edit is not None
         times = range(edit.iterations)
         match edit.kind:
             case "denoise":

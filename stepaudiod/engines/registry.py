@@ -96,6 +96,17 @@ PROBE = EngineDescription(
 )
 """Checks the recording of a new voice; not offered as a model."""
 
+UNCHANGED = EngineDescription(
+    name="unchanged",
+    title="returns a recording as it is",
+    factory="stepaudiod.engines.unchanged:UnchangedRecording",
+    packages=(),
+    install="reinstall stepaudiod",
+    capabilities=Capabilities(),
+    voices=(),
+)
+"""For edits in the old containers' form that name nothing known; not offered as a model."""
+
 BEST_FIRST = (KOKORO, HIBARI, AUDIO_TOOLS, WHISPER_TINY)
 """The engines in packages."""
 

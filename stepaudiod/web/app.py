@@ -14,7 +14,18 @@ from stepaudiod.config import Settings
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.idle import IdleClock
 from stepaudiod.systemd import Role
-from stepaudiod.web import docs, edits, health, legacy, metrics, models, speech, transcriptions, voices
+from stepaudiod.web import (
+    docs,
+    edits,
+    health,
+    legacy,
+    legacy_short,
+    metrics,
+    models,
+    speech,
+    transcriptions,
+    voices,
+)
 from stepaudiod.web.access import Access
 from stepaudiod.web.body import SpoolUploads
 from stepaudiod.web.docs import Document
@@ -28,7 +39,7 @@ def _routes_of(*modules: ModuleType) -> list[Route]:
     return [value for module in modules for value in vars(module).values() if isinstance(value, Route)]
 
 
-USED_BY_THE_PAGE = _routes_of(health, speech, legacy, edits, transcriptions, voices, models)
+USED_BY_THE_PAGE = _routes_of(health, speech, legacy, legacy_short, edits, transcriptions, voices, models)
 API = [*USED_BY_THE_PAGE, *_routes_of(docs, metrics)]
 
 

@@ -205,7 +205,9 @@ async def read_multipart(request: Request, schema: type[F]) -> tuple[F, dict[str
     try:
         if not parser.has_ended:
             raise InvalidRequest("The form breaks off: its closing boundary is missing. Send it whole.")
-        for name, value in parsed.multi_items():
+        for written, value in parsed.multi_items():
+            name = schema.aliases.get(written, written)
+            name = name if name in schema.files else written
             if name not in schema.files:
                 _add(given, name, value, schema)
             elif not isinstance(value, UploadFile):

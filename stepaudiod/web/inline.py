@@ -13,7 +13,7 @@ import asyncio
 import binascii
 import re
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -25,8 +25,9 @@ from stepaudiod.web.body import Spool, body_pieces
 
 ABOVE = "step_audio."
 """The path of the object with the fields, for errors and names."""
-FIELDS = ("prompt_audio_base64", "input_audio_base64")
-OPENING = re.compile(rb'"(%s)"\s{0,64}:\s{0,64}"' % "|".join(FIELDS).encode())
+FIELDS = {name: ABOVE + name for name in ("prompt_audio_base64", "input_audio_base64")}
+"""The fields, and the names of their recordings in the request's spool."""
+OPENING = rb'"(%s)"\s{0,64}:\s{0,64}"'
 """The beginning of such a string. It can't match inside another string, where quotes are escaped."""
 LONGEST_OPENING = 160
 ESCAPE = re.compile(rb"\\(?:u00([0-9A-Fa-f]{2})|([/nrt]))")
@@ -38,8 +39,8 @@ IN_MEMORY_BYTES = 64 * 1024
 """Of an unfinished body; the rest is kept on disk."""
 
 
-async def read_json(request: Request, settings: Settings) -> bytes:
-    """A JSON body without its recordings; each of those is in the request's spool under its field's name.
+async def read_json(request: Request, settings: Settings, fields: Mapping[str, str] = FIELDS) -> bytes:
+    """A JSON body without its recordings, which are in the request's spool under the names of `fields`.
 
     Raises:
         TooLarge: it is larger than `limits.max_upload`, or without recordings than `limits.max_body`.
@@ -47,7 +48,7 @@ async def read_json(request: Request, settings: Settings) -> bytes:
         Busy: no upload slot is free.
     """
     spool: Spool = request.scope["state"]["spool"]
-    return await JsonBody(spool, settings.limits.max_body).read(body_pieces(request, settings))
+    return await JsonBody(spool, settings.limits.max_body, fields).read(body_pieces(request, settings))
 
 
 async def cut(text: str, spool: Spool, settings: Settings) -> bytes:
@@ -56,7 +57,7 @@ async def cut(text: str, spool: Spool, settings: Settings) -> bytes:
     async def whole() -> AsyncGenerator[bytes, None]:
         yield text.encode()
 
-    return await JsonBody(spool, settings.limits.max_body).read(whole())
+    return await JsonBody(spool, settings.limits.max_body, FIELDS).read(whole())
 
 
 class Base64File:
@@ -104,7 +105,9 @@ class Base64File:
 class JsonBody:
     """A JSON body without its recordings, which are files of the request; the limit is `limits.max_body`."""
 
-    def __init__(self, spool: Spool, limit: int) -> None:
+    def __init__(self, spool: Spool, limit: int, fields: Mapping[str, str]) -> None:
+        self._opening = re.compile(OPENING % "|".join(fields).encode())
+        self._fields = fields
         self._spool = spool
         self._limit = limit
         self._text = bytearray()
@@ -176,13 +179,13 @@ class JsonBody:
 
     def _begin(self) -> bytes:
         """Cut the text where a recording begins; returns the recording's bytes so far, or none."""
-        opening = OPENING.search(self._text, self._from)
+        opening = self._opening.search(self._text, self._from)
         self._from = max(self._from, len(self._text) - LONGEST_OPENING)
         if opening is None:
             return b""
         piece = bytes(self._text[opening.end() :])
         del self._text[opening.end() :]
-        self._name = ABOVE + opening[1].decode()
+        self._name = self._fields[opening[1].decode()]
         if self._name in self._spool.uploads:
             self._spool.refused[self._name] = f"{self._name!r} is there twice."
         self._path = self._spool.new_path("recording.bin")

@@ -4,13 +4,14 @@
      "step_audio": {"mode": "emotion", "edit_info": "happy", "input_audio_base64": "...", ...}}
 
 Fields that a mode does not use are ignored, as they were there; the header `X-StepAudio-Ignored` names them.
+Emotions, styles and speeds that are not known are ignored too: `legacy_edits.py`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -20,10 +21,8 @@ from starlette.responses import Response
 
 from stepaudiod.config import Settings
 from stepaudiod.dispatcher import Dispatcher
-from stepaudiod.edits import EMOTIONS, REMOVE, STYLES, Edit
-from stepaudiod.engines.instructions import known_name
 from stepaudiod.engines.local_models import OLD_VARIANTS, STEP_AUDIO
-from stepaudiod.engines.registry import can
+from stepaudiod.engines.registry import UNCHANGED, can
 from stepaudiod.engines.voice_names import OLD_VOICES
 from stepaudiod.errors import InvalidRequest
 from stepaudiod.requests import EditRequest, EngineDescription, Recording, Work
@@ -33,9 +32,10 @@ from stepaudiod.web.errors import name_params
 from stepaudiod.web.fetch import Fetcher
 from stepaudiod.web.ignored_fields import ignored
 from stepaudiod.web.inline import ABOVE, FIELDS, cut
+from stepaudiod.web.legacy_edits import FoundEdit, find_edit, find_feeling
+from stepaudiod.web.legacy_schemas import OldSpeechForm, StepAudioForm, UploadForm
 from stepaudiod.web.model_names import Meaning, meaning, without_organisation
 from stepaudiod.web.resolve import caller_of, engine_for, is_marked, resolve_speech
-from stepaudiod.web.schemas import OldSpeechForm, StepAudioForm, UploadForm
 from stepaudiod.web.stream import SPEECH_ANSWER, SPEECH_RESPONSES
 
 OF_OLD = ("stream", "metadata")
@@ -45,22 +45,18 @@ EVERY_MODE = {"model", "response_format", "stream", "stream_format", "metadata",
 UPLOAD_PATH = "/v1/audio/speech/upload"
 TRANSCRIPTS = ("prompt_text", "audio_text")
 URLS = ("prompt_audio_url", "input_audio_url")
-FEELING = {ABOVE + "edit_info", ABOVE + "intensity", ABOVE + "n_edit_iter"}
 PARAMS = {
     "kind": ABOVE + "mode",
     "info": ABOVE + "edit_info",
     "intensity": ABOVE + "intensity",
     "iterations": ABOVE + "n_edit_iter",
     "text": "input",
-    "recording": ABOVE + "input_audio_base64",
 }
-"""Fields of an edit and its recording, and their names in this form."""
+"""Fields of an edit, and their names in this form."""
 
 MAX_METADATA = 16
 MAX_METADATA_BYTES = 4096
 METADATA_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-MUCH_SLOWER, MUCH_FASTER = 0.7, 1.5
-PACE = re.compile(r"(\d{1,2}(?:\.\d{1,3})?) ?x", re.I)
 
 
 def is_old(body: bytes) -> bool:
@@ -99,6 +95,31 @@ async def upload(request: Request) -> Response:
     return await answer(request, body, form.unknown(), "payload")
 
 
+class Naming(NamedTuple):
+    """How a request names its fields, where its form isn't the old one.
+
+    Attributes:
+        names: its names of the old form's fields, where they differ.
+        recording: its field for the recording to change.
+        how: how to send that, for an error.
+    """
+
+    names: Mapping[str, str]
+    recording: str
+    how: str
+
+    def __call__(self, field: str) -> str:
+        return self.names.get(field, field)
+
+
+AS_DOCUMENTED = Naming(
+    {},
+    ABOVE + "input_audio_base64",
+    f"in step_audio.input_audio_base64, behind step_audio.input_audio_url, or as the file input_audio_file "
+    f"to {UPLOAD_PATH}",
+)
+
+
 async def answer(
     request: Request, body: bytes, unknown: Iterable[str] = (), part: str | None = None
 ) -> Response:
@@ -106,14 +127,21 @@ async def answer(
 
     `unknown` has the names of unknown fields beside the JSON.
     """
-    settings: Settings = request.app.state.settings()
     form = check(OldSpeechForm, body, part)
-    name_params(request, PARAMS | ({"recording": "input_audio_file"} if part else {}))
+    naming = AS_DOCUMENTED._replace(recording="input_audio_file") if part else AS_DOCUMENTED
+    return await serve(request, form, [*form.unknown(), *unknown], naming)
+
+
+async def serve(request: Request, form: OldSpeechForm, unknown: Iterable[str], naming: Naming) -> Response:
+    """Serve a request whose recordings are in its spool; `unknown` has the names of unknown fields."""
+    settings: Settings = request.app.state.settings()
+    renamed = {field: naming(name) for field, name in PARAMS.items()} | {"recording": naming.recording}
+    name_params(request, {**naming.names, **renamed})
     options = form.step_audio
     for param, text in (("input", form.input), *((ABOVE + n, getattr(options, n)) for n in TRANSCRIPTS)):
-        check_length(text or "", settings, param)
+        check_length(text or "", settings, naming(param))
     headers = metadata_headers(form.metadata or {})
-    sources = Sources(request, options, request.scope["state"]["spool"], settings)
+    sources = Sources(request, options, request.scope["state"]["spool"], settings, naming)
     await sources.decode_rest()
     if options.mode == "clone":
         plan = await _clone(request, form, sources)
@@ -121,9 +149,9 @@ async def answer(
         plan = await _edit(request, form, sources)
     given = _given(form, EVERY_MODE) | {ABOVE + n for n in _given(options, {"mode", "model_variant"})}
     unused = sorted((given | {*sources.given()}) - plan.used)
-    headers |= plan.headers | ignored([*plan.unused, *unused, *form.unknown(), *unknown])
+    headers |= plan.headers | ignored([*(naming(name) for name in (*plan.unused, *unused)), *unknown])
     respond = SPEECH_RESPONSES[form.stream_format]
-    return respond(request, plan.engine, plan.work, headers, form.response_format)
+    return respond(request, plan.engine, plan.work, headers, form.response_format, plan.warnings)
 
 
 class Plan(NamedTuple):
@@ -134,6 +162,7 @@ class Plan(NamedTuple):
     used: set[str]
     """Fields that it uses, beside those of every mode."""
     headers: dict[str, str]
+    warnings: tuple[str, ...]
     unused: tuple[str, ...] = ()
     """Fields whose value can't be followed."""
 
@@ -145,6 +174,7 @@ class Sources(NamedTuple):
     options: StepAudioForm
     spool: Spool
     settings: Settings
+    naming: Naming
 
     async def decode_rest(self) -> None:
         """Decode base64 whose field's name was escaped, so that it was not recognised in the body."""
@@ -184,80 +214,48 @@ class Sources(NamedTuple):
             await fetcher.fetch(getattr(self.options, name.removeprefix(ABOVE)), path, name)
             uploads[name] = path
         said = getattr(self.options, transcript) or ""
-        name_params(self.request, {"recording": name, "transcript": ABOVE + transcript})
+        naming = self.naming
+        name_params(self.request, {"recording": naming(name), "transcript": naming(ABOVE + transcript)})
         return Recording(str(uploads[name]), said)
 
 
 async def _clone(request: Request, form: OldSpeechForm, sources: Sources) -> Plan:
     """Speech in a recording's voice or a named one, with the emotion or style of `edit_info`."""
     service, caller = request.app.state.service, caller_of(request)
-    options = form.step_audio
-    edit = _feeling(options)
+    found = find_feeling(form.step_audio)
+    edit = found.edit
     name = sources.find("prompt")
     engine = _engine(service, form, "clone" if name else "speak" if edit is None else edit.kind, caller)
-    used = {"input", "speed", "language", "lang_code"} | ({"instructions"} if edit is None else FEELING)
+    used = {"input", "speed", "language", "lang_code"} | (
+        {"instructions"} if edit is None else _fields(found)
+    )
     if name is None:
         engine = engine_for(service, engine.name, "speak", caller)
         engine, work, headers, unused = resolve_speech(request, form, engine, edit)
-        return Plan(engine, work, used | {"voice"}, headers, unused)
+        return Plan(engine, work, used | {"voice"}, headers, found.warnings, unused)
     engine, work, headers, unused = resolve_speech(request, form, engine, edit, has_reference=True)
     work = work._replace(reference=await sources.get(name, "prompt_text"))
-    return Plan(engine, work, used | {name, ABOVE + "prompt_text"}, headers, unused)
-
-
-def _feeling(options: StepAudioForm) -> Edit | None:
-    if not options.edit_info:
-        return None
-    for mode, names in (("emotion", EMOTIONS), ("style", STYLES)):
-        if (name := known_name(names, options.edit_info)) in names:
-            return Edit(mode, name, None, options.intensity, options.n_edit_iter)
-    raise InvalidRequest(
-        f"With clone, edit_info is an emotion or a style: {', '.join((*EMOTIONS, *STYLES))}; found "
-        f"{options.edit_info[:80]!r}.",
-        ABOVE + "edit_info",
-    )
+    return Plan(engine, work, used | {name, ABOVE + "prompt_text"}, headers, found.warnings, unused)
 
 
 async def _edit(request: Request, form: OldSpeechForm, sources: Sources) -> Plan:
-    """A changed recording; only paralinguistic edits use `input`."""
-    options = form.step_audio
-    mode, info, text, intensity = options.mode, None, None, 1.0
-    used = {ABOVE + "n_edit_iter", ABOVE + "audio_text"}
-    if mode in ("emotion", "style"):
-        names = (*(EMOTIONS if mode == "emotion" else STYLES), REMOVE)
-        info = known_name(names, options.edit_info or "")
-        used.add(ABOVE + "edit_info")
-        if info != REMOVE:
-            intensity = options.intensity
-            used.add(ABOVE + "intensity")
-    elif mode == "speed":
-        info = _pace(options.edit_info or "")
-        used.add(ABOVE + "edit_info")
-    elif mode == "paralinguistic":
-        text = form.input
-        used.add("input")
-    edit = Edit(mode, info, text, intensity, options.n_edit_iter)
-    engine = _engine(request.app.state.service, form, mode)
+    """A changed recording."""
+    options, naming = form.step_audio, sources.naming
+    found = find_edit(options, form.input)
+    need = UNCHANGED if found.edit is None else found.edit.kind
+    engine = need if isinstance(need, EngineDescription) else _engine(request.app.state.service, form, need)
     name = sources.find("input")
     if name is None:
         raise InvalidRequest(
-            f"The mode {mode} needs a recording to change, in step_audio.input_audio_base64, behind "
-            f"step_audio.input_audio_url, or as the file input_audio_file to {UPLOAD_PATH}.",
-            "recording",
+            f"The mode {options.mode} needs a recording to change, {naming.how}.", naming.recording
         )
-    work = EditRequest(await sources.get(name, "audio_text"), edit, form.seed, is_marked(request))
-    return Plan(engine, work, used | {name}, {})
+    recording = await sources.get(name, "audio_text")
+    work = EditRequest(recording, found.edit, form.seed, is_marked(request))
+    return Plan(engine, work, _fields(found) | {name, ABOVE + "audio_text"}, {}, found.warnings)
 
 
-def _pace(info: str) -> str:
-    """A speed in the model's words: 0.85x is `slower`."""
-    number = PACE.fullmatch(info.strip())
-    factor = float(number[1]) if number else 1.0
-    if factor == 1:
-        return info
-    if factor < 1:
-        return "slower" if factor > MUCH_SLOWER else "more slower"
-    return "faster" if factor < MUCH_FASTER else "more faster"
+def _fields(found: FoundEdit) -> set[str]:
+    return {name if name == "input" else ABOVE + name for name in found.used}
 
 
 def _engine(service: Dispatcher, form: OldSpeechForm, need: str, caller: str = "") -> EngineDescription:

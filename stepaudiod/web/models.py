@@ -14,7 +14,7 @@ from stepaudiod import __version__
 from stepaudiod.counters import OUTCOMES
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.engines.local_models import OLD_VARIANTS, QUANTIZATIONS, STEP_AUDIO
-from stepaudiod.engines.registry import PROBE, can
+from stepaudiod.engines.registry import PROBE, UNCHANGED, can
 from stepaudiod.errors import Busy, EngineUnavailable
 from stepaudiod.idle import IdleClock
 from stepaudiod.requests import EngineDescription
@@ -167,7 +167,7 @@ def describe_status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
 def _loaded(service: Dispatcher) -> dict[str, dict[str, Any]]:
     """The loaded models, and what each reports about itself."""
     loaded = {} if service.worker is None else service.worker.loaded
-    return {name: about for name, about in loaded.items() if name != PROBE.name}
+    return {name: about for name, about in loaded.items() if name not in (PROBE.name, UNCHANGED.name)}
 
 
 def _variants(old: str, engines: tuple[EngineDescription, ...]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from starlette.requests import Request
@@ -22,9 +23,9 @@ from stepaudiod.text.scripts import main_language
 from stepaudiod.web.model_names import meaning, without_organisation
 from stepaudiod.web.schemas import SpeechForm
 
-MODEL = "X-StepAudio-Model"
+MODEL, WARNING = "X-StepAudio-Model", "X-StepAudio-Warning"
 SOUND_HEADERS = (
-    *(MODEL, HEADER, "X-StepAudio-Seed", "X-StepAudio-Pieces", "X-StepAudio-Warning"),
+    *(MODEL, HEADER, "X-StepAudio-Seed", "X-StepAudio-Pieces", WARNING),
     *("X-StepAudio-Transcript", "X-StepAudio-Reference-Stretch"),
     *("X-StepAudio-Noise-Reduction", "X-StepAudio-Tempo"),
 )
@@ -172,15 +173,20 @@ def _language(engine: EngineDescription, form: SpeechForm) -> tuple[str | None, 
     return told, "" if is_followed else field
 
 
-def work_headers(request: Request, engine: EngineDescription, work: Work) -> dict[str, str]:
-    """The model; for audio also the AI mark, which aac and pcm have nowhere else, and unknown tags."""
-    headers = {MODEL: engine.name}
+def work_headers(
+    request: Request, engine: EngineDescription, work: Work, warnings: Sequence[str] = ()
+) -> dict[str, str]:
+    """The model; for audio also the AI mark, which aac and pcm have nowhere else, and warnings.
+
+    Unknown tags are added to the warnings.
+    """
+    headers, told = {MODEL: engine.name}, [*warnings]
     if not isinstance(work, TranscriptionRequest):
         if is_marked(request):
             headers[HEADER] = str(Mark.of(work, engine.name))
         if unknown := _unknown_tags(engine, work):
-            headers["X-StepAudio-Warning"] = unknown
-    return headers
+            told.append(unknown)
+    return headers | ({WARNING: "; ".join(told)} if told else {})
 
 
 def is_marked(request: Request) -> bool:
@@ -192,4 +198,5 @@ def is_marked(request: Request) -> bool:
 def _unknown_tags(engine: EngineDescription, work: SpeechRequest | EditRequest) -> str | None:
     if "paralinguistic" not in engine.capabilities.edits:
         return None
-    return warning(work.text if isinstance(work, SpeechRequest) else work.edit.text or "")
+    text = work.text if isinstance(work, SpeechRequest) else work.edit.text if work.edit else None
+    return warning(text or "")

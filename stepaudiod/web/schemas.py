@@ -16,7 +16,6 @@ from pydantic import (
 from pydantic.config import JsonDict
 
 from stepaudiod.edits import INTENSITIES, MAX_INTENSITY, MAX_ITERATIONS, MIN_INTENSITY
-from stepaudiod.engines.local_models import STEP_AUDIO
 from stepaudiod.tags import LANGUAGES
 from stepaudiod.text.languages import language_code
 
@@ -79,19 +78,25 @@ class Form(BaseModel):
     Attributes:
         files: the fields of a multipart form that hold files, and whether each is required. A form without
             any is JSON.
+        aliases: other names of fields and files.
     """
 
     # Validators are built at their first use: a health check that wakes the front needs none of them.
     model_config = ConfigDict(extra="allow", defer_build=True, json_schema_extra=_say_nothing_of_others)
 
     files: ClassVar[dict[str, bool]] = {}
+    aliases: ClassVar[dict[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
     def _leave_nulls_out(cls, given: object) -> object:
         if not isinstance(given, dict):
             return given
-        return {name: value for name, value in given.items() if value is not None}
+        table = {name: value for name, value in given.items() if value is not None}
+        for alias, name in cls.aliases.items():
+            if alias in table and name not in table:
+                table[name] = table.pop(alias)
+        return table
 
     def unknown(self, above: str = "") -> Iterator[str]:
         """The names of fields that this form, or a form inside it, does not have."""
@@ -144,62 +149,6 @@ class SpeechForm(Form):
         max_length=MAX_INSTRUCTIONS,
         description="how to speak; an emotion, a style or a dialect in it is followed where the engine can, "
         "and a header names it",
-    )
-
-
-OldMode = Literal["clone", "emotion", "style", "paralinguistic", "speed", "denoise", "vad"]
-OldVariant = Literal["base", "awq", "bnb"]
-Base64 = Annotated[str | None, Field(description="a recording in base64, or a data: URL")]
-RecordingUrl = Annotated[
-    str | None,
-    Field(max_length=4096, description="a recording's URL; only with the setting allow_url_fetch"),
-]
-
-
-class StepAudioForm(Form):
-    """`step_audio` of the old containers' form; of several recordings a file wins, then base64."""
-
-    mode: OldMode = Field("clone", description="clone speaks `input`; the others change a recording")
-    model_variant: OldVariant | None = Field(
-        None, description="the quantization; by default the configured one"
-    )
-    prompt_text: OptionalText = Field(None, description="what the recording to clone says")
-    prompt_audio_base64: Base64 = None
-    prompt_audio_url: RecordingUrl = None
-    input_audio_base64: Base64 = None
-    input_audio_url: RecordingUrl = None
-    audio_text: OptionalText = Field(None, description="what the recording to change says")
-    edit_info: str | None = Field(
-        None, description="which emotion, style or speed; with clone, the emotion or style of the speech"
-    )
-    intensity: Intensity = 1.0
-    n_edit_iter: Iterations = 1
-
-
-class OldSpeechForm(SpeechForm):
-    """`POST /v1/audio/speech` in the form of the old containers: everything but the text has a default."""
-
-    model: str = Field(STEP_AUDIO, description="a model of /v1/models")
-    input: str = Field(
-        description="the text to speak; for paralinguistic, the new text with its tags",
-        json_schema_extra=MAX_TEXT,
-    )
-    voice: str | VoiceId = Field(
-        "", description="a voice of /v1/voices; by default the first, or the recording's"
-    )
-    response_format: AudioFormat = "wav"
-    metadata: dict[str, str] | None = Field(None, description="returned in headers x-metadata-NAME")
-    step_audio: StepAudioForm = Field(default_factory=StepAudioForm)
-
-
-class UploadForm(Form):
-    """`POST /v1/audio/speech/upload`."""
-
-    files = {"prompt_audio_file": False, "input_audio_file": False}
-
-    payload: str = Field(
-        description="the JSON of a request to /v1/audio/speech",
-        examples=['{"input": "Hello.", "step_audio": {"mode": "clone", "prompt_text": "Hi there."}}'],
     )
 
 

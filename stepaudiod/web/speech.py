@@ -12,8 +12,9 @@ from stepaudiod.web.endpoint import SPEECH, WORKS, endpoint
 from stepaudiod.web.errors import name_params
 from stepaudiod.web.ignored_fields import ignored
 from stepaudiod.web.inline import read_json
+from stepaudiod.web.legacy_schemas import OldSpeechForm
 from stepaudiod.web.resolve import resolve_speech
-from stepaudiod.web.schemas import OldSpeechForm, SpeechForm
+from stepaudiod.web.schemas import SpeechForm
 from stepaudiod.web.stream import SPEECH_ANSWER, SPEECH_RESPONSES
 
 

@@ -8,7 +8,7 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
@@ -63,8 +63,9 @@ class StreamedResponse(Response):
         work: Work,
         headers: dict[str, str],
         format: str | None = None,
+        warnings: Sequence[str] = (),
     ) -> None:
-        headers = headers | work_headers(request, engine, work) | UNBUFFERED | self.caching
+        headers = headers | work_headers(request, engine, work, warnings) | UNBUFFERED | self.caching
         super().__init__(headers=headers, media_type=self.media_type or MEDIA_TYPES[format or ""])
         del self.headers["content-length"]
         state, service = request.scope["state"], request.app.state.service

@@ -200,6 +200,7 @@ class StepAudioEngine:
             SynthesisFailed: the output can't be used, twice.
         """
         edit = request.edit
+        assert edit is not None
         facts: dict[str, str | int | float] = {}
         said = request.recording.transcript.strip()
         if edit.needs_transcript and not said and clip.duration_s <= MAX_SECONDS:

@@ -153,17 +153,19 @@ def _parameter(parameter: Parameter) -> Table:
 
 
 def _body(forms: tuple[type[Form], ...], schemas: Table) -> Table:
-    first = forms[0]
-    setting = "max_upload" if first.files else "max_body"
-    content: Table = {"schema": _any_of([form.__name__ for form in forms])}
-    if not first.files:
-        fields = schemas[first.__name__]["properties"]
-        content["example"] = {
-            name: field["examples"][0] for name, field in fields.items() if "examples" in field
-        }
+    contents: Table = {}
+    for media_type, has_files in ((JSON, False), ("multipart/form-data", True)):
+        if of_type := [form for form in forms if bool(form.files) is has_files]:
+            content = contents[media_type] = {"schema": _any_of([form.__name__ for form in of_type])}
+            if not has_files:
+                fields = schemas[of_type[0].__name__]["properties"]
+                content["example"] = {
+                    name: field["examples"][0] for name, field in fields.items() if "examples" in field
+                }
+    setting = "max_upload" if forms[0].files else "max_body"
     return {
         "required": True,
-        "content": {"multipart/form-data" if first.files else JSON: content},
+        "content": contents,
         "description": f"At most {{limits.{setting}}} bytes (limits.{setting}).",
     }
 

@@ -25,8 +25,9 @@ HEADERS = {
     "X-StepAudio-Ignored": "fields that were given and not used, separated by commas: unknown fields, "
     "`instructions` or a language that can't be followed, and in the old form fields that the mode does not "
     "use",
-    "X-StepAudio-Warning": "names in brackets that are not tags and were passed on as text, percent-encoded. "
-    "Step-Audio-EditX only",
+    "X-StepAudio-Warning": "percent-encoded, separated by semicolons: names in brackets that are not tags "
+    "and were passed on as text (Step-Audio-EditX only); in the old form also values that are not known or "
+    "were taken as another",
     "X-StepAudio-Pieces": "the number of pieces that the text was cut into",
     "X-StepAudio-Reference-Stretch": "the seconds of a long recording that were used",
     "X-StepAudio-Transcript": "what a recogniser understood in the recording, percent-encoded",

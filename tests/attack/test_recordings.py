@@ -158,6 +158,7 @@ FIELDS = {
     "/v1/audio/voices": ("audio_sample", {"consent": "mine", "transcript": "x"}),
     "/v1/audio/speech/upload": ("input_audio_file", {"payload": OLD_EDIT}),
     "/v1/audio/edits": ("file", {"mode": "speed", "edit_info": "faster"}),
+    "/api/edit": ("audio", {"mode": "speed", "speed": "faster"}),
 }
 """Paths that take a recording, their fields, and what else they want. No model works on what can be read."""
 

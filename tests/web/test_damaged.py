@@ -23,6 +23,8 @@ FIELDS: dict[str, tuple[str, dict[str, str]]] = {
     "/v1/audio/edits": ("file", {"mode": "speed", "edit_info": "faster"}),
     "/v1/audio/transcriptions": ("file", {"model": "whisper-1"}),
     "/v1/audio/speech/upload": ("input_audio_file", {"payload": OLD_EDIT}),
+    "/api/clone": ("audio", {"text": "x", "prompt_text": "x"}),
+    "/api/edit": ("audio", {"mode": "speed", "speed": "faster"}),
     "/v1/audio/voices": ("audio_sample", {"name": "x", "consent": "mine", "transcript": "x"}),
 }
 """Every path that takes a recording, its field and what else it wants.

@@ -14,7 +14,10 @@ from tests.activation import DEADLINE_S, DaemonProcess
 from tests.conftest import StartDaemon
 
 SPEECH = "/v1/audio/speech"
-FORMS = ("/v1/audio/transcriptions", "/v1/audio/voices", "/v1/audio/edits", "/v1/audio/speech/upload")
+FORMS = (
+    *("/v1/audio/transcriptions", "/v1/audio/voices", "/v1/audio/edits", "/v1/audio/speech/upload"),
+    *("/api/clone", "/api/edit"),
+)
 PLAIN = b'Content-Disposition: form-data; name="model"'
 FILE = b'Content-Disposition: form-data; name="file"; filename="a.wav"'
 TRICKY_CODECS = (

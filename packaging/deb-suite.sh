@@ -25,6 +25,7 @@ cp -a $(packaging/sources-digest.sh list) "$tree"
 find "$output" -maxdepth 1 -type f -exec cp -al {} "$tree/build/deb" ';'
 
 # pip reaches the package index as it does here: its variables are inherited, and the certificates are copied.
+unset PIP_FIND_LINKS
 set -- --include="$(echo "$*" | tr ' ' ,)"
 if [ -n "${PIP_CERT:-}" ]; then
   set -- "$@" --customize-hook="mkdir -p \"\$1$(dirname "$PIP_CERT")\" && cp \"$PIP_CERT\" \"\$1$PIP_CERT\""

@@ -30,11 +30,11 @@ runtimes=${RUNTIMES:-lite}
 # debian/rules has a variable of that name, which make would override with that of the calling make.
 unset RUNTIMES MAKEFLAGS MFLAGS
 
-fetch() { # FILE [pip's options]: download or build the wheels of a list, verified by their digests
+fetch() { # FILE [pip's options]: download the files of a list, verified by their digests
   file=$1; shift
   # The metadata of misaki refuses Python 3.13, on which it works.
-  "$python" -m pip wheel --quiet --no-deps --no-build-isolation --require-hashes --ignore-requires-python \
-    --wheel-dir "$WHEELS" --requirement "$file" "$@"
+  "$python" -m pip download --quiet --no-deps --no-build-isolation --require-hashes --ignore-requires-python \
+    --dest "$WHEELS" --requirement "$file" "$@"
 }
 
 for list in $runtimes voices; do

@@ -10,14 +10,9 @@ kind=$1 list=$2 stage=$(realpath "$3")
 python=$(readlink -e /usr/bin/python3)
 library=/usr/lib/stepaudiod
 
-# The digests were verified when the wheels were downloaded; those built from source have none.
-locked=$(mktemp)
-trap 'rm -f "$locked"' EXIT
-sed 's/ --hash=.*//' "packaging/lock/$list.txt" > "$locked"
-
 install() { # [pip's options]
-  "$python" -m pip "$@" --quiet --no-index --find-links "$WHEELS" --no-deps --no-compile \
-    --ignore-requires-python --requirement "$locked"
+  "$python" -m pip "$@" --quiet --no-index --find-links "$WHEELS" --no-deps --no-compile --no-build-isolation \
+    --ignore-requires-python --require-hashes --requirement "packaging/lock/$list.txt"
 }
 
 case $kind in

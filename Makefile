@@ -3,6 +3,7 @@
 # make test-rest   run the others: variants, long recordings, every voice, packages, most of what needs a browser or boots a Debian
 # make test-all   make test and make test-rest
 # make dev    set up for development, with pre-commit's hooks
+# make test-packages   build the packages for SUITE=trixie (noble, resolute), and test them in a booted system of it
 # make test-attack   attack a running daemon; ATTACK_SCALE=20 tries twenty times as often
 # make test-releases   try make run and the tests in booted systems of SUITES="bookworm trixie noble"
 # make deb    build the Debian packages for this release; SUITE=trixie (bookworm, noble, resolute) for another one
@@ -37,7 +38,7 @@ IS_HERE := $(if $(IS_WHOLE),, and not systemd and not browser)
 # The suites of make test-releases, on a machine that can boot them.
 SUITES ?= bookworm trixie noble
 
-.PHONY: run dev test test-rest test-all test-attack test-releases deb docs lint lock clean
+.PHONY: run dev test test-rest test-all test-packages test-attack test-releases deb docs lint lock clean
 .SILENT: run test apt-repo
 
 run: export STEPAUDIOD_CACHE_DIR ?= $(CURDIR)/build/cache
@@ -54,6 +55,10 @@ test: $(VENV)/.test-$(LOCKED) $(if $(IS_WHOLE),lint)
 
 test-rest: $(VENV)/.test-$(LOCKED)
 	$(BIN)/python -m pytest $(PARALLEL) -m 'slow$(IS_HERE)' $(PYTEST)
+	$(if $(IS_WHOLE),$(MAKE) test-packages SUITE=trixie)
+
+test-packages: $(VENV)/.test-$(LOCKED)
+	SUITE='$(SUITE)' $(BIN)/python -m pytest -s tests/packages $(PYTEST)
 
 test-all: test test-rest
 

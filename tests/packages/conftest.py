@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,11 +14,15 @@ import pytest
 
 from tests.packages.repository import Repository
 from tests.systemd.machine import Machine
+from tests.systemd.root import SUITE as ROOT_SUITE
 from tests.systemd.root import Unavailable, cached_root
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parent.parent
-DEBS = CHECKOUT / "build" / "deb"
+HOST_SUITE = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+SUITE = os.environ.get("SUITE") or ROOT_SUITE
+"""The release whose packages are built and tested."""
+DEBS = CHECKOUT / "build" / "deb" / ("" if SUITE == HOST_SUITE else SUITE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,17 +34,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def debian() -> Path:
-    """The folder of a bootable Debian."""
+    """The folder of a bootable Debian or Ubuntu."""
     try:
-        return cached_root()
+        return cached_root(SUITE)
     except Unavailable as error:
         _give_up(error)
 
 
 @pytest.fixture(scope="session")
 def repository(debian: Path) -> Iterator[Repository]:
-    """The packages of this checkout and their dependencies from Debian, in a folder that apt can read."""
-    done = subprocess.run(["make", "deb"], cwd=CHECKOUT, capture_output=True, text=True)
+    """The packages of this checkout and their dependencies from the release, in a folder that apt can read."""
+    make = ["make", "deb", *([] if SUITE == HOST_SUITE else [f"SUITE={SUITE}"])]
+    done = subprocess.run(make, cwd=CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = CHECKOUT / "build" / "tests-repository"
     for each in (folder, folder.with_name(f"{folder.name}.key")):
@@ -50,7 +56,7 @@ def repository(debian: Path) -> Iterator[Repository]:
 
 @pytest.fixture(scope="module")
 def machine(debian: Path, repository: Repository) -> Iterator[Machine]:
-    """A Debian without a network, whose apt knows only that repository."""
+    """A Debian or Ubuntu without a network, whose apt knows only that repository."""
     try:
         with Machine.boot(debian, read_only=[repository.folder]) as booted:
             booted.remove("/etc/apt/sources.list")

@@ -8,6 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.systemd.machine import Machine
+
 SCRIPT = Path(__file__).parent.parent.parent / "packaging" / "apt-repo.sh"
 
 
@@ -35,9 +37,7 @@ class Repository:
         """Make a repository of these packages, and of Debian's dependencies that `debian` lacks."""
         repository = cls(folder)
         repository.pool.mkdir(parents=True)
-        for name in sorted(_needed(debs) - _installed(debian)):
-            command = ["apt-get", "download", "-qq", name]
-            subprocess.run(command, cwd=repository.pool, check=True, capture_output=True)
+        repository.add_debian(debian, *sorted(_needed(debs) - _installed(debian)))
         repository.index(*debs)
         return repository
 
@@ -47,12 +47,16 @@ class Repository:
         assert done.returncode == 0, done.stderr
 
     def add_debian(self, debian: Path, *packages: str) -> None:
-        """Add these packages of Debian with their dependencies that `debian` lacks."""
+        """Add these packages of the release with their dependencies that `debian` lacks."""
+        folder = Path("/srv/packages")
         (self.pool / "partial").mkdir(exist_ok=True)
-        command = ["apt-get", "install", "--yes", "--download-only", "--no-install-recommends", "-qq"]
-        command += ["-o", f"Dir::State::status={debian}/var/lib/dpkg/status"]
-        command += ["-o", f"Dir::Cache::archives={self.pool}"]
-        subprocess.run([*command, *packages], check=True, capture_output=True)
+        with Machine.boot(debian, writable={self.pool: str(folder)}, has_internet=True) as machine:
+            machine.run("apt-get", "update", "-qq", timeout_s=300)
+            machine.run(
+                *("apt-get", "install", "--yes", "--download-only", "--no-install-recommends", "-qq"),
+                *("-o", f"Dir::Cache::archives={folder}", *packages),
+                timeout_s=600,
+            )
         self.index()
 
     def version(self, package: str) -> str:

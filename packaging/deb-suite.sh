@@ -9,7 +9,8 @@ wheels=$PWD/build/wheels
 inside=/srv/stepaudiod
 mkdir -p "$output" "$wheels"
 
-built=$output/.built-$(packaging/sources-digest.sh)-$(echo "${RUNTIMES:-lite}" | tr ' ' -)
+built_from=$(packaging/version.sh --line)
+built=$output/.built-$( (echo "$built_from ${RUNTIMES:-lite}"; packaging/sources-digest.sh) | sha256sum | cut -c1-16)
 if [ -e "$built" ]; then
   ls -l "$output"/*.deb
   exit
@@ -21,6 +22,7 @@ trap 'rm -rf "$tree"' EXIT
 chmod 755 "$tree"
 mkdir -p "$tree/build/deb"
 cp -a $(packaging/sources-digest.sh list) "$tree"
+echo "$built_from" > "$tree/stepaudiod/commit"
 # Packages whose contents have not changed are kept.
 find "$output" -maxdepth 1 -type f -exec cp -al {} "$tree/build/deb" ';'
 

@@ -140,28 +140,28 @@ class Client:
             raise Unreachable(message) from None
 
     def _advice(self, error: httpx.TransportError) -> str:
-        where = self._options.where
+        where, unit = self._options.where, self._options.unit
         if self._options.url:
             return f"No connection to {where} ({error}). Is the server running, and is the address correct?"
         match _errno(error):
             case errno.ENOENT:
                 return (
-                    f"There is no socket {where}. Is stepaudiod.socket active? "
-                    "Start it: systemctl enable --now stepaudiod.socket. Another address: --socket, --url."
+                    f"There is no socket {where}. Is {unit} active? "
+                    f"Start it: systemctl enable --now {unit}. Another address: --socket, --url."
                 )
             case errno.ECONNREFUSED if not Path(where).is_socket():
                 return f"{where} isn't a socket. Name the daemon's: --socket, $STEPAUDIOCTL_SOCKET or --url."
             case errno.ECONNREFUSED:
                 return (
                     f"No process listens at {where}; the file was left by a daemon that has exited. "
-                    "Is stepaudiod.socket active? Start it: systemctl restart stepaudiod.socket."
+                    f"Is {unit} active? Start it: systemctl restart {unit}."
                 )
             case errno.EACCES | errno.EPERM:
                 return (
                     f"You may not use {where}; members of the group {ACCOUNT} may. "
                     f"Join it: sudo usermod -aG {ACCOUNT} $USER, then log in again."
                 )
-        return f"No connection to {where} ({error}). Is stepaudiod.socket active?"
+        return f"No connection to {where} ({error}). Is {unit} active?"
 
 
 def _errno(error: BaseException) -> int | None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from stepaudiod import __version__
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
 from stepaudiod.ctl.connect import connect
+from stepaudiod.ctl.daemons import find_daemon, url_of
 from stepaudiod.ctl.errors import CtlError, ProblemsFound
-from stepaudiod.ctl.options import ACCOUNT, Options, word
+from stepaudiod.ctl.options import ACCOUNT, Options
 from stepaudiod.ctl.terminal import Terminal, plain
 from stepaudiod.version import COMMIT, VERSION_AND_COMMIT
 
@@ -31,20 +32,13 @@ MARKS = {"ok": "  ok  ", "note": " note ", "unknown": "  ?   ", "problem": "WRON
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--instance",
-        type=word,
-        metavar="NAME",
-        help="the instance stepaudiod@NAME, with its own configuration; default: the daemon without a name, "
-        "or, if that is off, all instances that listen",
-    )
-    parser.add_argument(
         "--config", type=Path, metavar="FILE", help="the daemon's configuration file, if not the default"
     )
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
     findings = [ok("version", VERSION_AND_COMMIT)]
-    findings += examine(arguments.instance, arguments.config, options, terminal)
+    findings += examine(options.instance, arguments.config, options, terminal)
     counts = {level: sum(f.level == level for f in findings) for level in MARKS}
     value = {
         "version": __version__,
@@ -76,7 +70,7 @@ def examine(
             for finding in examine(name, None, options, terminal):
                 yield replace(finding, subject=f"{name}: {finding.subject}")
         return
-    own = replace(options, socket=f"/run/{SINGLE}-{instance}.sock")
+    own = replace(options, socket=f"/run/{SINGLE}-{instance}.sock", instance=instance)
     yield from _examine(
         Units.ask(f"{SINGLE}@{instance}"), INSTANCES / f"{instance}.toml", config, own, terminal
     )
@@ -90,7 +84,8 @@ def _examine(
 
     yield from units.findings()
     if options.url is None:
-        yield from permissions.socket_findings(Path(options.socket), f"{units.service}.socket")
+        url = None if options.is_address_given else url_of(units.listening_addresses)
+        yield from permissions.socket_findings(Path(options.socket), f"{units.service}.socket", url)
     else:
         yield note("address", f"{options.url} isn't checked: a connection would wake the daemon behind it")
     account = None
@@ -145,7 +140,7 @@ def _folder(setting: object, path: Path, system: Path, units: Units) -> Path:
 
 def _ask(options: Options, terminal: Terminal) -> Finding:
     try:
-        with connect(options, terminal) as client:
+        with connect(find_daemon(options, terminal), terminal) as client:
             daemon = client.get("/api/v1/models/status").get("daemon", {})
     except CtlError as error:
         return unknown("daemon", f"it is awake and doesn't answer here: {error}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from stepaudiod.audio.formats import MEDIA_TYPES
 from stepaudiod.ctl.connect import DaemonProgress, connect
+from stepaudiod.ctl.daemons import find_daemon
 from stepaudiod.ctl.errors import WrongUsage
 from stepaudiod.ctl.options import Options, number, word
 from stepaudiod.ctl.output import FileOutput, PipeOutput, Sink
@@ -65,6 +66,7 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
         raise WrongUsage("A text and --file can't be used together. Give one of them.")
     player = find_player(arguments.player) if output is None else None
     audio_format = player.format if player else _format(arguments.format, output or "-")
+    options = find_daemon(options, terminal)
     form = _form(arguments, audio_format, _text(arguments, terminal))
     sink: Sink = (
         Playback(player) if player else PipeOutput() if output == "-" else FileOutput(Path(output or ""))

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from stepaudiod.ctl.connect import connect
+from stepaudiod.ctl.daemons import find_daemon
 from stepaudiod.ctl.options import Options
 from stepaudiod.ctl.systemctl import is_asleep
 from stepaudiod.ctl.terminal import Terminal, plain, table
@@ -23,6 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
+    options = find_daemon(options, terminal)
     if arguments.no_wake and is_asleep(options):
         terminal.result({"asleep": True}, "asleep: nothing runs until a client connects")
         return

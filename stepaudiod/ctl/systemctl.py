@@ -13,7 +13,12 @@ AWAKE = ("active", "activating", "reloading")
 TABLE = ("--no-legend", "--full", "--plain")
 TIMEOUT_S = 10.0
 
-LOCAL = {"localhost": ("127.0.0.1", "[::1]"), "127.0.0.1": ("127.0.0.1",), "::1": ("[::1]",)}
+LOCAL = {
+    "localhost": ("127.0.0.1", "[::1]", "0.0.0.0", "[::]"),
+    "127.0.0.1": ("127.0.0.1", "0.0.0.0", "[::]"),
+    "::1": ("[::1]", "[::]"),
+}
+"""The addresses at which a socket serves clients of this machine."""
 
 
 def systemctl(*arguments: str) -> str:
@@ -27,6 +32,20 @@ def systemctl(*arguments: str) -> str:
         raise Unreachable(f"systemctl failed ({' '.join(error.stderr.split())})") from None
     except subprocess.TimeoutExpired:
         raise Unreachable(f"systemctl gave no answer for {TIMEOUT_S:g} s") from None
+
+
+def show(properties: str, *units: str) -> list[dict[str, str]]:
+    """The properties of units; the values of a repeated one (Listen) are joined."""
+    shown = systemctl("show", f"--property={properties}", *units)
+    return [_table(block) for block in shown.strip().split("\n\n")]
+
+
+def _table(block: str) -> dict[str, str]:
+    table: dict[str, str] = {}
+    for line in block.splitlines():
+        key, _, value = line.partition("=")
+        table[key] = f"{table[key]} {value}" if key in table else value
+    return table
 
 
 def is_asleep(options: Options) -> bool:

@@ -6,6 +6,7 @@ import argparse
 from urllib.parse import quote
 
 from stepaudiod.ctl.connect import connect
+from stepaudiod.ctl.daemons import find_daemon
 from stepaudiod.ctl.options import Options, word
 from stepaudiod.ctl.terminal import Terminal
 
@@ -18,6 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
+    options = find_daemon(options, terminal)
     with connect(options, terminal) as client:
         if arguments.model:
             names = [arguments.model]

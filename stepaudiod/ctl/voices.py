@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from stepaudiod.ctl.connect import connect
+from stepaudiod.ctl.daemons import find_daemon
 from stepaudiod.ctl.options import Options, word
 from stepaudiod.ctl.terminal import Terminal, table
 
@@ -22,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
+    options = find_daemon(options, terminal)
     with connect(options, terminal) as client:
         voices = client.get("/v1/voices", **({"model": arguments.model} if arguments.model else {}))
     rows = [

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from stepaudiod.ctl.connect import DaemonProgress, connect
+from stepaudiod.ctl.daemons import find_daemon
 from stepaudiod.ctl.errors import DaemonRefused
 from stepaudiod.ctl.options import Options, word
 from stepaudiod.ctl.terminal import Terminal
@@ -38,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
+    options = find_daemon(options, terminal)
     with connect(options, terminal) as client:
         name = arguments.model or client.get("/api/v1/models/status")["daemon"]["engine"]
         if name is None:

@@ -17,6 +17,15 @@ list-sockets) echo "{socket} stepaudiod.socket stepaudiod.service" ;;
 show) echo {state} ;;
 esac"""
 
+INSTANCES = """\
+cat <<END
+Id=stepaudiod@gpu1.socket
+ActiveState=active
+FileDescriptorName=http
+Triggers=stepaudiod@gpu1.service
+Listen=/run/stepaudiod-gpu1.sock (Stream)
+END"""
+
 
 def test_status_is_a_table(shared_ctl: Ctl) -> None:
     text = shared_ctl.ok("status").decode()
@@ -52,6 +61,21 @@ def test_no_wake_knows_the_addresses_of_tcp_sockets(programs: Path) -> None:
     add_program(programs, "systemctl", SYSTEMCTL.format(socket="[::1]:7860", state="inactive"))
     ctl = Ctl(("--url", "http://localhost:7860"), str(programs))
     assert ctl.ok("status", "--no-wake").startswith(b"asleep")
+
+
+def test_an_instance_that_does_not_listen_is_no_reason_to_ask_another(programs: Path) -> None:
+    add_program(programs, "systemctl", INSTANCES)
+    done = Ctl(("--instance", "gpu7"), str(programs)).run("status")
+    assert done.returncode == 2
+    assert b"these listen: gpu1 (/run/stepaudiod-gpu1.sock)" in done.stderr
+
+
+def test_an_instance_and_an_address_exclude_each_other(shared_daemon: HandStarted, programs: Path) -> None:
+    done = Ctl(("--instance", "gpu7", "--socket", shared_daemon.socket), str(programs)).run("status")
+    assert done.returncode == 2
+    assert b"can't be used together" in done.stderr
+    address = ("--socket", shared_daemon.socket)
+    assert Ctl(address, str(programs), STEPAUDIOCTL_INSTANCE="gpu7").run("status").returncode == 0
 
 
 @pytest.mark.parametrize(

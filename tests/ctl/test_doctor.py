@@ -216,7 +216,7 @@ def test_an_enabled_daemon_that_does_not_listen_is_a_problem_despite_instances(
 
 def test_only_the_instance_itself_is_asked(ctl: Ctl, silent_socket: Path, programs: Path) -> None:
     add_program(programs, "systemctl", APART.format(enabled="enabled", page="active"))
-    found = findings(ctl, "--instance", "page", "--config", os.devnull)
+    found = findings(Ctl((), ctl.path), "--instance", "page", "--config", os.devnull)
     assert "doesn't answer here" in found["daemon"].text
     assert "/run/stepaudiod-page.sock" in found["daemon"].text
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
 from stepaudiod.ctl.options import ACCOUNT
 from stepaudiod.ctl.privileges import user_name
+from stepaudiod.port_holders import is_taken
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def lacks(account: Account | None, path: Path, want: int) -> bool:
     return account is not None and account.may(path, want) is False
 
 
-def socket_findings(path: Path, unit: str) -> Iterator[Finding]:
-    """Check without a connection whether a process listens there and the user may use it."""
+def socket_findings(path: Path, unit: str, url: str | None) -> Iterator[Finding]:
+    """Check without a connection whether a process listens there and the user may use it, or else the URL."""
     subject = str(path)
     try:
         found = path.stat()
@@ -76,19 +77,21 @@ def socket_findings(path: Path, unit: str) -> Iterator[Finding]:
     if not stat.S_ISSOCK(found.st_mode):
         yield problem(subject, "this isn't a socket", "give another one: --socket")
         return
-    if not _is_listening(path):
+    if not is_taken(str(path)):
         yield problem(
             subject,
             "no process listens; the file was left by a daemon that has exited",
             f"systemctl restart {unit}",
         )
         return
-    yield _user_access(path, found)
+    yield _user_access(path, found, url)
 
 
-def _user_access(path: Path, found: os.stat_result) -> Finding:
+def _user_access(path: Path, found: os.stat_result, url: str | None) -> Finding:
     if os.access(path, os.R_OK | os.W_OK):
         return ok(str(path), "you may use it")
+    if url is not None:
+        return ok(str(path), f"you may not use it; stepaudioctl uses {url} for you, as every local user may")
     group = _group_name(found.st_gid)
     user = Account.find(user_name(os.geteuid()))
     if user is not None and found.st_gid in user.gids:
@@ -116,17 +119,6 @@ def account_findings() -> Iterator[Finding]:
         )
     else:
         yield ok(f"user {ACCOUNT}", "exists")
-
-
-def _is_listening(path: Path) -> bool:
-    """Look the socket up in /proc/net/unix, whose fourth column has the flag of a listening socket."""
-    listening = 0x10000
-    names = {str(path), os.path.realpath(path)}
-    for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]:
-        fields = line.split(maxsplit=7)
-        if len(fields) == 8 and fields[7] in names and int(fields[3], 16) & listening:
-            return True
-    return False
 
 
 def _group_name(gid: int) -> str:

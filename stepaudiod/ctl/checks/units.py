@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
+from stepaudiod.ctl.daemons import addresses
 from stepaudiod.ctl.errors import Unreachable
-from stepaudiod.ctl.systemctl import TABLE, systemctl
+from stepaudiod.ctl.systemctl import TABLE, show, systemctl
 from stepaudiod.port_holders import find_holder
 
 PROPERTIES = (
@@ -33,10 +34,9 @@ class Units:
         try:
             listed = systemctl("list-units", "--all", *TABLE, "stepaudiod*.socket").splitlines()
             names = [f"{service}.service", f"{service}.socket", *(line.split()[0] for line in listed)]
-            shown = systemctl("show", f"--property={PROPERTIES}", *dict.fromkeys(names))
+            units = show(PROPERTIES, *dict.fromkeys(names))
         except Unreachable as error:
             return cls(service, {}, error.message)
-        units = [_table(block) for block in shown.strip().split("\n\n")]
         return cls(service, {unit["Id"]: unit for unit in units if "Id" in unit})
 
     def of(self, kind: str) -> dict[str, str]:
@@ -83,6 +83,10 @@ class Units:
         ]
         return [unit for unit in (self.of("socket"), *triggering) if unit]
 
+    @property
+    def listening_addresses(self) -> list[str]:
+        return [a for unit in self.sockets() if unit.get("ActiveState") == "active" for a in addresses(unit)]
+
     def findings(self) -> Iterator[Finding]:
         if self.error:
             yield unknown("systemd", f"{self.error}: the units can't be checked")
@@ -108,7 +112,7 @@ class Units:
                 )
                 yield from _taken_addresses(unit)
             elif unit in listening:
-                yield ok(name, f"listens on {', '.join(_addresses(unit)) or 'no address'}")
+                yield ok(name, f"listens on {', '.join(addresses(unit)) or 'no address'}")
                 if unit.get("UnitFileState") == "disabled":
                     yield note(
                         name,
@@ -148,22 +152,8 @@ class Units:
 
 def _taken_addresses(unit: dict[str, str]) -> Iterator[Finding]:
     """Name the processes that listen at the addresses of a unit that doesn't."""
-    for address in _addresses(unit):
+    for address in addresses(unit):
         if holder := find_holder(address):
             yield problem(
                 address, f"taken: {holder.text}", f"{holder.advice}; then: systemctl restart {unit['Id']}"
             )
-
-
-def _addresses(unit: dict[str, str]) -> list[str]:
-    """The addresses in a property such as `127.0.0.1:7860 (Stream)`."""
-    return [word for word in unit.get("Listen", "").split() if not word.startswith("(")]
-
-
-def _table(block: str) -> dict[str, str]:
-    """Parse `Key=value` lines; the values of a repeated key (Listen) are joined."""
-    table: dict[str, str] = {}
-    for line in block.splitlines():
-        key, _, value = line.partition("=")
-        table[key] = f"{table[key]} {value}" if key in table else value
-    return table

@@ -98,7 +98,7 @@ packaging/stamp.sh "$tree/source" "$built_from"
 
 # The same inputs give the same bits, wherever and whenever they are built.
 SOURCE_DATE_EPOCH=$(echo "$built_from" | cut -d' ' -f2)
-export SOURCE_DATE_EPOCH PYTHONHASHSEED=0
+export SOURCE_DATE_EPOCH PYTHONHASHSEED=0 DPKG_DEB_THREADS_MAX=2
 
 (cd "$tree/source" && dpkg-buildpackage --build=binary --no-sign > ../build.log 2>&1) || {
   tail -n 60 "$tree/build.log" >&2

@@ -18,6 +18,7 @@ PYTHON ?= /usr/bin/python3
 EXTRAS ?= kokoro,page,tools
 # All tests run on this release; on others those that need neither a browser, nor a booted Debian, nor torch.
 RELEASE := $(shell . /etc/os-release && echo $$ID-$$VERSION_ID)
+CODENAME := $(shell . /etc/os-release && echo $$VERSION_CODENAME)
 IS_WHOLE := $(filter debian-12,$(RELEASE))
 TEST_EXTRAS := kokoro,hub,page,$(if $(IS_WHOLE),step-audio$(comma))tools,systemd,docs,dev
 LISTEN ?= 127.0.0.1:7860
@@ -92,8 +93,8 @@ deb:
 
 apt-repo: deb
 	$(call install_packages,apt-utils gpg gpg-agent)
-	packaging/apt-repo.sh build/apt build/deb/*.deb
-	printf '\nTo install from it, on this machine:\n\n  sudo cp build/apt/stepaudiod.sources /etc/apt/sources.list.d/\n'
+	packaging/apt-repo.sh build/apt $(or $(SUITE),$(CODENAME)) build/deb/$(SUITE)/*.deb
+	printf '\nTo install from it, on this machine:\n\n  sudo cp build/apt/stepaudiod-$(or $(SUITE),$(CODENAME)).sources /etc/apt/sources.list.d/stepaudiod.sources\n'
 	printf '  sudo apt update && sudo apt install stepaudiod\n\n'
 
 lock-deb:

@@ -50,7 +50,7 @@ def repository(debian: Path) -> Iterator[Repository]:
     folder = CHECKOUT / "build" / "tests-repository"
     for each in (folder, folder.with_name(f"{folder.name}.key")):
         shutil.rmtree(each, ignore_errors=True)
-    yield Repository.of(sorted(DEBS.glob("*.deb")), folder, debian)
+    yield Repository.of(sorted(DEBS.glob("*.deb")), folder, SUITE, debian)
     shutil.rmtree(folder)
 
 

@@ -19,23 +19,30 @@ class Repository:
 
     Attributes:
         folder: where all of it is.
+        suite: the release that the packages are for.
     """
 
     folder: Path
+    suite: str
 
     @property
     def pool(self) -> Path:
-        return self.folder / "pool"
+        return self.folder / "pool" / self.suite
+
+    @property
+    def signed(self) -> Path:
+        """The index with its signature."""
+        return self.folder / "dists" / self.suite / "InRelease"
 
     @property
     def sources(self) -> str:
         """The apt configuration."""
-        return (self.folder / "stepaudiod.sources").read_text()
+        return (self.folder / f"stepaudiod-{self.suite}.sources").read_text()
 
     @classmethod
-    def of(cls, debs: list[Path], folder: Path, debian: Path) -> Repository:
+    def of(cls, debs: list[Path], folder: Path, suite: str, debian: Path) -> Repository:
         """Make a repository of these packages, and of Debian's dependencies that `debian` lacks."""
-        repository = cls(folder)
+        repository = cls(folder, suite)
         repository.pool.mkdir(parents=True)
         repository.add_debian(debian, *sorted(_needed(debs) - _installed(debian)))
         repository.index(*debs)
@@ -43,7 +50,9 @@ class Repository:
 
     def index(self, *debs: Path) -> None:
         """Add these packages, and update the index."""
-        done = subprocess.run([SCRIPT, self.folder, *debs], check=False, capture_output=True, text=True)
+        done = subprocess.run(
+            [SCRIPT, self.folder, self.suite, *debs], check=False, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
 
     def add_debian(self, debian: Path, *packages: str) -> None:

@@ -304,7 +304,7 @@ def test_a_pin_holds_a_version(machine: Machine, repository: Repository) -> None
 
 
 def test_a_modified_repository_is_refused(machine: Machine, repository: Repository) -> None:
-    index = repository.folder / "dists/stable/InRelease"
+    index = repository.signed
     sound = index.read_text()
     try:
         index.write_text(sound.replace("Label: stepaudiod", "Label: stepaudioD"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,21 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+LINE = re.compile(
+    r"""([\w.-]+)={2,3}(\S+)(?: ; python_version >= "3\.\d+")?((?: --hash=sha256:[0-9a-f]{64})+)"""
+)
+
+
+def matches(name: str) -> Iterator[re.Match[str]]:
+    for line in (LOCKS / f"{name}.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            match = LINE.fullmatch(line)
+            assert match, f"no version or no digest: {line}"
+            yield match
+
+
 def locked(name: str) -> dict[str, str]:
-    lines = (LOCKS / f"{name}.txt").read_text().splitlines()
-    found = [re.fullmatch(r"([\w.-]+)={2,3}(\S+) --hash=sha256:[0-9a-f]{64}", line) for line in lines]
-    assert all(found[1:]), "a line without a version and a digest"
-    return {normal(match[1]): match[2] for match in found if match}
+    return {normal(match[1]): match[2] for match in matches(name)}
 
 
 def required(*extras: str) -> set[str]:
@@ -64,3 +75,11 @@ def test_torch_is_the_build_that_the_runtime_is_for() -> None:
     assert "+" not in locked("cuda")["torch"]
     assert any(package.startswith("nvidia-") for package in locked("cuda"))
     assert not any(package.startswith("nvidia-") for package in locked("cpu"))
+
+
+@pytest.mark.parametrize("name", ["lite", "cuda"])
+def test_binaries_are_locked_for_every_interpreter(name: str) -> None:
+    """numpy has a file for each of four interpreters on two machines."""
+    digests = {normal(match[1]): match[3].split() for match in matches(name)}
+    assert len(digests["numpy"]) == 8
+    assert len(digests["starlette"]) == 1

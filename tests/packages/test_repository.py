@@ -31,7 +31,9 @@ def deb(tmp_path: Path) -> Path:
 
 
 def say(folder: Path, deb: Path) -> str:
-    return subprocess.run([SCRIPT, folder, deb], check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        [SCRIPT, folder, "bookworm", deb], check=True, capture_output=True, text=True
+    ).stdout
 
 
 def test_folders_that_apt_may_not_enter_are_named(deb: Path, tmp_path: Path) -> None:

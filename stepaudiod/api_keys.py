@@ -68,6 +68,12 @@ def parse(text: str, origin: str) -> dict[str, bytes]:
     return digests
 
 
+def without(text: str, name: str) -> str:
+    """The text of a key file without the line of this key; all other lines stay as they are."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.lstrip().startswith(f"{name}:"))
+
+
 def read(path: Path) -> ApiKeys:
     """Read a key file; if it is missing or invalid there are no keys, and `problem` says why."""
     try:

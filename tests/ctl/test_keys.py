@@ -74,3 +74,84 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, capfd: pytest.Captu
     (tmp_path / "broken").write_text("laptop\n")
     assert main(["keys", "add", "laptop", "--file", str(tmp_path / "broken")]) == 2
     assert "broken:1" in capfd.readouterr().err
+
+
+KEPT = f"# ours\r\nold:{'0' * 64}  # the first\n\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A key file with the keys old and laptop, comments and an unusual mode."""
+    path = tmp_path / "api-keys"
+    path.write_bytes(f"{KEPT} laptop:{'a1' * 32} # lent\n# laptop: returned\n".encode())
+    path.chmod(0o604)
+    return path
+
+
+def test_keys_are_listed_without_their_digests(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "list", "--file", str(path)]) == 0
+    text = capfd.readouterr().out
+    assert [line.split() for line in text.splitlines()] == [
+        ["NAME", "DIGEST"],
+        ["old", "0" * 12],
+        ["laptop", "a1" * 6],
+    ]
+    assert main(["keys", "list", "--file", str(path), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)[1] == {"name": "laptop", "digest": "a1" * 6}
+
+
+def test_a_missing_file_has_no_keys(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "list", "--file", str(tmp_path / "absent")]) == 0
+    assert "has no keys" in capfd.readouterr().out
+
+
+def test_a_removed_key_is_gone_and_all_else_is_kept(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    if os.geteuid() == 0:
+        os.chown(path, 4242, 4343)
+    before = path.stat()
+    assert main(["keys", "remove", "laptop", "--file", str(path)]) == 0
+    assert "systemctl reload stepaudiod" in capfd.readouterr().err
+    assert path.read_bytes().decode() == f"{KEPT}# laptop: returned\n"
+    after = path.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert after.st_ino != before.st_ino, "a reader sees the old file or the new one, never a part"
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_key_that_does_not_exist_is_an_error_that_lists_those_that_do(
+    path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = path.read_bytes()
+    for name in ("lap", "laptop2", "# ours"):
+        assert main(["keys", "remove", name, "--file", str(path)]) == 2
+        error = capfd.readouterr().err
+        assert f"no key named {name!r}" in error
+        assert "It has old, laptop." in error
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("action", [("list",), ("remove", "laptop")])
+@pytest.mark.parametrize("kind", ["link", "pipe", "hard link", "folder"])
+def test_only_a_regular_file_is_used(
+    tmp_path: Path, path: Path, action: tuple[str, ...], kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    if kind == "link":
+        other.symlink_to(path)
+    elif kind == "pipe":
+        os.mkfifo(other)
+    elif kind == "folder":
+        other.mkdir()
+    else:
+        other.hardlink_to(path)
+    assert main(["keys", *action, "--file", str(other)]) == 2
+    assert str(other) in capfd.readouterr().err
+    assert "laptop" in path.read_text()
+
+
+def test_a_file_that_cannot_be_replaced_stays(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = path.read_bytes()
+    path.write_bytes(before + b"not a key\n")
+    assert main(["keys", "remove", "laptop", "--file", str(path)]) == 2
+    assert "this isn't name:sha256-hex" in capfd.readouterr().err
+    assert path.read_bytes() == before + b"not a key\n"

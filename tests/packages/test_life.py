@@ -33,6 +33,8 @@ LEFT_TO_OTHERS = (
     *(f"/etc/{name}-" for name in ("passwd", "group", "shadow", "gshadow", "subuid", "subgid")),
     # the group of graphics cards, which is systemd's to keep
     "/etc/group: render:",
+    # debconf's books
+    "/var/cache/debconf/",
     # Debian's python3-sdnotify, which others may use; autoremove takes it
     "/usr/lib/python3/dist-packages/",
     "/usr/share/python3/",
@@ -384,9 +386,44 @@ def test_reinstalling_restores_everything(machine: Machine) -> None:
     fall_asleep(machine)
 
 
-def test_purging_the_package_leaves_nothing(machine: Machine, before: dict[str, str]) -> None:
+def test_a_purge_keeps_voices_models_drop_ins_and_file_systems(machine: Machine) -> None:
+    machine.run("mkdir", "-p", "/var/lib/stepaudiod/models/disk")
+    machine.run("mount", "-t", "tmpfs", "disk", "/var/lib/stepaudiod/models/disk")
+    machine.write("/var/lib/stepaudiod/models/disk/weights", "on another file system")
+    machine.write("/etc/stepaudiod/conf.d/mine.toml", "idle_timeout = 1\n")
+
+    said = machine.run("apt-get", "purge", "--yes", "stepaudiod").stderr
+
+    assert "models and voices are kept in /var/lib/stepaudiod" in said
+    assert f"{OVERRIDE.rpartition('/')[0]} was left as it is" in said
+    assert machine.path("/var/lib/stepaudiod/voices/mine.wav").exists()
+    assert machine.path("/var/lib/stepaudiod/models/disk/weights").exists()
+    assert machine.path(OVERRIDE).exists()
+    assert "deleted /etc/stepaudiod/conf.d/mine.toml" in said
+    assert not machine.path("/etc/stepaudiod").exists()
+    assert not machine.path("/var/cache/stepaudiod").exists()
+
+
+def test_what_a_purge_kept_is_used_again(machine: Machine) -> None:
+    install(machine, "stepaudiod")
+
+    assert machine.run("stat", "--format=%U", "/var/lib/stepaudiod/voices").stdout == "_stepaudio\n"
+    assert speak(machine).status == 200
+    assert machine.path("/var/lib/stepaudiod/voices/mine.wav").exists()
+
+
+def test_a_purge_that_may_delete_all_leaves_the_account_only(
+    machine: Machine, before: dict[str, str]
+) -> None:
+    machine.run("debconf-set-selections", stdin="stepaudiod stepaudiod/purge-data boolean true\n")
+
     machine.run("apt-get", "purge", "--yes", "--autoremove", "stepaudiod")
 
+    assert machine.path("/var/lib/stepaudiod/models/disk/weights").exists()
+    machine.run("umount", "/var/lib/stepaudiod/models/disk")
+    for path in ("/var/lib/stepaudiod", "/etc/systemd/system/stepaudiod.socket.d"):
+        machine.remove(path)
     after = snapshot(machine)
-    assert [name for name, what in after.items() if before.get(name) != what] == []
+    left = [name for name, what in after.items() if before.get(name) != what]
+    assert left == ["/etc/passwd: _stepaudio", "/etc/group: _stepaudio"]
     assert not list(machine.path("/run").glob("stepaudiod*"))

@@ -8,6 +8,8 @@
 # make test-releases   try make run and the tests in booted systems of SUITES="bookworm trixie noble"
 # make deb    build the Debian packages for this release; SUITE=trixie (bookworm, noble, resolute) for another one
 # make apt-repo   build them as a signed repository for apt
+# make release VERSION=x.y.z   make the commit and the tag of a release, then its files
+# make release-files   build the files of the release that is checked out: packages, repositories and sdist, in build/release
 # make lint   check the code only
 # make docs   build the documentation as a site in build/site
 # make lock   write constraints.txt from the environment
@@ -96,6 +98,21 @@ apt-repo: deb
 	packaging/apt-repo.sh build/apt $(or $(SUITE),$(CODENAME)) build/deb/$(SUITE)/*.deb
 	printf '\nTo install from it, on this machine:\n\n  sudo cp build/apt/stepaudiod-$(or $(SUITE),$(CODENAME)).sources /etc/apt/sources.list.d/stepaudiod.sources\n'
 	printf '  sudo apt update && sudo apt install stepaudiod\n\n'
+
+# Of these releases packages are published, signed with the key in this folder, for this URL.
+RELEASE_SUITES ?= bookworm trixie noble resolute
+RELEASE_KEY ?= $(HOME)/.local/share/stepaudiod-release-key
+URL ?=
+
+.PHONY: release release-files
+release:
+	packaging/release.sh '$(VERSION)'
+	$(MAKE) release-files
+
+release-files:
+	$(call install_packages,$(DEB_PACKAGES) apt-utils git gpg gpg-agent)
+	for suite in $(RELEASE_SUITES); do $(MAKE) deb SUITE=$$suite || exit 1; done
+	packaging/release-files.sh '$(RELEASE_SUITES)' '$(RELEASE_KEY)' '$(URL)'
 
 lock-deb:
 	$(call install_packages,$(DEB_PACKAGES))

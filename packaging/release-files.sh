@@ -1,10 +1,10 @@
 #!/bin/sh
 # Collects the files of the release that is checked out in build/release: packaging/release-files.sh "SUITE..." KEY [URL]
 #   stepaudiod-x.y.z.tar.gz   the sdist
-#   SUITE/                    the packages of that release of Debian or Ubuntu, as a signed repository for apt
+#   apt/                      the packages of each suite, as a signed repository for apt
 #   SHA256SUMS
 # KEY is a folder of gpg with a secret key whose name contains "stepaudiod"; one is made where there is none. URL is where
-# build/release will be; it goes into SUITE/stepaudiod.sources, with the public key. The packages of the suites must be built.
+# build/release/apt will be; it goes into apt/stepaudiod-SUITE.sources. The packages of the suites must be built.
 set -eu
 cd "$(dirname "$0")/.."
 suites=$1 key=$2 url=${3:-}
@@ -22,23 +22,17 @@ mkdir -p "$output"
 mkdir -p -m 700 "$key"
 /usr/bin/python3 setup.py --quiet sdist --dist-dir "$output"
 
+# apt-repo.sh looks for the key here.
+ln -s "$(realpath "$key")" "$output/apt.key"
 for suite in $suites; do
-  ln -s "$(realpath "$key")" "$output/$suite.key"
-  packaging/apt-repo.sh "$output/$suite" "build/deb/$suite"/*.deb
-  rm "$output/$suite.key"
-  rm -f "$output/$suite/stepaudiod.sources"
-  if [ "$url" ]; then
-    cat > "$output/$suite/stepaudiod.sources" <<SOURCES
-Types: deb
-URIs: ${url%/}/$suite
-Suites: stable
-Components: main
-Signed-By:
-$(gpg --homedir "$key" --batch --armor --export stepaudiod | sed 's/^$/./; s/^/ /')
-SOURCES
-  fi
+  packaging/apt-repo.sh "$output/apt" "$suite" "build/deb/$suite"/*.deb
 done
-
+rm "$output/apt.key"
+if [ "$url" ]; then
+  sed -i "s|^URIs: .*|URIs: $url|" "$output"/apt/*.sources
+else
+  rm "$output"/apt/*.sources
+fi
 (cd "$output" && find . -type f ! -name SHA256SUMS -printf '%P\n' | LC_ALL=C sort | xargs sha256sum > SHA256SUMS)
 
 cat <<TEXT
@@ -46,12 +40,15 @@ cat <<TEXT
 stepaudiod $version is in build/release. Nothing has been published. To publish it:
 
   git push origin HEAD v$version
-  rsync -a --delete build/release/ HOST:FOLDER/          the folder that ${url:-URL (make release-files URL=...)} serves
   gh release create v$version build/release/*.tar.gz build/release/SHA256SUMS     where the repository is on GitHub
+  rsync -a build/release/apt/ HOST:FOLDER/     the folder that ${url:-URL} serves
 
-Keep the signing key, $key: apt trusts only packages that it has signed.
-To install it then, on each suite ($suites):
-
-  sudo curl -sSfo /etc/apt/sources.list.d/stepaudiod.sources ${url:-URL}/SUITE/stepaudiod.sources
-  sudo apt update && sudo apt install stepaudiod
+Keep the signing key, $key: apt takes only packages that it has signed.
 TEXT
+if [ "$url" ]; then
+  printf '\nTo install it then, on each of %s:\n\n' "$suites"
+  printf '  sudo curl -sSfo /etc/apt/sources.list.d/stepaudiod.sources %s/stepaudiod-SUITE.sources\n' "$url"
+  printf '  sudo apt update && sudo apt install stepaudiod\n\n'
+else
+  printf '\nFiles that tell apt where the repository is are made with its address: make release-files URL=...\n\n'
+fi

@@ -86,17 +86,21 @@ docs: $(VENV)/.docs-$(LOCKED)
 lock: $(VENV)/.test-$(LOCKED)
 	$(BIN)/pip freeze --exclude stepaudiod --exclude systemd-python | grep -v ^nvidia- | sed 's/^\(torch==[^+]*\).*/\1/' > constraints.txt
 
+BUILT = ./build/deb$(if $(SUITE),/$(SUITE))
 DEB_PACKAGES := $(PACKAGES) bash-completion build-essential debhelper dh-python python3-pip python3-sdnotify python3-setuptools python3-systemd python3-wheel systemd
 
 .PHONY: apt-repo lock-deb
 deb:
 	$(call install_packages,$(if $(SUITE),mmdebstrap,$(DEB_PACKAGES)))
 	packaging/$(if $(SUITE),deb-suite.sh $(SUITE) $(DEB_PACKAGES),deb.sh)
+	@set -- $(BUILT)/stepaudiod-runtime-*.deb; printf '\nTo install them$(if $(SUITE),$(comma) on a machine with $(SUITE)):\n\n  sudo apt install %s\n\n' \
+	  "$$([ $$# = 1 ] && echo '$(BUILT)/*.deb' || echo '$(BUILT)/stepaudiod_*.deb $(BUILT)/stepaudiod-voices_*.deb' \
+	  '$(BUILT)/stepaudiod-runtime-lite_*.deb   # or another runtime')"
 
 apt-repo: deb
 	$(call install_packages,apt-utils gpg gpg-agent)
-	packaging/apt-repo.sh build/apt $(or $(SUITE),$(CODENAME)) build/deb/$(SUITE)/*.deb
-	printf '\nTo install from it, on this machine:\n\n  sudo cp build/apt/stepaudiod-$(or $(SUITE),$(CODENAME)).sources /etc/apt/sources.list.d/stepaudiod.sources\n'
+	packaging/apt-repo.sh build/apt $(or $(SUITE),$(CODENAME)) $(BUILT)/*.deb
+	printf '\nOr to install them from the repository, on this machine:\n\n  sudo cp build/apt/stepaudiod-$(or $(SUITE),$(CODENAME)).sources /etc/apt/sources.list.d/stepaudiod.sources\n'
 	printf '  sudo apt update && sudo apt install stepaudiod\n\n'
 
 # Of these releases packages are published, signed with the key in this folder, for this URL.
@@ -150,7 +154,9 @@ define install_venv
 	$(BIN)/python -m compileall -q stepaudiod
 endef
 
+# dpkg knows removed packages too, so their state counts
 define install_packages
-	dpkg --status $(1) >/dev/null 2>&1 || \
+	[ $$(dpkg-query --show --showformat='$${db:Status-Status} $${Package}\n' $(1) 2>/dev/null | grep '^installed ' | sort -u | wc -l) \
+	  = $(words $(sort $(1))) ] || \
 	  { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(1); }
 endef

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from stepaudiod import api_keys
 from stepaudiod.byte_sizes import MemorySize, memory_bytes
 from stepaudiod.errors import ConfigError
+from stepaudiod.obstacles import READ, WRITE, Needed, explain
 
 DEFAULT_PATH = Path("/etc/stepaudiod/stepaudiod.toml")
 ENV_PREFIX = "STEPAUDIOD_"
@@ -183,6 +184,9 @@ class Settings(BaseModel):
     data_dir: Path | Literal["auto"] = Field(
         "auto", description='models and voices; "auto": /var/lib/stepaudiod, or ~/.local/share by hand'
     )
+    models_dir: Path | Literal["auto"] = Field(
+        "auto", description='models, which may be on another disk; "auto": the folder models in data_dir'
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="minimum level of journal messages"
     )
@@ -208,8 +212,26 @@ class Settings(BaseModel):
 
     @property
     def data_path(self) -> Path:
-        """The folder of `models` and `voices`."""
+        """The folder of `voices`, and of `models` unless `models_dir` is set."""
         return _folder(self.data_dir, "STATE_DIRECTORY", SYSTEM_DATA, "XDG_DATA_HOME", ".local/share")
+
+    @property
+    def models_path(self) -> Path:
+        return self.models_dir if isinstance(self.models_dir, Path) else self.data_path / "models"
+
+    @property
+    def voices_path(self) -> Path:
+        return self.data_path / "voices"
+
+    @property
+    def folders(self) -> tuple[Needed, ...]:
+        """The folders that the daemon reads or writes."""
+        models_top = self.models_path if self.models_dir != "auto" else self.data_path
+        return (
+            Needed(self.models_path, READ, models_top, "data"),
+            Needed(self.voices_path, WRITE, self.data_path, "data"),
+            Needed(self.cache_path, WRITE, self.cache_path, "cache"),
+        )
 
     @property
     def worker_threads(self) -> int:
@@ -254,8 +276,12 @@ def load(
 Layer = tuple[str, dict[str, Any]]
 
 
-def _file_layers(path: Path | None) -> list[Layer]:
-    """The file and its drop-ins, in the order in which they apply."""
+def files(path: Path | None) -> list[Path]:
+    """The file and its drop-ins, in the order in which they apply.
+
+    Raises:
+        ConfigError: a folder can't be read, or a given file is missing.
+    """
     main = path or DEFAULT_PATH
     drop_ins = main.parent / "conf.d"
     try:
@@ -263,16 +289,21 @@ def _file_layers(path: Path | None) -> list[Layer]:
     except FileNotFoundError:
         paths = []
     except OSError as error:
-        raise ConfigError(f"{main.parent}: can't be read: {error.strerror}") from None
+        raise _unreadable(main.parent, error) from None
     if path is not None and not paths:
-        raise ConfigError(f"{path}: there is no such file. Correct --config, or leave it out.")
+        hidden = explain(Needed(path, READ, path, "configuration"))
+        raise ConfigError(f"{path}: there is no such file. Correct --config, or leave it out.{hidden}")
     try:
         paths += sorted(drop_ins / name for name in os.listdir(drop_ins) if name.endswith(".toml"))
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        raise ConfigError(f"{drop_ins}: can't be read: {error.strerror}") from None
-    return [(str(p), _read(p)) for p in paths]
+        raise _unreadable(drop_ins, error) from None
+    return paths
+
+
+def _file_layers(path: Path | None) -> list[Layer]:
+    return [(str(each), _read(each)) for each in files(path)]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -282,7 +313,12 @@ def _read(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: invalid TOML: {error}") from None
     except OSError as error:
-        raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    mend = explain(Needed(path, READ, path, "configuration"))
+    return ConfigError(f"{path}: can't be read: {error.strerror}{'.' if mend else ''}{mend}")
 
 
 def _environment_layers(environ: Mapping[str, str]) -> list[Layer]:

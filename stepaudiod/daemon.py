@@ -23,6 +23,7 @@ from stepaudiod.engines.installed import catalog_of
 from stepaudiod.engines.registry import Catalog
 from stepaudiod.errors import AddressTaken, ConfigError, EngineUnavailable
 from stepaudiod.idle import IdleClock
+from stepaudiod.obstacles import obstacles
 from stepaudiod.server import Server
 from stepaudiod.systemd import Listener, Notifier, Role, activated, activated_listeners, bind, start_logging
 from stepaudiod.temp_dirs import sweep
@@ -97,7 +98,7 @@ class Daemon:
     def _build(self, listeners: list[Listener]) -> tuple[IdleClock, Dispatcher, dict[Role, ASGIApp]]:
         # remove the temporary files of killed daemons, which may hold a user's voice
         sweep_spools()
-        for folder in (self.settings.data_path / "voices", self.settings.cache_path / "page"):
+        for folder in (self.settings.voices_path, self.settings.cache_path / "page"):
             sweep(folder)
         idle, service = self._build_service(catalog_of(self.settings))
         page = Page(lambda: self.settings, idle)
@@ -105,7 +106,7 @@ class Daemon:
             role: build_app(role, lambda: self.settings, service, idle, lambda: self.keys, page)
             for role in ROLES
         }
-        _announce(service)
+        self._announce(service)
         self._announce_access(listeners)
         return idle, service, apps
 
@@ -173,16 +174,18 @@ class Daemon:
         server.limits = settings.limits
         logging.getLogger().setLevel(settings.log_level.upper())
         log.info("reloaded the configuration; a running worker keeps the one it was started with")
-        _announce(service)
+        self._announce(service)
         self._announce_access(listeners)
 
-
-def _announce(service: Dispatcher) -> None:
-    try:
-        choice = service.choice()
-        log.info("engine %s: %s", choice.engine.name, choice.reason)
-    except EngineUnavailable as error:
-        log.error("%s", error)
+    def _announce(self, service: Dispatcher) -> None:
+        """Log which engine serves, and what keeps the daemon from its folders."""
+        try:
+            choice = service.choice()
+            log.info("engine %s: %s", choice.engine.name, choice.reason)
+        except EngineUnavailable as error:
+            log.error("%s", error)
+        for obstacle in obstacles(self.settings.folders):
+            log.warning("%s", obstacle)
 
 
 def _listeners(settings: Settings) -> list[Listener]:

@@ -81,22 +81,22 @@ def start(place: Path) -> Iterator[Start]:
 
 def models_shut(data: Path) -> str:
     (data / "models").chmod(0o700)
-    return "Permission denied"
+    return f"may not read {data}/models (mode 0700). To mend it: sudo chown -R {DAEMON}: {data}/models"
 
 
 def data_shut(data: Path) -> str:
     data.chmod(0o700)
-    return "Permission denied"
+    return f"may not enter {data} (mode 0700). To mend it: sudo chmod o+x {data}"
 
 
 def voices_shut(data: Path) -> str:
     (data / "voices").chmod(0o700)
-    return f"{data}/voices can't be read: Permission denied"
+    return f"may not read {data}/voices (mode 0700). To mend it: sudo chown -R {DAEMON}: {data}/voices"
 
 
 def weights_shut(data: Path) -> str:
     Checkpoint(data / "models").flow.chmod(0o600)
-    return "flow.pt can't be read: Permission denied"
+    return f"may not read {Checkpoint(data / 'models').flow} (mode 0600). To mend it: sudo chown {DAEMON}: "
 
 
 def index_is_a_folder(data: Path) -> str:
@@ -232,10 +232,48 @@ def test_a_home_of_another_user_and_no_cache_leave_what_needs_neither(start: Sta
         assert client.post("/v1/audio/speech", json=SPEECH).status_code == 200
         refused = client.post("/v1/audio/speech", json=SPEECH | {"model": "kokoro", "voice": "alloy"})
         assert refused.status_code == 503
-        assert "cache folder must be writable" in refused.json()["error"]["message"]
+        message = refused.json()["error"]["message"]
+        assert "cache folder must be writable" in message
+        assert f"may not enter {home} (mode 0700). To mend it: sudo chmod o+x {home}" in message
         assert client.get("/").status_code == 200
     assert daemon.wait() == 0
     assert "Traceback" not in daemon.log()
+
+
+def test_a_folder_that_stops_the_way_is_named_with_its_mend(start: Start, data: Path, place: Path) -> None:
+    """Root's 0700 above the data folder, the folder of the cache, and a file of the configuration."""
+    shut = place / "shut"
+    shut.mkdir(mode=0o700)
+    data.rename(shut / "data")
+    daemon = start({"data_dir": shut / "data", "cache_dir": shut / "cache", "idle_timeout": 2})
+    mend = f"may not enter {shut} (mode 0700). To mend it: sudo chmod o+x {shut}"
+    form = {"name": "Mei", "consent": "hers", "transcript": "Hello."}
+    with daemon.client() as client:
+        ready = client.get("/readyz")
+        assert ready.status_code == 200
+        assert mend in ready.json()["why"]
+        assert [each for each in ready.json()["problems"] if mend in each] == ready.json()["problems"]
+        assert mend in client.get("/api/v1/models/status").json()["daemon"]["reason"]
+        sample = {"audio_sample": ("a.wav", TONE, "audio/wav")}
+        refused = client.post("/v1/audio/voices", data=form, files=sample)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
+        assert mend in refused.json()["error"]["message"]
+        shut.chmod(0o755)
+        assert "may not enter" not in client.get("/readyz").text
+    assert daemon.wait() == 0
+    assert mend in daemon.log()
+
+
+def test_a_link_to_a_folder_that_may_not_be_entered(start: Start, data: Path, place: Path) -> None:
+    (place / "shut").mkdir(mode=0o700)
+    (data / "models").rename(place / "shut" / "models")
+    (data / "models").symlink_to("../shut/models")
+    daemon = start({"data_dir": data, "engine": "step-audio-editx", "idle_timeout": 1})
+    with daemon.client() as client:
+        ready = client.get("/readyz")
+        assert ready.status_code == 503
+        assert f"may not enter {place}/shut (mode 0700)" in ready.json()["reasons"][0]
+    assert daemon.wait() == 0
 
 
 def test_errors_at_startup_are_answered_with_their_reason(start: Start) -> None:

@@ -14,13 +14,12 @@ from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
 from stepaudiod.ctl.connect import connect
 from stepaudiod.ctl.daemons import find_daemon, url_of
 from stepaudiod.ctl.errors import CtlError, ProblemsFound
-from stepaudiod.ctl.options import ACCOUNT, Options
+from stepaudiod.ctl.options import Options
 from stepaudiod.ctl.terminal import Terminal, plain
 from stepaudiod.version import COMMIT, VERSION_AND_COMMIT
 
 if TYPE_CHECKING:
     from stepaudiod.config import Settings
-    from stepaudiod.ctl.checks.permissions import Account
     from stepaudiod.ctl.checks.units import Units
 
 NAME = "doctor"
@@ -88,30 +87,25 @@ def _examine(
         yield from permissions.socket_findings(Path(options.socket), f"{units.service}.socket", url)
     else:
         yield note("address", f"{options.url} isn't checked: a connection would wake the daemon behind it")
-    account = None
     if units.is_installed:
         yield from permissions.account_findings()
-        account = permissions.Account.find(ACCOUNT)
-    settings, findings = read_configuration(config or usual, os.environ | units.environment, account)
+    settings, findings = read_configuration(config or usual, os.environ | units.environment, units.view)
     yield from findings
     if settings is not None:
-        yield from _engine_findings(settings, units, account)
+        yield from _engine_findings(units.as_daemon(settings), units)
     if units.is_awake:
         yield _ask(options, terminal)
 
 
-def _engine_findings(settings: Settings, units: Units, account: Account | None) -> Iterator[Finding]:
+def _engine_findings(settings: Settings, units: Units) -> Iterator[Finding]:
     """Check the folders, the model files, the engine, and the GPU that it would use."""
-    from stepaudiod.config import SYSTEM_CACHE, SYSTEM_DATA
     from stepaudiod.ctl.checks import disk, engines, gpu, memory
     from stepaudiod.engines.local_models import STEP_AUDIO
 
-    models = engines.Models(settings, _folder(settings.data_dir, settings.data_path, SYSTEM_DATA, units))
-    cache = _folder(settings.cache_dir, settings.cache_path, SYSTEM_CACHE, units)
+    models = engines.Models(settings, units.view)
     wanted_bytes = 0 if models.is_hidden or models.is_complete else engines.PUBLISHED_BYTES
-    yield from disk.folder_findings(models.data, "data", account, wanted_bytes)
-    yield from disk.folder_findings(cache, "cache", account, 0)
-    yield from models.findings(account)
+    yield from disk.folder_findings(settings, units.view, wanted_bytes)
+    yield from models.findings()
     yield engines.engine_finding(models)
     gpus = gpu.Gpus()
     cards = gpu.visible(
@@ -130,12 +124,6 @@ def _engine_findings(settings: Settings, units: Units, account: Account | None) 
         yield from gpus.findings(cards, 0, STEP_AUDIO)
     else:
         yield from gpus.findings(cards, 0, f"unused while {STEP_AUDIO} isn't installed")
-
-
-def _folder(setting: object, path: Path, system: Path, units: Units) -> Path:
-    """The daemon's folder: "auto" is another one for the unit than for the current user."""
-    is_system = units.is_installed or (bool(units.error) and system.exists())
-    return system if setting == "auto" and is_system else path
 
 
 def _ask(options: Options, terminal: Terminal) -> Finding:

@@ -9,15 +9,21 @@ from __future__ import annotations
 import atexit
 import errno
 import os
+import pickle
 import pwd
 import shutil
+import signal
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePath
+from typing import TypeVar
 
 from stepaudiod.ctl.errors import NotPermitted, WrongUsage
+from stepaudiod.errors import StepaudiodError
+
+T = TypeVar("T")
 
 FOLDER = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -83,6 +89,72 @@ def open_as_root(folder: Path) -> Iterator[int | None]:
         if end.is_missing:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
         yield end.number
+
+
+def owner_of(folder: Path) -> int:
+    """The user that controls the folder, or will once it is made: see `become_owner`; errors as there."""
+    with _walk(folder, make=False) as end:
+        return 0 if end.owner is None else end.owner.st_uid
+
+
+def make_folder(folder: Path, uid: int, gid: int, mode: int) -> None:
+    """As root, create a folder for a user with all folders on the way, or give that user one of root's.
+
+    Nothing changes if the user controls it already.
+
+    Raises:
+        NotPermitted: other users can change it.
+        WrongUsage: a part of the path isn't a folder.
+    """
+    with _walk(folder, make=True) as end:
+        if end.owner is None:
+            _require_roots_own(folder, end, ())
+            opened = f"/proc/self/fd/{end.number}"
+            os.chown(opened, uid, gid)
+            os.chmod(opened, mode)
+        elif end.owner.st_uid != uid:
+            raise NotPermitted(f"The user {user_name(end.owner.st_uid)} can change {folder}.")
+
+
+def with_rights_of(uid: int, gid: int, gids: Iterable[int], function: Callable[[], T]) -> T:
+    """As root, call a function in a child process that has a user's rights.
+
+    Its result is pickled, as are the errors that are raised on purpose.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            os.setgroups(sorted(gids))
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+            with open(writing, "wb") as pipe:
+                pipe.write(_pickled(function))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    try:
+        with open(reading, "rb") as pipe:
+            result, error = pickle.loads(pipe.read())
+    except EOFError:
+        raise NotPermitted(f"The process with the rights of {user_name(uid)} was killed.") from None
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        os.waitpid(child, 0)
+    if error is not None:
+        raise error
+    return result  # type: ignore[no-any-return]
+
+
+def _pickled(function: Callable[[], object]) -> bytes:
+    """The result of a function and None, or None and its error."""
+    try:
+        return pickle.dumps((function(), None))
+    except (OSError, StepaudiodError) as error:
+        return pickle.dumps((None, error))
 
 
 class _End:

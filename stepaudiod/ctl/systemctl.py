@@ -21,17 +21,17 @@ LOCAL = {
 """The addresses at which a socket serves clients of this machine."""
 
 
-def systemctl(*arguments: str) -> str:
+def systemctl(*arguments: str, timeout_s: float = TIMEOUT_S) -> str:
     """Return systemctl's output; `Unreachable` has only the reason as its message."""
     command = ["systemctl", *arguments, "--no-pager"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=True).stdout
     except OSError as error:
         raise Unreachable(f"systemctl can't be run ({error.strerror})") from None
     except subprocess.CalledProcessError as error:
         raise Unreachable(f"systemctl failed ({' '.join(error.stderr.split())})") from None
     except subprocess.TimeoutExpired:
-        raise Unreachable(f"systemctl gave no answer for {TIMEOUT_S:g} s") from None
+        raise Unreachable(f"systemctl gave no answer for {timeout_s:g} s") from None
 
 
 def show(properties: str, *units: str) -> list[dict[str, str]]:

@@ -9,8 +9,11 @@ from stepaudiod.engines.local_models import LocalEngines
 from stepaudiod.engines.registry import BEST_FIRST, WHISPER_TINY, Catalog
 
 
-def catalog_of(settings: Settings, data: Path | None = None) -> Catalog:
-    """The engines, the best first; `data` is the configured folder by default."""
+def catalog_of(settings: Settings, problem: str = "") -> Catalog:
+    """The engines, the best first; for `problem` see `LocalEngines`."""
+    models = settings.models_dir if isinstance(settings.models_dir, Path) else None
     voices_for = "" if settings.access.private_voices else None
-    local = LocalEngines(data or settings.data_path, settings.step_audio, (WHISPER_TINY,), voices_for)
+    local = LocalEngines(
+        settings.data_path, settings.step_audio, (WHISPER_TINY,), voices_for, models, problem
+    )
     return Catalog(BEST_FIRST, local)

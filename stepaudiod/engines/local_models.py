@@ -16,6 +16,7 @@ from stepaudiod.edits import OPTIONS
 from stepaudiod.editx.checkpoint.headers import unreadable
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.engines.registry import is_installed, share_openai_voices
+from stepaudiod.obstacles import READ, Needed, explain
 from stepaudiod.requests import Capabilities, EngineDescription, Voice
 from stepaudiod.voice_library import StoredVoice, VoiceLibrary
 
@@ -30,15 +31,26 @@ OLD_VARIANTS = {"base": "base", "bnb": "int8", "awq": "int4"}
 
 
 class LocalEngines(NamedTuple):
-    """The engines of a data folder, which contains `models` and `voices`.
+    """The engines of a data folder, which contains `voices`, and `models` unless that is another folder.
 
-    `recognisers` may transcribe references if no Whisper is pulled; for `voices_for` see `VoiceLibrary`.
+    `recognisers` may transcribe references if no Whisper is pulled; for `voices_for` see `VoiceLibrary`;
+    `problem` is what keeps the daemon from the folders, if another process asks.
     """
 
     data: Path
     settings: StepAudio
     recognisers: tuple[EngineDescription, ...] = ()
     voices_for: str | None = None
+    models_dir: Path | None = None
+    problem: str = ""
+
+    @property
+    def models(self) -> Path:
+        return self.models_dir or self.data / "models"
+
+    @property
+    def voices(self) -> Path:
+        return self.data / "voices"
 
     def seen_by(self, caller: str) -> LocalEngines:
         """The same with the voices that are visible to a caller."""
@@ -46,14 +58,14 @@ class LocalEngines(NamedTuple):
 
     def stamp(self) -> object:
         """The entries of each folder, with sizes, since a file may still be copied. Opens no file."""
-        checkpoint = Checkpoint(self.data / "models")
+        checkpoint = Checkpoint(self.models)
         folders = (
             checkpoint.root,
             checkpoint.model,
             checkpoint.flow.parent,
             checkpoint.semantic.parent,
             checkpoint.linguistic,
-            self.data / "voices",
+            self.voices,
         )
         return tuple(_entries(folder) for folder in folders)
 
@@ -66,13 +78,13 @@ class LocalEngines(NamedTuple):
         """An unreadable model is listed with its problem; a folder without weights isn't a model."""
         found = []
         try:
-            names = os.listdir(self.data / "models")
+            names = os.listdir(self.models)
         except OSError:  # reported by Step-Audio-EditX, which needs the same folder
             names = []
         for name in names:
             if not name.startswith(WHISPER):
                 continue
-            folder = self.data / "models" / name
+            folder = self.models / name
             weights, problem, size_bytes = folder / "model.safetensors", "", 0
             try:
                 with weights.open("rb") as file:
@@ -97,10 +109,20 @@ class LocalEngines(NamedTuple):
             options=plain.options | {"quantization": QUANTIZATIONS[ending]},
         )
 
+    def _obstacle(self) -> str:
+        """What keeps this process from reading one of the folders; "" if nothing does."""
+        needed = (
+            Needed(self.models, READ, self.models_dir or self.data, "data"),
+            Needed(self.voices, READ, self.data, "data"),
+        )
+        return next((found.strip() for each in needed if (found := explain(each))), "")
+
     def _step_audio(self, whispers: tuple[EngineDescription, ...]) -> EngineDescription:
-        checkpoint = Checkpoint(self.data / "models")
-        library = VoiceLibrary(self.data / "voices", self.voices_for)
-        problem = next((str(problem) for problem in checkpoint.problems()), "")
+        checkpoint = Checkpoint(self.models)
+        library = VoiceLibrary(self.voices, self.voices_for)
+        problem = (
+            self.problem or self._obstacle() or next((str(problem) for problem in checkpoint.problems()), "")
+        )
         stored: list[StoredVoice] = []
         try:
             stored = library.list()

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stepaudiod import errors
 from stepaudiod.errors import Busy, DiskFull, EngineUnavailable, InvalidRequest, StepaudiodError
+from stepaudiod.obstacles import obstacles
 
 log = logging.getLogger(__name__)
 
@@ -97,10 +98,11 @@ async def on_os_error(request: Request, error: Exception) -> Response:
     """A full disk or an unusable directory; any other error is a fault of the daemon."""
     assert isinstance(error, OSError)
     if error.errno in UNUSABLE:
-        log.error("the daemon can't use a file that it needs: %s", error)
         what = f"The daemon can't use {error.filename or 'a file'}: {error.strerror}."
-        unusable = EngineUnavailable(f"{what} Run `stepaudioctl doctor` for what to do.")
-        return await on_stepaudiod_error(request, unusable)
+        found = obstacles(request.app.state.settings().folders)
+        advice = " ".join(map(str, found)) or "Run `stepaudioctl doctor` for what to do."
+        log.error("%s %s", what, advice)
+        return await on_stepaudiod_error(request, EngineUnavailable(f"{what} {advice}"))
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         raise error
     log.error("the disk is full: %s", error)

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from stepaudiod import __version__
 from stepaudiod.dispatcher import Dispatcher
 from stepaudiod.errors import EngineUnavailable
+from stepaudiod.obstacles import obstacles
 from stepaudiod.version import COMMIT
 from stepaudiod.web.endpoint import DAEMON, JSON, Answer, endpoint
 from stepaudiod.web.errors import error_body
@@ -44,14 +45,22 @@ async def readyz(request: Request) -> Response:
     """
     service: Dispatcher = request.app.state.service
     reasons = ["The daemon is stopping."] if service.is_stopping else []
+    problems = [str(each) for each in obstacles(request.app.state.settings().folders)]
     engine = None
     try:
         engine = service.choice()
     except EngineUnavailable as error:
         reasons.append(error.message)
     if engine is None or reasons:
+        reasons += [each for each in problems if not any(each in reason for reason in reasons)]
         error_table = json.loads(error_body(" ".join(reasons), 503, NOT_READY))
         return JSONResponse({"status": "not ready", "reasons": reasons, **error_table}, 503)
     return JSONResponse(
-        {"status": "ready", "reasons": [], "engine": engine.engine.name, "why": engine.reason}
+        {
+            "status": "ready",
+            "reasons": [],
+            "engine": engine.engine.name,
+            "why": engine.reason,
+            "problems": problems,
+        }
     )

@@ -50,7 +50,7 @@ def _library(request: Request) -> VoiceLibrary:
         name_params(request, {"voice": "id"})
     settings: Settings = request.app.state.settings()
     caller = caller_of(request) if settings.access.private_voices else None
-    return VoiceLibrary(settings.data_path / "voices", caller)
+    return VoiceLibrary(settings.voices_path, caller)
 
 
 def _describe(voice: StoredVoice) -> dict[str, Any]:

@@ -16,11 +16,16 @@ import pytest
 
 from stepaudiod.config import Settings
 from stepaudiod.ctl.checks.disk import folder_findings
-from stepaudiod.ctl.checks.engines import Models, engine_finding
+from stepaudiod.ctl.checks.engines import Models, engine_finding, read_configuration
 from stepaudiod.ctl.checks.finding import Finding
 from stepaudiod.ctl.checks.permissions import Account
+from stepaudiod.ctl.checks.sandbox import Seen
 from stepaudiod.editx.checkpoint.layout import MODEL_FOLDER
+from stepaudiod.obstacles import Own
+from tests.checkpoints import write_checkpoint
 from tests.ctl.conftest import Ctl, HandStarted, add_program
+
+OTHER = Account("other", 4242, 4242, frozenset({4242}))
 
 UNITS = """\
 case "$*" in
@@ -293,12 +298,12 @@ def test_without_permissions_the_result_is_unknown(open_folder: Path) -> None:
 
 
 def test_an_incomplete_model_is_a_problem(tmp_path: Path) -> None:
-    models = Models(Settings(), tmp_path)
-    assert next(models.findings(None)).level == "note"
+    models = Models(Settings(data_dir=tmp_path), Own())
+    assert next(models.findings()).level == "note"
     folder = tmp_path / "models" / MODEL_FOLDER
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"cut")
-    found = list(models.findings(None))
+    found = list(models.findings())
     assert {f.level for f in found} == {"problem"}
     assert any("config.json is missing" in f.text for f in found)
     assert not models.is_complete
@@ -306,31 +311,62 @@ def test_an_incomplete_model_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_cannot_serve_is_a_problem(tmp_path: Path) -> None:
-    found = engine_finding(Models(Settings(engine="step-audio-editx"), tmp_path))
+    found = engine_finding(Models(Settings(engine="step-audio-editx", data_dir=tmp_path), Own()))
     assert found.level == "problem"
     assert "models pull step-audio-editx" in found.text
 
 
 def test_a_folder_that_the_daemon_may_not_write_to(open_folder: Path) -> None:
-    account = Account("_stepaudio", 4242, frozenset({4242}))
-    (found,) = folder_findings(open_folder, "data", account, 0)
+    settings = Settings(data_dir=open_folder, cache_dir=open_folder)
+    found, *_ = folder_findings(settings, Seen(OTHER), 0)
     assert (found.level, found.subject) == ("problem", "data folder")
+    assert found.text == f"the user other may not write to {open_folder} (mode 0755)"
+    assert found.advice == f"sudo chown -R other: {open_folder}"
     open_folder.chmod(0o777)
-    (found,) = folder_findings(open_folder, "data", account, 0)
+    found, *_ = folder_findings(settings, Seen(OTHER), 0)
     assert found.level == "ok"
 
 
 def test_a_file_in_the_place_of_a_folder_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("mine")
-    (found,) = folder_findings(tmp_path / "data", "data", None, 0)
+    found, *_ = folder_findings(Settings(data_dir=tmp_path / "data", cache_dir=tmp_path), Own(), 0)
     assert (found.level, found.text) == ("problem", f"{tmp_path / 'data'} isn't a folder")
     for name in ("models", "voices"):
         (tmp_path / name).write_text("mine")
         assert f"{tmp_path / name} isn't a folder" in [
-            f.text for f in Models(Settings(), tmp_path).findings(None) if f.level == "problem"
+            f.text for f in Models(Settings(data_dir=tmp_path), Own()).findings() if f.level == "problem"
         ]
 
 
 def test_too_little_space_for_the_model_is_noted(tmp_path: Path) -> None:
-    (found,) = folder_findings(tmp_path, "data", None, 10**18)
-    assert found.level == "note"
+    found, *_ = folder_findings(Settings(data_dir=tmp_path, cache_dir=tmp_path), Own(), 10**18)
+    assert (found.level, found.subject) == ("note", "data folder")
+    apart = Settings(data_dir=tmp_path, cache_dir=tmp_path, models_dir=tmp_path / "models")
+    levels = {found.subject: found.level for found in folder_findings(apart, Own(), 10**18)}
+    assert levels == {"data folder": "ok", "models folder": "note", "cache folder": "ok"}
+
+
+def test_models_that_the_daemon_may_not_read_are_not_chosen(open_folder: Path) -> None:
+    """The folder of root that stops the daemon is named, also where the current user is root."""
+    data = open_folder / "shut" / "data"
+    write_checkpoint(data / "models")
+    data.parent.chmod(0o700)
+    models = Models(Settings(data_dir=data, engine="step-audio-editx"), Seen(OTHER))
+    stopped = f"the user other may not enter {data.parent} (mode 0700)"
+    assert stopped in engine_finding(models).text[:200].replace("The user", "the user")
+    found, *_ = folder_findings(Settings(data_dir=data, cache_dir=open_folder), Seen(OTHER), 0)
+    assert (found.text, found.advice) == (stopped, f"sudo chmod o+x {data.parent}")
+
+
+def test_a_file_of_the_configuration_that_the_daemon_may_not_read(open_folder: Path) -> None:
+    main, drop_in = open_folder / "stepaudiod.toml", open_folder / "conf.d" / "site.toml"
+    drop_in.parent.mkdir()
+    for path in (main, drop_in):
+        path.touch(0o644)
+    drop_in.chmod(0o600)
+    _, (found,) = read_configuration(main, {}, Seen(OTHER))
+    assert (found.level, found.text) == ("problem", f"the user other may not read {drop_in} (mode 0600)")
+    assert found.advice == f"sudo chmod a+r {drop_in}"
+    drop_in.chmod(0o644)
+    _, (found,) = read_configuration(main, {}, Seen(OTHER))
+    assert found.level == "ok"

@@ -62,6 +62,7 @@ def test_ready_says_with_what_and_wakes_nothing(daemon: DaemonProcess) -> None:
             "reasons": [],
             "engine": "hibari",
             "why": "",
+            "problems": [],
         }
         assert client.get("/api/v1/models/status").json()["daemon"]["worker_pid"] is None
 

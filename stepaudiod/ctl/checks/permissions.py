@@ -6,8 +6,8 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
@@ -20,6 +20,7 @@ from stepaudiod.port_holders import is_taken
 class Account:
     name: str
     uid: int
+    gid: int
     gids: frozenset[int]
 
     @classmethod
@@ -28,23 +29,22 @@ class Account:
             entry = pwd.getpwnam(name)
         except KeyError:
             return None
-        return cls(name, entry.pw_uid, frozenset(os.getgrouplist(name, entry.pw_gid)))
+        return cls(name, entry.pw_uid, entry.pw_gid, frozenset(os.getgrouplist(name, entry.pw_gid)))
 
-    def may(self, path: Path, want: int) -> bool | None:
-        """Whether it has these rights (`os.R_OK`…) on the path; None if the path can't be examined."""
-        folders = [*reversed(path.parents)]
-        for each, rights in [*((folder, os.X_OK) for folder in folders), (path, want)]:
-            try:
-                found = each.stat()
-            except FileNotFoundError:
-                return False
-            except OSError:
-                return None
-            if not self._has(found, rights):
-                return False
-        return True
+    @classmethod
+    def of_unit(cls, properties: Mapping[str, str]) -> Account | None:
+        """The account of a service: User=, Group= and SupplementaryGroups= of systemd.exec(5)."""
+        account = cls.find(properties.get("User") or ACCOUNT)
+        if account is None:
+            return None
+        names = properties.get("SupplementaryGroups", "").split()
+        groups = {gid for name in names if (gid := _group_id(name)) is not None}
+        group = _group_id(properties["Group"]) if properties.get("Group") else None
+        gid = account.gid if group is None else group
+        return replace(account, gid=gid, gids=account.gids | {gid} | groups)
 
-    def _has(self, found: os.stat_result, want: int) -> bool:
+    def has(self, found: os.stat_result, want: int) -> bool:
+        """Whether owner and mode give it these rights (`os.R_OK`…)."""
         if self.uid == 0:
             return True
         if found.st_uid == self.uid:
@@ -55,8 +55,11 @@ class Account:
 
 
 def lacks(account: Account | None, path: Path, want: int) -> bool:
-    """Whether it certainly lacks these rights; None, the current user, isn't checked."""
-    return account is not None and account.may(path, want) is False
+    """Whether a file's owner and mode deny these rights; None, the current user, isn't checked."""
+    try:
+        return account is not None and not account.has(path.stat(), want)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
 
 
 def socket_findings(path: Path, unit: str, url: str | None) -> Iterator[Finding]:
@@ -126,6 +129,10 @@ def _group_name(gid: int) -> str:
         return grp.getgrgid(gid).gr_name
     except KeyError:
         return str(gid)
+
+
+def _group_id(name: str) -> int | None:
+    return int(name) if name.isdecimal() else _gid(name)
 
 
 def _gid(name: str) -> int | None:

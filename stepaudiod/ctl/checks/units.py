@@ -7,15 +7,20 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from stepaudiod.config import SYSTEM_CACHE, SYSTEM_DATA, Settings
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
+from stepaudiod.ctl.checks.permissions import Account
+from stepaudiod.ctl.checks.sandbox import PROPERTIES as SANDBOX
+from stepaudiod.ctl.checks.sandbox import Seen
 from stepaudiod.ctl.daemons import addresses
 from stepaudiod.ctl.errors import Unreachable
 from stepaudiod.ctl.systemctl import TABLE, show, systemctl
+from stepaudiod.obstacles import Own
 from stepaudiod.port_holders import find_holder
 
 PROPERTIES = (
     "Id,LoadState,ActiveState,SubState,Result,UnitFileState,"
-    "NeedDaemonReload,Listen,Triggers,Environment,MainPID"
+    f"NeedDaemonReload,Listen,Triggers,Environment,MainPID,{SANDBOX}"
 )
 SINGLE = "stepaudiod"
 """The daemon that isn't an instance of a template."""
@@ -70,6 +75,21 @@ class Units:
     def environment(self) -> dict[str, str]:
         words = shlex.split(self.of("service").get("Environment", ""))
         return dict(word.split("=", 1) for word in words if "=" in word)
+
+    @property
+    def view(self) -> Own | Seen:
+        """The daemon's view of the file system; the current user's if it has no unit, or no account."""
+        account = Account.of_unit(self.of("service")) if self.is_installed else None
+        return Own() if account is None else Seen.of(account, self.of("service"))
+
+    def as_daemon(self, settings: Settings) -> Settings:
+        """The settings with the unit's folders: "auto" is another one for it than for the current user."""
+        if not self.is_installed and not (self.error and SYSTEM_DATA.exists()):
+            return settings
+        folders = {"data_dir": SYSTEM_DATA, "cache_dir": SYSTEM_CACHE}
+        return settings.model_copy(
+            update={name: path for name, path in folders.items() if getattr(settings, name) == "auto"}
+        )
 
     def sockets(self) -> list[dict[str, str]]:
         """The socket units that start this daemon, the main one first."""

@@ -149,8 +149,8 @@ class Pull:
         if needed_bytes > free_bytes:
             raise InsufficientSpace(
                 f"{self.model.name} needs {size(needed_bytes)} more in {self.root}, and {size(free_bytes)} "
-                "are free. Nothing was downloaded. Free some space, or choose another disk: --to, or "
-                "data_dir in the configuration."
+                "are free. Nothing was downloaded. Free some space, or use another disk: "
+                "stepaudioctl models move DIR"
             )
         return needed_bytes
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from stepaudiod.errors import ModelFileError
+from stepaudiod.obstacles import READ, Needed, explain
 
 MAX_PICKLE_BYTES = 16 << 20
 """Size of the largest directory of tensors that a `.pt` file may have; the published ones take 200 kB."""
@@ -38,10 +39,9 @@ def mend() -> str:
 
 def unreadable(path: Path, error: OSError) -> ModelFileError:
     """The error of a file that can't be opened."""
-    return ModelFileError(
-        f"{error.filename or path} can't be read: {error.strerror or error}; `stepaudioctl doctor` says what "
-        "to do"
-    )
+    path = Path(error.filename or path)
+    mend = explain(Needed(path, READ, path, "data")) or " `stepaudioctl doctor` says what to do"
+    return ModelFileError(f"{path} can't be read: {error.strerror or error}.{mend}")
 
 
 @contextmanager

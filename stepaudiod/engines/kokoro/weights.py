@@ -16,6 +16,7 @@ from pathlib import Path
 
 from stepaudiod.engines.registry import KOKORO_WEIGHTS
 from stepaudiod.errors import EngineUnavailable, ModelFileError
+from stepaudiod.obstacles import WRITE, Needed, explain
 
 SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 SIZE_BYTES = 92_361_271
@@ -45,6 +46,7 @@ def joined_weights(cache_dir: Path) -> Path:
         raise EngineUnavailable(
             f"Kokoro's weights can't be written to {target}: {error.strerror or error}. "
             f"The cache folder must be writable, with {SIZE_BYTES // 1_000_000 + 1} MB free."
+            f"{explain(Needed(cache_dir, WRITE, cache_dir, 'cache'))}"
         ) from error
     return target
 

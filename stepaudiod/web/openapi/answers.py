@@ -43,6 +43,7 @@ class Ready(Answer):
     reasons: list[str]
     engine: str
     why: str
+    problems: list[str] = Field(description="folders that the daemon can't use, and how to mend each")
 
 
 class NotReady(Answer):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from stepaudiod import __version__
 from stepaudiod.idle import IdleClock
+from stepaudiod.obstacles import WRITE, Needed, explain
 from stepaudiod.temp_dirs import UNFINISHED, TempDir
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ class Snapshot:
         try:
             await self._render()
         except OSError as error:
-            self._fail(f"The page's files can't be written: {error}.")
+            needed = Needed(self.folder.parent, WRITE, self._cache(), "cache")
+            self._fail(f"The page's files can't be written: {error}.{explain(needed)}")
         finally:
             self._idle.end()
         then()

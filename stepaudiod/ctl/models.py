@@ -1,4 +1,4 @@
-"""`stepaudioctl models`: pull, list, verify, remove and quantize published models."""
+"""`stepaudioctl models`: pull, list, verify, remove, quantize and move published models."""
 
 from __future__ import annotations
 
@@ -21,13 +21,21 @@ if TYPE_CHECKING:
     from stepaudiod.ctl.hub.sources import Source
 
 NAME = "models"
-SUMMARY = "pull published models, list, verify and remove them"
+SUMMARY = "pull published models, list, verify, remove and move them"
 
 VARIABLES = """\
 environment variables:
   HF_ENDPOINT, MODELSCOPE_ENDPOINT   another server (also --endpoint)
   HF_TOKEN, MODELSCOPE_API_TOKEN     an access token, where a hub requires one
   HTTPS_PROXY, HTTP_PROXY, NO_PROXY  proxies
+"""
+
+
+MOVE = """\
+If DIR has models, they are used as they are. Otherwise all models are copied there, verified, and removed
+from the old folder at the end; the command may be interrupted at any time, and run again. All daemons use DIR
+from then on: models_dir is set in conf.d/50-models.toml, and what the sandbox of the units needs is written
+to their drop-in models.conf. If DIR is data_dir, it becomes usable where it is.
 """
 
 
@@ -73,6 +81,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     remove.add_argument("--yes", action="store_true", help="don't ask for confirmation")
     quantize = add("quantize", "write a quantized copy of Step-Audio-EditX, which loads faster")
     quantize.add_argument("bits", choices=("int8", "int4"), help="the weights' type")
+    move = add("move", "use another folder: move the models there, or use those that it has", MOVE)
+    move.add_argument("target", type=word, metavar="DIR", help="an absolute path, as /srv/models")
     for action in (listed, verify, remove, quantize):
         action.add_argument(
             "--in", type=Path, dest="folder", metavar="DIR", help="default: models in data_dir"
@@ -80,6 +90,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> None:
+    if arguments.action == "move":
+        _move(arguments, terminal)
+        return
     actions = {"pull": _pull, "list": _list, "verify": _verify, "remove": _remove, "quantize": _quantize}
     root = arguments.folder.absolute() if arguments.folder else _models_folder(arguments, terminal)
     owner = _become_owner(arguments, root)
@@ -136,10 +149,10 @@ def _models_folder(arguments: argparse.Namespace, terminal: Terminal) -> Path:
     is_own = settings.data_dir == "auto" and os.geteuid() != 0
     if arguments.action == "pull" and is_own and SYSTEM_DATA.exists():
         terminal.note(
-            f"The model goes to {settings.data_path}, for a daemon that you start yourself. For the system's "
-            f"daemon: sudo {_command_line(arguments)}"
+            f"The model goes to {settings.models_path}, for a daemon that you start yourself. For the "
+            f"system's daemon: sudo {_command_line(arguments)}"
         )
-    return settings.data_path / "models"
+    return settings.models_path
 
 
 def _pull(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> None:
@@ -300,6 +313,22 @@ def _quantize(arguments: argparse.Namespace, root: Path, terminal: Terminal) -> 
         f'equal. To use it: step_audio.quantization = "{arguments.bits}"'
     )
     terminal.result(value, text)
+
+
+def _move(arguments: argparse.Namespace, terminal: Terminal) -> None:
+    from stepaudiod.ctl.hub.progress import size
+    from stepaudiod.ctl.move import Move
+
+    try:
+        moved = Move(Path(os.path.normpath(arguments.target)), terminal).run()
+    except KeyboardInterrupt:
+        terminal.note("Interrupted. Nothing is lost: run the same command to continue.")
+        raise
+    files = [str(path) for path in moved.files]
+    value = {"folder": str(moved.folder), "moved_bytes": moved.moved_bytes, "files": files}
+    done = f"{size(moved.moved_bytes)} moved to" if moved.moved_bytes else "the models are in"
+    written = f"; changed: {', '.join(files)}" if files else "; nothing had to be changed"
+    terminal.result(value, f"{done} {moved.folder}{written}")
 
 
 def _named(name: str, root: Path) -> Installed:

@@ -80,6 +80,7 @@ def _examine(
 ) -> Iterator[Finding]:
     from stepaudiod.ctl.checks import permissions
     from stepaudiod.ctl.checks.engines import read_configuration
+    from stepaudiod.ctl.checks.ports import hand_started_findings
 
     yield from units.findings()
     if options.url is None:
@@ -91,6 +92,8 @@ def _examine(
         yield from permissions.account_findings()
     settings, findings = read_configuration(config or usual, os.environ | units.environment, units.view)
     yield from findings
+    if settings is not None and not units.is_installed:
+        yield from hand_started_findings(settings.listen)
     if settings is not None:
         yield from _engine_findings(units.as_daemon(settings), units)
     if units.is_awake:

@@ -370,3 +370,14 @@ def test_a_file_of_the_configuration_that_the_daemon_may_not_read(open_folder: P
     drop_in.chmod(0o644)
     _, (found,) = read_configuration(main, {}, Seen(OTHER))
     assert found.level == "ok"
+
+
+def test_without_units_the_process_at_a_configured_address_is_named(ctl: Ctl, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        config = tmp_path / "stepaudiod.toml"
+        config.write_text(f'[listen]\nhttp = ["{address}"]\n')
+        found = findings(ctl, "--config", str(config))[address]
+    assert found.level == "note"
+    assert f"(process {os.getpid()}, user " in found.text
+    assert "LISTEN=" in found.advice

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from stepaudiod.config import SYSTEM_CACHE, SYSTEM_DATA, Settings
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
 from stepaudiod.ctl.checks.permissions import Account
+from stepaudiod.ctl.checks.ports import unit_findings
 from stepaudiod.ctl.checks.sandbox import PROPERTIES as SANDBOX
 from stepaudiod.ctl.checks.sandbox import Seen
 from stepaudiod.ctl.daemons import addresses
 from stepaudiod.ctl.errors import Unreachable
 from stepaudiod.ctl.systemctl import TABLE, show, systemctl
 from stepaudiod.obstacles import Own
-from stepaudiod.port_holders import find_holder
 
 PROPERTIES = (
     "Id,LoadState,ActiveState,SubState,Result,UnitFileState,"
@@ -130,7 +130,7 @@ class Units:
                     f"it failed ({unit.get('Result', 'unknown reason')})",
                     f"journalctl -u {name} says why; then: systemctl restart {name}",
                 )
-                yield from _taken_addresses(unit)
+                yield from unit_findings(unit)
             elif unit in listening:
                 yield ok(name, f"listens on {', '.join(addresses(unit)) or 'no address'}")
                 if unit.get("UnitFileState") == "disabled":
@@ -141,7 +141,7 @@ class Units:
                     )
         if not listening:
             if self.of("socket").get("ActiveState") == "inactive":
-                yield from _taken_addresses(self.of("socket"))
+                yield from unit_findings(self.of("socket"))
             yield problem(
                 f"{self.service}.socket",
                 "nothing listens, so a connection can't wake the daemon",
@@ -168,12 +168,3 @@ class Units:
         if state == "activating":
             return ok(name, "starting")
         return ok(name, "asleep: nothing runs until a client connects")
-
-
-def _taken_addresses(unit: dict[str, str]) -> Iterator[Finding]:
-    """Name the processes that listen at the addresses of a unit that doesn't."""
-    for address in addresses(unit):
-        if holder := find_holder(address):
-            yield problem(
-                address, f"taken: {holder.text}", f"{holder.advice}; then: systemctl restart {unit['Id']}"
-            )

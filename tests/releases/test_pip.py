@@ -51,7 +51,10 @@ def test_it_speaks_when_started_by_hand(installed: Release) -> None:
         wait $!
     """)
     assert installed.machine.path(f"{HOME}/en.wav").read_bytes()[:4] == b"RIFF"
-    assert installed.run("env/bin/stepaudioctl --version").startswith("stepaudioctl ")
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=CHECKOUT, check=True, capture_output=True, text=True
+    )
+    assert f"(commit {head.stdout.strip()}" in installed.run("env/bin/stepaudioctl --version")
 
 
 def test_systemd_and_its_journal_hear_of_it(installed: Release) -> None:

@@ -9,8 +9,12 @@ import sys
 def main() -> int:
     # the imports create no garbage, and collecting during them would only take time
     gc.disable()
-    from stepaudiod import daemon
+    try:
+        from stepaudiod import daemon
+    except Exception as error:
+        from stepaudiod.broken_installation import refuse_everything
 
+        return refuse_everything(error)
     gc.freeze()
     gc.enable()
     return daemon.main()

@@ -9,6 +9,7 @@ import os
 import resource
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,10 @@ log = logging.getLogger(__name__)
 
 ROLES: tuple[Role, ...] = ("http", "api", "page")
 
-BROKEN_IDLE_S = 1.0
-"""A daemon with an invalid configuration exits soon, so that the next connection reads the corrected one."""
+BROKEN_IDLE_S = 60.0
+"""A daemon that can't work exits after this time, and the next connection tries it again."""
+RECHECK_S = 1.0
+"""How often an invalid configuration is read again; the daemon exits as soon as it is valid."""
 
 
 class Daemon:
@@ -51,7 +54,7 @@ class Daemon:
         self.broken: str | None = None
         self._failure = ""
         self._unexpected: Exception | None = None
-        self._preloading: asyncio.Task[None] | None = None
+        self._background: asyncio.Task[None] | None = None
         try:
             self.settings = load(path, overrides)
             self.keys = keys.read(self.settings.access.keys_path)
@@ -82,7 +85,7 @@ class Daemon:
             idle, service = self._build_service(Catalog())
             apps = dict.fromkeys(ROLES, refuse_everything(self._failure, self.broken))
         elif self.settings.preload == "start":
-            self._preloading = asyncio.create_task(service.preload())
+            self._background = asyncio.create_task(service.preload())
         server = Server(
             listeners,
             apps,
@@ -93,7 +96,16 @@ class Daemon:
             notifier,
             lambda: self._reload(service, idle, server, listeners),
         )
+        if self.broken is not None and self._unexpected is None:
+            self._background = asyncio.create_task(self._exit_when_mended(server))
         await server.serve()
+
+    async def _exit_when_mended(self, server: Server) -> None:
+        while not server.should_exit:
+            await asyncio.sleep(RECHECK_S)
+            with suppress(ConfigError):
+                keys.read(load(self._path, self._overrides).access.keys_path)
+                server.should_exit = True
 
     def _build(self, listeners: list[Listener]) -> tuple[IdleClock, Dispatcher, dict[Role, ASGIApp]]:
         # remove the temporary files of killed daemons, which may hold a user's voice

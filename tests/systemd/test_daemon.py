@@ -254,9 +254,9 @@ def test_a_broken_configuration_answers_503_and_the_socket_survives(sleeping: Ma
         assert error["code"] == "config_invalid"
         assert f"{CONFIG}: idle_timout: there is no such key" in error["message"]
     sleeping.journal.wait_for(lambda entry: "idle_timout" in str(entry.get("MESSAGE")), since=mark)
+    configure(sleeping)
     sleeping.wait_for_state(SERVICE, "inactive")
     assert sleeping.show(SOCKET, "ActiveState") == "active"
-    configure(sleeping)
     assert say(sleeping).status == 200, "mended, it works without a restart"
 
 

@@ -46,7 +46,7 @@ PRINTS = ("run, prints", "run, fails")
 README_WORDS = 1000
 
 BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
-NEEDS_MORE = re.compile(r"^(sudo |make |python3 -m venv |systemctl |journalctl |git |\.venv/)")
+NEEDS_MORE = re.compile(r"^(sudo |sed .*\| sudo |make |python3 -m venv |systemctl |journalctl |git |\.venv/)")
 CURL_HTTP_ERROR = 22
 """The exit status of `curl --fail-with-body` at a status of 400 or more: curl(1)."""
 

@@ -60,11 +60,11 @@ def examine(
 
     if instance is None:
         units = Units.ask(SINGLE)
-        names = units.listening_instances() if units.is_off else []
+        names = units.instances() if units.is_off else []
         if not names or config is not None:
             yield from _examine(units, None, config, options, terminal)
             return
-        yield note(f"{SINGLE}.socket", f"is off; these instances listen instead: {', '.join(names)}")
+        yield note(f"{SINGLE}.socket", f"is off; these instances take its place: {', '.join(names)}")
         for name in names:
             for finding in examine(name, None, options, terminal):
                 yield replace(finding, subject=f"{name}: {finding.subject}")

@@ -204,7 +204,7 @@ def test_instances_that_listen_instead_of_the_daemon_are_checked(ctl: Ctl, progr
     add_program(programs, "systemctl", APART.format(enabled="disabled", page="inactive"))
     found = findings(Ctl((), ctl.path))
     assert found["stepaudiod.socket"].level == "note"
-    assert "these instances listen instead: page" in found["stepaudiod.socket"].text
+    assert "these instances take its place: page" in found["stepaudiod.socket"].text
     assert found["page: stepaudiod@page.socket"].level == "ok"
     assert found["page: /run/stepaudiod-page.sock"].advice.startswith(
         "systemctl enable --now stepaudiod@page.socket"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.systemd.conftest import CHECKOUT
+from tests.systemd.conftest import CHECKOUT, UNITS
 from tests.systemd.machine import UNIX, Machine
 
 PYTHON = ("env", f"PYTHONPATH={CHECKOUT}", str(Path(sys.prefix).resolve() / "bin/python"))
@@ -66,3 +66,24 @@ def test_the_activator_names_the_socket_unit_that_listens(machine: Machine) -> N
         assert machine.listening_ports() == set()
     finally:
         machine.reset("stepaudiod.socket", "stepaudiod.service")
+
+
+def test_an_instance_whose_port_is_taken_is_examined(machine: Machine) -> None:
+    """Page and API apart, while the old API container still has its port."""
+    container = "0123456789ab" + "c" * 52
+    unit = f"docker-{container}.scope"
+    listen = LISTEN.format("0.0.0.0", "socket.AF_INET").replace("7860", "8003")
+    command = ("systemd-run", "--scope", f"--unit={unit}", "/usr/bin/python3", "-c", listen)
+    with machine.spawn(*command):
+        try:
+            machine.wait_until(lambda: 8003 in machine.listening_ports(), "the container listens")
+            machine.drop_in("stepaudiod@api.socket", (UNITS / "ways/apart-api.conf").read_text())
+            machine.systemctl("start", "stepaudiod@api.socket", check=False)
+            found = json.loads(machine.run(*CTL, "doctor", "--json", check=False).stdout)["findings"]
+        finally:
+            machine.systemctl("stop", unit, check=False)
+            machine.reset("stepaudiod@api.socket", "stepaudiod@api.service")
+    (port,) = [each for each in found if each["subject"] == "api: 127.0.0.1:8003"]
+    assert port["level"] == "problem"
+    stop = "docker update --restart=no 0123456789ab; docker stop 0123456789ab"
+    assert port["advice"] == f"To stop it for good: {stop}; then: systemctl restart stepaudiod@api.socket"

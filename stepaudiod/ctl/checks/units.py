@@ -63,11 +63,12 @@ class Units:
             self.is_awake or any(unit.get("ActiveState") == "active" for unit in self.sockets())
         )
 
-    def listening_instances(self) -> list[str]:
+    def instances(self) -> list[str]:
+        """The instances that listen, and those whose sockets failed to."""
         found = [
             re.fullmatch(rf"{SINGLE}@(.+)\.socket", name)
             for name, unit in self.properties.items()
-            if unit.get("ActiveState") == "active"
+            if unit.get("ActiveState") in ("active", "failed")
         ]
         return sorted(match[1] for match in found if match)
 

@@ -264,6 +264,7 @@ def test_a_broken_configuration_answers_503_and_the_socket_survives(sleeping: Ma
 def test_the_socket_of_the_former_api_serves_the_api_alone(sleeping: Machine) -> None:
     sleeping.systemctl("start", API_SOCKET)
     assert sleeping.request("GET", "/healthz", at=API).status == 200
+    assert sleeping.request("GET", "/healthz", at=("::1", 8003)).status == 200
     assert say(sleeping, at=API).status == 200
     assert sleeping.request("GET", "/", at=API).status == 404
     assert sleeping.request("GET", "/", at=TCP4).status == 200

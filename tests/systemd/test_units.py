@@ -41,6 +41,30 @@ def test_the_sandbox_leaves_little_exposed(machine: Machine, unit: str) -> None:
     machine.run("systemd-analyze", "security", "--no-pager", "--threshold=13", unit)
 
 
+def test_the_unit_for_gpus_may_do_little_else(machine: Machine) -> None:
+    machine.run("systemd-analyze", "security", "--no-pager", "--threshold=25", "stepaudiod-gpu.service")
+
+
+def test_the_unit_for_gpus_can_make_nodes_and_load_modules(machine: Machine) -> None:
+    node, program = "/dev/nvidia-test", "/usr/bin/nvidia-modprobe"
+    script = (
+        f"mknod {node} c 195 0 && chmod 660 {node} && chown 0:video {node} && cat /proc/devices > /dev/null"
+    )
+    machine.write(program, f"#!/bin/sh\n{script}\n", mode=0o755)
+    machine.drop_in("stepaudiod-gpu.service", "[Unit]\nConditionPathExists=\n")
+    try:
+        machine.systemctl("start", "stepaudiod-gpu.service")
+        assert machine.show("stepaudiod-gpu.service", "ExecMainStatus") == "0"
+        found = machine.run("stat", "--format=%A %U:%G %t", node).stdout
+        allowed = machine.show("stepaudiod-gpu.service", "SystemCallFilter").split()
+    finally:
+        machine.remove(program)
+        machine.run("rm", "-f", node)
+        machine.reset("stepaudiod-gpu.service")
+    assert found == "crw-rw---- root:video c3\n"
+    assert {"finit_module", "init_module"} <= set(allowed)
+
+
 @pytest.mark.parametrize("unit", ["stepaudiod.socket", "stepaudiod-api.socket", "stepaudiod@gpu0.socket"])
 def test_no_limit_can_fail_a_socket(machine: Machine, unit: str) -> None:
     assert machine.show(unit, "TriggerLimitIntervalUSec") == "0"

@@ -5,6 +5,7 @@ The container is a service that listens at 0.0.0.0:7860; `docker` is a script th
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoints import write_checkpoint
 from tests.systemd.conftest import CHECKOUT, UNITS, daemon_folders, install_daemon
 from tests.systemd.machine import UNIX, Machine
 from tests.systemd.root import PACKAGES, Unavailable, cached_root
@@ -20,6 +22,7 @@ from tests.test_documents import blocks, text
 
 pytestmark = pytest.mark.slow
 
+OLD_MODELS = "/srv/step-audio/models"
 MOVING, INSTALL = "docs/moving.md", "docs/install.md"
 NAME = "step-audio-unified"
 CONTAINER = """
@@ -185,6 +188,26 @@ def test_the_network_gets_in_with_a_key_as_docker_had_published_the_port(moved: 
     assert moved.listening_ports() == {7860}
     follow(moved, way_back("lan.conf"))
     is_default(moved)
+    assert moved.run("stepaudioctl", "keys", "list").stdout.strip().endswith("has no keys")
+
+
+def test_the_models_of_the_old_project_are_used_where_they_are(moved: Machine, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "models")
+    moved.copy_in(tmp_path / "models", OLD_MODELS)
+    moved.run("chmod", "-R", "a+rX", OLD_MODELS)
+    assert "step-audio-editx" not in models(moved)
+    (move,) = commands(MOVING, "The models")
+    follow(moved, move)
+    assert models(moved)[0] == "step-audio-editx"
+    assert not moved.path("/var/lib/stepaudiod/models/Step-Audio-EditX").exists()
+    follow(moved, way_back("Models that are elsewhere"))
+    assert models(moved)[0] == "step-audio-editx"
+    assert moved.path("/var/lib/stepaudiod/models/Step-Audio-EditX").exists()
+    moved.remove("/var/lib/stepaudiod/models")
+
+
+def models(machine: Machine) -> list[str]:
+    return [model["id"] for model in json.loads(machine.request("GET", "/v1/models").body)["data"]]
 
 
 def test_every_way_file_has_its_way_back() -> None:

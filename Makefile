@@ -5,7 +5,7 @@
 # make dev    set up for development, with pre-commit's hooks
 # make test-packages   build the packages for SUITE=trixie (noble, resolute), and test them in a booted system of it
 # make test-attack   attack a running daemon; ATTACK_SCALE=20 tries twenty times as often
-# make test-releases   try make run and the tests in booted systems of SUITES="bookworm trixie noble"
+# make test-releases   try make run and the tests in booted systems of SUITES="bookworm trixie noble resolute"
 # make deb    build the Debian packages for this release; SUITE=trixie (bookworm, noble, resolute) for another one
 # make apt-repo   build them as a signed repository for apt
 # make release VERSION=x.y.z   make the commit and the tag of a release, then its files
@@ -39,7 +39,7 @@ JOBS ?= 2
 PARALLEL := -n $(JOBS)
 IS_HERE := $(if $(IS_WHOLE),, and not systemd and not browser)
 # The suites of make test-releases, on a machine that can boot them.
-SUITES ?= bookworm trixie noble
+SUITES ?= bookworm trixie noble resolute
 
 .PHONY: run dev test test-rest test-all test-packages test-attack test-releases deb docs lint lock clean
 .SILENT: run test apt-repo

@@ -17,7 +17,7 @@ from tests.systemd.machine import Machine
 from tests.systemd.root import Unavailable, cached_root
 
 CHECKOUT = Path(__file__).parent.parent.parent
-SUITES = os.environ.get("SUITES", "bookworm trixie noble").split()
+SUITES = os.environ.get("SUITES", "bookworm trixie noble resolute").split()
 BARE = ("apt", "sudo", "systemd", "systemd-sysv")
 USER, HOME = "reader", "/home/reader"
 CERTIFICATES = "/etc/pip-certificates.crt"

@@ -200,10 +200,10 @@ def test_the_models_of_the_old_project_are_used_where_they_are(moved: Machine, t
     follow(moved, move)
     assert models(moved)[0] == "step-audio-editx"
     assert not moved.path("/var/lib/stepaudiod/models/Step-Audio-EditX").exists()
-    follow(moved, way_back("Models that are elsewhere"))
-    assert models(moved)[0] == "step-audio-editx"
-    assert moved.path("/var/lib/stepaudiod/models/Step-Audio-EditX").exists()
-    moved.remove("/var/lib/stepaudiod/models")
+    follow(moved, way_back("models move"))
+    assert "step-audio-editx" not in models(moved)
+    assert moved.path(f"{OLD_MODELS}/Step-Audio-EditX").exists()
+    is_default(moved)
 
 
 def models(machine: Machine) -> list[str]:

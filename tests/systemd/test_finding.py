@@ -146,7 +146,9 @@ def test_a_user_outside_the_group_needs_a_port_of_the_instance(gpus: Machine) ->
 def test_a_user_outside_the_group_is_served_over_tcp(default: Machine) -> None:
     done = ctl(default, "voices", user=USER)
     assert (done.returncode, done.stderr) == (0, "")
-    found = json.loads(ctl(default, "doctor", "--json", user=USER).stdout)["findings"]
+    done = ctl(default, "doctor", "--json", user=USER)
+    assert done.stdout, done.stderr
+    found = json.loads(done.stdout)["findings"]
     (socket,) = [each for each in found if each["subject"] == "/run/stepaudiod.sock"]
     assert socket["level"] == "ok"
     assert "http://127.0.0.1:7860" in socket["text"]

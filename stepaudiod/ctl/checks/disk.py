@@ -27,8 +27,22 @@ def folder_findings(settings: Settings, view: Own | Seen, models_bytes: int) -> 
     yield from found
     if found[0].level in ("ok", "note"):
         for subject, needed in (("models folder", models), ("voices folder", voices)):
-            if needed.path != needed.top and (obstacle := view.first([needed])):
-                yield problem(subject, obstacle.problem, obstacle.advice)
+            if needed.path != needed.top:
+                yield from _obstacle_findings(subject, needed, view)
+
+
+def _obstacle_findings(subject: str, needed: Needed, view: Own | Seen) -> Iterator[Finding]:
+    try:
+        obstacle = view.first([needed])
+    except PermissionError:
+        yield _unseen(subject, needed)
+        return
+    if obstacle is not None:
+        yield problem(subject, obstacle.problem, obstacle.advice)
+
+
+def _unseen(subject: str, needed: Needed) -> Finding:
+    return unknown(subject, f"you may not look into {needed.path}", "sudo stepaudioctl doctor")
 
 
 def _finding(subject: str, needed: Needed, view: Own | Seen, wanted_bytes: int) -> Finding:
@@ -37,7 +51,7 @@ def _finding(subject: str, needed: Needed, view: Own | Seen, wanted_bytes: int) 
         obstacle = view.first([needed])
         is_there, is_folder = path.exists(), path.is_dir()
     except PermissionError:
-        return unknown(subject, f"you may not look into {path}", "sudo stepaudioctl doctor")
+        return _unseen(subject, needed)
     if is_there and not is_folder:
         return problem(subject, f"{path} isn't a folder", f"move it away, then: mkdir {quoted(path)}")
     if obstacle is not None:

@@ -60,8 +60,26 @@ def shown(page: Path) -> str:
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_has_the_usual_sections(made: Path, name: str) -> None:
     text = shown(made / name)
-    for section in ("NAME", "SYNOPSIS", "DESCRIPTION", "SEE ALSO"):
+    for section in ("NAME", "SYNOPSIS", "DESCRIPTION", "ENVIRONMENT", "FILES", "EXAMPLES", "SEE ALSO"):
         assert f" {section} " in text, section
+    page, _, number = name.rpartition(".")
+    assert text.startswith(f"{page}({number})"), "the title is as the name is typed"
+
+
+def test_the_page_of_stepaudiod_is_found_under_its_units(made: Path) -> None:
+    units = {path.name for path in (ROOT / "packaging/systemd").glob("*.s[eo]*")}
+    names = shown(made / "stepaudiod.8").partition(" NAME ")[2].partition(" - ")[0].split(", ")
+    assert set(names) == {"stepaudiod"} | units
+    links = (ROOT / "packaging/debian/stepaudiod.links").read_text().split()[1::2]
+    assert {link.rpartition("/")[2] for link in links} == {f"{unit}.8" for unit in units}
+
+
+def test_mandoc_finds_nothing_to_warn_of(made: Path) -> None:
+    if shutil.which("mandoc") is None:
+        pytest.skip("mandoc isn't installed")
+    pages = [str(made / name) for name in PAGES]
+    done = subprocess.run(["mandoc", "-T", "lint", *pages], capture_output=True, text=True, check=False)
+    assert [line for line in done.stdout.splitlines() if ": STYLE: " not in line] == []
 
 
 def test_the_page_of_stepaudioctl_knows_every_command_and_option(made: Path) -> None:

@@ -14,6 +14,8 @@ from stepaudiod import daemon
 from stepaudiod.ctl import main as ctl
 from stepaudiod.ctl.options import global_options
 
+UNITS = tuple(sorted(path.name for path in Path(__file__).parent.parent.glob("systemd/*.s[eo]*")))
+
 
 def main(folder: Path) -> None:
     shared = tree.options_of(global_options())
@@ -21,7 +23,7 @@ def main(folder: Path) -> None:
     stepaudiod = tree.read(daemon.build_parser())
     files = {
         "stepaudiod.8": pages.page_of_program(
-            stepaudiod, 8, "speech server that runs only while it is used", pages.prose("stepaudiod")
+            stepaudiod, UNITS, "speech server that runs only while it is used", pages.prose("stepaudiod")
         ),
         "stepaudioctl.1": pages.page_of_commands(
             stepaudioctl, shared, ctl.EXIT_CODES, pages.prose("stepaudioctl")

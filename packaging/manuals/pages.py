@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -19,13 +21,18 @@ HERE = Path(__file__).parent
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
-def heading(name: str, section: int, summary: str) -> str:
-    title = f'.TH {name.upper()} {section} "" "stepaudiod {__version__}"'
-    return f"{title}\n.SH NAME\n{escape(name)} \\- {escape(summary)}\n"
+def heading(names: tuple[str, ...], section: int, summary: str) -> str:
+    """The title and the names under which the page is found, the first of which is its own."""
+    date = time.strftime("%Y-%m-%d", time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))))
+    title = f'.TH {escape(names[0])} {section} {date} "stepaudiod {__version__}"'
+    keep_names_whole = ".nh\n.ad l"
+    return f"{title}\n{keep_names_whole}\n.SH NAME\n{escape(', '.join(names))} \\- {escape(summary)}\n"
 
 
 def escape(text: str) -> str:
+    """Text for roff; what stands between backquotes is bold, as it is typed."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq").replace("…", "...")
+    text = re.sub(r"`([^`]+)`", r"\\fB\1\\fR", text)
     return re.sub(r"(?m)^([.'])", r"\\&\1", text)
 
 
@@ -33,13 +40,15 @@ def prose(name: str) -> str:
     return (HERE / f"{name}.roff").read_text()
 
 
-def page_of_program(command: Command, section: int, summary: str, body: str) -> str:
-    """The page of a program without commands."""
+def page_of_program(command: Command, units: tuple[str, ...], summary: str, body: str) -> str:
+    """The page of a program without commands, and of its units."""
     own = [option for option in command.options if option.names]
     return "".join(
         [
-            heading(command.words[0], section, summary),
+            heading((*command.words, *units), 8, summary),
             f".SH SYNOPSIS\n{_synopsis(command)}",
+            ".br\n".join(["", *(f".B {escape(unit)}\n" for unit in units)]),
+            f".SH DESCRIPTION\n{prose('stepaudiod-description')}",
             ".SH OPTIONS\n",
             *map(_item, own),
             body,
@@ -51,7 +60,7 @@ def page_of_commands(root: Command, shared: tuple[Option, ...], exit_codes: str,
     """The page of a program with commands, each with its own options."""
     below = [command for command in root.all()[1:] if not command.commands]
     parts = [
-        heading(root.words[0], 1, "speak through stepaudiod, and manage it"),
+        heading(root.words, 1, "speak through stepaudiod, and manage it"),
         ".SH SYNOPSIS\n",
         ".br\n".join(map(_synopsis, below)),
         f".SH DESCRIPTION\n{prose('stepaudioctl-description')}",
@@ -68,8 +77,7 @@ def page_of_commands(root: Command, shared: tuple[Option, ...], exit_codes: str,
 
 def page_of_settings(body: str) -> str:
     """The page of the configuration file."""
-    name = "stepaudiod.toml"
-    parts = [heading(name, 5, "the configuration of stepaudiod"), prose("toml-description")]
+    parts = [heading(("stepaudiod.toml",), 5, "the configuration of stepaudiod"), prose("toml-description")]
     parts += [".SH KEYS\n", *_keys(Settings, ())]
     for key, field in Settings.model_fields.items():
         if _is_table(field):
@@ -97,7 +105,10 @@ def _is_table(field: FieldInfo) -> bool:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    """With a capital, unless the first word is a name such as mp3."""
+    if re.match(r"[a-z]+([\s,.;]|: |$)", text):
+        text = text[0].upper() + text[1:]
+    return f"{text}." if text else ""
 
 
 def _bounds(field: FieldInfo) -> str:
@@ -113,16 +124,23 @@ def _bounds(field: FieldInfo) -> str:
 
 
 def _synopsis(command: Command) -> str:
-    words = " ".join(command.words)
-    rest = [f"[{escape(' '.join((o.names[-1], o.value)).strip())}]" for o in command.options if o.names]
-    rest += [escape(o.value if o.is_required else f"[{o.value}]") for o in command.options if not o.names]
-    return f".B {escape(words)}\n{' '.join(rest)}\n"
+    named = [f"[\\fB{escape(o.names[-1])}\\fR{_value(o, ' ')}]" for o in command.options if o.names]
+    rest = [_value(o) if o.is_required else f"[{_value(o)}]" for o in command.options if not o.names]
+    return f".B {escape(' '.join(command.words))}\n{' '.join(named + rest)}\n"
+
+
+def _value(option: Option, before: str = "") -> str:
+    """The value of an option: choices in bold, since they are typed so, and names of values in italics."""
+    if not option.value:
+        return ""
+    if option.value == "|".join(option.choices):
+        return before + "|".join(f"\\fB{escape(choice)}\\fR" for choice in option.choices)
+    return f"{before}\\fI{escape(option.value)}\\fR"
 
 
 def _item(option: Option) -> str:
     names = ", ".join(f"\\fB{escape(name)}\\fR" for name in option.names)
-    value = f"\\fI{escape(option.value)}\\fR" if option.value else ""
-    return f".TP\n{' '.join(part for part in (names, value) if part)}\n{escape(_sentence(option.help))}\n"
+    return f".TP\n{names}{_value(option, ' ' if names else '')}\n{escape(_sentence(option.help))}\n"
 
 
 def _exit_codes(text: str) -> Iterator[str]:

@@ -103,15 +103,14 @@ class Own:
         return os.access(path, want, effective_ids=True)
 
     def hides(self, path: Path) -> str:
-        root, _, _ = self._mounts.get(path, NO_MOUNT)
-        if root.endswith("/inaccessible/dir"):
+        if self._mounts.get(path, NO_MOUNT).root.endswith("/inaccessible/dir"):
             return "ProtectHome=yes" if str(path) in HOMES else "InaccessiblePaths="
-        root, kind, _ = self._mounts.get(path.parent, NO_MOUNT)
-        if "INVOCATION_ID" not in os.environ or os.path.lexists(path):
+        parent = self._mounts.get(path.parent, NO_MOUNT)
+        if not _is_sandboxed() or os.path.lexists(path):
             return ""
-        if "/systemd-private-" in root:
+        if "/systemd-private-" in parent.root:
             return "PrivateTmp=yes"
-        if kind == "tmpfs" and root == "/":
+        if parent.kind == "tmpfs" and parent.root == "/" and not parent.is_inherited:
             return "ProtectHome=tmpfs" if str(path.parent) in HOMES else "TemporaryFileSystem="
         return ""
 
@@ -119,8 +118,8 @@ class Own:
         if not is_mounted_read_only(path):
             return ""
         point = next(each for each in (path, *path.parents) if each in self._mounts)
-        is_mounted = "ro" in self._mounts[point].options or "INVOCATION_ID" not in os.environ
-        return MOUNTED if is_mounted else "ProtectSystem= or ReadOnlyPaths="
+        is_mounted = "ro" in self._mounts[point].options
+        return MOUNTED if is_mounted or not _is_sandboxed() else "ProtectSystem= or ReadOnlyPaths="
 
 
 def is_mounted_read_only(path: Path) -> bool:
@@ -130,14 +129,23 @@ def is_mounted_read_only(path: Path) -> bool:
 
 
 class Mount(NamedTuple):
-    """The folder of a file system that is mounted, the file system's type, and its own options."""
+    """The folder of a file system that is mounted, the file system's type, and its own options.
+
+    An inherited one comes from outside the sandbox.
+    """
 
     root: str
     kind: str
     options: tuple[str, ...]
+    is_inherited: bool
 
 
-NO_MOUNT = Mount("", "", ())
+NO_MOUNT = Mount("", "", (), False)
+
+
+def _is_sandboxed() -> bool:
+    """Whether this process is that of a unit: systemd.exec(5), StateDirectory=."""
+    return "STATE_DIRECTORY" in os.environ
 
 
 def _mounts() -> dict[Path, Mount]:
@@ -145,9 +153,14 @@ def _mounts() -> dict[Path, Mount]:
     found = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         mount, _, file_system = line.partition(" - ")
-        _, _, _, root, point, *_ = mount.split()
+        _, _, _, root, point, *more = mount.split()
         kind, *_, options = file_system.split()
-        found[Path(_unescaped(point))] = Mount(_unescaped(root), kind, tuple(options.split(",")))
+        found[Path(_unescaped(point))] = Mount(
+            _unescaped(root),
+            kind,
+            tuple(options.split(",")),
+            any(each.startswith("master:") for each in more),
+        )
     return found
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from stepaudiod.ctl.errors import ClientMissing, IncompleteModel, NotPermitted, WrongUsage
 from stepaudiod.ctl.options import Options, global_options, word
 from stepaudiod.ctl.terminal import Terminal, plain, table
+from stepaudiod.obstacles import WRITE, Needed, explain, quoted
 
 if TYPE_CHECKING:
     from stepaudiod.ctl.hub.installed import Installed
@@ -102,10 +103,13 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
         actions[arguments.action](arguments, root, terminal)
     except PermissionError as error:
         if owner is not None:
+            used = Path(error.filename or root)
+            mend = (
+                explain(Needed(used, WRITE, used, "data")) or f" Run: sudo chown -R {owner}: {quoted(used)}"
+            )
             raise NotPermitted(
                 f"The folder belongs to the user {owner}, so this command runs with that user's rights, "
-                f"which don't allow it to use {error.filename or root}. "
-                f"Run: chown -R {owner}: {error.filename or root}"
+                f"which don't allow it to use {used}.{mend}"
             ) from None
         raise NotPermitted(
             f"You may not use {error.filename or root}. Run as root: sudo {_command_line(arguments)} (sudo "
@@ -114,7 +118,10 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise IncompleteModel(f"{error.filename or root} can't be used: {error.strerror or error}.") from None
+        mend = explain(Needed(root, WRITE, root, "data"))
+        raise IncompleteModel(
+            f"{error.filename or root} can't be used: {error.strerror or error}.{mend}"
+        ) from None
 
 
 def _become_owner(arguments: argparse.Namespace, root: Path) -> str | None:

@@ -59,9 +59,10 @@ def ctl(machine: Machine, *arguments: str, status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def doctor(machine: Machine) -> dict[str, dict[str, str]]:
+def doctor(machine: Machine, user: str | None = None) -> dict[str, dict[str, str]]:
     """What is wrong, by subject."""
-    done = machine.run("env", f"PYTHONPATH={CHECKOUT}", "stepaudioctl", "doctor", "--json", check=False)
+    command = ["env", f"PYTHONPATH={CHECKOUT}", "stepaudioctl", "doctor", "--json"]
+    done = machine.run(*command, check=False, user=user)
     return {
         each["subject"]: each for each in json.loads(done.stdout)["findings"] if each["level"] == "problem"
     }
@@ -84,6 +85,10 @@ def upload(machine: Machine) -> tuple[int, str]:
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
     reply = machine.request("POST", "/v1/audio/voices", body, headers)
     return reply.status, json.loads(reply.body).get("error", {}).get("message", "")
+
+
+def test_a_user_without_rights_gets_no_wrong_alarm(sleeping: Machine) -> None:
+    assert not doctor(sleeping, user="nobody").keys() & {"data folder", "cache folder", "engine"}
 
 
 def configure(machine: Machine, data: str) -> None:

@@ -27,22 +27,9 @@ def folder_findings(settings: Settings, view: Own | Seen, models_bytes: int) -> 
     yield from found
     if found[0].level in ("ok", "note"):
         for subject, needed in (("models folder", models), ("voices folder", voices)):
-            if needed.path != needed.top:
-                yield from _obstacle_findings(subject, needed, view)
-
-
-def _obstacle_findings(subject: str, needed: Needed, view: Own | Seen) -> Iterator[Finding]:
-    try:
-        obstacle = view.first([needed])
-    except PermissionError:
-        yield _unseen(subject, needed)
-        return
-    if obstacle is not None:
-        yield problem(subject, obstacle.problem, obstacle.advice)
-
-
-def _unseen(subject: str, needed: Needed) -> Finding:
-    return unknown(subject, f"you may not look into {needed.path}", "sudo stepaudioctl doctor")
+            finding = _finding(subject, needed, view, 0)
+            if needed.path != needed.top and finding.level in ("problem", "unknown"):
+                yield finding
 
 
 def _finding(subject: str, needed: Needed, view: Own | Seen, wanted_bytes: int) -> Finding:
@@ -51,7 +38,7 @@ def _finding(subject: str, needed: Needed, view: Own | Seen, wanted_bytes: int) 
         obstacle = view.first([needed])
         is_there, is_folder = path.exists(), path.is_dir()
     except PermissionError:
-        return _unseen(subject, needed)
+        return unknown(subject, f"you may not look into {path}", "sudo stepaudioctl doctor")
     if is_there and not is_folder:
         return problem(subject, f"{path} isn't a folder", f"move it away, then: mkdir {quoted(path)}")
     if obstacle is not None:

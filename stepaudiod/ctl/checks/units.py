@@ -78,14 +78,19 @@ class Units:
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     @property
+    def _is_for_system(self) -> bool:
+        """Whether the daemon is the system's, which is assumed where systemd doesn't answer this user."""
+        return self.is_installed or (bool(self.error) and SYSTEM_DATA.exists())
+
+    @property
     def view(self) -> Own | Seen:
         """The daemon's view of the file system; the current user's if it has no unit, or no account."""
-        account = Account.of_unit(self.of("service")) if self.is_installed else None
+        account = Account.of_unit(self.of("service")) if self._is_for_system else None
         return Own() if account is None else Seen.of(account, self.of("service"))
 
     def as_daemon(self, settings: Settings) -> Settings:
         """The settings with the unit's folders: "auto" is another one for it than for the current user."""
-        if not self.is_installed and not (self.error and SYSTEM_DATA.exists()):
+        if not self._is_for_system:
             return settings
         folders = {"data_dir": SYSTEM_DATA, "cache_dir": SYSTEM_CACHE}
         return settings.model_copy(

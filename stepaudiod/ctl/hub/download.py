@@ -30,6 +30,7 @@ from stepaudiod.ctl.hub.catalog import PULLING, PublishedModel, Repository
 from stepaudiod.ctl.hub.manifest import FileRecord, Manifest, read
 from stepaudiod.ctl.hub.progress import Progress, size
 from stepaudiod.ctl.hub.sources import Listing, RemoteFile, Source
+from stepaudiod.obstacles import WRITE, Needed, explain
 
 GONE = ".gone-"
 
@@ -232,7 +233,7 @@ class Pull:
             return InsufficientSpace(
                 f"{message} The downloaded part is kept: free some space, then run the same command again."
             )
-        return IncompleteModel(message)
+        return IncompleteModel(message + explain(Needed(self.root, WRITE, self.root, "data")))
 
     def _staging(self, repository: Repository) -> Path:
         return self.root / PULLING / repository.folder

@@ -43,7 +43,7 @@ def debian() -> Path:
 
 @pytest.fixture(scope="session")
 def repository(debian: Path) -> Iterator[Repository]:
-    """The packages of this checkout and their dependencies from the release, in a folder that apt can read."""
+    """The packages of this checkout, and the release's packages that they need, as apt reads them."""
     make = ["make", "deb", *([] if SUITE == HOST_SUITE else [f"SUITE={SUITE}"])]
     done = subprocess.run(make, cwd=CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from tests.bench.measure import first_byte_of_body, machine, request, spread
-from tests.packages.conftest import DEBS
+from tests.packages.conftest import DEBS, SUITE
 from tests.packages.repository import Repository
 from tests.systemd.machine import Machine
 from tests.systemd.root import cached_root
@@ -67,12 +67,12 @@ def main() -> None:
     """Print the table."""
     boots = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     print(f"{machine()}; load {os.getloadavg()[0]:.1f}")
-    debian = cached_root()
+    debian = cached_root(SUITE)
     cold, warm = [], []
     with tempfile.TemporaryDirectory(dir=debian.parent) as name:
         folder = Path(name)
         debs = [next(DEBS.glob(f"{package}_*.deb")) for package in PACKAGES]
-        repository = Repository.of(debs, folder / "repository", debian)
+        repository = Repository.of(debs, folder / "repository", SUITE, debian)
         root = folder / "root"
         subprocess.run(["cp", "-a", str(debian), str(root)], check=True)
         install(root, repository.pool)

@@ -172,7 +172,7 @@ def is_resident(machine: Machine) -> bool:
 
 
 def test_the_network_gets_in_with_a_key_as_docker_had_published_the_port(moved: Machine) -> None:
-    at_7860, at_8003 = commands(MOVING, "From the network")
+    at_7860, without_keys, at_8003 = commands(MOVING, "From the network")
     key = follow(moved, at_7860).split()[-1]
     name = moved.run("uname", "-n").stdout.strip()
     for host in (LAN[0], name, f"{name}.local"):
@@ -184,6 +184,8 @@ def test_the_network_gets_in_with_a_key_as_docker_had_published_the_port(moved: 
     assert answers(moved, 8003, "/v1/models", name) == 401
     assert answers(moved, 8003, "/v1/models", name, key) == answers(moved, 8003, "/v1/models") == 200
     assert answers(moved, 8003, "/", name, key) == 404
+    follow(moved, without_keys)
+    assert answers(moved, 7860, "/v1/models", name) == answers(moved, 8003, "/v1/models", name) == 200
     follow(moved, way_back("stepaudiod-api.socket"))
     assert moved.listening_ports() == {7860}
     follow(moved, way_back("lan.conf"))

@@ -32,6 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
+def built_packages() -> list[Path]:
+    """Build the packages of this checkout for the release."""
+    make = ["make", "deb", *([] if SUITE == HOST_SUITE else [f"SUITE={SUITE}"])]
+    done = subprocess.run(make, cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return sorted(DEBS.glob("*.deb"))
+
+
 @pytest.fixture(scope="session")
 def debian() -> Path:
     """The folder of a bootable Debian or Ubuntu."""
@@ -44,13 +52,11 @@ def debian() -> Path:
 @pytest.fixture(scope="session")
 def repository(debian: Path) -> Iterator[Repository]:
     """The packages of this checkout, and the release's packages that they need, as apt reads them."""
-    make = ["make", "deb", *([] if SUITE == HOST_SUITE else [f"SUITE={SUITE}"])]
-    done = subprocess.run(make, cwd=CHECKOUT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    debs = built_packages()
     folder = CHECKOUT / "build" / "tests-repository"
     for each in (folder, folder.with_name(f"{folder.name}.key")):
         shutil.rmtree(each, ignore_errors=True)
-    yield Repository.of(sorted(DEBS.glob("*.deb")), folder, SUITE, debian)
+    yield Repository.of(debs, folder, SUITE, debian)
     shutil.rmtree(folder)
 
 

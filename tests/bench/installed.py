@@ -1,7 +1,7 @@
 """Installation and first sound on a release, as root: `SUITE=noble python -m tests.bench.installed`.
 
-It builds the packages as `make deb SUITE=noble` does, and prints one row of the table in docs/benchmarks.md. A
-booted system without a network installs the packages; each first connection finds no process.
+It builds the packages as `make deb SUITE=noble` does, and prints one row of the table in docs/benchmarks.md.
+A booted system without a network installs the packages; each first connection finds no process.
 """
 
 from __future__ import annotations

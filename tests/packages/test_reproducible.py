@@ -16,7 +16,7 @@ def test_another_folder_makes_the_same_packages(tmp_path: Path) -> None:
     """All are built from scratch, from the same wheels."""
     if SUITE != HOST_SUITE:
         pytest.skip("the packages of other releases are always built in the same folder of a new root")
-    copy = tmp_path / "a longer path" / "stepaudiod"
+    copy = tmp_path / "a-longer-path" / "stepaudiod"
     copy.mkdir(parents=True)
     listed = subprocess.run(
         ["packaging/sources-digest.sh", "list"], cwd=CHECKOUT, capture_output=True, text=True

@@ -19,8 +19,8 @@ HASH = re.compile(r"[0-9a-f]{40,64}(-dirty)?")
 def read_commit(folder: str) -> str:
     """The commit of the code in this folder, without starting git.
 
-    A package and an sdist have it in the file `commit`, followed by `-dirty` if the tree had changes when they
-    were built. In a checkout, and where pip has installed one, it is the commit that was checked out, also if
+    A package and an sdist have it in the file `commit`, followed by `-dirty` if the tree had changes when
+    they were built. In a checkout, and where pip has installed one, it is the commit that was checked out, also if
     files had changed.
 
     Returns:

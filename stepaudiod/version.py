@@ -20,8 +20,8 @@ def read_commit(folder: str) -> str:
     """The commit of the code in this folder, without starting git.
 
     A package and an sdist have it in the file `commit`, followed by `-dirty` if the tree had changes when
-    they were built. In a checkout, and where pip has installed one, it is the commit that was checked out, also if
-    files had changed.
+    they were built. In a checkout, and where pip has installed one, it is the commit that was checked out,
+    also if files had changed.
 
     Returns:
         The hash, or "" if it is unknown.

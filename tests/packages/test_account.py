@@ -17,13 +17,13 @@ def test_an_old_account_keeps_its_numbers_files_and_members(machine: Machine, re
     machine.run("install", "-D", "-o", "stepaudio", "-g", "stepaudio", "/dev/null", VOICE)
     machine.write(OLD_DROP_IN, "[Socket]\nSocketGroup=stepaudio\n")
     ids = machine.run("id", "stepaudio").stdout.replace("stepaudio", "_stepaudio")
-    running = machine.spawn("sleep", "infinity", user="stepaudio")  # as a daemon that waits for the upgrade
+    # a process of the user, as a daemon that waits for the upgrade
+    machine.run("systemd-run", "--uid=stepaudio", "--unit=waiting", "sleep", "infinity")
 
     done = machine.run("apt-get", "install", "--yes", "stepaudiod", timeout_s=120)
 
-    assert running.poll() is None
-    running.kill()
-    running.communicate()
+    assert machine.show("waiting.service", "ActiveState") == "active"
+    machine.systemctl("stop", "waiting.service")
     assert ids.split()[:2] == machine.run("id", "_stepaudio").stdout.split()[:2]
     assert machine.run("getent", "passwd", "stepaudio", check=False).stdout == ""
     assert machine.run("stat", "--format=%U:%G", VOICE).stdout == "_stepaudio:_stepaudio\n"

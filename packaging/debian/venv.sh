@@ -35,6 +35,8 @@ case $kind in
     ;;
 esac
 
+"$python" packaging/inventory/inventory.py copyright "$packages" "${packages#"$stage/"}" > "$stage.copyright"
+
 # Remove what only developers of the packages use: the installation time depends on the number of files.
 cd "$packages"
 find . -type d '(' -name tests -o -name test -o -name __pycache__ ')' -prune -exec rm -rf {} +

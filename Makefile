@@ -41,7 +41,7 @@ IS_HERE := $(if $(IS_WHOLE),, and not systemd and not browser)
 # The suites of make test-releases, on a machine that can boot them.
 SUITES ?= bookworm trixie noble resolute
 
-.PHONY: run dev test test-rest test-all test-packages test-attack test-releases deb docs lint lock clean
+.PHONY: run dev test test-rest test-all test-packages test-attack test-releases deb docs lint lock audit clean
 .SILENT: run test apt-repo
 
 run: export STEPAUDIOD_CACHE_DIR ?= $(CURDIR)/build/cache
@@ -91,7 +91,7 @@ DEB_PACKAGES := $(PACKAGES) bash-completion build-essential debhelper dh-python 
 
 .PHONY: apt-repo lock-deb
 deb:
-	$(call install_packages,$(if $(SUITE),mmdebstrap,$(DEB_PACKAGES)))
+	$(call install_packages,debian-archive-keyring mmdebstrap $(if $(SUITE),,$(DEB_PACKAGES)))
 	packaging/$(if $(SUITE),deb-suite.sh $(SUITE) $(DEB_PACKAGES),deb.sh)
 	@set -- $(BUILT)/stepaudiod-runtime-*.deb; printf '\nTo install them$(if $(SUITE),$(comma) on a machine with $(SUITE)):\n\n  sudo apt install %s\n\n' \
 	  "$$([ $$# = 1 ] && echo '$(BUILT)/*.deb' || echo '$(BUILT)/stepaudiod_*.deb $(BUILT)/stepaudiod-voices_*.deb' \
@@ -121,6 +121,14 @@ release-files:
 lock-deb:
 	$(call install_packages,$(DEB_PACKAGES))
 	packaging/lock.sh
+
+# pip-audit has an environment of its own, since it isn't a part of anything; --strict fails if a package can't be looked up.
+audit:
+	$(call install_packages,$(PACKAGES))
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	sed -e '/^#/d; s/ .*//; s/+.*//; s/===/==/' packaging/lock/*.txt | sort -u > build/audit/locked.txt
+	build/audit/bin/pip-audit --strict --progress-spinner off --no-deps --disable-pip --requirement build/audit/locked.txt
 
 clean:
 	rm -rf $(VENV) build dist

@@ -8,6 +8,7 @@ output=$PWD/build/deb/$suite
 wheels=$PWD/build/wheels
 inside=/srv/stepaudiod
 mkdir -p "$output" "$wheels"
+packaging/av/build.sh
 
 built_from=$(packaging/version.sh --line)
 built=$output/.built-$( (echo "$built_from ${RUNTIMES:-lite}"; packaging/sources-digest.sh) | sha256sum | cut -c1-16)

@@ -37,12 +37,13 @@ fetch() { # FILE [pip's options]: download the files of a list, verified by thei
     --dest "$WHEELS" --requirement "$file" "$@"
 }
 
+[ -z "$runtimes" ] || packaging/av/build.sh
 for list in $runtimes voices; do
   fetched=$WHEELS/.$list-${python##*/}-$(sha256sum < "packaging/lock/$list.txt" | cut -c1-16)
   if [ ! -e "$fetched" ]; then
     # torch without CUDA is only in PyTorch's own index, unless pip's configuration has another source of it
     grep '^torch==.*+cpu' "packaging/lock/$list.txt" > "$output/torch.txt" || true
-    grep -v '^torch==.*+cpu' "packaging/lock/$list.txt" > "$output/rest.txt"
+    grep -v -e '^torch==.*+cpu' -e '^av==' "packaging/lock/$list.txt" > "$output/rest.txt"
     fetch "$output/rest.txt"
     if [ -s "$output/torch.txt" ]; then
       fetch "$output/torch.txt" || fetch "$output/torch.txt" --index-url https://download.pytorch.org/whl/cpu || {
@@ -59,7 +60,7 @@ done
 # Runtimes and voices are built only when their recipe has changed; runtimes that aren't selected are not built.
 recipe() { # PACKAGE LIST
   (cd packaging/debian && cat ../contents-digest.sh "../lock/$2.txt" ../lock/version control rules venv.sh copyright \
-    "$1".* ../../NOTICE) | sha256sum | cut -c1-16
+    "$1".* ../av/* ../inventory/*.py ../licenses/* ../../NOTICE) | sha256sum | cut -c1-16
 }
 left_out=
 built=
@@ -71,7 +72,7 @@ for list in lite cpu cuda voices; do
     left_out="$left_out -N$package"
     continue
   fi
-  rm -f "$output/${package}"_*.deb "$output/.kept-$package"-*
+  rm -f "$output/${package}"_* "$output/.kept-$package"-*
   case " $runtimes voices " in
     *" $list "*) built="$built $kept" ;;
     *) left_out="$left_out -N$package" ;;
@@ -104,6 +105,6 @@ export SOURCE_DATE_EPOCH PYTHONHASHSEED=0 DPKG_DEB_THREADS_MAX=2
   tail -n 60 "$tree/build.log" >&2
   exit 1
 }
-mv "$tree"/*.deb "$output"
+find "$tree" -maxdepth 1 '(' -name '*.deb' -o -name '*.cdx.json' ')' -exec mv -t "$output" {} +
 touch "$kept" $built
 ls -l "$output"/*.deb

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Writes packaging/lock/*.txt: for each list.in the files that pip selects on every supported interpreter, with their
-# digests. Versions are from constraints.txt. If anything changes, the runtimes and voices get a new version
-# (packaging/lock/version). `packaging/lock.sh cpu` only adds torch for the processor on this machine's interpreter.
+# digests. Versions are from constraints.txt; av is the wheel that packaging/av builds, without a digest. If anything
+# changes, the runtimes and voices get a new version (packaging/lock/version). `packaging/lock.sh cpu` only adds torch for
+# the processor on this machine's interpreter.
 set -eu
 cd "$(dirname "$0")/.."
 export LC_ALL=C
@@ -31,7 +32,7 @@ if [ "${1:-}" != cpu ]; then
   # misaki is in voices.txt
   lines alone misaki | sed '/^#/d' > "$work/alone.txt"
   for list in lite cuda; do
-    lines "$list" > "$work/$list.txt"
+    lines "$list" | sed "s/^av==.*/$(cat packaging/av/requirement.txt)/" > "$work/$list.txt"
     cat "$work/$list.txt" "$work/alone.txt" > "packaging/lock/$list.txt"
   done
 fi

@@ -2,6 +2,8 @@
 # Collects the files of the release that is checked out in build/release: packaging/release-files.sh "SUITE..." KEY [URL]
 #   stepaudiod-x.y.z.tar.gz   the sdist
 #   apt/                      the packages of each suite, as a signed repository for apt
+#   sbom/                     a bill of materials for each package with packages of others
+#   sources/                  of FFmpeg and PyAV, which the LGPL wants with the packages
 #   SHA256SUMS
 # KEY is a folder of gpg with a secret key whose name contains "stepaudiod"; one is made where there is none. URL is where
 # build/release/apt will be; it goes into apt/stepaudiod-SUITE.sources. The packages of the suites must be built.
@@ -26,8 +28,12 @@ mkdir -p -m 700 "$key"
 ln -s "$(realpath "$key")" "$output/apt.key"
 for suite in $suites; do
   packaging/apt-repo.sh "$output/apt" "$suite" "build/deb/$suite"/*.deb
+  mkdir -p "$output/sbom/$suite"
+  cp "build/deb/$suite"/*.cdx.json "$output/sbom/$suite"
 done
 rm "$output/apt.key"
+mkdir "$output/sources"
+cp build/av/*.tar.* "$output/sources"
 if [ "$url" ]; then
   sed -i "s|^URIs: .*|URIs: $url|" "$output"/apt/*.sources
 else

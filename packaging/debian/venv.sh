@@ -10,9 +10,15 @@ kind=$1 list=$2 stage=$(realpath "$3")
 python=$(readlink -e /usr/bin/python3)
 library=/usr/lib/stepaudiod
 
+# The wheel of PyAV is built here, so that its digest is not locked.
+locked=$(mktemp)
+trap 'rm -f "$locked"' EXIT
+digest=$(find "$WHEELS" -name 'av-*+stepaudiod*.whl' -exec sha256sum {} + | cut -d' ' -f1)
+sed "s/^av==.*/& --hash=sha256:$digest/" "packaging/lock/$list.txt" > "$locked"
+
 install() { # [pip's options]
   "$python" -m pip "$@" --quiet --no-index --find-links "$WHEELS" --no-deps --no-compile --no-build-isolation \
-    --ignore-requires-python --require-hashes --requirement "packaging/lock/$list.txt"
+    --ignore-requires-python --require-hashes --requirement "$locked"
 }
 
 case $kind in

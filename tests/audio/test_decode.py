@@ -217,12 +217,12 @@ def test_a_small_file_never_takes_much_memory(name: str, tmp_path: Path) -> None
 def test_the_sound_of_a_film_is_read_without_its_pictures() -> None:
     output = io.BytesIO()
     with av.open(output, "w", format="matroska") as container:
-        pictures = container.add_stream("ffv1", rate=10)
-        pictures.width, pictures.height, pictures.pix_fmt = 64, 64, "yuv420p"
+        pictures = container.add_stream("mjpeg", rate=10)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 64, "yuvj420p"
         sound = container.add_stream("pcm_s16le", rate=24_000, layout="mono")
         for _ in range(5):
             picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
-            container.mux(pictures.encode(picture.reformat(format="yuv420p")))
+            container.mux(pictures.encode(picture.reformat(format="yuvj420p")))
         frame = av.AudioFrame.from_ndarray(np.full((1, 12_000), 900, np.int16), format="s16", layout="mono")
         frame.sample_rate = 24_000
         container.mux(sound.encode(frame))

@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 suite=$1; shift
 output=$PWD/build/deb/$suite
-wheels=$PWD/build/wheels
+wheels=$PWD/build/wheelhouse
 inside=/srv/stepaudiod
 mkdir -p "$output" "$wheels"
 packaging/av/build.sh
@@ -36,10 +36,10 @@ fi
 packaging/mmdebstrap.sh "$suite" /dev/null --quiet --variant=minbase --aptopt='Acquire::Languages "none"' "$@" \
   --customize-hook="mkdir -p \"\$1$inside\"" \
   --customize-hook="sync-in '$tree' $inside" \
-  --customize-hook="mkdir -p \"\$1$inside/build/wheels\"" \
-  --customize-hook="sync-in '$wheels' $inside/build/wheels" \
+  --customize-hook="mkdir -p \"\$1$inside/build/wheelhouse\"" \
+  --customize-hook="sync-in '$wheels' $inside/build/wheelhouse" \
   --customize-hook="chroot \"\$1\" env HOME=/root RUNTIMES='${RUNTIMES:-lite}' $inside/packaging/deb.sh" \
-  --customize-hook="sync-out $inside/build/wheels '$wheels'" \
+  --customize-hook="sync-out $inside/build/wheelhouse '$wheels'" \
   --customize-hook="find \"\$1$inside/build/deb\" -mindepth 1 -maxdepth 1 -type d -exec rm -rf {} +" \
   --customize-hook="sync-out $inside/build/deb '$output'"
 touch "$built"

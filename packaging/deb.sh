@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the Debian packages for this release into build/deb; RUNTIMES="lite cpu" selects from the runtimes lite, cpu and
-# cuda. Wheels are downloaded once to build/wheels, each verified by its locked digest; packages whose contents have not
+# cuda. Wheels are downloaded once to build/wheelhouse, each verified by its locked digest; packages whose contents have not
 # changed are kept. packaging/deb-suite.sh builds for another release.
 set -eu
 cd "$(dirname "$0")/.."
@@ -18,7 +18,7 @@ case $ID in
   debian) SUFFIX="~deb$VERSION_ID" ;;
   *) SUFFIX="~$ID$VERSION_ID" ;;
 esac
-WHEELS=$PWD/build/wheels
+WHEELS=$PWD/build/wheelhouse
 export SUFFIX WHEELS
 python=$(readlink -e /usr/bin/python3)
 output=build/deb

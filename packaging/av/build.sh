@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the wheel of PyAV that the packages contain, into build/wheels: with FFmpeg for audio only, under the LGPL. The
+# Builds the wheel of PyAV that the packages contain, into build/wheelhouse: with FFmpeg for audio only, under the LGPL. The
 # wheels in the package index have x264 and x265, which are under the GPL.
 #
 # It is built in a Debian 12, so that it runs on all later releases. Its version (requirement.txt) has a local part, which
@@ -8,7 +8,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 export LC_ALL=C.UTF-8
 here=packaging/av
-wheels=$PWD/build/wheels
+wheels=$PWD/build/wheelhouse
 sources=$PWD/build/av
 
 recipe=$(cat $here/* | sha256sum | cut -c1-16)

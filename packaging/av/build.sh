@@ -11,7 +11,7 @@ here=packaging/av
 wheels=$PWD/build/wheelhouse
 sources=$PWD/build/av
 
-recipe=$(cat $here/* | sha256sum | cut -c1-16)
+recipe=$(cat $here/*.txt $here/inside.sh | sha256sum | cut -c1-16)
 built=$wheels/.av-$recipe
 [ ! -e "$built" ] || exit 0
 mkdir -p "$wheels" "$sources"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.packages.conftest import CHECKOUT
 
-WHEELS = CHECKOUT / "build" / "wheels"
+WHEELS = CHECKOUT / "build" / "wheelhouse"
 PROGRAM = Path(__file__).parent / "codecs_program.py"
 
 

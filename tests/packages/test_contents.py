@@ -32,3 +32,16 @@ def test_the_daemons_package_is_of_this_commit() -> None:
     files = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], capture_output=True, check=True).stdout
     command = ["tar", "--extract", "--to-stdout", "./usr/lib/stepaudiod/stepaudiod/commit"]
     assert subprocess.run(command, input=files, capture_output=True, check=True).stdout.decode() == line
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("repository")
+def test_the_voices_are_in_their_package_alone() -> None:
+    """dpkg refuses a file of another package. The runtimes replace each other."""
+    (daemon,), (voices,) = DEBS.glob("stepaudiod_*.deb"), DEBS.glob("stepaudiod-voices_*.deb")
+    files = [
+        set(re.findall(r"^-.* (\./\S+)$", subprocess.check_output(["dpkg-deb", "-c", deb], text=True), re.M))
+        for deb in (daemon, voices)
+    ]
+    assert files[1]
+    assert files[0] & files[1] == set()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from stepaudiod.ctl.errors import Unreachable, WrongUsage
 from stepaudiod.ctl.options import Options
-from stepaudiod.ctl.systemctl import show
+from stepaudiod.ctl.systemctl import show, words
 from stepaudiod.ctl.terminal import Terminal
 from stepaudiod.port_holders import is_taken
 
@@ -58,8 +58,10 @@ def find_daemon(options: Options, terminal: Terminal) -> Options:
     with suppress(Unreachable):
         daemon = _choose(listening_daemons(), options.instance, terminal)
     if daemon is not None:
-        unix = daemon.socket
-        return replace(options, socket=unix or options.socket, url=None if unix else url_of(daemon.addresses))
+        url = None if daemon.socket else url_of(daemon.addresses)
+        # one that the user may not use too: the error says what to do
+        unix = daemon.socket or next(filter(os.path.isabs, daemon.addresses), options.socket)
+        return replace(options, socket=unix, url=url, instance=daemon.name or None)
     if listens and options.instance is None and is_taken(DEFAULT_TCP):
         return replace(options, url=f"http://{DEFAULT_TCP}")
     return options  # the connection fails, and its error says what to do
@@ -70,7 +72,7 @@ def listening_daemons() -> list[ListeningDaemon]:
     units = show("Id,ActiveState,FileDescriptorName,Listen,Triggers", "stepaudiod*.socket")
     sockets: dict[str, list[dict[str, str]]] = {}
     for unit in sorted(units, key=lambda unit: (len(unit.get("Id", "")), unit.get("Id", ""))):
-        service = unit.get("Triggers", "").split()
+        service = words(unit.get("Triggers", ""))
         if unit.get("Id", "").endswith(".socket") and unit.get("ActiveState") == "active" and service:
             name = service[0].removesuffix(".service").removeprefix("stepaudiod").removeprefix("@")
             sockets.setdefault(name, []).append(unit)
@@ -86,7 +88,7 @@ def listening_daemons() -> list[ListeningDaemon]:
 
 def addresses(unit: dict[str, str]) -> list[str]:
     """The addresses in the property Listen of a socket unit, such as `127.0.0.1:7860 (Stream)`."""
-    return [word for word in unit.get("Listen", "").split() if not word.startswith("(")]
+    return [word for word in words(unit.get("Listen", "")) if not word.startswith("(")]
 
 
 def url_of(addresses: Iterable[str]) -> str | None:

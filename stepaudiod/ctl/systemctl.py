@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from urllib.parse import urlsplit
 
@@ -38,6 +39,11 @@ def show(properties: str, *units: str) -> list[dict[str, str]]:
     """The properties of units; the values of a repeated one (Listen) are joined."""
     shown = systemctl("show", f"--property={properties}", *units)
     return [_table(block) for block in shown.strip().split("\n\n")]
+
+
+def words(value: str) -> list[str]:
+    """The words of a property such as Triggers or Listen, which are quoted and escaped as in a shell."""
+    return shlex.split(value)
 
 
 def _table(block: str) -> dict[str, str]:

@@ -143,6 +143,28 @@ def test_a_user_outside_the_group_needs_a_port_of_the_instance(gpus: Machine) ->
     )
 
 
+def test_an_instance_that_only_the_group_may_use_is_named(gpus: Machine) -> None:
+    gpus.systemctl("stop", "stepaudiod@gpu2.socket")
+    done = ctl(gpus, "voices", user=USER)
+    assert done.returncode == 3
+    assert "You may not use /run/stepaudiod-gpu1.sock; members of the group _stepaudio may" in done.stderr
+
+
+def test_an_instance_with_an_escaped_name_is_found(desktop: Machine) -> None:
+    name = "second\\x2dgpu"
+    desktop.copy_in(
+        desktop.path("/etc/stepaudiod/instances/gpu1.toml"), f"/etc/stepaudiod/instances/{name}.toml"
+    )
+    desktop.systemctl("start", f"stepaudiod@{name}.socket")
+    try:
+        done = ctl(desktop, "voices")
+        assert done.returncode == 0, done.stderr
+        done = ctl(desktop, "status", "--json", "--instance", name)
+        assert done.returncode == 0, done.stderr
+    finally:
+        desktop.reset(f"stepaudiod@{name}.service", f"stepaudiod@{name}.socket")
+
+
 def test_a_user_outside_the_group_is_served_over_tcp(default: Machine) -> None:
     done = ctl(default, "voices", user=USER)
     assert (done.returncode, done.stderr) == (0, "")

@@ -15,7 +15,7 @@ from stepaudiod.ctl.checks.sandbox import PROPERTIES as SANDBOX
 from stepaudiod.ctl.checks.sandbox import Seen
 from stepaudiod.ctl.daemons import addresses
 from stepaudiod.ctl.errors import Unreachable
-from stepaudiod.ctl.systemctl import TABLE, show, systemctl
+from stepaudiod.ctl.systemctl import TABLE, show, systemctl, words
 from stepaudiod.obstacles import Own
 
 PROPERTIES = (
@@ -105,7 +105,7 @@ class Units:
             for name, unit in self.properties.items()
             if name.endswith(".socket")
             and name != main
-            and f"{self.service}.service" in unit.get("Triggers", "").split()
+            and f"{self.service}.service" in words(unit.get("Triggers", ""))
         ]
         return [unit for unit in (self.of("socket"), *triggering) if unit]
 

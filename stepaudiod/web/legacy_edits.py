@@ -31,9 +31,9 @@ FEELINGS = {"emotion": EMOTIONS, "style": STYLES}
 REMOVING = (REMOVE, "none", "neutral", "normal", "移除", "去除", "无")
 MUCH_SLOWER, MUCH_FASTER = 0.7, 1.5
 FACTOR = re.compile(r"(?<![\d.])x?(\d{1,2}(?:\.\d{1,3})?|\.\d{1,3})(?: ?(x|×|times|倍)|(?![\d.%]))", re.I)
-PERCENT = re.compile(r"(\d{1,3}) ?%")
-FAST = re.compile(r"\b(?:fast|faster|fastest|quick|quicker|quickly|speed up)\b|快", re.I)
-SLOW = re.compile(r"\b(?:slow|slower|slowest|slowly|slow down)\b|慢", re.I)
+PERCENT = re.compile(r"(?:(?<![\w.])([+−-]))?(\d{1,3}) ?%")
+FAST = re.compile(r"\b(?:fast|faster|fastest|quick|quicker|quickly|speed up)\b|快|加速", re.I)
+SLOW = re.compile(r"\b(?:slow|slower|slowest|slowly|slow down)\b|慢|减速", re.I)
 MUCH = re.compile(r"\b(?:more|much|very|far|fastest|slowest)\b|非常|很|更加|最", re.I)
 LISTED = "GET /v1/tags lists those that are known"
 MAX_SHOWN = 40
@@ -130,16 +130,20 @@ def _speed(info: str | None, text: str) -> FoundEdit:
 
 def pace(words: str) -> str | None:
     """A speed in the model's words: 0.85x is `slower`; "" for 1x, None for no speed."""
-    plain = " ".join(_without_translation(words).lower().split())
+    plain = " ".join(_without_translation(words).lower().replace("_", " ").split())
     if plain in SPEEDS:
         return plain
-    if (number := FACTOR.search(plain)) is not None and (number[2] or number[0] in (plain, "x" + number[1])):
-        return _named(float(number[1]))
+    factor = FACTOR.search(plain)
+    if factor is not None and (factor[2] or factor[0] in (plain, "x" + factor[1])):
+        return _named(float(factor[1]))
     for pattern, name in ((FAST, "faster"), (SLOW, "slower")):
         if pattern.search(plain):
             return f"more {name}" if MUCH.search(plain) else name
     percent = PERCENT.search(plain)
-    return None if percent is None else _named(int(percent[1]) / 100)
+    if percent is None:
+        return None
+    sign, number = percent[1], int(percent[2])
+    return _named((number if sign is None else 100 + number if sign == "+" else 100 - number) / 100)
 
 
 def _named(factor: float) -> str:

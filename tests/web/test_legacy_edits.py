@@ -60,6 +60,9 @@ def test_other_words_are_taken_as_the_nearest_name_or_nothing(
         *((words, "faster") for words in ("1.2X", "1.25", "120%", "20% faster", "Faster (更快)", "加快")),
         *((words, "more faster") for words in ("2x", "1.5", "3 times", "far faster", "99x")),
         *((words, "") for words in ("1x", "1", "1.0", "100%")),
+        *((words, "slower") for words in ("-10%", "80-90%", "减速")),
+        *((words, "faster") for words in ("+20%", "speed +5%", "加速")),
+        ("−40%", "more slower"), ("More_Faster", "more faster"), ("+0%", ""),
         *((words, None) for words in ("", "xyzzy", "1.2.3", "in 2026", "page 2 of 3")),
     ],
 )  # fmt: skip

@@ -391,6 +391,9 @@ def test_a_purge_keeps_voices_models_drop_ins_and_file_systems(machine: Machine)
     machine.run("mount", "-t", "tmpfs", "disk", "/var/lib/stepaudiod/models/disk")
     machine.write("/var/lib/stepaudiod/models/disk/weights", "on another file system")
     machine.write("/etc/stepaudiod/conf.d/mine.toml", "idle_timeout = 1\n")
+    others = ("/var/lib/stepaudiod/gpu1/voices/hers.wav", "/var/lib/stepaudiod/weights/whisper-x/weights")
+    for path in others:
+        machine.write(path, "below data_dir of an instance, or in models_dir")
 
     done = machine.run("apt-get", "purge", "--yes", "stepaudiod")
     said = done.stdout + done.stderr
@@ -399,6 +402,7 @@ def test_a_purge_keeps_voices_models_drop_ins_and_file_systems(machine: Machine)
     assert f"{OVERRIDE.rpartition('/')[0]} was left as it is" in said
     assert machine.path("/var/lib/stepaudiod/voices/mine.wav").exists()
     assert machine.path("/var/lib/stepaudiod/models/disk/weights").exists()
+    assert all(machine.path(path).exists() for path in others)
     assert machine.path(OVERRIDE).exists()
     assert "deleted /etc/stepaudiod/conf.d/mine.toml" in said
     assert not machine.path("/etc/stepaudiod").exists()

@@ -331,6 +331,13 @@ def _move(arguments: argparse.Namespace, terminal: Terminal) -> None:
     except KeyboardInterrupt:
         terminal.note("Interrupted. Nothing is lost: run the same command to continue.")
         raise
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise IncompleteModel(
+            f"The models can't be moved to {arguments.target}: {error.strerror or error} ({error.filename}). "
+            "Nothing is lost: mend this, and run the same command again."
+        ) from None
     files = [str(path) for path in moved.files]
     value = {"folder": str(moved.folder), "moved_bytes": moved.moved_bytes, "files": files}
     done = f"{size(moved.moved_bytes)} moved to" if moved.moved_bytes else "the models are in"

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from stepaudiod.ctl.privileges import make_folder, owner_of, user_name, with_rig
 from stepaudiod.ctl.systemctl import systemctl
 from stepaudiod.ctl.terminal import Terminal
 from stepaudiod.errors import ConfigError
-from stepaudiod.obstacles import quoted
+from stepaudiod.obstacles import Needed, quoted
 
 ETC = Path("/etc/stepaudiod")
 UNITS = Path("/etc/systemd/system")
@@ -105,6 +106,7 @@ class Move:
         _require_apart(source, target)
         if is_move:
             _require_place(main, target)
+            _require_way(main, target)
         _require_no_others(daemons, source, target)
         planned = [each.with_models(target) for each in daemons]
         for each in planned:  # refuses a target that a daemon can't use before anything is changed
@@ -129,10 +131,9 @@ class Move:
 
     def _make_data(self, main: Daemon) -> None:
         """Create the folder of voices for the daemon's user, if that was named and isn't in use."""
-        account = main.view.account
         if self.target == main.settings.data_path and not moving.has_entries(self.target):
             _require_place(main, self.target)
-            make_folder(self.target, account.uid, account.gid, MODE)
+            _make(main, self.target)
 
     # the daemons
 
@@ -169,20 +170,22 @@ class Move:
     def _copy(self, main: Daemon, source: Path, target: Path) -> int:
         """Copy the source with the rights of the daemon's user; return its size."""
         account = main.view.account
-        if source.is_dir() and (owner := owner_of(source)) != account.uid:
+        is_own = not source.is_dir() or _belongs_to(source, account.uid)
+        if not is_own and (owner := owner_of(source)) != account.uid:
             raise NotPermitted(
                 f"The models in {source} belong to the user {user_name(owner)}. Give them to the daemon's "
                 f"user first: sudo chown -R {account.name}: {quoted(source)}"
             )
-        make_folder(target, account.uid, account.gid, MODE)
+        _make(main, target)
         if not source.is_dir():
             return 0
         try:
             return main.run(lambda: moving.copy(source, target, Progress(self.terminal)))
         except PermissionError as error:
+            folder = target if Path(error.filename).is_relative_to(target) else source
             raise NotPermitted(
                 f"The daemon's user may not use {error.filename}. Nothing was removed. "
-                f"Run: sudo chown -R {account.name}: {quoted(source)}"
+                f"Run: sudo chown -R {account.name}: {quoted(folder)}"
             ) from None
         except OSError as error:
             message = f"{error.filename or target}: {error.strerror or error}. Nothing was removed"
@@ -252,8 +255,9 @@ class Move:
         main = self._daemons()[0]
         if main.settings.models_path != models:
             raise IncompleteModel(
-                f"The daemon still uses {main.settings.models_path}: another file in {self.etc / 'conf.d'}, "
-                "or a variable of the unit, sets models_dir. Remove it there, and run the same command again."
+                f"The daemon still uses {main.settings.models_path}: models_dir is set in "
+                f"{self.etc / 'stepaudiod.toml'}, in another file in {self.etc / 'conf.d'}, or by a variable "
+                "of the unit. Remove it there, and run the same command again."
             )
         if found := main.view.first(main.settings.folders[:1]):
             raise IncompleteModel(f"The daemon can't use the models yet. {found}")
@@ -283,8 +287,7 @@ def _with_models(folder: Path) -> Path:
 
 
 def _require_apart(source: Path, target: Path) -> None:
-    one, other = Path(os.path.realpath(source)), Path(os.path.realpath(target))
-    if one == other or other.is_relative_to(one) or one.is_relative_to(other):
+    if _overlap(source, target):
         raise WrongUsage(
             f"The models are in {source}, and can't be moved to {target}: one has the other in it."
         )
@@ -294,8 +297,18 @@ def _require_apart(source: Path, target: Path) -> None:
         )
 
 
+def _overlap(one: Path, other: Path) -> bool:
+    """Whether one folder is the other, or in it."""
+    one, other = Path(os.path.realpath(one)), Path(os.path.realpath(other))
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
 def _require_no_others(daemons: list[Daemon], source: Path, target: Path) -> None:
-    """Require that no instance has models of its own."""
+    """Require that no daemon has other files there, and no instance has models of its own."""
+    for daemon in daemons:
+        for used in (daemon.settings.voices_path, daemon.settings.cache_path):
+            if _overlap(target, used):
+                raise WrongUsage(f"{target} can't have the models: {daemon.service} uses {used}.")
     for daemon in daemons[1:]:
         theirs = daemon.settings.models_path
         if theirs not in (source, target) and moving.models_in(theirs):
@@ -306,13 +319,38 @@ def _require_no_others(daemons: list[Daemon], source: Path, target: Path) -> Non
 
 
 def _require_place(daemon: Daemon, target: Path) -> None:
-    """Require a folder, or the place of a new one, that only root and the daemon's user control."""
-    owner = owner_of(target)
-    if owner not in (0, daemon.view.account.uid):
+    """Require a folder, or the place of a new one, that only root and the daemon's user control.
+
+    In a folder of another user it must be the daemon's user's already: root creates nothing there.
+    """
+    owner, account = owner_of(target), daemon.view.account
+    if owner not in (0, account.uid) and not _belongs_to(target, account.uid):
         raise NotPermitted(
             f"The user {user_name(owner)} can change {target}, so root moves nothing there. Choose a folder "
-            "that only root can change; or copy the models there, and run the same command again."
+            "that only root can change; or create this one for the daemon's user, and run the same command "
+            f"again: sudo install -d -m 750 -o {account.name} {quoted(target)}"
         )
+
+
+def _require_way(daemon: Daemon, target: Path) -> None:
+    """Require that the daemon's user may enter the folders on the way, outside of the sandbox too."""
+    if found := Seen(daemon.view.account).first([Needed(target, os.F_OK, target, "data")]):
+        raise NotPermitted(f"The models are moved with the rights of the daemon's user. {found}")
+
+
+def _belongs_to(folder: Path, uid: int) -> bool:
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == uid
+
+
+def _make(daemon: Daemon, folder: Path) -> None:
+    """Create the folder for the daemon's user, or give that user one of root's."""
+    account = daemon.view.account
+    if not _belongs_to(folder, account.uid):
+        make_folder(folder, account.uid, account.gid, MODE)
 
 
 def _write(path: Path, text: str) -> bool:

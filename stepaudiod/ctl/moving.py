@@ -52,12 +52,13 @@ def has_entries(folder: Path) -> bool:
 
 
 def models_in(folder: Path) -> list[Path]:
-    """The folders of models in a folder."""
+    """The folders of models in a folder that aren't empty."""
     try:
         names = sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [folder / name for name in names if name in MODELS or name.startswith(WHISPER)]
+    named = (folder / name for name in names if name in MODELS or name.startswith(WHISPER))
+    return [each for each in named if has_entries(each)]
 
 
 def copy(source: Path, target: Path, progress: Progress) -> int:
@@ -98,19 +99,25 @@ def remove_source(source: Path, target: Path) -> None:
         for path in _files(source):
             if not _is_same(path, target / path.relative_to(source)):
                 raise IncompleteModel(f"{path} has changed since it was moved. Run the same command again.")
-        for name in os.listdir(source):
-            if (source / name).is_dir() and not (source / name).is_symlink():
-                shutil.rmtree(source / name)
-            else:
-                (source / name).unlink()
-    with suppress(PermissionError):  # it may be in a folder of root
-        source.rmdir()
+        for path in list(_files(source)):
+            path.unlink()
+        for folder, _, _ in reversed(list(_walk(source))):
+            with suppress(OSError):  # it may be in a folder of root, or a mount point
+                os.rmdir(folder)
     shutil.rmtree(target / MOVING)
+
+
+def _walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` without what mkfs leaves."""
+    for path, folders, names in os.walk(top, onerror=_fail):
+        if path == str(top) and MOUNT_POINT in folders:
+            folders.remove(MOUNT_POINT)
+        yield path, folders, names
 
 
 def _files(folder: Path) -> Iterator[Path]:
     """Every file and link below a folder."""
-    for path, folders, names in os.walk(folder, onerror=_fail):
+    for path, folders, names in _walk(folder):
         for name in (*names, *(each for each in folders if os.path.islink(os.path.join(path, each)))):
             found = Path(path, name)
             kind = found.lstat().st_mode
@@ -121,7 +128,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _require_rights(folder: Path) -> None:
     """Require that everything can be removed later."""
-    for path, _, _ in os.walk(folder, onerror=_fail):
+    for path, _, _ in _walk(folder):
         if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 

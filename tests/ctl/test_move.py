@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from stepaudiod.ctl import moving
-from stepaudiod.ctl.errors import CtlError, InsufficientSpace, NotPermitted, WrongUsage
+from stepaudiod.ctl.errors import CtlError, IncompleteModel, InsufficientSpace, NotPermitted, WrongUsage
 from stepaudiod.ctl.hub.progress import Progress
 from stepaudiod.ctl.move import Move, Moved
 from stepaudiod.ctl.privileges import with_rights_of
@@ -188,6 +189,49 @@ def test_between_file_systems_files_are_copied_and_the_space_is_checked_first(tm
         shutil.rmtree(target)
 
 
+def test_a_move_leaves_mount_points_and_what_mkfs_made(place: Place) -> None:
+    disks = place.models, place.models / "whisper-disk"
+    disks[1].mkdir()
+    (lost := place.models / "lost+found").mkdir(mode=0o700)
+    try:
+        for disk in disks:
+            subprocess.run(["/usr/bin/mount", "--bind", disk, disk], check=True)
+        (disks[1] / "weights").write_bytes(b"w")
+        for path in (disks[1], disks[1] / "weights"):
+            shutil.chown(path, USER)
+        assert place.move(place.root / "models").moved_bytes == 5002
+        assert sorted(place.models.rglob("*")) == [lost, disks[1]]
+        assert not (place.root / "models/.moving").exists()
+    finally:
+        for disk in reversed(disks):
+            subprocess.run(["/usr/bin/umount", disk], check=False)
+    assert "has no models" in place.refused(place.models)  # an empty folder isn't one
+
+
+def test_a_folder_of_voices_or_of_the_cache_is_refused(place: Place) -> None:
+    (place.data / "voices").mkdir()
+    for target in (place.data / "voices", place.data / "voices/models", place.data / "cache/models"):
+        assert "stepaudiod uses" in place.refused(target)
+
+
+def test_a_target_of_root_in_the_data_folder_is_named(place: Place) -> None:
+    place.move(place.root / "models")
+    place.models.mkdir(mode=0o755, exist_ok=True)
+    os.chown(place.models, 0, 0)
+    assert f"sudo chown -R {USER}: {place.models}" in place.refused(place.models)
+
+
+def test_a_read_only_file_system_is_named(place: Place, programs: Path) -> None:
+    (disk := place.root / "disk").mkdir()
+    subprocess.run(["/usr/bin/mount", "-t", "tmpfs", "-o", "ro,mode=755", "none", disk], check=True)
+    try:
+        done = Ctl((), str(programs)).run("models", "move", str(disk / "models"))
+    finally:
+        subprocess.run(["/usr/bin/umount", disk], check=True)
+    assert done.returncode == IncompleteModel.exit_code
+    assert b"Read-only file system" in done.stderr
+
+
 def test_nothing_that_has_changed_since_is_removed(tmp_path: Path) -> None:
     (weights := tmp_path / "source/whisper-x/weights").parent.mkdir(parents=True)
     weights.write_bytes(b"old")
@@ -225,7 +269,13 @@ def test_a_folder_in_the_models_or_around_them_is_refused(place: Place) -> None:
 def test_a_folder_that_another_user_controls_is_refused(place: Place) -> None:
     (place.root / "home").mkdir()
     os.chown(place.root / "home", 65534, 65534)
-    assert "can change" in place.refused(place.root / "home" / "models")
+    target = place.root / "home" / "models"
+    assert "sudo install -d -m 750 -o daemon" in place.refused(target)
+    target.mkdir()
+    shutil.chown(target, USER)
+    assert place.move(target).folder == target
+    assert place.found(target) == place.files
+    place.move(place.models)
     os.chown(place.data, 65534, 65534)
     os.chown(place.models, 65534, 65534)
     assert "Give them to the daemon's user" in place.refused(place.root / "models")
@@ -234,6 +284,12 @@ def test_a_folder_that_another_user_controls_is_refused(place: Place) -> None:
 def test_root_s_folder_on_the_way_is_named(place: Place) -> None:
     (place.root / "shut").mkdir(mode=0o700)
     assert f"sudo chmod o+x {place.root}/shut" in place.refused(place.root / "shut" / "models")
+    # the copy is made outside of the sandbox, which would show a folder there
+    (Path("/root") / place.root.name).mkdir()
+    try:
+        assert "may not enter /root" in place.refused(Path("/root") / place.root.name / "models")
+    finally:
+        (Path("/root") / place.root.name).rmdir()
 
 
 def test_a_data_folder_gets_what_the_unit_needs(place: Place) -> None:
@@ -255,6 +311,7 @@ def test_instances_with_models_of_their_own_are_named(place: Place) -> None:
     (place.etc / "instances").mkdir()
     (place.etc / "instances/gpu1.toml").write_text(f'models_dir = "{place.root}/gpu1"\n')
     (place.root / "gpu1/whisper-x").mkdir(parents=True)
+    (place.root / "gpu1/whisper-x/weights").touch()
     assert "stepaudiod@gpu1 has models of its own" in place.refused(place.root / "models")
     shutil.rmtree(place.root / "gpu1/whisper-x")
     place.move(place.root / "models")

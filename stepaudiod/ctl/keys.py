@@ -26,7 +26,11 @@ SUMMARY = "make, list and remove API keys"
 MODE = 0o640
 SHOWN_DIGITS = 12
 """So many digits of a digest tell keys apart, and are of no use to find a key."""
-RELOAD = "Next: systemctl reload stepaudiod (a sleeping daemon reads the file when it starts)"
+RELOAD = (
+    "Next: systemctl try-reload-or-restart 'stepaudiod*.service' (a sleeping daemon reads the file when it "
+    "starts)"
+)
+"""Of instances too; unlike reload, it doesn't fail while the daemon sleeps."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -110,7 +110,7 @@ def test_a_removed_key_is_gone_and_all_else_is_kept(path: Path, capfd: pytest.Ca
         os.chown(path, 4242, 4343)
     before = path.stat()
     assert main(["keys", "remove", "laptop", "--file", str(path)]) == 0
-    assert "systemctl reload stepaudiod" in capfd.readouterr().err
+    assert "systemctl try-reload-or-restart 'stepaudiod*.service'" in capfd.readouterr().err
     assert path.read_bytes().decode() == f"{KEPT}# laptop: returned\n"
     after = path.stat()
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)

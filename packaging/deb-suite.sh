@@ -3,6 +3,7 @@
 # They go to build/deb/SUITE. PACKAGE... is what the build needs; RUNTIMES is as for packaging/deb.sh.
 set -eu
 cd "$(dirname "$0")/.."
+packaging/contents-digest.sh check
 suite=$1; shift
 output=$PWD/build/deb/$suite
 wheels=$PWD/build/wheelhouse

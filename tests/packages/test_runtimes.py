@@ -68,7 +68,7 @@ def test_a_small_checkpoint_speaks_there(machine: Machine, runtime: str, tmp_pat
     machine.run("stepaudioctl", "say", "I hum.", "--voice", "heart", "-o", "/run/voice.wav", timeout_s=120)
     machine.run(
         *("curl", "-sS", "--fail-with-body", "http://127.0.0.1:7860/v1/audio/voices", "-F", "name=hum"),
-        *("-F", "audio_sample=@/run/voice.wav", "-F", "prompt_text=I hum."),
+        *("-F", "audio_sample=@/run/voice.wav", "-F", "transcript=I hum.", "-F", "consent=mine"),
         timeout_s=120,
     )
 

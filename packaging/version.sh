@@ -1,11 +1,14 @@
 #!/bin/sh
-# Prints the version of this tree, as Debian's packages have it: packaging/version.sh [--line]
+# Prints the version of this tree, as Debian's packages have it: packaging/version.sh [--line | --package SUFFIX]
 #   0.1.0                              the commit that has the tag v0.1.0
 #   0.1.0~git20261128.153012.7348fce   a commit before it, by its UTC time
 #   0.1.0+git20261129.101500.1a2b3c4   a commit after it
 #   ...+dirty                          the same with changes, or with files that git does not know
 # --line prints the commit, its time in seconds and the version: the line that a package and an sdist have in
 # stepaudiod/commit. Where that file is, it is printed, and git isn't needed.
+# --package prints the version with a suffix for a release of Debian or Ubuntu; without the "+", 0.1.0~deb13 would be earlier
+# than 0.1.0~git20261128.153012.7348fce~deb13:
+#   0.1.0+~deb13
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -36,5 +39,9 @@ fi
 
 case ${1:-} in
   --line) echo "$commit $seconds $version" ;;
+  --package)
+    case $version in *git*) ;; *) version=$version+ ;; esac
+    echo "$version$2"
+    ;;
   *) echo "$version" ;;
 esac

@@ -48,8 +48,8 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=ENVIRON, capture_output=True, text=True, check=False)
 
 
-def version(folder: Path) -> str:
-    done = run(folder, "packaging/version.sh")
+def version(folder: Path, *arguments: str) -> str:
+    done = run(folder, "packaging/version.sh", *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -76,6 +76,17 @@ def test_versions_sort_by_the_time_of_their_commits(clone: Path) -> None:
     (clone / "README.md").write_text("changed")
     assert version(clone) == f"{after[1]}+dirty"
     assert_ascending(first, morning[1], evening[1], released, after[1], f"{after[1]}+dirty", "999~git1")
+
+
+@pytest.mark.parametrize("suffix", ["~deb12", "~deb13", "~ubuntu24.04", "~ubuntu26.04"])
+def test_a_release_upgrades_the_packages_of_development_builds(clone: Path, suffix: str) -> None:
+    before = version(clone, "--package", suffix)
+    git(clone, "tag", f"v{__version__}")
+    released = version(clone, "--package", suffix)
+    commit(clone, "2026-11-28T12:00:00Z")
+    after = version(clone, "--package", suffix)
+    assert all(each.endswith(suffix) for each in (before, released, after))
+    assert_ascending(before, released, after)
 
 
 def test_a_worktree_has_the_version_of_its_commit(clone: Path) -> None:

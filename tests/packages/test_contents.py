@@ -28,7 +28,7 @@ def test_the_daemons_package_is_of_this_commit() -> None:
     """Its version and its file with the commit."""
     line = subprocess.run([VERSION, "--line"], capture_output=True, text=True, check=True).stdout
     (deb,) = DEBS.glob("stepaudiod_*.deb")
-    assert deb.name.startswith(f"stepaudiod_{line.split()[2]}~")
+    assert deb.name.startswith((f"stepaudiod_{line.split()[2]}~", f"stepaudiod_{line.split()[2]}+~"))
     files = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], capture_output=True, check=True).stdout
     command = ["tar", "--extract", "--to-stdout", "./usr/lib/stepaudiod/stepaudiod/commit"]
     assert subprocess.run(command, input=files, capture_output=True, check=True).stdout.decode() == line

@@ -245,8 +245,7 @@ def _shut(folder: Path, status: os.stat_result, user: str) -> Obstacle:
 def _hidden(folder: Path, setting: str, needed: Needed) -> Obstacle:
     problem = f"the unit's sandbox hides {folder} ({setting})"
     if setting.startswith("InaccessiblePaths="):  # paths below such a folder can't be shown again
-        advice = f"take {folder} out of InaccessiblePaths= in the files that `systemctl cat stepaudiod` shows"
-        return Obstacle(folder, problem, advice)
+        return Obstacle(folder, problem, _without(folder, "InaccessiblePaths="))
     if setting == "PrivateTmp=yes" or needed.top.is_relative_to("/run/user"):
         return Obstacle(
             folder, problem, f"set a folder on a disk, as /srv/stepaudiod, instead of {needed.top}"
@@ -263,8 +262,17 @@ def _read_only(folder: Path, setting: str, needed: Needed) -> Obstacle:
         point = next(each for each in (folder, *folder.parents) if os.path.ismount(each))
         problem = f"{folder} is read-only ({setting})"
         return Obstacle(folder, problem, f"sudo mount -o remount,rw {quoted(point)}")
+    problem = f"{folder} is read-only ({setting})"
+    name, _, listed = setting.partition("=/")
+    if name == "ReadOnlyPaths" and Path("/", listed).is_relative_to(os.path.realpath(needed.top)):
+        # ReadWritePaths= would have to name a folder below that one
+        return Obstacle(folder, problem, _without(Path("/", listed), "ReadOnlyPaths="))
     lines = [f"ReadWritePaths={_in_unit(needed.top)}"]
-    return Obstacle(folder, f"{folder} is read-only ({setting})", _advice(needed, lines), tuple(lines))
+    return Obstacle(folder, problem, _advice(needed, lines), tuple(lines))
+
+
+def _without(folder: Path, setting: str) -> str:
+    return f"take {folder} out of {setting} in the files that `systemctl cat stepaudiod` shows"
 
 
 def _advice(needed: Needed, lines: list[str]) -> str:

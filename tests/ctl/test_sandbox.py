@@ -114,6 +114,8 @@ def test_what_the_unit_may_write_to(place: Path) -> None:
     found = obstacle(data, WRITE, **STRICT, ReadWritePaths=str(place), ReadOnlyPaths=str(data))
     assert found is not None
     assert found.problem.endswith(f"(ReadOnlyPaths={data})")
+    assert found.advice.startswith(f"take {data} out of ReadOnlyPaths=")  # of two equal paths it decides
+    assert found.drop_in == ()
     os.chown(data, 0, 0)
     found = obstacle(data, WRITE, ProtectSystem="full")
     assert found is not None

@@ -115,6 +115,24 @@ def test_a_folder_of_root_on_the_way_is_named_everywhere(sleeping: Machine) -> N
     assert doctor(sleeping)["data folder"]["advice"] == "sudo stepaudioctl models move /srv/shut/data"
 
 
+def test_a_link_that_systemd_does_not_take_is_mended_by_the_command_that_doctor_names(
+    sleeping: Machine,
+) -> None:
+    sleeping.run("install", "-d", "-o", "_stepaudio", "-g", "_stepaudio", "/srv/data")
+    sleeping.remove(DATA)
+    sleeping.run("ln", "-s", "/srv/data", DATA)
+    try:
+        found = doctor(sleeping)[DATA]
+        assert "is a link to /srv/data" in found["text"]
+        sleeping.run("sh", "-ec", found["advice"].partition(", and")[0].replace("sudo ", ""))
+        assert upload(sleeping) == (200, "")
+        assert sleeping.path("/srv/data/voices").exists()
+        assert not doctor(sleeping).keys() & {DATA, "data folder"}
+    finally:
+        sleeping.systemctl("stop", SERVICE)
+        sleeping.run("umount", DATA, check=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "problem"),

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from stepaudiod.config import SYSTEM_CACHE, SYSTEM_DATA, Settings
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
 from stepaudiod.ctl.checks.permissions import Account
 from stepaudiod.ctl.checks.ports import unit_findings
+from stepaudiod.ctl.checks.sandbox import DIRECTORIES, Seen
 from stepaudiod.ctl.checks.sandbox import PROPERTIES as SANDBOX
-from stepaudiod.ctl.checks.sandbox import Seen
 from stepaudiod.ctl.daemons import addresses
 from stepaudiod.ctl.errors import Unreachable
 from stepaudiod.ctl.systemctl import TABLE, show, systemctl, words
-from stepaudiod.obstacles import Own
+from stepaudiod.obstacles import Own, quoted
 
 PROPERTIES = (
     "Id,LoadState,ActiveState,SubState,Result,UnitFileState,"
@@ -122,6 +124,7 @@ class Units:
             return
         yield from self._socket_findings()
         yield self._service_finding()
+        yield from self._directory_findings()
         for name, unit in self.properties.items():
             if unit.get("NeedDaemonReload") == "yes":
                 yield note(name, "the file has changed since systemd read it", "systemctl daemon-reload")
@@ -153,6 +156,20 @@ class Units:
                 "nothing listens, so a connection can't wake the daemon",
                 f"systemctl enable --now {self.service}.socket",
             )
+
+    def _directory_findings(self) -> Iterator[Finding]:
+        """Links in the place of folders that systemd creates, with which it doesn't start the daemon."""
+        for name, parent in DIRECTORIES.items():
+            for word in self.of("service").get(name, "").split():
+                path = Path(parent, word.split(":")[0])
+                if path.is_symlink():
+                    there, here = quoted(Path(os.path.realpath(path))), quoted(path)
+                    yield problem(
+                        str(path),
+                        f"is a link to {os.readlink(path)}; systemd takes none for {name}=, and starts no daemon",
+                        f"sudo rm {here} && sudo mkdir {here} && sudo mount --bind {there} {here}, and the "
+                        "same mount in /etc/fstab",
+                    )
 
     def _service_finding(self) -> Finding:
         unit = self.of("service")

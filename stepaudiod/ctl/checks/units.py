@@ -166,7 +166,8 @@ class Units:
                     there, here = quoted(Path(os.path.realpath(path))), quoted(path)
                     yield problem(
                         str(path),
-                        f"is a link to {os.readlink(path)}; systemd takes none for {name}=, and starts no daemon",
+                        f"is a link to {os.readlink(path)}; systemd takes none for {name}=, "
+                        "and starts no daemon",
                         f"sudo rm {here} && sudo mkdir {here} && sudo mount --bind {there} {here}, and the "
                         "same mount in /etc/fstab",
                     )

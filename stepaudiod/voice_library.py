@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stepaudiod.errors import InvalidRequest, NotFound
+from stepaudiod.obstacles import READ, Needed, explain
 from stepaudiod.temp_dirs import LEAVING, UNFINISHED, TempDir
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ class VoiceLibrary:
                     voice = _read(path)
                 except (FileNotFoundError, NotADirectoryError):  # not a voice, or deleted meanwhile
                     continue
+                except PermissionError as error:
+                    log.warning("%s", _unreadable(path, error))
                 except (OSError, ValueError, TypeError) as error:
                     log.warning("%s is not a valid voice: %s", path, error)
                 else:
@@ -107,6 +110,8 @@ class VoiceLibrary:
             except (OSError, ValueError, TypeError) as error:
                 if self._caller is not None:
                     raise self._absent(id) from None  # it may belong to another key
+                if isinstance(error, PermissionError):
+                    raise NotFound(f"The voice {id!r}: {_unreadable(path, error)}", "voice") from None
                 raise NotFound(
                     f"The voice {id!r} is damaged: {METADATA} can't be read ({type(error).__name__}). "
                     "Delete its folder and make it again.",
@@ -227,6 +232,10 @@ def make_id(name: str) -> str:
     if all(c.isascii() for c in name if c.isalnum()):
         return id
     return f"{id or 'voice'}-{hashlib.sha256(name.strip().encode()).hexdigest()[:8]}"
+
+
+def _unreadable(path: Path, error: PermissionError) -> str:
+    return f"{path} can't be read: {error.strerror}.{explain(Needed(path, READ, path.parent, 'data'))}"
 
 
 def _read(path: Path) -> StoredVoice:

@@ -115,6 +115,19 @@ def test_a_folder_of_root_on_the_way_is_named_everywhere(sleeping: Machine) -> N
     assert doctor(sleeping)["data folder"]["advice"] == "sudo stepaudioctl models move /srv/shut/data"
 
 
+def test_a_voice_that_root_has_copied_is_named_and_not_called_damaged(sleeping: Machine) -> None:
+    assert upload(sleeping) == (200, "")
+    file = f"{DATA}/voices/mei/voice.json"
+    sleeping.run("chown", "root:", file)
+    sleeping.run("chmod", "600", file)
+    mend = f"sudo chown _stepaudio: {file}"
+    found = doctor(sleeping)["voices folder"]
+    assert found["advice"] == mend
+    answer = sleeping.request("GET", "/v1/audio/voices/mei").body.decode()
+    assert mend in answer
+    assert "damaged" not in answer
+
+
 def test_a_link_that_systemd_does_not_take_is_mended_by_the_command_that_doctor_names(
     sleeping: Machine,
 ) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from stepaudiod.config import Settings
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
 from stepaudiod.ctl.checks.sandbox import Seen
-from stepaudiod.obstacles import Needed, Own, quoted
+from stepaudiod.obstacles import READ, Needed, Own, quoted
 
 GB = 10**9
 MIN_FREE_BYTES = GB // 2
@@ -25,11 +27,27 @@ def folder_findings(settings: Settings, view: Own | Seen, models_bytes: int) -> 
         found.append(_finding("models folder", models, view, models_bytes))
     found.append(_finding("cache folder", cache, view, 0))
     yield from found
-    if found[0].level in ("ok", "note"):
-        for subject, needed in (("models folder", models), ("voices folder", voices)):
-            finding = _finding(subject, needed, view, 0)
-            if needed.path != needed.top and finding.level in ("problem", "unknown"):
-                yield finding
+    if found[0].level not in ("ok", "note"):
+        return
+    inner = [
+        finding
+        for subject, needed in (("models folder", models), ("voices folder", voices))
+        if needed.path != needed.top
+        and (finding := _finding(subject, needed, view, 0)).level in ("problem", "unknown")
+    ]
+    yield from inner or _voice_findings(voices, view)
+
+
+def _voice_findings(voices: Needed, view: Own | Seen) -> Iterator[Finding]:
+    """A stored voice that the daemon may not read, such as one that root has copied there."""
+    paths = (
+        Path(folder, name)
+        for folder, folders, names in os.walk(voices.path)
+        for name in (*sorted(folders), *sorted(names))
+    )
+    with suppress(PermissionError):  # reported as a folder that this user may not look into
+        if obstacle := view.first(voices._replace(path=path, want=READ) for path in paths):
+            yield problem("voices folder", obstacle.problem, obstacle.advice)
 
 
 def _finding(subject: str, needed: Needed, view: Own | Seen, wanted_bytes: int) -> Finding:

@@ -93,16 +93,19 @@ class Move:
             raise NotPermitted(f"Only root may change the configuration of the daemon. Run: {command}")
         daemons = self._daemons()
         main = daemons[0]
-        is_data = self.target == main.settings.data_path
-        target = main.settings.models_path if is_data else _with_models(self.target)
-        source = moving.source_of(target)
-        is_move = source is not None or not moving.has_entries(target)
-        if target == main.settings.models_path:
-            self._make_data(main)
-            if source is None and not (is_move and moving.models_in(SYSTEM_DATA / "models")):
-                return self._allow(daemons)
-            source = source or SYSTEM_DATA / "models"
-        source = source or main.settings.models_path
+        user = next((each for each in daemons if each.settings.data_path == self.target), None)
+        if user is not None:
+            self._make_data(user)
+            if user.settings.models_path != main.settings.models_path:  # an instance with its own folders
+                return self._allow(daemons, user)
+        target = _with_models(self.target) if user is None else main.settings.models_path
+        interrupted = moving.source_of(target)
+        is_move = interrupted is not None or not moving.has_entries(target)
+        source = main.settings.models_path  # also if a move from another folder was given up
+        if target == source:
+            if interrupted is None and not (is_move and moving.models_in(SYSTEM_DATA / "models")):
+                return self._allow(daemons, user or main)
+            source = interrupted or SYSTEM_DATA / "models"
         _require_apart(source, target)
         if is_move:
             _require_place(main, target)
@@ -120,20 +123,20 @@ class Move:
             self.terminal.note(f"{source} is no longer used. To delete it: sudo rm -r {quoted(source)}")
         return Moved(target, moved_bytes, tuple(files))
 
-    def _allow(self, daemons: list[Daemon]) -> Moved:
-        """Let the units use the folders that are configured already."""
-        main = daemons[0]
+    def _allow(self, daemons: list[Daemon], user: Daemon) -> Moved:
+        """Let the units use the folders that are configured already, and check those of one daemon."""
         files = self._write_drop_ins(daemons)
-        self._apply(files, main.settings.models_path)
-        if found := self._daemons()[0].view.first(main.settings.folders[:2]):
+        self._apply(files, daemons[0].settings.models_path)
+        now = next(each for each in self._daemons() if each.service == user.service)
+        if found := now.view.first(user.settings.folders[:2]):
             raise NotPermitted(f"The units are right, but not the rights. {found}")
-        return Moved(main.settings.models_path, 0, tuple(files))
+        return Moved(user.settings.models_path, 0, tuple(files))
 
-    def _make_data(self, main: Daemon) -> None:
-        """Create the folder of voices for the daemon's user, if that was named and isn't in use."""
-        if self.target == main.settings.data_path and not moving.has_entries(self.target):
-            _require_place(main, self.target)
-            _make(main, self.target)
+    def _make_data(self, user: Daemon) -> None:
+        """Create the folder of voices for the daemon's user, if it isn't in use."""
+        if not moving.has_entries(self.target):
+            _require_place(user, self.target)
+            _make(user, self.target)
 
     # the daemons
 

@@ -72,6 +72,8 @@ def copy(source: Path, target: Path, progress: Progress) -> int:
         IncompleteModel: a file can't be moved, or was written wrongly.
     """
     files = target / MOVING / "files"
+    if source_of(target) not in (None, source):  # of a move that was given up
+        shutil.rmtree(target / MOVING)
     files.mkdir(parents=True, exist_ok=True)
     (target / MOVING / "source").write_text(str(source), encoding="utf-8")
     with locked(source, make=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
@@ -161,6 +162,34 @@ def test_an_interrupted_move_loses_nothing_and_continues(
     assert place.found(target) == place.files
     assert not (target / ".moving").exists()
     assert not place.models.exists()
+
+
+def test_a_move_that_was_given_up_can_begin_again(place: Place) -> None:
+    target = place.root / "first"
+    moving.copy(place.models, target, Progress(TERMINAL))
+    (target / ".moving/files/whisper-x").mkdir()
+    (target / ".moving/files/whisper-x/cut").write_bytes(b"half")
+    for path in (target, *target.rglob("*"), *place.models.iterdir()):
+        shutil.chown(path, USER)
+    place.move(place.root / "second")
+    place.move(target)
+    assert place.found(target) == place.files
+    assert not place.found(place.root / "second")
+
+
+def test_the_data_folder_of_an_instance_gets_what_its_unit_needs(place: Place) -> None:
+    (place.etc / "instances").mkdir()
+    (data := place.root / "gpu1").mkdir()
+    (place.etc / "instances/gpu1.toml").write_text(f'data_dir = "{data}"\n')
+    script = place.programs / "systemctl"
+    script.write_text(re.sub("^Environment=.*", "Environment=", script.read_text(), flags=re.M))
+    (place.etc / "stepaudiod.toml").write_text(f'data_dir = "{place.data}"\n')
+    with pytest.raises(NotPermitted, match=f"{data} is read-only"):  # this systemd never applies a drop-in
+        place.move(data)
+    drop_in = (place.units / "stepaudiod@.service.d/models.conf").read_text()
+    assert f"ReadWritePaths=-{data}\n" in drop_in
+    assert data.stat().st_uid == pwd.getpwnam(USER).pw_uid
+    assert place.found(place.models) == place.files
 
 
 def test_between_file_systems_files_are_copied_and_the_space_is_checked_first(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ define install_venv
 	  --config-settings editable_mode=compat -e '.[$(1)]'
 	$(if $(or $(findstring kokoro,$(1)),$(findstring tools,$(1))),$(BIN)/pip install --quiet --disable-pip-version-check --no-deps \
 	  --ignore-requires-python -c constraints.txt -r packaging/lock/alone.in)
-	$(if $(findstring dev,$(1)),$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt openapi-python-client)
+	$(if $(findstring dev,$(1)),$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt openapi-python-client cyclonedx-python-lib)
 	$(BIN)/python -m compileall -q stepaudiod
 endef
 

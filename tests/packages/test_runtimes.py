@@ -65,7 +65,7 @@ def test_a_small_checkpoint_speaks_there(machine: Machine, runtime: str, tmp_pat
     machine.run("chown", "-R", "_stepaudio:_stepaudio", f"{DATA}/models")
     machine.write("/etc/stepaudiod/conf.d/60-model.toml", MODEL)
     machine.systemctl("stop", SERVICE)
-    machine.run("stepaudioctl", "say", "I hum.", "--voice", "heart", "-o", "/run/voice.wav", timeout_s=120)
+    machine.run("stepaudioctl", "say", "I hum.", "--voice", "alloy", "-o", "/run/voice.wav", timeout_s=120)
     machine.run(
         *("curl", "-sS", "--fail-with-body", "http://127.0.0.1:7860/v1/audio/voices", "-F", "name=hum"),
         *("-F", "audio_sample=@/run/voice.wav", "-F", "transcript=I hum.", "-F", "consent=mine"),

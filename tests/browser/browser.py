@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import ElementNotInteractableException, StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -132,10 +132,10 @@ class Browser:
             next(tab for tab in self.all("[role=tab]") if tab.text == name).click()
 
     def click(self, selector: str) -> None:
-        """Click an element once it doesn't move."""
+        """Click an element once it is shown and doesn't move."""
 
         def clicked() -> bool:
-            with suppress(StaleElementReferenceException):
+            with suppress(ElementNotInteractableException, StaleElementReferenceException):
                 element = self.at(selector)
                 self.script("arguments[0].scrollIntoView({block: 'center'})", element)
                 element.click()
@@ -148,7 +148,7 @@ class Browser:
         """Click the button with this label once it doesn't move."""
 
         def pressed() -> bool:
-            with suppress(StaleElementReferenceException):
+            with suppress(ElementNotInteractableException, StaleElementReferenceException):
                 for button in self.all(f"{within} button"):
                     if button.text.strip() == text:
                         self.script("arguments[0].scrollIntoView({block: 'center'})", button)
@@ -162,7 +162,7 @@ class Browser:
         """Choose a file."""
 
         def chosen() -> bool:
-            with suppress(StaleElementReferenceException):
+            with suppress(ElementNotInteractableException, StaleElementReferenceException):
                 self.at(selector).send_keys(str(path))
                 return True
             return False
@@ -173,7 +173,7 @@ class Browser:
         """Replace the contents of a field."""
 
         def written() -> bool:
-            with suppress(StaleElementReferenceException):
+            with suppress(ElementNotInteractableException, StaleElementReferenceException):
                 field = self.at(selector)
                 self.script("arguments[0].select()", field)
                 field.send_keys(text)

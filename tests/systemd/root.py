@@ -17,7 +17,7 @@ from pathlib import Path
 SUITE = "bookworm"
 SCRIPT = Path(__file__).parent.parent.parent / "packaging" / "mmdebstrap.sh"
 
-PACKAGES = ("curl", "python3", "python3-systemd", "systemd", "systemd-sysv")
+PACKAGES = ("apt", "curl", "python3", "python3-systemd", "systemd", "systemd-sysv")
 OPTIONS = (
     "--mode=root",
     "--variant=minbase",

@@ -42,6 +42,7 @@ packaging/mmdebstrap.sh "$suite" /dev/null --quiet --variant=minbase --aptopt='A
   --customize-hook="chroot \"\$1\" env HOME=/root RUNTIMES='${RUNTIMES:-lite}' $inside/packaging/deb.sh" \
   --customize-hook="sync-out $inside/build/wheelhouse '$wheels'" \
   --customize-hook="find \"\$1$inside/build/deb\" -mindepth 1 -maxdepth 1 -type d -exec rm -rf {} +" \
+  --customize-hook="find '$output' -mindepth 1 -delete" \
   --customize-hook="sync-out $inside/build/deb '$output'"
 touch "$built"
 ls -l "$output"/*.deb

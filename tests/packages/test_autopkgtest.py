@@ -33,6 +33,8 @@ def test_autopkgtest_passes(machine: Machine, repository: Repository, debian: Pa
 
     summary = machine.path(SUMMARY).read_text()
     print(summary)
+    if "requires testbed capability" in summary:
+        pytest.skip("this release's autopkgtest runs such tests in a container only")
     if done.returncode != 0:
         pytest.fail(f"status {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-12000:]}")
     names = re.search(r"(?m)^Tests: (.*)$", (DEBIAN / "tests/control").read_text())

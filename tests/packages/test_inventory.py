@@ -138,10 +138,15 @@ def package(request: pytest.FixtureRequest, repository: object) -> Path:
 
 
 def bundled(deb: Path) -> dict[str, list[str]]:
-    """The wheels in a package, by name and version, and the texts in their .dist-info folders."""
+    """The wheels in a package, by name and version, and the texts in their .dist-info folders.
+
+    Packages that setuptools has in its folder _vendor are a part of its wheel.
+    """
     done = subprocess.run(["dpkg-deb", "--contents", deb], capture_output=True, text=True, check=True)
     found: dict[str, list[str]] = {}
     for line in done.stdout.splitlines():
+        if "/_vendor/" in line:
+            continue
         if match := re.search(r"/([^/ ]+)-([^/ -]+)\.dist-info/(.*)$", line):
             texts = found.setdefault(f"{normal(match[1])} {match[2]}", [])
             if match[3].startswith("licenses/") and re.search(

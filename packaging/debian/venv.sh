@@ -13,7 +13,7 @@ library=/usr/lib/stepaudiod
 # The wheel of PyAV is built here, so that its digest is not locked.
 locked=$(mktemp)
 trap 'rm -f "$locked"' EXIT
-digest=$(find "$WHEELS" -name 'av-*+stepaudiod*.whl' -exec sha256sum {} + | cut -d' ' -f1)
+digest=$(find "$WHEELS/" -name 'av-*+stepaudiod*.whl' -exec sha256sum {} + | cut -d' ' -f1)
 sed "s/^av==.*/& --hash=sha256:$digest/" "packaging/lock/$list.txt" > "$locked"
 
 install() { # [pip's options]
@@ -28,7 +28,7 @@ case $kind in
     install --python "$venv/bin/python3" install --root-user-action=ignore
     packages=$(echo "$venv"/lib/python3.*/site-packages)
     # Only the interpreter in bin/: the scripts of other packages are unused and contain the build folder's path.
-    rm -rf "$venv/bin" "$venv/include"
+    rm -rf "$venv/bin" "$venv/include" "$venv/.gitignore"
     mkdir "$venv/bin"
     ln -s "$python" "$venv/bin/python3"
     sed -i -e '/^command = /d' -e '/^executable = /d' "$venv/pyvenv.cfg"

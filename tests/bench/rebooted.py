@@ -11,10 +11,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from tests.bench.measure import first_byte_of_body, machine, request, spread
+from tests.bench.installed import first_byte
+from tests.bench.measure import machine, request, spread
 from tests.packages.conftest import DEBS, SUITE
 from tests.packages.repository import Repository
 from tests.systemd.machine import Machine
@@ -50,19 +50,6 @@ def forget(root: Path) -> None:
                 os.close(file)
 
 
-def first_answer(booted: Machine) -> float:
-    """Seconds from connect to the first byte of /healthz."""
-    assert booted.processes("stepaudiod.service") == []
-    started = time.perf_counter()
-    with booted.connect() as connection:
-        connection.sendall(request("/healthz"))
-        answer = first_byte_of_body(connection)
-        seconds = time.perf_counter() - started
-    assert answer.startswith(b"HTTP/1.1 200"), answer
-    booted.systemctl("stop", "stepaudiod.service")
-    return seconds
-
-
 def main() -> None:
     """Print the table."""
     boots = int(sys.argv[1]) if len(sys.argv) > 1 else 5
@@ -79,8 +66,8 @@ def main() -> None:
         for _ in range(boots):
             forget(root)
             with Machine.boot(root) as booted:
-                cold.append(first_answer(booted))
-                warm.append(first_answer(booted))
+                cold.append(first_byte(booted, request("/healthz")))
+                warm.append(first_byte(booted, request("/healthz")))
     print(f"after a reboot → first byte of /healthz: {spread(cold)}")
     print(f"the next start, all of it in memory:     {spread(warm)}")
 

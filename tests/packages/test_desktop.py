@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.packages.repository import Repository
-from tests.packages.test_life import SERVICE, install
+from tests.packages.steps import SERVICE, install
 from tests.systemd.machine import Machine
 
 DESKTOP = ("alsa-utils", "speech-dispatcher")

@@ -13,7 +13,7 @@ import pytest
 
 from tests.checkpoints import write_checkpoint
 from tests.packages.repository import Repository
-from tests.packages.test_life import SERVICE, install, speak
+from tests.packages.steps import SERVICE, install, speak
 from tests.systemd.machine import Machine
 
 PYTHON = "/usr/lib/stepaudiod/venv/bin/python3"

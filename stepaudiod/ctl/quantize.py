@@ -64,4 +64,4 @@ def _logits(model: Step1ForCausalLM) -> torch.Tensor:
     """The logits after each position of a fixed prompt: `(tokens, 5121)`."""
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(65536, 70656, (PROMPT_TOKENS,), generator=generator).tolist()
-    return model.audio_logits(model.prefill(prompt, model.new_cache(1, PROMPT_TOKENS + 1)))
+    return model.audio_logits(model.prefill(prompt, model.new_cache(PROMPT_TOKENS + 1)))

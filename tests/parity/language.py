@@ -56,18 +56,16 @@ class Primed:
     @classmethod
     def read(cls, model: Step1ForCausalLM, prompt: list[int], capacity: int) -> Primed:
         """Read a prompt in one block; `capacity` positions follow it in the cache."""
-        cache = model.new_cache(1, len(prompt) + capacity)
+        cache = model.new_cache(len(prompt) + capacity)
         with ExitStack() as hooks:
             layers = [hooks.enter_context(recorded(layer)) for layer in model.model.layers]
             hidden = model.prefill(prompt, cache, block=len(prompt))
         states = [calls[0][0][0] for calls in layers]  # the embedding, and each layer's output but the last
-        return cls(model, cache, len(prompt), hidden, [*states, hidden[None]])
+        return cls(model, cache, len(prompt), hidden, [*states, hidden])
 
     def feed(self, token: int, index: int) -> Tensor:
         """Feed the token that stands `index` places behind the prompt; gives its hidden state."""
-        at, device = self.length + index, self.model.device
-        ids, positions = torch.tensor([token], device=device), torch.tensor([at], device=device)
-        return self.model.decode(ids, positions, self.cache, at + 1)[0]
+        return self.model.prefill([token], self.cache, start=self.length + index)[-1]
 
 
 def greedy(
@@ -104,7 +102,7 @@ def prompt_keys(golden: Golden, primed: Primed) -> Arrays:
     return {
         "lm_prompt_key": golden.array("lm_prompt_key"),
         "lm_logits_tail": to_array(scores),
-        "lm_hidden_tail": to_array(torch.stack([state[0, -tail:] for state in primed.states])),
+        "lm_hidden_tail": to_array(torch.stack([state[-tail:] for state in primed.states])),
         "lm_top50_ids": to_array(best.indices),
         "lm_top50_prob_t07": to_array(sampled[best.indices]),
         "lm_eot_prob_t07": to_array(sampled[END_OF_TURN]),

@@ -81,8 +81,7 @@ class KVPool:
 
     def cache(self, allocation: Allocation) -> KVCache:
         part = slice(allocation.start, allocation.start + allocation.size)
-        keys, values = (x[:, None, :, part] for x in (self.keys, self.values))
-        return KVCache(keys, values)
+        return KVCache(self.keys[:, :, part], self.values[:, :, part])
 
 
 def common(first: list[int], second: list[int]) -> int:

@@ -19,6 +19,7 @@ from stepaudiod.editx.codes import (
     LINGUISTIC_CODES,
     LINGUISTIC_IN_GROUP,
 )
+from stepaudiod.editx.philox import gumbel
 
 TEMPERATURE = 0.7
 
@@ -74,3 +75,33 @@ class Sampler:
         """Draw the next `(size,)` of Gumbel noise, which turns argmax into sampling."""
         noise = torch.empty(size, dtype=torch.float64).exponential_(generator=self._generator)
         return -noise.log().float()
+
+
+def to_token(code: int) -> int:
+    """Turn an index into the scores into an id of the vocabulary; behind the codes is the end."""
+    return END_OF_TURN if code == AUDIO_CODES else AUDIO_BASE + code
+
+
+def choose(scores: Tensor, position: int, may_end: bool, seed: int, temperature: float) -> int:
+    """Choose the id at a position of the output.
+
+    The pattern is enforced: two linguistic codes, then three semantic ones, and an end only between groups.
+    The reference leaves it to the model, which mostly follows it; a slip shifts everything that follows.
+
+    Args:
+        scores: `(5121,)` float32, of all codes and the end.
+        position: of the output.
+        may_end: whether the end may be chosen, which is only between groups.
+        seed: of the random numbers.
+        temperature: 0 takes the most likely.
+    """
+    first, end = pattern_bounds(position)
+    codes = torch.arange(first, end)
+    if may_end:
+        codes = torch.cat((codes, torch.tensor([AUDIO_CODES])))
+    allowed = scores[codes]
+    if temperature:
+        # the largest of score and Gumbel noise: unlike an index into the cumulative distribution, where each
+        # rounding moves every border, it changes only where two codes are nearly equal
+        allowed = allowed * (1.0 / temperature) + gumbel(seed, position, codes)
+    return to_token(int(codes[allowed.argmax()]))

@@ -29,7 +29,6 @@ from stepaudiod.editx.lm.step1 import PROMPT_BLOCK, KVCache, Step1ForCausalLM
 from stepaudiod.errors import InvalidRequest
 
 DEFAULT_ROWS = 4
-KEY_BLOCK = 64
 MAX_BUFFERED_TOKENS = 8
 """Tokens of a sequence that may be buffered while other sequences need theirs."""
 WAIT_S = 0.005
@@ -125,12 +124,12 @@ class Batch:
         if len(self._active) >= self.rows:
             return False
         if self._cache is None:
-            self._cache = self.model.new_cache(self.rows, self.length)
+            self._cache = self.model.new_cache(self.rows * self.length)
         sequence.row, known = self._best_row(prompt)
         self._active[sequence.row] = sequence
         try:
             self._read[sequence.row] = prompt[:known]
-            hidden = self.model.prefill(prompt[known:], self._cache, sequence.row, known)[-1]
+            hidden = self.model.prefill(prompt[known:], self._cache, self._places(sequence.row), known)[-1]
             self._read[sequence.row] = list(prompt)
             sequence._scores = self.model.audio_logits(hidden[None])[0]
         except BaseException:
@@ -210,23 +209,18 @@ class Batch:
         assert self._cache is not None
         live = {row: s for row, s in self._active.items() if s._scores is None and not self._is_done(s)}
         ids = [live[row].sampler.history[-1] if row in live else 0 for row in range(self.rows)]
-        at = [live[row].position if row in live else self._idle_position(row) for row in range(self.rows)]
-        longest = max(live[row].position for row in live) + 1
-        seen = min(-(-longest // KEY_BLOCK) * KEY_BLOCK, self.length)
-        device = self.model.device
-        hidden = self.model.decode(
-            torch.tensor(ids, device=device), torch.tensor(at, device=device), self._cache, seen
-        )
+        pieces = [
+            self.model.piece(slice(row, row + 1), sequence.position, self._places(row))
+            for row, sequence in live.items()
+        ]
+        hidden = self.model.model(torch.tensor(ids), self._cache, pieces)
         for row, sequence in live.items():
             self._read[row].append(ids[row])
             sequence.position += 1
             sequence._scores = self.model.audio_logits(hidden[row])
 
-    def _idle_position(self, row: int) -> int:
-        """The position that an idle row may write to: behind its content."""
-        position = min(len(self._read[row]), self.length - 1)
-        del self._read[row][position:]
-        return position
+    def _places(self, row: int) -> Tensor:
+        return torch.arange(row * self.length, (row + 1) * self.length, device=self.model.device)
 
     def _is_done(self, sequence: Sequence) -> bool:
         history = sequence.sampler.history

@@ -4,7 +4,7 @@
   ALiBi;
 - the bias depends on positions alone, so it is computed once per step for all layers, in float32;
 - 48 query heads share 4 key/value heads: a group's queries are stacked as rows, and nothing is repeated;
-- the cache of keys and values is allocated once, and the rows of a batch have different lengths;
+- tokens of several sequences are run at once, as rows, and attend to one cache of keys and values;
 - a long prompt is read in blocks, so that scores never need the square of its length;
 - the output layer is never tied to the embedding, whatever a configuration says.
 
@@ -14,6 +14,7 @@ Independent of sampling and of text.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,9 +43,9 @@ def alibi_slopes(heads: int) -> Tensor:
 
 @dataclass(frozen=True)
 class KVCache:
-    """Keys and values of every layer for a few sequences, allocated once.
+    """Keys and values of every layer: both `(layers, groups, positions, head)`.
 
-    Both are `(layers, rows, groups, length, head)`; no sequence can grow past the length.
+    Which positions belong to which sequence is said by each `Piece`.
     """
 
     keys: Tensor
@@ -52,19 +53,17 @@ class KVCache:
 
 
 @dataclass(frozen=True)
-class Step:
-    """The positions of one call, computed once for all layers.
+class Piece:
+    """Consecutive tokens of one sequence, in a call that may have several.
 
     Args:
-        first_row: cache row of the batch's first sequence; the others follow it.
-        rows: `(batch, 1)`, 0 to batch - 1.
-        positions: `(batch, t)` of the new tokens.
-        bias: `(batch, groups, heads per group * t, keys)` float32, -inf for later keys.
+        rows: of the call's tokens.
+        places: `(seen,)` int64, where the cache has the sequence's positions up to the last of these tokens.
+        bias: `(groups, heads per group * t, seen)` float32, -inf for later keys.
     """
 
-    first_row: int
-    rows: Tensor
-    positions: Tensor
+    rows: slice
+    places: Tensor
     bias: Tensor
 
 
@@ -96,28 +95,35 @@ class Attention(nn.Module):
         self.v_proj = Linear(size, kv_size)
         self.o_proj = Linear(size, size)
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, step: Step) -> Tensor:
-        """Attend from `(batch, t, hidden)` to this layer's keys and values, and write its own to them.
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, pieces: Sequence[Piece]) -> Tensor:
+        """Attend from `(n, hidden)` to this layer's keys and values, and write its own to them.
 
-        These are `(rows, groups, length, head)`.
+        These are `(groups, positions, head)`. Rows that belong to no piece give zeros.
         """
-        batch, t, _ = x.shape
-        new_keys = self.k_proj(x).view(batch, t, self.groups, self.head_size)
-        new_values = self.v_proj(x).view(batch, t, self.groups, self.head_size)
-        keys, values = (x[step.first_row : step.first_row + batch] for x in (keys, values))
-        keys[step.rows, :, step.positions] = new_keys
-        values[step.rows, :, step.positions] = new_values
-        seen = step.bias.shape[-1]
-        keys, values = keys[:, :, :seen], values[:, :, :seen]  # (batch, groups, seen, head)
-        # head i uses group i // (heads / groups), so a group's heads and positions become its rows
-        q = self.q_proj(x).view(batch, t, self.groups, -1, self.head_size)
-        q = q.permute(0, 2, 3, 1, 4).flatten(2, 3)  # (batch, groups, heads per group * t, head)
-        scores = q.float() * self.head_size**-0.5 @ keys.float().transpose(-1, -2)
-        scores += step.bias  # in place: with a long prompt this is the largest of all intermediate results
-        attended = (scores.softmax(dim=-1) @ values.float()).to(x.dtype)
-        attended = attended.unflatten(2, (-1, t)).permute(0, 3, 1, 2, 4).flatten(2)  # (batch, t, hidden)
+        q, attended = self.q_proj(x), torch.zeros_like(x)
+        new_keys, new_values = (
+            proj(x).view(-1, self.groups, self.head_size).transpose(0, 1)  # (groups, n, head)
+            for proj in (self.k_proj, self.v_proj)
+        )
+        for piece in pieces:
+            t = piece.rows.stop - piece.rows.start
+            keys[:, piece.places[-t:]] = new_keys[:, piece.rows]
+            values[:, piece.places[-t:]] = new_values[:, piece.rows]
+            attended[piece.rows] = self._attend(q[piece.rows], keys, values, piece)
         projected: Tensor = self.o_proj(attended)
         return projected
+
+    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, piece: Piece) -> Tensor:
+        """Attend from one piece's queries, `(t, hidden)`."""
+        t = q.shape[0]
+        # head i uses group i // (heads / groups), so a group's heads and positions become its rows
+        stacked = q.view(t, self.groups, -1, self.head_size).permute(1, 2, 0, 3).flatten(1, 2)
+        seen_keys, seen_values = (x[:, piece.places].float()[None] for x in (keys, values))
+        made = F.scaled_dot_product_attention(
+            stacked.float()[None], seen_keys, seen_values, attn_mask=piece.bias[None]
+        )  # (1, groups, heads per group * t, head)
+        attended = made.view(self.groups, -1, t, self.head_size).permute(2, 0, 1, 3).flatten(1)
+        return attended.to(q.dtype)  # (t, hidden)
 
 
 class MLP(nn.Module):
@@ -145,9 +151,9 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, step: Step) -> Tensor:
-        """Run over `(batch, t, hidden)`; see `Attention`."""
-        x = x + self.self_attn(self.input_layernorm(x), keys, values, step)
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, pieces: Sequence[Piece]) -> Tensor:
+        """Run over `(n, hidden)`; see `Attention`."""
+        x = x + self.self_attn(self.input_layernorm(x), keys, values, pieces)
         y: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return y
 
@@ -164,11 +170,11 @@ class Step1Model(nn.Module):
         table, home = self.embed_tokens.weight, self.norm.weight
         return F.embedding(ids.to(table.device), table).to(home.device, home.dtype)
 
-    def forward(self, ids: Tensor, cache: KVCache, step: Step) -> Tensor:
-        """Run over ids `(batch, t)` int64; returns the normalised hidden states `(batch, t, hidden)`."""
+    def forward(self, ids: Tensor, cache: KVCache, pieces: Sequence[Piece]) -> Tensor:
+        """Run over ids `(n,)` int64; returns the normalised hidden states `(n, hidden)`."""
         x = self.embed(ids)
         for index, layer in enumerate(self.layers):
-            x = layer(x, cache.keys[index], cache.values[index], step)
+            x = layer(x, cache.keys[index], cache.values[index], pieces)
         hidden: Tensor = self.norm(x)
         return hidden
 
@@ -182,7 +188,6 @@ class Step1ForCausalLM(nn.Module):
         self.model = Step1Model(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._slopes = alibi_slopes(config.num_attention_heads)
-        self._audio_rows: tuple[Tensor, Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -192,68 +197,57 @@ class Step1ForCausalLM(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.model.norm.weight.dtype
 
-    def new_cache(self, rows: int, length: int) -> KVCache:
+    def new_cache(self, positions: int) -> KVCache:
         config = self.config
-        shape = (config.num_hidden_layers, rows, config.num_attention_groups, length, config.head_size)
+        shape = (config.num_hidden_layers, config.num_attention_groups, positions, config.head_size)
         return KVCache(*(torch.zeros(shape, device=self.device, dtype=self.dtype) for _ in range(2)))
 
     def prefill(
-        self, ids: list[int], cache: KVCache, row: int = 0, start: int = 0, block: int = PROMPT_BLOCK
+        self,
+        ids: Sequence[int],
+        cache: KVCache,
+        places: Tensor | None = None,
+        start: int = 0,
+        block: int = PROMPT_BLOCK,
     ) -> Tensor:
-        """Read a prompt into one row of the cache from position `start`, a block at a time.
+        """Read ids from position `start` of a sequence, a block at a time.
+
+        Args:
+            ids: from `start` on.
+            cache: written to.
+            places: `(length,)` int64, where the cache has the sequence's positions; None: it has no other.
+            start: number of positions that were read before.
+            block: see `PROMPT_BLOCK`.
 
         Returns:
             `(t, hidden)`: the hidden states of the last block's positions.
         """
+        if places is None:
+            places = torch.arange(cache.keys.shape[2], device=self.device)
         x = torch.empty(0)
         for first in range(0, len(ids), block):
-            part = torch.tensor([ids[first : first + block]])
-            end = start + first + part.shape[1]
-            at = torch.arange(start + first, end, device=self.device)
-            x = self.model(part, cache, self.step(at[None], end, row))[0]
+            part = torch.tensor(ids[first : first + block])
+            piece = self.piece(slice(0, len(part)), start + first, places)
+            x = self.model(part, cache, [piece])
         return x
 
-    def decode(self, ids: Tensor, positions: Tensor, cache: KVCache, seen: int, first_row: int = 0) -> Tensor:
-        """Run one step for several sequences at once; the tokens' keys and values are added to the cache.
-
-        Args:
-            ids: `(batch,)` the last token of each.
-            positions: `(batch,)` of those tokens.
-            cache: the first sequence is in `first_row`, and the others follow it.
-            seen: number of keys to attend to: at least the largest position plus one.
-            first_row: see `cache`.
-
-        Returns:
-            `(batch, hidden)`.
-        """
-        hidden: Tensor = self.model(ids[:, None], cache, self.step(positions[:, None], seen, first_row))[:, 0]
-        return hidden
-
-    def step(self, positions: Tensor, seen: int, first_row: int = 0) -> Step:
-        """Prepare a call for positions `(batch, t)` that attends to `seen` keys."""
-        device = positions.device
-        distance = (positions[:, :, None] - torch.arange(seen, device=device)).float()  # (batch, t, keys)
+    def piece(self, rows: slice, first: int, places: Tensor) -> Piece:
+        """Prepare tokens of a sequence whose first is at position `first`; `places` as of `prefill`."""
+        device, seen = places.device, first + rows.stop - rows.start
+        positions = torch.arange(first, seen, device=device)
+        distance = (positions[:, None] - torch.arange(seen, device=device)).float()  # (t, seen)
         penalty = distance.clamp_min(0.0).sqrt().masked_fill(distance < 0, math.inf)
         self._slopes = self._slopes.to(device)
-        slopes = self._slopes.view(1, self.config.num_attention_groups, -1, 1, 1)
-        bias = -slopes * penalty[:, None, None]  # (batch, groups, heads per group, t, keys)
-        rows = torch.arange(positions.shape[0], device=device)[:, None]
-        return Step(first_row, rows, positions, bias.flatten(2, 3))
+        slopes = self._slopes.view(self.config.num_attention_groups, -1, 1, 1)
+        bias = -slopes * penalty  # (groups, heads per group, t, seen)
+        return Piece(rows, places[:seen], bias.flatten(1, 2))
 
     def audio_logits(self, hidden: Tensor) -> Tensor:
         """Score all codes, and then the end: `(..., hidden)` to `(..., 5121)` float32.
 
-        Only a fifteenth of the output layer is read.
+        Only a fifteenth of the output layer is read, where it is: on the host, if the model is on a GPU.
         """
-        codes, end = self._audio_head(hidden)
-        return torch.cat((F.linear(hidden, codes), F.linear(hidden, end)), dim=-1).float()
-
-    def _audio_head(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The output layer's rows of all codes, and of the end; copied once if it is on the host."""
         weight = self.lm_head.weight
-        parts = weight[AUDIO_BASE : AUDIO_BASE + AUDIO_CODES], weight[END_OF_TURN : END_OF_TURN + 1]
-        if weight.device == like.device:
-            return parts
-        if self._audio_rows is None:
-            self._audio_rows = parts[0].to(like), parts[1].to(like)
-        return self._audio_rows
+        codes, end = weight[AUDIO_BASE : AUDIO_BASE + AUDIO_CODES], weight[END_OF_TURN : END_OF_TURN + 1]
+        x = hidden.to(weight.device)
+        return torch.cat((F.linear(x, codes), F.linear(x, end)), dim=-1).float()

@@ -1,21 +1,58 @@
-"""CUDA graphs of a function whose inputs have a batch dimension.
+"""CUDA graphs: kernels recorded once and launched together.
 
-Launching many small kernels one by one takes longer than their work; a graph launches them all at once, for
-one size. Inputs are padded to multiples of a size, and there is a graph for each padded size.
+Launching many small kernels one by one takes longer than their work. A graph is of fixed sizes and addresses:
+inputs are copied to buffers, padded, and there is a graph for each padded size.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 SMALL = 32
-"""Padded sizes are multiples of this."""
+"""`BatchGraphs` pads to multiples of this."""
 CAPTURE = "thread_local"
 """Capture mode in which other threads may use the GPU meanwhile."""
+_CAPTURING = threading.Lock()  # PyTorch allows one capture at a time in a process
+
+T = TypeVar("T")
+
+
+class Recorder:
+    """Records graphs that share memory, and so are replayed one after the other, never at once.
+
+    Unlike `torch.cuda.graph`, recording neither waits for the device nor collects garbage, so other streams
+    and threads go on.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        # one stream for all, since each stream has a workspace of its own for products
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def record(self, run: Callable[[], T]) -> tuple[Callable[[], None], T]:
+        """Record the kernels that a function launches on the current stream.
+
+        It runs once before, since its first run compiles and loads what can't be recorded.
+
+        Returns:
+            What replays them, and the function's result, whose tensors each replay writes to.
+        """
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with _CAPTURING, torch.cuda.stream(self._stream):
+            run()
+            graph.capture_begin(self._pool, capture_error_mode=CAPTURE)
+            try:
+                made = run()
+            finally:
+                graph.capture_end()
+        current.wait_stream(self._stream)
+        return graph.replay, made
 
 
 class BatchGraphs:
@@ -26,7 +63,8 @@ class BatchGraphs:
 
     def __init__(self, run: Callable[..., Tensor]) -> None:
         self._run = run
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
+        self._recorder: Recorder | None = None
+        self._graphs: dict[int, tuple[Callable[[], None], list[Tensor], Tensor]] = {}
         self._lock = threading.Lock()
 
     def run(self, *given: Tensor) -> Tensor:
@@ -35,19 +73,17 @@ class BatchGraphs:
         with self._lock:
             if size not in self._graphs:
                 self._graphs[size] = self._capture([_filled(x, size) for x in given])
-            graph, inputs, made = self._graphs[size]
+            replay, inputs, made = self._graphs[size]
             for x, here in zip(inputs, given, strict=True):
                 x[:count] = here
                 x[count:] = 0
-            graph.replay()
+            replay()
             return made[:count].clone()
 
-    def _capture(self, inputs: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
-        self._run(*inputs)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode=CAPTURE):
-            made = self._run(*inputs)
-        return graph, inputs, made
+    def _capture(self, inputs: list[Tensor]) -> tuple[Callable[[], None], list[Tensor], Tensor]:
+        self._recorder = self._recorder or Recorder(inputs[0].device)
+        replay, made = self._recorder.record(lambda: self._run(*inputs))
+        return replay, inputs, made
 
 
 def _filled(x: Tensor, size: int) -> Tensor:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from stepaudiod.editx.decoder.audio_stream import AudioStream, ChunkDecoder
+from stepaudiod.audio.types import Waveform
+from stepaudiod.editx.codes import GROUP
+from stepaudiod.editx.decoder.config import LOOKAHEAD, LOOKAHEAD_CODES, FlowCosts
+from stepaudiod.editx.decoder.eager import EagerDecoder
 from stepaudiod.editx.decoder.flow import Acoustics, align_mel, make_noise
 from stepaudiod.editx.decoder.reference_prefix import prefill
+from stepaudiod.editx.decoder.runner import Chunk, DecoderRunner, DecoderStream
 from stepaudiod.editx.decoder.source import HARMONICS, HarmonicSource, advance
 from stepaudiod.editx.decoder.streaming import FlowStream, VocoderStream
 from stepaudiod.editx.decoder.vocoder import make_source_noise
@@ -38,46 +44,111 @@ def reference(groups: int) -> Acoustics:
     return Acoustics(to_columns(codes(groups, 9)), mel, torch.randn(192, generator=generator))
 
 
-def stream(networks: Networks, groups: int = 5) -> AudioStream:
-    generator = torch.Generator().manual_seed(1)
-    prefix = prefill(networks.flow, reference(groups))
-    decoder = ChunkDecoder(networks.flow, networks.vocoder)
-    return AudioStream(decoder, prefix, make_noise(0, 4000), lambda n: make_source_noise(n, generator))
+def chunks(stream: DecoderStream, groups: int, seed: int = 0) -> Iterator[Chunk]:
+    """A stream's chunks of 2, 4, 8 … groups, and the rest."""
+    ids, size = codes(groups, seed).tolist(), 2 * GROUP
+    while len(ids) > size + LOOKAHEAD_CODES:
+        yield Chunk(stream, ids[: size + LOOKAHEAD_CODES], is_last=False)
+        ids, size = ids[size:], 2 * size
+    yield Chunk(stream, ids, is_last=True)
 
 
-@pytest.mark.parametrize("count", [1, 5, 6, 30, 31, 75, 160, 400])
-def test_a_stream_gives_every_sample(networks: Networks, count: int) -> None:
-    source, parts = stream(networks), []
-    for code in codes(-(-count // 5))[:count].tolist():
-        parts += [source.take()] if source.push(code) else []
-    parts.append(source.finish())
-    samples = torch.cat(parts)
-    assert samples.shape[0] == -(-count // 5) * 6 * HOP
-    assert torch.isfinite(samples).all()
+def sound(runner: DecoderRunner, stream: DecoderStream, groups: int, seed: int = 0) -> Waveform:
+    return np.concatenate([part for chunk in chunks(stream, groups, seed) for part in runner.decode([chunk])])
 
 
-def test_the_first_sound_comes_after_30_codes(networks: Networks) -> None:
-    source = stream(networks)
-    came = []
-    for count, code in enumerate(codes(40).tolist(), 1):
-        if source.push(code):
-            came.append(count)
-            assert source.take().shape[0] > 0
-    assert came == [30, 70, 150]
+@pytest.fixture
+def eager(networks: Networks) -> EagerDecoder:
+    return EagerDecoder(networks.flow, networks.vocoder)
 
 
-def test_references_over_16_seconds_stream(networks: Networks) -> None:
-    source = stream(networks, groups=170)
-    assert any(source.push(code) and source.take().shape[0] > 0 for code in codes(8).tolist())
-    assert source.finish().shape[0] > 0
+@pytest.mark.parametrize("groups", [1, 2, 3, 4, 15, 80])
+@pytest.mark.parametrize("voice", [1, 8])
+def test_a_stream_gives_every_sample(eager: EagerDecoder, groups: int, voice: int) -> None:
+    stream = eager.open(eager.prefill(reference(voice)), 1, 3 * groups + LOOKAHEAD)
+    samples = sound(eager, stream, groups)
+    assert samples.shape == (groups * 6 * HOP,)
+    assert samples.dtype == np.float32
+    assert np.isfinite(samples).all()
+
+
+def test_the_sound_that_was_held_back_comes_last(eager: EagerDecoder) -> None:
+    stream = eager.open(eager.prefill(reference(4)), 1, 100)
+    ids = codes(5).tolist()
+    (first,) = eager.decode([Chunk(stream, ids, is_last=False)])
+    (last,) = eager.decode([Chunk(stream, [], is_last=True)])
+    assert 0 < last.shape[0] < first.shape[0]
+    assert first.shape[0] + last.shape[0] == 4 * 6 * HOP
+    silent = eager.open(eager.prefill(reference(4)), 1, 100)
+    assert eager.decode([Chunk(silent, [], is_last=True)])[0].shape == (0,)
+
+
+def test_references_over_16_seconds_stream(eager: EagerDecoder) -> None:
+    stream = eager.open(eager.prefill(reference(170)), 1, 100)
+    assert sound(eager, stream, 2).shape == (2 * 6 * HOP,)
+
+
+def test_streams_of_a_voice_sound_as_each_alone(eager: EagerDecoder) -> None:
+    alone = [sound(eager, eager.open(eager.prefill(reference(8)), seed, 200), 20, seed) for seed in range(3)]
+    shared = eager.prefill(reference(8))
+    turns = [chunks(eager.open(shared, seed, 200), 20, seed) for seed in range(3)]
+    together: list[list[Waveform]] = [[], [], []]
+    for chunk in zip(*turns, strict=True):
+        for parts, made in zip(together, eager.decode(chunk), strict=True):
+            parts.append(made)
+    for one, other in zip(together, alone, strict=True):
+        assert np.array_equal(np.concatenate(one), other)
+
+
+def test_a_chunk_that_failed_can_be_decoded_again(eager: EagerDecoder, networks: Networks) -> None:
+    prefix = eager.prefill(reference(8))
+    right = sound(eager, eager.open(prefix, 1, 200), 20)
+    stream, parts = eager.open(prefix, 1, 200), []
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    for chunk in chunks(stream, 20):
+        failing = networks.vocoder.conv_post.register_forward_pre_hook(fail)
+        with pytest.raises(MemoryError):
+            eager.decode([chunk])
+        failing.remove()
+        parts += eager.decode([chunk])
+    assert np.array_equal(np.concatenate(parts), right)
+
+
+def held_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+def test_states_are_as_large_as_estimated(eager: EagerDecoder) -> None:
+    for groups in (1, 2, 30):
+        prefix = eager.prefill(reference(groups))
+        large = [x for past in prefix.pasts for x in (past.columns, past.prompt) if x is not None]
+        assert held_bytes([*large, *prefix.encoder.caches.values()]) == eager.costs.prefix_bytes(3 * groups)
+    frames = 3 * 40 + LOOKAHEAD
+    stream = eager.open(prefix, 1, frames)
+    *most, _ = chunks(stream, 40)
+    for chunk in most:
+        eager.decode([chunk])
+        state = stream.flow
+        pasts = [each.past for each in state._states if each.past is not None]
+        own = [x for past in pasts for x in (past.caches, past.columns)]
+        assert held_bytes([*own, *state._encoder_state.caches.values()]) <= eager.costs.stream_bytes(frames)
+
+
+def test_a_longer_reference_fits_into_more(eager: EagerDecoder) -> None:
+    costs: FlowCosts = eager.costs
+    for frames in (3, 4, 30, 750):
+        size = costs.prefix_bytes(frames)
+        assert costs.prefix_bytes(costs.frames_in(size)) <= size or frames == LOOKAHEAD
 
 
 def test_a_streamed_vocoder_is_the_whole_one(networks: Networks) -> None:
     mel = torch.randn(80, 120, generator=torch.Generator().manual_seed(2)) - 3
     noise = make_source_noise(120 * HOP, torch.Generator().manual_seed(4))
     whole = whole_sound(networks.vocoder, mel, noise)
-    taken = iter(torch.split(noise, [30 * HOP, 40 * HOP, 50 * HOP]))
-    source = VocoderStream(networks.vocoder, lambda _: next(taken))
+    source = VocoderStream(networks.vocoder, lambda first, n: noise[first : first + n])
     parts = torch.split(mel, [30, 40, 50], dim=1)
     made = torch.cat([source.decode(part, index == 2) for index, part in enumerate(parts)])
     assert (made - whole).square().mean().sqrt() < 0.02 * whole.square().mean().sqrt()
@@ -86,7 +157,8 @@ def test_a_streamed_vocoder_is_the_whole_one(networks: Networks) -> None:
 def test_one_chunk_of_everything_is_nearly_the_whole(networks: Networks) -> None:
     """A stream's prompt can't see what follows it, and so only the frames after it are alike."""
     columns, acoustics, noise = to_columns(codes(12)), reference(5), make_noise(3, 400)
-    source = FlowStream(networks.flow, noise, prefill(networks.flow, acoustics))
+    prefix = prefill(networks.flow, acoustics)
+    source = FlowStream(networks.flow, prefix, lambda first, n: noise[:, first : first + n])
     streamed = source.decode(columns, is_last=True)
     whole = whole_mel(networks.flow, columns, acoustics, noise)
     assert streamed.shape == whole.shape

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
-from stepaudiod.editx.decoder.audio_stream import AudioStream, ChunkDecoder
+from stepaudiod.editx.decoder.eager import EagerDecoder
 from stepaudiod.editx.decoder.flow import Flow, load_flow, make_noise
-from stepaudiod.editx.decoder.reference_prefix import prefill
 from stepaudiod.editx.decoder.streaming import FADE_FRAMES, FlowStream, VocoderStream, sine_fade
 from stepaudiod.editx.decoder.vocoder import Vocoder, load_vocoder, make_source_noise
 from stepaudiod.editx.interleaving import to_columns
 from stepaudiod.editx.tokenizers.features import HOP
-from tests.editx.test_decoder import codes, reference
+from tests.editx.test_decoder import codes, reference, sound
 from tests.parity.streaming import ReferenceVocoderStream
 from tests.parity.whole import whole_mel, whole_sound
 
@@ -57,17 +57,14 @@ def correlation(one: Tensor, other: Tensor) -> float:
 @pytest.mark.slow
 def test_a_voice_of_25_seconds_streams_and_is_nearly_the_whole(flow: Flow, vocoder: Vocoder) -> None:
     """A frame sees the chunks before it and none later, so a stream can't equal the whole to the last bit."""
-    voice, noise, groups = reference(LONG), make_noise(3, 1600), 25
-    prompt = prefill(flow, voice)
-    generator = torch.Generator().manual_seed(1)
-    sound = AudioStream(ChunkDecoder(flow, vocoder), prompt, noise, lambda n: make_source_noise(n, generator))
-    parts = [sound.take() for code in codes(groups).tolist() if sound.push(code)]
-    samples = torch.cat([*parts, sound.finish()])
+    eager, voice, groups = EagerDecoder(flow, vocoder), reference(LONG), 25
+    prompt = eager.prefill(voice)
+    samples = sound(eager, eager.open(prompt, 3, 3 * groups + 3), groups)
     assert samples.shape[0] == groups * 6 * HOP
-    assert torch.isfinite(samples).all()
+    assert np.isfinite(samples).all()
 
-    columns = to_columns(codes(groups))
-    stream = FlowStream(flow, noise, prompt)
+    columns, noise = to_columns(codes(groups)), make_noise(3, 1600)
+    stream = FlowStream(flow, prompt, lambda first, n: noise[:, first : first + n])
     chunks = [stream.decode(columns[:18], is_last=False), stream.decode(columns[15:42], is_last=False)]
     streamed = torch.cat([*chunks, stream.decode(columns[39:], is_last=True)], dim=1)
     whole = whole_mel(flow, columns, voice, noise)
@@ -89,7 +86,7 @@ def test_the_references_cross_fade_is_too_loud(vocoder: Vocoder) -> None:
     """What ours is held against: its halves sum to 1.08, which a steady sound shows."""
     levels = {}
     for kind in (VocoderStream, ReferenceVocoderStream):
-        stream = kind(vocoder, lambda n: torch.zeros(n, 9))
+        stream = kind(vocoder, lambda first, n: torch.zeros(n, 9))
         stream._tail = torch.ones(8 * HOP)
         levels[kind] = float(stream._joined(torch.ones(9 * HOP)).max())
     assert levels[VocoderStream] == pytest.approx(1, abs=1e-6)
@@ -98,8 +95,7 @@ def test_the_references_cross_fade_is_too_loud(vocoder: Vocoder) -> None:
 
 def streamed(vocoder: Vocoder, mel: Tensor, noise: Tensor, sizes: list[int]) -> tuple[Tensor, list[int]]:
     """Vocode in chunks: the sound, and where each chunk but the first begins in it."""
-    taken = iter(torch.split(noise, [size * HOP for size in sizes]))
-    stream = VocoderStream(vocoder, lambda _: next(taken))
+    stream = VocoderStream(vocoder, lambda first, n: noise[first : first + n])
     pieces = torch.split(mel, sizes, dim=1)
     parts = [stream.decode(piece, index + 1 == len(sizes)) for index, piece in enumerate(pieces)]
     return torch.cat(parts), torch.tensor([part.shape[0] for part in parts]).cumsum(0)[:-1].tolist()

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from stepaudiod.editx.codes import AUDIO_BASE
-from stepaudiod.editx.decoder.audio_stream import ChunkDecoder
 from stepaudiod.editx.decoder.dit import MELS
 from stepaudiod.editx.decoder.flow import Acoustics
 from stepaudiod.editx.interleaving import to_columns
@@ -86,19 +85,14 @@ def streamed(golden: Golden, networks: Networks, acoustics: Acoustics) -> Arrays
     noises = _stored_noises(golden)
     frames = 2 * (acoustics.columns.shape[0] + golden.array("dec_tokens").shape[0])
     stream = ReferenceAudioStream(
-        ChunkDecoder(networks.flow, networks.vocoder),
-        acoustics,
-        golden.noise(frames),
-        lambda _: next(noises),
+        networks.flow, networks.vocoder, acoustics, golden.noise(frames), lambda: next(noises)
     )
-    tokens = golden.array("dec_tokens").tolist()
+    *tokens, last = golden.array("dec_tokens").tolist()
     parts: list[tuple[int, Tensor]] = []
     for count, token in enumerate(tokens, 1):
-        # the last token comes with the news that it is the last, and so completes no chunk of its own
-        if count == len(tokens):
-            parts.append((count, stream.finish(token)))
-        elif stream.push(token):
-            parts.append((count, stream.take()))
+        sound = stream.push(token)
+        parts += [] if sound is None else [(count, sound)]
+    parts.append((len(tokens) + 1, stream.finish(last)))
     made = {key: golden.array(key) for key in golden.keys() if key.startswith("stream_noise_")}  # noqa: SIM118
     made["stream_wav"] = to_array(torch.cat([sound for _, sound in parts]))
     made["stream_chunks"] = np.array([[count, sound.shape[0]] for count, sound in parts], dtype=np.int64)

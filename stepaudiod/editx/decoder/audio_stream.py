@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,17 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stepaudiod.editx.codes import GROUP, GROUP_FRAMES
-from stepaudiod.editx.decoder.config import LOOKAHEAD
+from stepaudiod.editx.decoder.config import LOOKAHEAD_CODES
 from stepaudiod.editx.decoder.flow import Flow, FlowPart
-from stepaudiod.editx.decoder.reference_prefix import ReferencePrefix
+from stepaudiod.editx.decoder.reference_prefix import EagerPrefix as ReferencePrefix
 from stepaudiod.editx.decoder.step_graphs import round_up, slots_beside
-from stepaudiod.editx.decoder.streaming import FlowStream, SourceNoise, VocoderStream
+from stepaudiod.editx.decoder.streaming import FlowStream, VocoderStream
 from stepaudiod.editx.decoder.vocoder import Vocoder
 from stepaudiod.editx.interleaving import to_columns
 
 CHUNK_FRAMES = (15, 24, 48)
 """Frames at 25 Hz of the first, the second and each later chunk: 0.6, 0.96, 1.92 s."""
-LOOKAHEAD_CODES = LOOKAHEAD // GROUP_FRAMES * GROUP
 
 
 @dataclass(eq=False)
@@ -99,11 +99,15 @@ class AudioStream:
     """Sound from codes as they arrive; the noise is `(80, n)` for the flow decoder."""
 
     def __init__(
-        self, decoder: ChunkDecoder, prefix: ReferencePrefix, noise: Tensor, source_noise: SourceNoise
+        self,
+        decoder: ChunkDecoder,
+        prefix: ReferencePrefix,
+        noise: Tensor,
+        source_noise: Callable[[int], Tensor],
     ) -> None:
         self._decoder = decoder
-        self._flow = FlowStream(decoder.flow, noise, prefix)
-        self._vocoder = VocoderStream(decoder.vocoder, source_noise)
+        self._flow = FlowStream(decoder.flow, prefix, lambda first, n: noise[:, first : first + n])
+        self._vocoder = VocoderStream(decoder.vocoder, lambda first, n: source_noise(n))
         self._codes: list[int] = []
         self._sizes = list(CHUNK_FRAMES)
         self._has_begun = False

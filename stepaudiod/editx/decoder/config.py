@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepaudiod.editx.checkpoint.headers import HasShape, count, shape_of
-from stepaudiod.editx.codes import MEL_FRAMES_PER_FRAME
+from stepaudiod.editx.codes import GROUP, GROUP_FRAMES, MEL_FRAMES_PER_FRAME
 
 STEPS = 10
 """Euler steps of a solve."""
 LOOKAHEAD = 3
 """Frames at 25 Hz beyond the encoded one that the token encoder needs."""
+LOOKAHEAD_CODES = LOOKAHEAD // GROUP_FRAMES * GROUP
+"""The codes of these, which a stream's next chunk repeats."""
 KERNEL = 3
 """Of the estimator's convolutions."""
 GUIDANCE_ROWS = 2

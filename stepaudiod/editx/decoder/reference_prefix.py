@@ -19,14 +19,16 @@ from torch import Tensor
 from stepaudiod.editx.codes import MEL_FRAMES_PER_FRAME
 from stepaudiod.editx.decoder.config import STEPS, prefilled
 from stepaudiod.editx.decoder.dit import EstimatorState, KVState
-from stepaudiod.editx.decoder.flow import Acoustics, Flow, FlowPart, align_mel, make_noise
+from stepaudiod.editx.decoder.flow import Acoustics, Flow, FlowPart, align_mel
+from stepaudiod.editx.decoder.runner import ReferencePrefix, mel_noise
 from stepaudiod.editx.decoder.token_encoder import EncoderState
 
 NOISE_SEED = 0x5EED
+"""Of every prefill."""
 
 
 @dataclass(frozen=True)
-class ReferencePrefix:
+class EagerPrefix(ReferencePrefix):
     """A prefilled reference, immutable.
 
     Args:
@@ -51,7 +53,7 @@ class ReferencePrefix:
         return self.encoder.after_prompt(), [EstimatorState(past, newest) for past in pasts]
 
 
-def prefill(flow: Flow, acoustics: Acoustics) -> ReferencePrefix:
+def prefill(flow: Flow, acoustics: Acoustics) -> EagerPrefix:
     """Run a reference through the decoder, without its last three frames."""
     columns = acoustics.columns.to(flow.device)
     mel = align_mel(acoustics.mel, MEL_FRAMES_PER_FRAME * columns.shape[0]).T.to(flow.device, flow.dtype)
@@ -60,11 +62,11 @@ def prefill(flow: Flow, acoustics: Acoustics) -> ReferencePrefix:
     speaker = flow.speaker(acoustics.embedding)
     encoder, states = EncoderState(), [EstimatorState() for _ in range(STEPS)]
     if frames:
-        noise = make_noise(NOISE_SEED, frames).to(flow.device)
+        noise = mel_noise(NOISE_SEED, 0, frames, flow.device)
         flow.solve([encode_part(flow, columns, False, encoder, states, mel[:, :frames], speaker, noise)])
     pasts = tuple(state.past.as_prompt() for state in states if state.past is not None)
     # copies: a view would keep the whole tensor in memory
-    return ReferencePrefix(frames, encoder, pasts, columns[ends:].clone(), mel[:, frames:].clone(), speaker)
+    return EagerPrefix(frames, encoder, pasts, columns[ends:].clone(), mel[:, frames:].clone(), speaker)
 
 
 def encode_part(

@@ -13,6 +13,7 @@ chunk k+1                          ·· context ··│─8 again─│───
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -22,7 +23,7 @@ from stepaudiod.editx.codes import MEL_FRAMES_PER_FRAME
 from stepaudiod.editx.decoder.config import LOOKAHEAD, REMEMBERED_FRAMES
 from stepaudiod.editx.decoder.dit import MELS
 from stepaudiod.editx.decoder.flow import Flow, FlowPart
-from stepaudiod.editx.decoder.reference_prefix import ReferencePrefix, encode_part
+from stepaudiod.editx.decoder.reference_prefix import EagerPrefix, encode_part
 from stepaudiod.editx.decoder.source import HARMONICS, advance
 from stepaudiod.editx.decoder.vocoder import Vocoder
 from stepaudiod.editx.tokenizers.features import HOP
@@ -33,19 +34,26 @@ FADE_FRAMES = 2
 CONTEXT_FRAMES = 16
 """Mel frames to the left of an overlap that the vocoder reads again."""
 
-SourceNoise = Callable[[int], Tensor]
-"""Returns the next `(samples, 9)` of normal noise."""
+Noise = Callable[[int, int], Tensor]
+"""Normal noise from a position on: `(80, frames)` of mel frames, `(samples, 9)` of samples."""
 
 
 class FlowStream:
-    """Mel from codes, chunk by chunk; noise `(80, n)` is read at each frame's position in the utterance."""
+    """Mel from codes, chunk by chunk; noise is read at each frame's position, the reference's included."""
 
-    def __init__(self, flow: Flow, noise: Tensor, prefix: ReferencePrefix) -> None:
+    def __init__(self, flow: Flow, prefix: EagerPrefix, noise: Noise) -> None:
         self._flow = flow
         self._noise = noise
         self._encoder_state, self._states = prefix.new_states(REMEMBERED_FRAMES)
         self._speaker, self._position = prefix.speaker, prefix.frames
         self._columns, self._condition = prefix.columns, prefix.condition
+
+    def fork(self) -> FlowStream:
+        """A stream in the same state, which goes on by itself."""
+        forked = copy.copy(self)
+        forked._encoder_state = self._encoder_state.fork()
+        forked._states = [copy.copy(state) for state in self._states]
+        return forked
 
     def decode(self, columns: Tensor, is_last: bool) -> Tensor:
         """Decode the next columns to `(80, 2n)`.
@@ -76,33 +84,32 @@ class FlowStream:
         self._position += frames
         return part
 
-    def _noise_at(self, offset: int, frames: int) -> Tensor:
-        """(80, frames) at a position in the noise, which repeats."""
-        index = torch.arange(offset, offset + frames, device=self._noise.device) % self._noise.shape[1]
-        return self._noise[:, index]
+    def _noise_at(self, first: int, frames: int) -> Tensor:
+        return self._noise(first, frames)
 
 
 class VocoderStream:
-    def __init__(self, vocoder: Vocoder, noise: SourceNoise) -> None:
+    """Sound from mel, chunk by chunk."""
+
+    def __init__(self, vocoder: Vocoder, noise: Noise) -> None:
         self._vocoder = vocoder
-        self._new_noise = noise
+        self._noise = noise
         device = vocoder.conv_pre.weight.device
         self._mel = torch.zeros(MELS, 0, device=device)
+        self._first = 0  # position of its first frame
         self._pitch = torch.zeros(0, device=device)
-        self._noise = torch.zeros(0, HARMONICS, device=device)
         self._turns: Tensor | None = None
         self._tail = torch.zeros(0, device=device)
         self._known = 0
+
+    def fork(self) -> VocoderStream:
+        """A stream in the same state, which goes on by itself."""
+        return copy.copy(self)  # its tensors are replaced, never written to
 
     def decode(self, mel: Tensor, is_last: bool) -> Tensor:
         """Vocode the next `(80, n)` mel; the sound of the last 8 frames is held back unless `is_last`."""
         mel, source = self.excite(mel)
         return self.join(self._vocoder.decode(mel[None], source[None])[0], is_last)
-
-    @property
-    def seen(self) -> int:
-        """The number of earlier mel frames that the next chunk repeats."""
-        return self._mel.shape[1]
 
     def excite(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Prepend the repeated frames to the next `(80, n)` mel, and make its source.
@@ -112,7 +119,7 @@ class VocoderStream:
         """
         mel = torch.cat((self._mel, mel.to(self._mel)), dim=1)
         seen, total = self._mel.shape[1], mel.shape[1]
-        noise = torch.cat((self._noise, self._new_noise(HOP * (total - seen)).to(self._noise)))
+        noise = self._noise(HOP * self._first, HOP * total).to(self._mel)
         pitch = self._vocoder.f0_predictor(mel)
         # frames left of the overlap had both neighbours in the last chunk, and lack the left ones now
         known = self._known = max(0, seen - OVERLAP_FRAMES)
@@ -122,8 +129,13 @@ class VocoderStream:
         if dropped:
             turns = torch.zeros(HARMONICS, dtype=torch.float64, device=pitch.device)
             self._turns = advance(turns if self._turns is None else self._turns, pitch[:dropped])
-        self._mel, self._pitch, self._noise = mel[:, dropped:], pitch[dropped:], noise[HOP * dropped :]
+        self._mel, self._pitch, self._first = mel[:, dropped:], pitch[dropped:], self._first + dropped
         return mel, source
+
+    def finish(self) -> Tensor:
+        """Return the sound that was held back, when no mel follows."""
+        tail, self._tail = self._tail, self._tail[:0]
+        return tail
 
     def join(self, waveform: Tensor, is_last: bool) -> Tensor:
         """Join a chunk's `(480 * frames,)` to the one before it; returns the new samples."""

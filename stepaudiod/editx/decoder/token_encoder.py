@@ -42,6 +42,10 @@ class EncoderState:
         """A new state that shares everything read so far."""
         return EncoderState(self.ahead, self.up, {}, self.caches)
 
+    def fork(self) -> EncoderState:
+        """An equal state that grows by itself."""
+        return EncoderState(self.ahead, self.up, dict(self.caches), self.prompt)
+
     def past(self, layer: int) -> tuple[Tensor, ...]:
         """A layer's keys and values, the oldest first."""
         return tuple(part[layer] for part in (self.prompt, self.caches) if layer in part)

@@ -69,10 +69,14 @@ def test_released_pages_are_known_until_they_are_needed_the_oldest_first() -> No
 
 def test_a_prompt_that_could_not_be_read_is_not_shared() -> None:
     pages = Pages(8, 16)
-    failed = allocate(pages, PROMPT, 40)
-    pages.forget(failed, 20)
-    pages.release(failed)
-    assert allocate(pages, PROMPT, 40).known == 16
+    first = allocate(pages, PROMPT[:20], 30)
+    failed, longer = allocate(pages, PROMPT, 40), allocate(pages, [*PROMPT, *PROMPT], 80)
+    assert longer.known == 32
+    pages.release(failed, is_known=False)
+    assert allocate(pages, PROMPT, 40).known == 16  # which `first` has read
+    pages.release(longer)
+    pages.release(first)
+    assert len(allocate(pages, [9], 64).pages) == 4
 
 
 def test_no_page_is_ever_lost_or_given_twice() -> None:
@@ -85,7 +89,7 @@ def test_no_page_is_ever_lost_or_given_twice() -> None:
         if made is not None:
             held.append((prompt, made))
         if made is None or draw.random() < 0.4:
-            pages.release(held.pop(draw.randrange(len(held)))[1])
+            pages.release(held.pop(draw.randrange(len(held)))[1], is_known=draw.random() < 0.9)
         content: dict[int, list[int]] = {}
         for known, allocation in held:
             for index, page in enumerate(allocation.pages):

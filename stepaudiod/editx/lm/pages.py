@@ -65,34 +65,41 @@ class Pages:
             self._unused.pop(page, None)
         pages = shared + [self._take() for _ in range(fresh)]
         for page, digest in list(zip(pages, contents, strict=False))[len(shared) :]:
+            if digest in self._known:  # behind a page that was forgotten
+                self._forget(self._known[digest])
             self._contents[page], self._known[digest] = digest, page
         for page in pages:
             self._users[page] += 1
         return Allocation(pages, len(shared) * self.size)
 
-    def release(self, allocation: Allocation) -> None:
-        """Give an allocation's pages back; those that a prompt fills stay known."""
+    def release(self, allocation: Allocation, is_known: bool = True) -> None:
+        """Give an allocation's pages back.
+
+        Those that the prompt fills stay known, unless it could not be read: then `is_known` is False, and no
+        page but those that were shared before is known any more.
+        """
         for page in reversed(allocation.pages):  # so that a prompt's beginning outlives what follows it
             self._users[page] -= 1
-            if self._users[page]:
-                continue
-            if page in self._contents:
-                self._unused[page] = None
-            else:
-                self._free.append(page)
-
-    def forget(self, allocation: Allocation, read: int) -> None:
-        """Share no page behind the first `read` positions any more, because reading the prompt failed."""
-        for page in allocation.pages[read // self.size :]:
-            if page in self._contents:
-                del self._known[self._contents.pop(page)]
+            if not self._users[page]:
+                if page in self._contents:
+                    self._unused[page] = None
+                else:
+                    self._free.append(page)
+        for page in [] if is_known else allocation.pages[allocation.known // self.size :]:
+            self._forget(page)
 
     def _take(self) -> int:
-        if self._free:
-            return self._free.pop()
-        page, _ = self._unused.popitem(last=False)
-        del self._known[self._contents.pop(page)]
-        return page
+        if not self._free:
+            self._forget(next(iter(self._unused)))
+        return self._free.pop()
+
+    def _forget(self, page: int) -> None:
+        """Share a page no more, once those that have it are gone."""
+        if page in self._contents:
+            del self._known[self._contents.pop(page)]
+        if page in self._unused:
+            del self._unused[page]
+            self._free.append(page)
 
     def _pages(self, positions: int) -> int:
         return -(-positions // self.size)

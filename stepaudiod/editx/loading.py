@@ -1,31 +1,52 @@
-"""All networks of a checkpoint, loaded with progress. Independent of requests."""
+"""All networks of a checkpoint, loaded with progress. Independent of requests.
+
+first     vocabulary, flow decoder, vocoder; the language model in a thread of its own
+behind    the encoders of recordings: at their first use, or when `Networks.finish` is called
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from stepaudiod.editx.checkpoint.headers import mend
 from stepaudiod.editx.checkpoint.layout import Checkpoint
-from stepaudiod.editx.checkpoint.weights import Progress, SafetensorsFolder, install
+from stepaudiod.editx.checkpoint.weights import (
+    Progress,
+    SafetensorsFolder,
+    Stored,
+    install,
+    install_copied,
+    stored_tensors,
+)
 from stepaudiod.editx.codes import AUDIO_BASE
-from stepaudiod.editx.decoder.flow import Flow, load_flow
+from stepaudiod.editx.decoder.flow import Flow
 from stepaudiod.editx.decoder.step_graphs import StepGraphs
-from stepaudiod.editx.decoder.vocoder import Vocoder, load_vocoder
+from stepaudiod.editx.decoder.vocoder import Vocoder
+from stepaudiod.editx.lazy import Lazy
 from stepaudiod.editx.lm.config import ON_HOST, Quantization, Step1Config
 from stepaudiod.editx.lm.quantize import FILE_NAME, prepare, quantize, read_saved, save
 from stepaudiod.editx.lm.scheduler import DEFAULT_ROWS, Batch
 from stepaudiod.editx.lm.step1 import Step1ForCausalLM
 from stepaudiod.editx.lm.text_tokenizer import TextTokenizer
-from stepaudiod.editx.tokenizers.linguistic import LinguisticTokenizer, load_linguistic
-from stepaudiod.editx.tokenizers.semantic import SemanticTokenizer, load_semantic
-from stepaudiod.editx.tokenizers.speaker import SpeakerEncoder, load_speaker_encoder
-from stepaudiod.errors import ModelFileError
+from stepaudiod.editx.network_files import NetworkFiles
+from stepaudiod.editx.reference import Encoders
+from stepaudiod.errors import ModelFileError, StepaudiodError
+
+log = logging.getLogger(__name__)
+
+NEIGHBOURS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Matrices of the language model that read the same input: on a GPU they are stored as one."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +63,20 @@ OnProgress = Callable[[LoadProgress], None]
 
 @dataclass(frozen=True)
 class Networks:
+    """The networks.
+
+    Args:
+        encoders: loaded at their first use.
+        finish: starts loading them, and preparing the next start, in a thread; does so once, and returns at
+            once. To be called when no request waits.
+    """
+
     tokenizer: TextTokenizer
     step1: Step1ForCausalLM
-    linguistic: LinguisticTokenizer
-    semantic: SemanticTokenizer
-    speaker: SpeakerEncoder
     flow: Flow
     vocoder: Vocoder
+    encoders: Lazy[Encoders]
+    finish: Callable[[], None]
 
 
 class _Meter:
@@ -71,6 +99,25 @@ class _Meter:
             self._report(LoadProgress(self._stage, self._done, self._total))
 
 
+class _Behind:
+    """Work that nothing waits for: a thread does it, once."""
+
+    def __init__(self, *steps: Callable[[], object]) -> None:
+        self._steps = steps
+        self._is_started = threading.Lock()
+
+    def start(self) -> None:
+        if self._is_started.acquire(blocking=False):
+            threading.Thread(target=self._run, name="load behind", daemon=True).start()
+
+    def _run(self) -> None:
+        for step in self._steps:
+            try:
+                step()
+            except (OSError, RuntimeError, ValueError, StepaudiodError) as error:
+                log.warning("not done beforehand: %s", error)  # whoever needs it gets the error
+
+
 def load_networks(
     checkpoint: Checkpoint,
     device: torch.device,
@@ -78,18 +125,20 @@ def load_networks(
     quantization: Quantization | None = None,
     quantized_folder: Path | None = None,
     progress: OnProgress | None = None,
+    prepared_folder: Path | None = None,
 ) -> Networks:
-    """Load every network; the language model, which has most bytes, in a thread beside the others.
+    """Load the networks; the language model, which has most bytes, in a thread beside the others.
 
     `dtype` is the language model's; everything else is float32, on which the codes depend. Quantized weights
-    are read instead of the full model if `quantized_folder` contains them. `progress` is called from two
+    are read instead of the full model if `quantized_folder` contains them. `progress` is called from several
     threads, one at a time; the stage is the other networks'.
 
     Raises:
         ModelFileError: a file is missing, cut short or wrong.
     """
     checkpoint.verify()
-    meter = _Meter(checkpoint.size_bytes(), progress)
+    first = (*checkpoint.shards(), checkpoint.flow, checkpoint.vocoder)
+    meter = _Meter(sum(path.stat().st_size for path in first), progress)
     is_inference = torch.is_inference_mode_enabled()
 
     def language_model() -> Step1ForCausalLM:
@@ -98,30 +147,37 @@ def load_networks(
 
     meter.begin("text vocabulary")
     with ThreadPoolExecutor(1, "language model") as beside:
-        return _load_beside(beside.submit(language_model), checkpoint, device, meter)
+        step1 = beside.submit(language_model)
+        files = NetworkFiles(checkpoint, device, prepared_folder if device.type == "cuda" else None)
+        tokenizer = files.tokenizer()
+        meter.begin("flow decoder")
+        flow = files.flow()
+        flow.graphs = StepGraphs(flow.estimator) if device.type == "cuda" else None
+        meter.add(checkpoint.flow.stat().st_size)
+        meter.begin("vocoder")
+        vocoder = files.vocoder()
+        meter.add(checkpoint.vocoder.stat().st_size)
+        meter.begin("language model")
+        if device.type == "cuda":
+            _use_libraries(device)
+        encoders = Lazy(files.encoders)
+        behind = _Behind(encoders.get, files.prepare)
+        networks = Networks(tokenizer, step1.result(), flow, vocoder, encoders, behind.start)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # from here on they are used by other streams
+    return networks
 
 
-def _load_beside(
-    language_model: Future[Step1ForCausalLM], checkpoint: Checkpoint, device: torch.device, meter: _Meter
-) -> Networks:
-    tokenizer = TextTokenizer(checkpoint.vocabulary)
-    meter.begin("linguistic tokenizer")
-    linguistic = load_linguistic(checkpoint.linguistic, checkpoint.centroids, device)
-    meter.add((checkpoint.linguistic / "model.pt").stat().st_size)
-    meter.begin("semantic tokenizer")
-    semantic = load_semantic(checkpoint.semantic, device)
-    meter.add(checkpoint.semantic.stat().st_size)
-    meter.begin("speaker encoder")
-    speaker = load_speaker_encoder(checkpoint.speaker_encoder, device)
-    meter.add(checkpoint.speaker_encoder.stat().st_size)
-    meter.begin("flow decoder")
-    flow = load_flow(checkpoint.flow, device, progress=meter.add)
-    flow.schedule()
-    flow.graphs = StepGraphs(flow.estimator) if device.type == "cuda" else None
-    meter.begin("vocoder")
-    vocoder = load_vocoder(checkpoint.vocoder, device, progress=meter.add)
-    meter.begin("language model")
-    return Networks(tokenizer, language_model.result(), linguistic, semantic, speaker, flow, vocoder)
+def _use_libraries(device: torch.device) -> None:
+    """Have CUDA's libraries load what any first call loads, while files are read: up to half a second."""
+    signal = torch.zeros(1, 32, 64, device=device)
+    F.conv1d(signal, torch.zeros(32, 32, 3, device=device))
+    F.conv_transpose1d(signal, torch.zeros(32, 32, 4, device=device), stride=2)
+    torch.fft.irfft(torch.fft.rfft(signal))
+    for dtype in (torch.float32, torch.bfloat16):
+        F.linear(signal.to(dtype), torch.zeros(32, 64, device=device, dtype=dtype))
+    with suppress(ImportError):
+        import_module("triton")
 
 
 def load_step1(
@@ -145,18 +201,34 @@ def load_step1(
         )
     with torch.device("meta"):
         model = Step1ForCausalLM(config)
+
+    def fill(mapped: Mapping[str, Tensor], stored: Mapping[str, Stored], source: Path) -> None:
+        if device.type == "cuda":
+            install_copied(model, mapped, stored, source, device, dtype, progress, on_host, _neighbours)
+        else:
+            install(model, mapped, source, device, dtype, progress)
+
+    folder = SafetensorsFolder(checkpoint.model)
     if quantization is None:
-        folder = SafetensorsFolder(checkpoint.model)
-        install(model, folder, checkpoint.model, device, dtype, progress, on_host)
+        fill(folder, folder.stored, checkpoint.model)
         return model
     saved = quantized_folder / FILE_NAME.format(quantization.value) if quantized_folder else None
     if saved is not None and saved.exists():
         prepare(model, quantization)
-        install(model, read_saved(saved, quantization), saved, device, dtype, progress, on_host)
+        fill(read_saved(saved, quantization), stored_tensors(saved), saved)
         return model
-    install(model, SafetensorsFolder(checkpoint.model), checkpoint.model, torch.device("cpu"), None, progress)
+    install(model, folder, checkpoint.model, torch.device("cpu"), None, progress)
     quantize(model, quantization, device, dtype, on_host)
     return model
+
+
+def _neighbours(name: str) -> tuple[str, ...]:
+    """The tensors that belong beside this one, and itself; see `NEIGHBOURS`."""
+    for group in NEIGHBOURS:
+        for part in group:
+            if f".{part}." in name:
+                return tuple(name.replace(f".{part}.", f".{other}.") for other in group)
+    return (name,)
 
 
 def write_quantized(checkpoint: Checkpoint, quantization: Quantization, folder: Path) -> Path:

@@ -113,7 +113,7 @@ class Pipeline:
         self.options = options or PipelineOptions()
         self.networks = networks
         self._writer = PromptWriter(networks.tokenizer)
-        self._encoder = ReferenceEncoder(networks.linguistic, networks.semantic, networks.speaker)
+        self._encoder = ReferenceEncoder(networks.encoders, networks.flow.device)
         with torch.inference_mode():
             batch = make_batch(networks.step1, self.options.rows, self.options.length, self.options.positions)
         self._synthesizer = Synthesizer(
@@ -134,8 +134,9 @@ class Pipeline:
         progress: OnProgress | None = None,
         options: PipelineOptions | None = None,
         quantized_folder: Path | None = None,
+        prepared_folder: Path | None = None,
     ) -> Pipeline:
-        """Load all networks; `dtype` is the language model's.
+        """Load the networks; `dtype` is the language model's. For the folders see `load_networks`.
 
         Its quantization is `int8` or `int4`; also `base`, `bnb` and `awq`.
 
@@ -147,7 +148,13 @@ class Pipeline:
         checkpoint = Checkpoint(Path(models_dir))
         with torch.inference_mode():
             networks = load_networks(
-                checkpoint, torch.device(device), dtype, kind, quantized_folder, progress
+                checkpoint,
+                torch.device(device),
+                dtype,
+                kind,
+                quantized_folder,
+                progress,
+                prepared_folder,
             )
         return cls(networks, options)
 

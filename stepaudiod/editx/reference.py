@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stepaudiod.editx.decoder.flow import Acoustics
 from stepaudiod.editx.interleaving import code_ids, interleave, to_columns
+from stepaudiod.editx.lazy import Lazy
 from stepaudiod.editx.segments import TimeRange, cut_silence
 from stepaudiod.editx.tokenizers import features
 from stepaudiod.editx.tokenizers.linguistic import LinguisticTokenizer
@@ -84,16 +85,20 @@ class Reference:
         return cls(tensors["codes"], tensors["mel"], tensors["embedding"], TimeRange(start, end), transcript)
 
 
+class Encoders(NamedTuple):
+    """The networks that encode recordings; a voice that has been encoded needs none of them."""
+
+    linguistic: LinguisticTokenizer
+    semantic: SemanticTokenizer
+    speaker: SpeakerEncoder
+
+
 class ReferenceEncoder:
     """Encodes recordings of up to 30 s."""
 
-    def __init__(
-        self, linguistic: LinguisticTokenizer, semantic: SemanticTokenizer, speaker: SpeakerEncoder
-    ) -> None:
-        self._linguistic = linguistic
-        self._semantic = semantic
-        self._speaker = speaker
-        self._device = linguistic.shift.device
+    def __init__(self, encoders: Lazy[Encoders], device: torch.device) -> None:
+        self._encoders = encoders
+        self._device = device
 
     def to_mono(self, waveform: Recording) -> Tensor:
         """Convert a recording to `(samples,)` float32 on the device.
@@ -112,6 +117,7 @@ class ReferenceEncoder:
 
         Raises:
             InvalidRequest: it is silent or too short.
+            ModelFileError: the first recording loads the encoders, and a file is missing, cut short or wrong.
         """
         if waveform.numel() == 0 or float(waveform.abs().max()) < SILENT_PEAK:
             raise InvalidRequest("the recording is silent", "waveform")
@@ -122,11 +128,12 @@ class ReferenceEncoder:
                 f"the recording has {seconds:.2f} s of sound; expected {SHORTEST_SECONDS} s or more",
                 "waveform",
             )
+        encoders = self._encoders.get()
         exact = resample(waveform, sample_rate, features.CODE_RATE, torch.float64)
         trimmed = features.trim_for_codes(exact)
         # codes are near ties: rounding convolutions to TF32 on a GPU would change some
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            codes = interleave(self._linguistic(trimmed), self._semantic(trimmed))
+            codes = interleave(encoders.linguistic(trimmed), encoders.semantic(trimmed))
         mel = features.prompt_mel(resample(waveform, sample_rate, features.SAMPLE_RATE))
-        embedding = self._speaker.embed(resample(waveform, sample_rate, features.CODE_RATE))
+        embedding = encoders.speaker.embed(resample(waveform, sample_rate, features.CODE_RATE))
         return Reference(codes, mel, embedding, time_range, transcript)

@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from stepaudiod.worker.cuda_context import make_context
 from stepaudiod.worker.protocol import EngineDropped, EngineLoaded, EngineLoading, EngineOrder, ToFront
 
 if TYPE_CHECKING:
@@ -88,11 +89,15 @@ class LoadedEngines:
 
     def _load(self, order: EngineOrder) -> None:
         started = time.monotonic()
+        options = order.options | ({"device": "cpu"} if order.key in self._on_cpu else {})
         threading.Thread(target=_read_ahead, args=(order.files,), name="read ahead", daemon=True).start()
+        context = threading.Thread(
+            target=make_context, args=(str(options.get("device", "cpu")),), name="CUDA context", daemon=True
+        )
+        context.start()
         self._report(order.name, "imports", 0.0)
         module, _, name = order.factory.partition(":")
         factory = getattr(import_module(module), name)
-        options = order.options | ({"device": "cpu"} if order.key in self._on_cpu else {})
         engine: Engine = factory(cache_dir=self._cache_dir, threads=self._threads, **options)
         if hasattr(engine, "decode"):
             reading = cast("Reading", engine)

@@ -51,13 +51,7 @@ def test_the_weights_are_as_large_as_was_estimated(tiny: Checkpoint, kind: Quant
     state = networks.step1.state_dict()
     on_gpu = sum(t.numel() * t.element_size() for name, t in state.items() if name not in ON_HOST)
     on_gpu += 2 * 5121 * networks.step1.config.hidden_size * 2
-    for network in (
-        networks.flow,
-        networks.vocoder,
-        networks.linguistic,
-        networks.semantic,
-        networks.speaker,
-    ):
+    for network in (networks.flow, networks.vocoder, *networks.encoders.get()):
         on_gpu += size_bytes(network)
     estimated = MemoryNeeds.of(tiny, "bf16", kind).weights_bytes
     assert estimated == pytest.approx(on_gpu, rel=0.03)

@@ -25,7 +25,7 @@ from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.codes import AUDIO_BASE, BEGIN_OF_TURN, BOS, END_OF_TURN
 from stepaudiod.editx.interleaving import complete, interleave, to_columns
 from stepaudiod.editx.lm.prompts import PromptWriter
-from stepaudiod.editx.lm.text_tokenizer import TextTokenizer, _read_pieces
+from stepaudiod.editx.lm.text_tokenizer import TextTokenizer, read_pieces
 from stepaudiod.errors import InvalidRequest, ModelFileError
 from stepaudiod.tags import TAGS, count_tags, spelled, warning
 from tests.editx.trees import vocabulary
@@ -42,13 +42,13 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def tokenizer(micro: Checkpoint) -> TextTokenizer:
-    return TextTokenizer(micro.vocabulary)
+    return TextTokenizer(read_pieces(micro.vocabulary))
 
 
 @pytest.fixture(scope="module")
 def independent(micro: Checkpoint) -> Tokenizer:
     """The same vocabulary in the shape that the transformers library gives it, added tokens and all."""
-    pieces = _read_pieces(micro.vocabulary)
+    pieces = [*zip(*read_pieces(micro.vocabulary), strict=True)]
     built = Tokenizer(models.Unigram([(p, score) for p, score, _ in pieces], unk_id=0, byte_fallback=True))
     built.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
     built.add_tokens(
@@ -62,6 +62,26 @@ def test_trusted_text_is_cut_as_the_published_tokenizer_cuts_it(
     tokenizer: TextTokenizer, independent: Tokenizer, text: str
 ) -> None:
     assert encode_trusted(tokenizer, text) == independent.encode(text, add_special_tokens=False).ids
+
+
+def test_any_text_is_cut_as_the_package_tokenizers_cuts_it(
+    tokenizer: TextTokenizer, micro: Checkpoint
+) -> None:
+    pieces = read_pieces(micro.vocabulary)
+    vocabulary = [
+        (f"\0{index}" if kind in (2, 3, 4) and index else text, score)  # control tokens occur in no text
+        for index, (text, score, kind) in enumerate(zip(*pieces, strict=True))
+    ]
+    package = Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=True))
+
+    @settings(max_examples=300, derandomize=True, deadline=None, database=None, phases=[Phase.generate])
+    @given(odd_texts(), odd_texts())
+    def encode(text: str, other: str) -> None:
+        text = "".join(c for c in f"{text}<unk>{other}<0x41>" if c != "\0" and not "\ud800" <= c <= "\udfff")
+        right = package.encode(text.replace(" ", "▁"), add_special_tokens=False).ids
+        assert tokenizer.encode([[1], text]) == [1, *right]
+
+    encode()
 
 
 def test_any_text_can_be_encoded(tokenizer: TextTokenizer) -> None:
@@ -103,7 +123,7 @@ def test_the_december_forms_differ_by_their_bos_only(tokenizer: TextTokenizer) -
 
 @pytest.mark.skipif(not (SHARED / "data" / "checkpoint").exists(), reason="needs the published vocabulary")
 def test_the_published_vocabulary_gives_the_references_ids() -> None:
-    published = TextTokenizer(SHARED / "data" / "checkpoint" / "tokenizer.model")
+    published = TextTokenizer(read_pieces(SHARED / "data" / "checkpoint" / "tokenizer.model"))
     with np.load(SHARED / "parity" / "golden_tiny.npz") as golden:
         for text, ids in zip(golden["tok_probe_text"], golden["tok_probe_ids"], strict=True):
             assert encode_trusted(published, str(text)) == json.loads(str(ids))
@@ -118,7 +138,7 @@ def test_another_models_vocabulary_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(vocabulary()[:-40])
     with pytest.raises(ModelFileError, match=r"tokenizer.model.*stepaudioctl"):
-        TextTokenizer(path)
+        read_pieces(path)
 
 
 @pytest.mark.parametrize(

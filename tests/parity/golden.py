@@ -17,7 +17,7 @@ from stepaudiod.editx.decoder.flow import NOISE_FRAMES, Flow, load_flow, make_no
 from stepaudiod.editx.decoder.vocoder import Vocoder, load_vocoder
 from stepaudiod.editx.lm.config import Step1Config
 from stepaudiod.editx.lm.step1 import Step1ForCausalLM
-from stepaudiod.editx.lm.text_tokenizer import TextTokenizer
+from stepaudiod.editx.lm.text_tokenizer import TextTokenizer, read_pieces
 from stepaudiod.editx.tokenizers.linguistic import LinguisticTokenizer, load_linguistic
 from stepaudiod.editx.tokenizers.semantic import SemanticTokenizer, load_semantic
 from stepaudiod.editx.tokenizers.speaker import SpeakerEncoder, load_speaker_encoder
@@ -102,7 +102,7 @@ class Networks:
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
-        return TextTokenizer(self.checkpoint.vocabulary)
+        return TextTokenizer(read_pieces(self.checkpoint.vocabulary))
 
     @cached_property
     def step1(self) -> Step1ForCausalLM:

@@ -58,7 +58,18 @@ def reading(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
 
 
 def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a safetensors header and compare it with the file's size: name to dtype, shape and offsets.
+    """Read where a safetensors file's tensors are: name to dtype, shape and offsets.
+
+    Raises:
+        ModelFileError: see `read_header`.
+    """
+    header = read_header(path)
+    header.pop("__metadata__", None)
+    return header
+
+
+def read_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the whole header of a safetensors file, and compare it with the file's size.
 
     Raises:
         ModelFileError: the file is missing or cut short.
@@ -71,8 +82,8 @@ def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
             if length > size:
                 raise ValueError(f"its header would be {length} bytes long, the file has {size}")
             header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        tensors = (entry for name, entry in header.items() if name != "__metadata__")
+        end = max((entry["data_offsets"][1] for entry in tensors), default=0)
         expected = 8 + length + int(end)
     if size != expected:
         raise ModelFileError(f"{path}: expected {expected} bytes, found {size}; {mend()}")

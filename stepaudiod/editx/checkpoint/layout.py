@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
+import re
 import stat
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from stepaudiod.editx.checkpoint.headers import mend, read_config, safetensors_header, unreadable
+from stepaudiod.editx.checkpoint import protobuf
+from stepaudiod.editx.checkpoint.headers import mend, read_config, reading, safetensors_header, unreadable
 from stepaudiod.errors import ModelFileError
 
 MODEL_FOLDER, TOKENIZER_FOLDER = "Step-Audio-EditX", "Step-Audio-Tokenizer"
@@ -112,6 +115,11 @@ class Checkpoint(NamedTuple):
     def size_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.files())
 
+    def files_to_prepare(self) -> list[Path]:
+        """The files from which loading computes something: all but the language model's weights."""
+        others = {self.config, *self.shards()}
+        return [path for path in self.files() if path not in others]
+
     def encoder_key(self) -> str:
         """Name what encodes recordings: references encoded under another key have to be encoded again."""
         digest = hashlib.sha256()
@@ -178,3 +186,32 @@ def _check(path: Path) -> None:
         raise ModelFileError(
             f"{path}: expected a zip archive, found {found.st_size} bytes without its end; {mend()}"
         )
+    elif path.suffix == ".onnx":
+        _check_onnx(path)
+    elif path.suffix == ".npy":
+        _check_array(path)
+
+
+def _check_onnx(path: Path) -> None:
+    """Check that the fields of the outermost message end where the file does."""
+    with (
+        reading(path, "readable ONNX graph", OSError, ValueError),
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as content,
+    ):
+        for _, _, value in protobuf.fields(content):
+            if isinstance(value, memoryview):
+                value.release()
+
+
+def _check_array(path: Path) -> None:
+    """Check that an array of float32 in NumPy's format is as long as its header says."""
+    with reading(path, "NumPy array", OSError), path.open("rb") as file:
+        start = file.read(256)
+    header = re.match(rb"\x93NUMPY\x01\x00(..).*?'shape': \((\d+), (\d+)\)", start, re.DOTALL)
+    if header is None:
+        raise ModelFileError(f"{path} is no NumPy array of two dimensions; {mend()}")
+    expected = 10 + int.from_bytes(header[1], "little") + 4 * int(header[2]) * int(header[3])
+    if (size := path.stat().st_size) != expected:
+        raise ModelFileError(f"{path}: expected {expected} bytes, found {size}; {mend()}")

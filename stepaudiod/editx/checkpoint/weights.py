@@ -9,17 +9,55 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from stepaudiod.editx.checkpoint.file_copies import FileCopies, Part
 from stepaudiod.editx.checkpoint.headers import mend, read_config, safetensors_header, tensors_of
 from stepaudiod.errors import ModelFileError
 
 Progress = Callable[[int], None]
 """Called with the number of bytes each time some have been read."""
+Neighbours = Callable[[str], tuple[str, ...]]
+"""The names of tensors that one product reads, in order, to be stored as one; of one alone, its own name."""
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+}
+"""Names of number formats in safetensors files, as far as weights use them."""
+
+
+class Stored(NamedTuple):
+    """Where a tensor's bytes are."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def stored_tensors(path: Path) -> dict[str, Stored]:
+    """Find the tensors in a safetensors file.
+
+    Raises:
+        ModelFileError: the file is missing, cut short, or has a number format that no weights have.
+    """
+    header = safetensors_header(path)
+    begin = path.stat().st_size - max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    found = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in DTYPES:
+            raise ModelFileError(f"{path}: tensor {name} is in {entry['dtype']}; {mend()}")
+        at = begin + entry["data_offsets"][0]
+        found[name] = Stored(path, at, tuple(entry["shape"]), DTYPES[entry["dtype"]])
+    return found
 
 
 def read_torch_file(path: Path) -> dict[str, Tensor]:
@@ -61,8 +99,9 @@ class SafetensorsFolder(Mapping[str, Tensor]):
         if not self.files:
             raise ModelFileError(f"{folder} holds no .safetensors file; {mend()}")
         self._open: dict[str, Any] = {}
+        self.stored: dict[str, Stored] = {}
         for name in self.files:
-            safetensors_header(folder / name)
+            self.stored |= stored_tensors(folder / name)
             self._open[name] = safe_open(folder / name, framework="pt", device="cpu")
 
     def __getitem__(self, name: str) -> Tensor:
@@ -117,6 +156,84 @@ def install(
         raise ModelFileError(f"{source}: {len(wrong)} tensors have another shape: {_some(wrong)}; {mend()}")
     module.load_state_dict(taken, strict=True, assign=True)
     module.eval().requires_grad_(False)
+
+
+def install_copied(
+    module: nn.Module,
+    mapped: Mapping[str, Tensor],
+    stored: Mapping[str, Stored],
+    source: Path,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+    on_host: Collection[str] = (),
+    neighbours: Neighbours = lambda name: (name,),
+) -> None:
+    """Do what `install` does with tensors of safetensors files, by `FileCopies`.
+
+    The same tensors, memory-mapped, are used for those named in `on_host` or to be converted.
+
+    Raises:
+        ModelFileError: see `install`; or a file is cut short.
+    """
+    arriving = Arriving(stored, device, neighbours)
+
+    def is_copied(name: str) -> bool:
+        of_file = stored[name].dtype
+        return name not in on_host and (dtype in (None, of_file) or not of_file.is_floating_point)
+
+    wanted = [name for name in module.state_dict() if name in stored]
+    state = {name: arriving[name] if is_copied(name) else mapped[name] for name in wanted}
+    install(module, state, source, device, dtype, None, on_host)
+    if progress is not None:
+        progress(sum(tensor.nbytes for name, tensor in state.items() if not is_copied(name)))
+    FileCopies(arriving.parts, device, progress).wait()
+
+
+class Arriving(Mapping[str, Tensor]):
+    """The tensors of files on a device: allocated when they are asked for, with their values still to come.
+
+    Args:
+        stored: where they are.
+        device: where they go.
+        neighbours: see `Neighbours`.
+    """
+
+    def __init__(
+        self,
+        stored: Mapping[str, Stored],
+        device: torch.device,
+        neighbours: Neighbours = lambda name: (name,),
+    ) -> None:
+        self.parts: list[Part] = []
+        """What is to be copied."""
+        self._stored, self._device, self._neighbours = stored, device, neighbours
+        self._made: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._made:
+            names = self._neighbours(name)
+            found = [self._stored.get(each) for each in names]
+            kinds = {None if each is None else (each.shape[1:], each.dtype) for each in found}
+            self._allocate(names if len(kinds) == 1 and None not in kinds else (name,))
+        return self._made[name]
+
+    def _allocate(self, names: tuple[str, ...]) -> None:
+        stored = [self._stored[name] for name in names]
+        rows = [each.shape[0] if each.shape else 1 for each in stored]
+        whole = torch.empty(sum(rows), *stored[0].shape[1:], dtype=stored[0].dtype, device=self._device)
+        for name, each, tensor in zip(names, stored, torch.split(whole, rows), strict=True):
+            self._made[name] = tensor.view(each.shape)
+            self.parts.append(Part(each.path, each.offset, tensor))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
 
 
 def _some(names: list[str]) -> str:

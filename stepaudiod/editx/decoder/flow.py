@@ -9,7 +9,7 @@ Guidance runs a second row with all conditions zero. Independent of waveforms.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepaudiod.editx.checkpoint.weights import Progress, embedding, install, read_torch_file
+from stepaudiod.editx.checkpoint.weights import embedding, install, read_torch_file
 from stepaudiod.editx.decoder.config import STEPS, FlowConfig
 from stepaudiod.editx.decoder.dit import MELS, DiT, EstimatorState, KVState, Modulation
 from stepaudiod.editx.decoder.step_graphs import STATE_DTYPE, StepGraphs, StepInput
@@ -27,6 +27,8 @@ GUIDANCE = 0.7
 TABLE_ROWS = 5121
 SPEAKER_SIZE = 192
 NOISE_FRAMES = 30000
+MODULATIONS, OUTPUT_MODULATIONS = "schedule.blocks", "schedule.output"
+"""Names of prepared tensors."""
 LARGEST_PROMPT_GRAPH = 512
 """Mel frames of the longest reference that a graph prefills; a prefill happens once, and a graph stays."""
 
@@ -163,26 +165,59 @@ class Flow(nn.Module):
     def schedule(self) -> list[tuple[float, Tensor, Modulation]]:
         """Each step's time, length and modulation; computed at the first call."""
         if not self._schedule:
-            span = torch.linspace(0, 1, STEPS + 1, device=self.device, dtype=self.dtype)
-            span = 1 - torch.cos(span * 0.5 * torch.pi)
-            time, dt = span[0], span[1] - span[0]
-            schedule = []
-            for index in range(1, STEPS + 1):
-                modulation = self.estimator.modulation(time)
-                schedule.append((float(time), dt, modulation))
-                # the time is accumulated as the reference does it, with its rounding
-                time = time + dt
-                if index < STEPS:
-                    dt = span[index + 1] - time
-            self._schedule = schedule
+            steps = _euler_steps(self.device, self.dtype)
+            self._schedule = [(float(time), dt, self.estimator.modulation(time)) for time, dt in steps]
             self.estimator.forget_times()
         return self._schedule
 
+    def prepared(self) -> dict[str, Tensor]:
+        """The tensors from which `build_flow` builds it with its modulations computed."""
+        modulations = [modulation for _, _, modulation in self.schedule()]
+        return self.state_dict() | {
+            MODULATIONS: torch.stack([modulation.blocks for modulation in modulations]),
+            OUTPUT_MODULATIONS: torch.stack([modulation.output for modulation in modulations]),
+        }
 
-def load_flow(path: Path, device: torch.device, progress: Progress | None = None) -> Flow:
-    """Load the decoder from the published `flow.pt`, in float32: bfloat16 changes the mel audibly."""
-    state = read_torch_file(path)
+    def restore_schedule(self, blocks: Tensor, output: Tensor) -> None:
+        """Take modulations that were computed before: `(10, depth, 9, size)` and `(10, 2, size)`."""
+        self._schedule = [
+            (float(time), dt.to(blocks.device), Modulation(*step))
+            for (time, dt), *step in zip(
+                _euler_steps(torch.device("cpu"), blocks.dtype), blocks, output, strict=True
+            )
+        ]
+
+
+def _euler_steps(device: torch.device, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """The time and the length of each step, `()` both."""
+    span = torch.linspace(0, 1, STEPS + 1, device=device, dtype=dtype)
+    span = 1 - torch.cos(span * 0.5 * torch.pi)
+    time, dt = span[0], span[1] - span[0]
+    steps = []
+    for index in range(1, STEPS + 1):
+        steps.append((time, dt))
+        # the time is accumulated as the reference does it, with its rounding
+        time = time + dt
+        if index < STEPS:
+            dt = span[index + 1] - time
+    return steps
+
+
+def load_flow(path: Path, device: torch.device) -> Flow:
+    """Load the decoder from the published `flow.pt`."""
+    return build_flow(read_torch_file(path), path, device)
+
+
+def build_flow(state: Mapping[str, Tensor], source: Path, device: torch.device) -> Flow:
+    """Build the decoder, in float32: bfloat16 changes the mel audibly.
+
+    The tensors are those of `flow.pt` or of `Flow.prepared`; they may get their values later.
+    """
     with torch.device("meta"):
-        flow = Flow(FlowConfig.read(state, path))
-    install(flow, state, path, device, torch.float32, progress)
+        flow = Flow(FlowConfig.read(state, source))
+    if is_prepared := MODULATIONS in state:
+        flow.estimator.forget_times()
+    install(flow, state, source, device, torch.float32)
+    if is_prepared:
+        flow.restore_schedule(state[MODULATIONS], state[OUTPUT_MODULATIONS])
     return flow

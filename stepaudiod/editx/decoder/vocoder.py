@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepaudiod.editx.checkpoint.headers import shape_of
-from stepaudiod.editx.checkpoint.weights import Progress, install, read_torch_file
+from stepaudiod.editx.checkpoint.weights import install, read_torch_file
 from stepaudiod.editx.decoder.dit import MELS
 from stepaudiod.editx.decoder.source import HARMONICS, HarmonicSource
 
@@ -146,17 +146,27 @@ def make_source_noise(samples: int, generator: torch.Generator) -> Tensor:
     return torch.randn(samples, HARMONICS, generator=generator)
 
 
-def load_vocoder(path: Path, device: torch.device, progress: Progress | None = None) -> Vocoder:
-    """Load the vocoder from the published `hift.pt`, folding its weight norms; it runs in float32."""
+def load_vocoder(path: Path, device: torch.device) -> Vocoder:
+    """Load the vocoder from the published `hift.pt`."""
+    return build_vocoder(read_vocoder(path), path, device)
+
+
+def read_vocoder(path: Path) -> dict[str, Tensor]:
+    """Memory-map the vocoder's tensors and fold its weight norms."""
     state = fold_weight_norms(read_torch_file(path))
-    base, _, _ = shape_of(state, "conv_pre.weight", path)
-    _, pitch_channels = shape_of(state, "f0_predictor.classifier.weight", path)
     for name, tensor in state.items():
         if name.endswith(".alpha"):
             state[name] = tensor.flatten()
+    return state
+
+
+def build_vocoder(state: Mapping[str, Tensor], source: Path, device: torch.device) -> Vocoder:
+    """Build the vocoder from the tensors that `read_vocoder` names; it runs in float32."""
+    base, _, _ = shape_of(state, "conv_pre.weight", source)
+    _, pitch_channels = shape_of(state, "f0_predictor.classifier.weight", source)
     with torch.device("meta"):
         vocoder = Vocoder(base, pitch_channels)
-    install(vocoder, state, path, device, torch.float32, progress)
+    install(vocoder, state, source, device, torch.float32)
     return vocoder
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,9 @@ CHUNK_ROWS, CONTEXT_ROWS, CACHED_CHUNKS = 4, 5, 4
 WINDOW_ROWS = CONTEXT_ROWS + CHUNK_ROWS
 STACK, STRIDE = 7, 6
 FEATURE_SIZE, HEAD_SIZE, KERNEL = 560, 128, 11
+CENTROIDS = 1024
+FIRST = "encoder.encoders0.0"
+"""The first layer in the checkpoint, whose input has another size."""
 
 
 def row_count(samples: int) -> int:
@@ -173,13 +177,13 @@ class LinguisticTokenizer(nn.Module):
     centroids: Tensor
     half_norms: Tensor
 
-    def __init__(self, encoder: SanmEncoder, shift: Tensor, scale: Tensor, centroids: Tensor) -> None:
+    def __init__(self, encoder: SanmEncoder, size: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.register_buffer("shift", shift)
-        self.register_buffer("scale", scale)
-        self.register_buffer("centroids", centroids)
-        self.register_buffer("half_norms", centroids.square().sum(1) / 2)
+        self.register_buffer("shift", torch.empty(FEATURE_SIZE))
+        self.register_buffer("scale", torch.empty(FEATURE_SIZE))
+        self.register_buffer("centroids", torch.empty(CENTROIDS, size))
+        self.register_buffer("half_norms", torch.empty(CENTROIDS))
 
     def features(self, waveform: Tensor) -> Tensor:
         """Turn `(samples,)` at 16 kHz into normalised rows `(rows, 560)`.
@@ -210,26 +214,34 @@ class LinguisticTokenizer(nn.Module):
 
 
 def load_linguistic(folder: Path, centroids: Path, device: torch.device) -> LinguisticTokenizer:
-    """Load the tokeniser from its published files.
+    """Load the tokeniser from its published files; see `read_linguistic`."""
+    return build_linguistic(read_linguistic(folder, centroids), folder / "model.pt", device)
+
+
+def read_linguistic(folder: Path, centroids: Path) -> dict[str, Tensor]:
+    """Memory-map the tokeniser's tensors.
 
     The folder holds `model.pt`, whose decoder is not read, and `am.mvn`; the centroids are `(1024, size)`
     float32.
     """
     path = folder / "model.pt"
-    state = read_torch_file(path)
-    encoder_state = {
-        name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")
-    }
-    size, inner = shape_of(encoder_state, "encoders0.0.feed_forward.w_2.weight", path)
-    later = "encoders.{}.norm1.weight"
-    layers = 1 + (count(encoder_state, later, path) if later.format(0) in encoder_state else 0)
+    state = {name: t for name, t in read_torch_file(path).items() if name.startswith("encoder.")}
+    size, _ = shape_of(state, f"{FIRST}.feed_forward.w_2.weight", path)
+    state["shift"], state["scale"] = _read_normalisation(folder / "am.mvn")
+    state["centroids"] = _read_centroids(centroids, size)
+    state["half_norms"] = state["centroids"].square().sum(1) / 2
+    return state
+
+
+def build_linguistic(state: Mapping[str, Tensor], source: Path, device: torch.device) -> LinguisticTokenizer:
+    """Build the tokeniser from the tensors that `read_linguistic` names."""
+    size, inner = shape_of(state, f"{FIRST}.feed_forward.w_2.weight", source)
+    later = "encoder.encoders.{}.norm1.weight"
+    layers = 1 + (count(state, later, source) if later.format(0) in state else 0)
     with torch.device("meta"):
-        encoder = SanmEncoder(size, inner, layers)
-    install(encoder, encoder_state, path, device, torch.float32)
-    shift, scale = _read_normalisation(folder / "am.mvn")
-    return LinguisticTokenizer(
-        encoder, shift.to(device), scale.to(device), _read_centroids(centroids, size).to(device)
-    ).eval()
+        tokenizer = LinguisticTokenizer(SanmEncoder(size, inner, layers), size)
+    install(tokenizer, state, source, device, torch.float32)
+    return tokenizer
 
 
 def _read_normalisation(path: Path) -> tuple[Tensor, Tensor]:
@@ -255,6 +267,6 @@ def _read_centroids(path: Path, size: int) -> Tensor:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{path} can't be read: {error}; {mend()}") from error
-    if array.shape != (1024, size):
-        raise ModelFileError(f"{path}: expected shape (1024, {size}), found {array.shape}; {mend()}")
+    if array.shape != (CENTROIDS, size):
+        raise ModelFileError(f"{path}: expected shape ({CENTROIDS}, {size}), found {array.shape}; {mend()}")
     return torch.from_numpy(array.astype(np.float32))

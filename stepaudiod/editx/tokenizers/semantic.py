@@ -5,12 +5,14 @@ The network is ours; only its weights come from the published ONNX graph, which 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepaudiod.editx.checkpoint.headers import count, shape_of
 from stepaudiod.editx.checkpoint.onnx_weights import OnnxGraph
 from stepaudiod.editx.checkpoint.weights import install
 from stepaudiod.editx.tokenizers.features import semantic_mel
@@ -80,11 +82,11 @@ class SemanticTokenizer(nn.Module):
     codebook: Tensor
     half_norms: Tensor
 
-    def __init__(self, encoder: SemanticEncoder, codebook: Tensor) -> None:
+    def __init__(self, encoder: SemanticEncoder, size: int, codes: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.register_buffer("codebook", codebook)
-        self.register_buffer("half_norms", codebook.square().sum(0) / 2)
+        self.register_buffer("codebook", torch.empty(size, codes))
+        self.register_buffer("half_norms", torch.empty(codes))
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Tokenise `(samples,)` at 16 kHz, trimmed by `features.trim_for_codes`.
@@ -106,16 +108,29 @@ class SemanticTokenizer(nn.Module):
 
 def load_semantic(path: Path, device: torch.device) -> SemanticTokenizer:
     """Load the tokeniser from the published `speech_tokenizer_v1.onnx`."""
+    return build_semantic(read_semantic(path), path, device)
+
+
+def read_semantic(path: Path) -> dict[str, Tensor]:
+    """Memory-map the tokeniser's tensors, under our module's names."""
     graph = OnnxGraph(path)
-    state = _named_state(graph)
-    size, mels, _ = state["conv1.weight"].shape
-    inner = state["blocks.0.mlp.0.weight"].shape[0]
-    layers = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    state = {f"encoder.{name}": tensor for name, tensor in _named_state(graph).items()}
+    state["codebook"] = graph.operand("/quantizer/rq/model/layers.0/_codebook/MatMul", 1).float()
+    state["half_norms"] = state["codebook"].square().sum(0) / 2
+    return state
+
+
+def build_semantic(state: Mapping[str, Tensor], source: Path, device: torch.device) -> SemanticTokenizer:
+    """Build the tokeniser from the tensors that `read_semantic` names."""
+    size, mels, _ = shape_of(state, "encoder.conv1.weight", source)
+    inner, _ = shape_of(state, "encoder.blocks.0.mlp.0.weight", source)
+    positions, _ = shape_of(state, "encoder.positional_embedding", source)
+    layers = count(state, "encoder.blocks.{}.mlp.0.weight", source)
     with torch.device("meta"):
-        encoder = SemanticEncoder(mels, size, inner, layers, state["positional_embedding"].shape[0])
-    install(encoder, state, path, device, torch.float32)
-    codebook = graph.operand("/quantizer/rq/model/layers.0/_codebook/MatMul", 1)
-    return SemanticTokenizer(encoder, codebook.float().to(device)).eval()
+        encoder = SemanticEncoder(mels, size, inner, layers, positions)
+        tokenizer = SemanticTokenizer(encoder, *shape_of(state, "codebook", source))
+    install(tokenizer, state, source, device, torch.float32)
+    return tokenizer
 
 
 def _named_state(graph: OnnxGraph) -> dict[str, Tensor]:

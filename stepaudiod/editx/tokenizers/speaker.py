@@ -6,12 +6,14 @@ here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stepaudiod.editx.checkpoint.headers import count
 from stepaudiod.editx.checkpoint.onnx_weights import OnnxGraph
 from stepaudiod.editx.checkpoint.weights import install
 from stepaudiod.editx.tokenizers.features import speaker_filter_bank
@@ -108,7 +110,7 @@ class Transit(nn.Module):
 class SpeakerEncoder(nn.Module):
     """The network. All but its head runs in float64: its output may be rounded later."""
 
-    def __init__(self, state: dict[str, Tensor], layers: list[int]) -> None:
+    def __init__(self, state: Mapping[str, Tensor], layers: list[int]) -> None:
         super().__init__()
         self.head = Head(state["head.conv1.weight"].shape[0])
         channels, wide, kernel = state["tdnn.weight"].shape
@@ -153,19 +155,27 @@ class SpeakerEncoder(nn.Module):
 
 def load_speaker_encoder(path: Path, device: torch.device) -> SpeakerEncoder:
     """Load the network from the published `campplus.onnx`."""
-    graph = OnnxGraph(path)
-    state, layers = _named_state(graph)
+    return build_speaker_encoder(read_speaker_encoder(path), path, device)
+
+
+def read_speaker_encoder(path: Path) -> dict[str, Tensor]:
+    """Memory-map the network's tensors, under our module's names, in the precision in which they are used."""
+    state = {name: tensor.float() for name, tensor in _named_state(OnnxGraph(path)).items()}
+    return {name: t if name.startswith("head.") else t.double() for name, t in state.items()}
+
+
+def build_speaker_encoder(state: Mapping[str, Tensor], source: Path, device: torch.device) -> SpeakerEncoder:
+    """Build the network from the tensors that `read_speaker_encoder` names."""
+    blocks = range(len(DILATIONS))
+    layers = [count(state, f"blocks.{index}.{{}}.linear1.weight", source) for index in blocks]
     with torch.device("meta"):
         encoder = SpeakerEncoder(state, layers)
-    install(encoder, state, path, device, torch.float32)
-    for name, part in encoder.named_children():
-        if name != "head":
-            part.double()
+    install(encoder, state, source, device)
     return encoder
 
 
-def _named_state(graph: OnnxGraph) -> tuple[dict[str, Tensor], list[int]]:
-    """Name the graph's constants as our module does, and count the layers of each dense block."""
+def _named_state(graph: OnnxGraph) -> dict[str, Tensor]:
+    """Name the graph's constants as our module does."""
     state: dict[str, Tensor] = {}
     for conv in ("conv1", "conv2"):
         _take_conv(graph, f"/head/{conv}", state, f"head.{conv}")
@@ -177,19 +187,18 @@ def _named_state(graph: OnnxGraph) -> tuple[dict[str, Tensor], list[int]]:
             if graph.has(f"{node}/shortcut/shortcut.0/Conv"):
                 _take_conv(graph, f"{node}/shortcut/shortcut.0", state, f"{name}.shortcut")
     _take_conv(graph, "/xvector/tdnn/linear", state, "tdnn")
-    layers = []
     for index in range(len(DILATIONS)):
-        layers.append(_take_dense_block(graph, index, state))
+        _take_dense_block(graph, index, state)
         node = f"/xvector/transit{index + 1}"
         _take_norm(graph, f"{node}/nonlinear", state, f"transits.{index}.nonlinear")
         _take_conv(graph, f"{node}/linear", state, f"transits.{index}.linear")
     if graph.has("/xvector/out_nonlinear/batchnorm/BatchNormalization"):
         _take_norm(graph, "/xvector/out_nonlinear", state, "out_nonlinear")
     _take_output(graph, state)
-    return state, layers
+    return state
 
 
-def _take_dense_block(graph: OnnxGraph, index: int, state: dict[str, Tensor]) -> int:
+def _take_dense_block(graph: OnnxGraph, index: int, state: dict[str, Tensor]) -> None:
     layer = 0
     while layer == 0 or graph.has(f"/xvector/block{index + 1}/tdnnd{layer + 1}/linear1/Conv"):
         node, name = f"/xvector/block{index + 1}/tdnnd{layer + 1}", f"blocks.{index}.{layer}"
@@ -199,7 +208,6 @@ def _take_dense_block(graph: OnnxGraph, index: int, state: dict[str, Tensor]) ->
         _take_conv(graph, f"{node}/cam_layer/linear1", state, f"{name}.gate1")
         _take_conv(graph, f"{node}/cam_layer/linear2", state, f"{name}.gate2")
         layer += 1
-    return layer
 
 
 def _take_conv(graph: OnnxGraph, node: str, state: dict[str, Tensor], name: str) -> None:

@@ -79,6 +79,7 @@ class StepAudioEngine:
         recogniser: dict[str, Any] | None = None,
     ) -> None:
         torch.set_num_threads(threads)
+        self._cache_dir = cache_dir
         self._checkpoint = Checkpoint(Path(models_dir))
         self._voices = VoiceLibrary(Path(voices_dir))
         self._device = device
@@ -121,6 +122,7 @@ class StepAudioEngine:
             report,
             options,
             quantized_folder=self._checkpoint.quantized,
+            prepared_folder=self._cache_dir,
         )
 
     def _planned(self, free_bytes: int) -> PipelineOptions:
@@ -217,6 +219,7 @@ class StepAudioEngine:
                 transcribe=self._transcriber(request.recording.transcript),
             )
             yield from _results(synthesis, facts)
+        self._pipeline.networks.finish()
 
     def _say(
         self, request: SpeechRequest, reference: Reference, facts: dict[str, Any]
@@ -225,6 +228,7 @@ class StepAudioEngine:
             reference, request.text, language=request.language, edit=request.edit, seed=request.seed
         )
         yield from _at_speed(_results(synthesis, facts), request.speed)
+        self._pipeline.networks.finish()
 
     def _library_voice(self, voice_id: str) -> Reference:
         """An encoded voice: from memory, from its file, or encoded now."""

@@ -154,6 +154,10 @@ class StepAudio(Section):
         "auto",
         description='GPU memory that it may use, as "9.5G"; "auto" is the recommended size, if free',
     )
+    doze_after: Annotated[Seconds, Field(gt=0)] | Literal["never"] = Field(
+        60,
+        description='seconds without work until the model leaves the GPU for the main memory; or "never"',
+    )
     check_output: bool = Field(
         True, description="detect speech that is silent, too long or too short, and retry with another seed"
     )
@@ -162,6 +166,11 @@ class StepAudio(Section):
     def gpu_memory_bytes(self) -> int | None:
         """None is "auto"."""
         return None if self.gpu_memory == "auto" else memory_bytes(self.gpu_memory)
+
+    @property
+    def doze_after_s(self) -> float | None:
+        """Seconds without work until the model leaves the GPU; None is never."""
+        return None if self.doze_after == "never" else float(self.doze_after)
 
 
 class Settings(BaseModel):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+from contextlib import suppress
+from pathlib import Path
 
 PR_SET_DUMPABLE = 4
 
@@ -20,4 +22,16 @@ def forbid_core_dumps() -> None:
     import ctypes  # the front starts without it
 
     limit_core_dumps()
+    with suppress(OSError):  # for `allow_inspection`: a dump has no memory at all, core(5)
+        Path("/proc/self/coredump_filter").write_text("0")
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)
+
+
+def allow_inspection() -> None:
+    """Let processes of the same user inspect this one, as a driver does that checkpoints it: prctl(2).
+
+    Until `forbid_core_dumps` is called again. A core dump would still hold no memory.
+    """
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1)

@@ -47,6 +47,9 @@ class Counters:
         answers: HTTP responses by (endpoint, status).
         worker_deaths: workers that ended unexpectedly: `died` or `hung`.
         load_s: seconds spent loading.
+        checkpoints: workers taken off the GPU, `done` or `failed`.
+        restores: workers put back, `done` or `failed`; `no_room` where other processes held the card.
+        restore_s: seconds spent restoring.
     """
 
     def __init__(self) -> None:
@@ -61,6 +64,9 @@ class Counters:
         self.loads: Counter[str] = Counter()
         self.load_s: dict[str, float] = defaultdict(float)
         self.unloads: Counter[str] = Counter()
+        self.checkpoints: Counter[str] = Counter()
+        self.restores: Counter[str] = Counter()
+        self.restore_s = 0.0
 
     def ended(self, outcome: str) -> int:
         return sum(count for (_, how), count in self.requests.items() if how == outcome)

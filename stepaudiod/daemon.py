@@ -156,6 +156,7 @@ class Daemon:
                 heartbeat_timeout_s=settings.timeouts.heartbeat,
                 stall_timeout_s=settings.timeouts.stall,
                 load_timeout_s=settings.timeouts.load,
+                doze_after_s=settings.step_audio.doze_after_s,
             ),
             counters,
         )

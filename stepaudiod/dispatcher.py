@@ -35,6 +35,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+WAKING = {
+    "checkpointing": "is leaving the GPU, and will be restored",
+    "waiting": "waits for GPU memory",
+    "restoring": "is being restored",
+}
+"""What requests wait for, by the worker's state."""
+
 Spawn = Callable[[Counters], "Awaitable[WorkerProcess]"]
 
 
@@ -289,15 +296,25 @@ class Dispatcher:
         self._turns.drop(request.turn)
 
     async def _ready_worker(self) -> WorkerProcess:
-        async with self._spawning:
-            if self.is_stopping:
-                raise Stopping(
-                    "The daemon is stopping. Connect again: the next connection starts a fresh one."
-                )
-            if self.worker is None or self.worker.is_lost:
-                self.worker = await self._spawn(self.counters)
-                self.worker.watch_changes(self.changes.notify)
-            return self.worker
+        """A worker that can take work now: started, or restored if it dozes.
+
+        Raises:
+            Stopping: the daemon is stopping.
+            GpuFull: there is no room to restore it.
+        """
+        while True:
+            async with self._spawning:
+                if self.is_stopping:
+                    raise Stopping(
+                        "The daemon is stopping. Connect again: the next connection starts a fresh one."
+                    )
+                if self.worker is None or self.worker.is_lost:
+                    self.worker = await self._spawn(self.counters)
+                    self.worker.watch_changes(self.changes.notify)
+                worker = self.worker
+            await worker.doze.wake()
+            if not worker.is_lost:
+                return worker
 
     async def preload(self) -> None:
         """Load the engine that serves, before any request. This is no work: the idle clock runs on."""
@@ -344,6 +361,8 @@ class Dispatcher:
         worker = self.worker
         if worker is not None and worker.loading:
             name = str(worker.loading)
+        elif self._active and self.worker_state in WAKING:
+            name = f"{name} {WAKING[self.worker_state]}"
         served = self.counters.ended("served")
         return f"{self._state()} · {name} · {served} request{'' if served == 1 else 's'} served"
 
@@ -353,6 +372,16 @@ class Dispatcher:
             return f"speaking to {self._active}{queued}"
         remaining_s = self._idle.remaining_s
         if remaining_s is None:
-            return "awake for good"
+            return "dozing" if self.is_dozing else "awake for good"
         step_s = 10 if remaining_s > 10 else 1  # each change is a message to the manager
-        return f"asleep in {math.ceil(remaining_s / step_s) * step_s} s"
+        return f"{'dozing, ' * self.is_dozing}asleep in {math.ceil(remaining_s / step_s) * step_s} s"
+
+    @property
+    def worker_state(self) -> str:
+        """`none`, or one of `worker.doze.State`."""
+        return "none" if self.worker is None or self.worker.is_lost else str(self.worker.doze.state)
+
+    @property
+    def is_dozing(self) -> bool:
+        """Whether there is a worker whose memory is not on the GPU."""
+        return self.worker_state in ("dozing", "waiting", "restoring")

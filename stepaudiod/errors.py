@@ -126,6 +126,12 @@ class EngineUnavailable(EngineError):
     code = "engine_unavailable"
 
 
+class GpuFull(EngineUnavailable):
+    """Other processes hold the GPU memory that the dozing model needs; the message names them."""
+
+    code = "gpu_full"
+
+
 class ModelFileError(EngineError):
     """A model file is missing, truncated or wrong."""
 

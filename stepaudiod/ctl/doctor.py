@@ -127,6 +127,8 @@ def _engine_findings(settings: Settings, units: Units) -> Iterator[Finding]:
         yield from gpus.findings(cards, 0, STEP_AUDIO)
     else:
         yield from gpus.findings(cards, 0, f"unused while {STEP_AUDIO} isn't installed")
+    if gpus.driver is not None and models.is_complete:
+        yield gpu.doze_finding(gpus.driver, cards, settings)
 
 
 def _ask(options: Options, terminal: Terminal) -> Finding:

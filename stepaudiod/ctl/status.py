@@ -40,7 +40,7 @@ def _report(status: dict[str, Any]) -> str:
     lines = [
         ("stepaudiod", f"{daemon.get('version', '?')} · {daemon.get('status', '?')}"),
         ("engine", f"{daemon.get('engine') or 'none'} ({daemon.get('reason', '?')})"),
-        ("worker", f"process {daemon['worker_pid']}" if daemon.get("worker_pid") else "none"),
+        ("worker", _worker(daemon)),
         (
             "now",
             daemon.get("loading")
@@ -59,6 +59,12 @@ def _report(status: dict[str, Any]) -> str:
         for name, model in models.items()
     ]
     return f"{report}\n\n{table(('MODEL', 'LOADED', 'SLEEPS IN', 'GPU MEMORY'), rows)}"
+
+
+def _worker(daemon: dict[str, Any]) -> str:
+    if not daemon.get("worker_pid"):
+        return "none"
+    return f"process {daemon['worker_pid']}, {daemon.get('worker_state', '?')}"
 
 
 def _seconds(value: float | None) -> str:

@@ -42,7 +42,7 @@ READS = (errors.InvalidRequest, errors.TooLarge, errors.TooSlow, errors.Busy, er
 NAMES_A_MODEL = (errors.NotFound, errors.EngineUnavailable)
 WORKS = (
     *(*READS, *NAMES_A_MODEL, errors.Unsupported, errors.Stopping, errors.EngineError),
-    *(errors.SynthesisFailed, errors.TookTooLong, errors.ModelFileError, errors.WorkerLost),
+    *(errors.SynthesisFailed, errors.TookTooLong, errors.ModelFileError, errors.GpuFull, errors.WorkerLost),
 )
 """Errors of every endpoint that reads a body and has an engine work on it."""
 

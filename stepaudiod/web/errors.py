@@ -39,12 +39,13 @@ STATUSES: dict[type[StepaudiodError], int] = {
     errors.DiskFull: 507,
     errors.EngineError: 500,
     errors.EngineUnavailable: 503,
+    errors.GpuFull: 503,
     errors.ModelFileError: 503,
     errors.SynthesisFailed: 500,
     errors.WorkerLost: 503,
 }
 
-RETRY_AFTER_S = {errors.Stopping: 1, errors.WorkerLost: 1}
+RETRY_AFTER_S = {errors.Stopping: 1, errors.WorkerLost: 1, errors.GpuFull: 60}
 """Errors after which the same request may succeed: whole seconds after which to send it again."""
 
 IN_THE_JOURNAL = "Its journal says why: journalctl -u stepaudiod"

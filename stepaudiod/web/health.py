@@ -18,7 +18,12 @@ from stepaudiod.web.errors import error_body
 NOT_READY = "not_ready"
 
 
-HEALTH = {200: Answer(contents={JSON: ("Health",)}, headers=("X-StepAudio-Version", "X-StepAudio-Commit"))}
+HEALTH = {
+    200: Answer(
+        contents={JSON: ("Health",)},
+        headers=("X-StepAudio-Version", "X-StepAudio-Commit", "X-StepAudio-Worker"),
+    )
+}
 VERSION_HEADERS = {"X-StepAudio-Version": __version__} | ({"X-StepAudio-Commit": COMMIT} if COMMIT else {})
 
 
@@ -26,9 +31,11 @@ VERSION_HEADERS = {"X-StepAudio-Version": __version__} | ({"X-StepAudio-Commit":
 async def healthz(request: Request) -> Response:
     """Check that the daemon is alive.
 
-    Says nothing about the engine, and starts no worker.
+    The body says nothing about the engine; a header has the worker's state. Starts no worker.
     """
-    return JSONResponse({"status": "ok"}, headers=VERSION_HEADERS)
+    service: Dispatcher = request.app.state.service
+    headers = VERSION_HEADERS | {"X-StepAudio-Worker": service.worker_state}
+    return JSONResponse({"status": "ok"}, headers=headers)
 
 
 READINESS = {
@@ -62,5 +69,6 @@ async def readyz(request: Request) -> Response:
             "engine": engine.engine.name,
             "why": engine.reason,
             "problems": problems,
+            "worker": service.worker_state,
         }
     )

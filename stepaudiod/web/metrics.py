@@ -70,6 +70,11 @@ class ServiceCollector:
         yield _counter("loads", "Engines loaded", counters.loads, "engine")
         yield _counter("load_seconds", "Time that loading took", counters.load_s, "engine")
         yield _counter("unloads", "Engines unloaded", counters.unloads, "engine")
+        checkpoints = {outcome: counters.checkpoints[outcome] for outcome in ("done", "failed")}
+        yield _counter("checkpoints", "Workers that left the GPU to doze", checkpoints, "outcome")
+        restores = {outcome: counters.restores[outcome] for outcome in ("done", "failed", "no_room")}
+        yield _counter("restores", "Dozing workers put back on the GPU", restores, "outcome")
+        yield _counter("restore_seconds", "Time that restoring took", {(): counters.restore_s})
 
     def _now(self) -> Iterator[Metric]:
         from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
@@ -85,6 +90,7 @@ class ServiceCollector:
             ("requests_waiting", "Requests in the queue", service.queued),
             ("worker_running", "1 while there is a worker", worker is not None),
             ("worker_busy", "1 if the worker had work at its last heartbeat", is_busy),
+            ("worker_dozing", "1 while the worker's memory is not on the GPU", service.is_dozing),
         ):
             yield GaugeMetricFamily(f"stepaudiod_{name}", text, value=float(value))
         memory = GaugeMetricFamily(

@@ -157,6 +157,7 @@ def describe_status(service: Dispatcher, idle: IdleClock) -> dict[str, Any]:
             "active": service.active,
             "queued": service.queued,
             "worker_pid": None if worker is None or worker.is_lost else worker.pid,
+            "worker_state": service.worker_state,
             "loading": None if loading is None else str(loading),
             "load": None if loading is None else asdict(loading),
             "requests": {outcome: service.counters.ended(outcome) for outcome in OUTCOMES},

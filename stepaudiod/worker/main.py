@@ -23,6 +23,7 @@ from pathlib import Path
 
 from stepaudiod.core_dumps import forbid_core_dumps
 from stepaudiod.errors import InvalidRequest, StepaudiodError
+from stepaudiod.worker import held_gpu
 from stepaudiod.worker.decoder_process import Decoders
 from stepaudiod.worker.job import Job
 from stepaudiod.worker.loaded import LoadedEngines
@@ -30,12 +31,14 @@ from stepaudiod.worker.protocol import (
     NO_JOB,
     AddCredit,
     CancelJob,
+    EndCheckpoint,
     EngineOrder,
     Heartbeat,
     JobDone,
     JobFailed,
     LoadEngine,
     Piece,
+    PrepareCheckpoint,
     StartJob,
     ToFront,
     ToWorker,
@@ -150,6 +153,10 @@ class Worker:
                         )
                     case LoadEngine(engine) if not self._jobs:  # a job loads the engine that it needs
                         self._load(engine)
+                    case PrepareCheckpoint():
+                        self._send(held_gpu.prepare())
+                    case EndCheckpoint():
+                        forbid_core_dumps()
                     case AddCredit(id, size_bytes) if job := self._jobs.get(id):
                         job.credit_bytes += size_bytes
                     case CancelJob(id) if job := self._jobs.pop(id, None):

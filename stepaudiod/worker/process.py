@@ -17,6 +17,7 @@ from stepaudiod.counters import Counters
 from stepaudiod.errors import EngineError, InvalidRequest, StepaudiodError, WorkerLost
 from stepaudiod.requests import Audio, EngineDescription, Result, Work
 from stepaudiod.worker import protocol
+from stepaudiod.worker.doze import Doze, State, environ_of_children
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ class WorkerOptions(NamedTuple):
     """How to start a worker, and when it counts as hung.
 
     It hangs after `heartbeat_timeout_s` without a heartbeat; with work, also after `stall_timeout_s` without
-    progress, or `load_timeout_s` while an engine loads.
+    progress, or `load_timeout_s` while an engine loads. After `doze_after_s` without work it dozes; None is
+    never.
     """
 
     cache_dir: Path
@@ -36,6 +38,7 @@ class WorkerOptions(NamedTuple):
     heartbeat_timeout_s: float
     stall_timeout_s: float
     load_timeout_s: float
+    doze_after_s: float | None = None
 
 
 class Reply:
@@ -138,6 +141,11 @@ class WorkerProcess:
         self._silent_s = self._stalled_s = 0.0
         self._on_change: Callable[[], None] = lambda: None
         self._counters = counters
+        self._last_work_s = asyncio.get_running_loop().time()
+        self._held: asyncio.Future[dict[str, int]] | None = None
+        self.doze = Doze(
+            self, options.doze_after_s, options.load_timeout_s, counters, lambda: self._on_change()
+        )
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
 
     @classmethod
@@ -149,9 +157,7 @@ class WorkerProcess:
             command += ["--parent", str(os.getpid()), "--cache-dir", str(options.cache_dir)]
             command += ["--threads", str(options.threads), "--log-level", options.log_level]
             command += ["--beat", str(options.heartbeat_timeout_s / BEATS_PER_TIMEOUT)]
-            # systemd's notify socket and watchdog are the front's alone
-            systemd = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-            environ = {name: value for name, value in os.environ.items() if name not in systemd}
+            environ = environ_of_children()
             try:
                 process = subprocess.Popen(
                     command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environ
@@ -184,7 +190,26 @@ class WorkerProcess:
         self._writer.write(protocol.pack(order))
         return reply
 
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since the last work or loading; 0 while there is some."""
+        is_quiet = not self._replies and self.loading is None
+        return asyncio.get_running_loop().time() - self._last_work_s if is_quiet else 0.0
+
+    async def prepare_checkpoint(self) -> dict[str, int]:
+        """Have the worker get ready to leave the GPU. Returns bytes on each card by its UUID."""
+        self._held = asyncio.get_running_loop().create_future()
+        self._send(protocol.PrepareCheckpoint())
+        return await self._held
+
+    def end_checkpoint(self) -> None:
+        """Tell the worker that it has the GPU for itself again."""
+        self._silent_s = self._stalled_s = 0.0
+        self._last_work_s = asyncio.get_running_loop().time()
+        self._send(protocol.EndCheckpoint())
+
     def load(self, engine: EngineDescription) -> None:
+        self._last_work_s = asyncio.get_running_loop().time()
         self._send(protocol.LoadEngine(protocol.EngineOrder.of(engine)))
 
     def credit(self, id: int, size_bytes: int) -> None:
@@ -194,6 +219,7 @@ class WorkerProcess:
 
     def cancel(self, id: int) -> None:
         if self._replies.pop(id, None):
+            self._last_work_s = asyncio.get_running_loop().time()
             self._send(protocol.CancelJob(id))
 
     def _send(self, frame: protocol.ToWorker) -> None:
@@ -206,6 +232,8 @@ class WorkerProcess:
             while True:
                 frame = await protocol.read_frame(self._reader)
                 self._silent_s = 0.0
+                if not isinstance(frame, protocol.Heartbeat | protocol.HeldGpu):
+                    self._last_work_s = asyncio.get_running_loop().time()
                 match frame:
                     case protocol.Piece(id, result):
                         if reply := self._replies.get(id):
@@ -222,6 +250,9 @@ class WorkerProcess:
                         if progress != self._beat.progress or not is_busy:
                             self._stalled_s = 0.0
                         self._beat = frame
+                    case protocol.HeldGpu(cards):
+                        if self._held is not None and not self._held.done():
+                            self._held.set_result(cards)
                     case _:
                         self._note_engine(frame)
         except (asyncio.IncompleteReadError, OSError):
@@ -236,6 +267,7 @@ class WorkerProcess:
             )
             self._process.kill()
             log.error("worker %d died (%s)", self.pid, await self._ended())
+            await self.doze.end()
 
     def _note_engine(
         self, frame: protocol.EngineLoading | protocol.EngineLoaded | protocol.EngineDropped
@@ -264,14 +296,17 @@ class WorkerProcess:
 
     @property
     def gpu_memory(self) -> dict[str, int]:
-        """`allocated_bytes` and `reserved_bytes` at the last heartbeat; empty without a GPU."""
-        return self._beat.gpu
+        """`allocated_bytes` and `reserved_bytes` at the last heartbeat, 0 in a doze; empty without a GPU."""
+        is_dozing = self.doze.state in (State.DOZING, State.WAITING)
+        return dict.fromkeys(self._beat.gpu, 0) if is_dozing else self._beat.gpu
 
     async def _watch(self) -> None:
         """End a worker that hangs. Time is counted in ticks of the loop, which stop with the front."""
         tick_s = self._options.heartbeat_timeout_s / BEATS_PER_TIMEOUT
         while not self.is_lost:
             await asyncio.sleep(tick_s)
+            if self.doze.state is not State.AWAKE:
+                continue
             self._silent_s += tick_s
             self._stalled_s += tick_s
             limit_s = self._options.load_timeout_s if self.loading else self._options.stall_timeout_s
@@ -291,6 +326,7 @@ class WorkerProcess:
             self._lose(f"The worker {reason} and was ended while it had this request. Send it again.")
         self._process.kill()
         await self._ended()
+        await self.doze.end()
 
     def _lose(self, message: str) -> None:
         """Mark the worker as gone, and end all of its requests with an error."""
@@ -299,6 +335,8 @@ class WorkerProcess:
         self._counters.unloads.update(list(self.loaded))
         self.loaded.clear()
         self._writer.close()
+        if self._held is not None and not self._held.done():
+            self._held.set_result({})
         for reply in self._replies.values():
             reply.put(WorkerLost(message))
         self._replies.clear()

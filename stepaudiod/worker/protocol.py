@@ -106,6 +106,16 @@ class LoadEngine:
 
 
 @dataclass(slots=True)
+class PrepareCheckpoint:
+    """Front to worker: the driver is going to take its memory off the GPU. Answered by `HeldGpu`."""
+
+
+@dataclass(slots=True)
+class EndCheckpoint:
+    """Front to worker: its memory is on the GPU again, or has never left it."""
+
+
+@dataclass(slots=True)
 class Heartbeat:
     """Worker to front, at a fixed interval.
 
@@ -118,6 +128,13 @@ class Heartbeat:
     progress: int = 0
     is_busy: bool = False
     gpu: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class HeldGpu:
+    """Worker to front: bytes on each card by its UUID; none if it uses no GPU."""
+
+    cards: dict[str, int]
 
 
 @dataclass(slots=True)
@@ -182,14 +199,14 @@ class JobFailed:
 NO_JOB = 0
 """The id of no job."""
 
-ToWorker = StartJob | CancelJob | AddCredit | LoadEngine
-ToFront = Heartbeat | EngineLoading | EngineLoaded | EngineDropped | Piece | JobDone | JobFailed
+ToWorker = StartJob | CancelJob | AddCredit | LoadEngine | PrepareCheckpoint | EndCheckpoint
+ToFront = Heartbeat | HeldGpu | EngineLoading | EngineLoaded | EngineDropped | Piece | JobDone | JobFailed
 
 _TYPES: dict[str, Any] = {
     each.__name__: each
     for each in (
-        *(StartJob, CancelJob, AddCredit, LoadEngine, EngineOrder),
-        *(Heartbeat, EngineLoading, EngineLoaded, EngineDropped, Piece, JobDone, JobFailed),
+        *(StartJob, CancelJob, AddCredit, LoadEngine, PrepareCheckpoint, EndCheckpoint, EngineOrder),
+        *(Heartbeat, HeldGpu, EngineLoading, EngineLoaded, EngineDropped, Piece, JobDone, JobFailed),
         *(SpeechRequest, EditRequest, TranscriptionRequest, Recording, Edit),
         *(Audio, Segment, Word, Facts),
     )

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from stepaudiod.config import Settings, StepAudio
 from stepaudiod.ctl.checks.finding import Finding
-from stepaudiod.ctl.checks.gpu import GIB, Card, Gpus, visible
+from stepaudiod.ctl.checks.gpu import Gpus, doze_finding, visible
+from stepaudiod.nvml import GIB, Card
 
 
 def gpu_machine(root: Path, *, driver: bool = True, nodes: bool = True, card: bool = True) -> Gpus:
@@ -74,6 +76,30 @@ def test_only_the_cards_that_the_unit_sees_count() -> None:
     assert visible(cards, "1") == [cards[1]]
     assert visible(cards, None) == cards
     assert visible(cards, "GPU-4f2a") == cards
+
+
+@pytest.mark.parametrize(
+    ("driver", "device", "idle", "level", "text"),
+    [
+        ("580.65.06", "auto", 300, "ok", "after 60 s"),
+        ("565.57.01", "auto", 300, "note", "570"),
+        ("580.65.06", "cpu", 300, "ok", "processor"),
+        ("580.65.06", "auto", 30, "ok", "idle_timeout"),
+    ],
+)
+def test_it_says_whether_the_model_dozes(
+    driver: str, device: str, idle: float, level: str, text: str
+) -> None:
+    settings = Settings(idle_timeout=idle, step_audio=StepAudio(device=device))
+    finding = doze_finding(driver, [Card(0, "NVIDIA H200", 1, 2)], settings)
+    assert finding.level == level
+    assert text in finding.text
+
+
+def test_a_divided_card_does_not_doze() -> None:
+    finding = doze_finding("580.65.06", [Card(0, "NVIDIA H200", 1, 2, "GPU-1", True)], Settings())
+    assert finding.level == "note"
+    assert "MIG" in finding.text
 
 
 # ---- models and folders

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from stepaudiod.config import Settings
 from stepaudiod.ctl.checks.finding import Finding, note, ok, problem, unknown
 from stepaudiod.ctl.checks.permissions import Account, lacks
 from stepaudiod.ctl.options import ACCOUNT
+from stepaudiod.nvml import GIB, Card, Nvml
 
 NVIDIA = "0x10de"
 DISPLAY_CLASSES = ("0x0300", "0x0302")
 """PCI classes of VGA and 3D controllers: pci.ids."""
 CARD = re.compile(r"nvidia\d+")
-TIMEOUT_S = 15.0
-GIB = 1 << 30
 
 DRIVER_FOR_CUDA = {11: 450, 12: 525, 13: 580}
 """The minimum driver of each CUDA release. Source: CUDA Compatibility, table of minor versions."""
-
-
-@dataclass(frozen=True)
-class Card:
-    index: int
-    name: str
-    free_bytes: int
-    total_bytes: int
-
-    def __str__(self) -> str:
-        return f"{self.name}, {self.free_bytes / GIB:.1f} of {self.total_bytes / GIB:.1f} GiB free"
+DRIVER_FOR_CHECKPOINTS = 570
+"""The first driver with the functions that `worker.checkpoint` calls. Source: CUDA Driver API."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +65,10 @@ class Gpus:
         yield from self._node_findings()
         yield from torch_findings(driver)
         if not cards:
-            yield unknown("GPU memory", "unknown: nvidia-smi isn't installed or failed")
+            yield unknown("GPU memory", "unknown: NVIDIA's management library isn't installed or failed")
         elif not needed_bytes:
             for card in cards:
-                yield ok(f"GPU {card.index}", f"{card}; {reason}")
+                yield ok(f"GPU {card.number}", f"{card}; {reason}")
         else:
             yield from _memory_findings(cards, needed_bytes, reason)
 
@@ -156,15 +145,28 @@ def _cuda_release() -> int | None:
 
 
 def ask_driver() -> list[Card] | None:
-    """Ask nvidia-smi(1), which uses no CUDA and no GPU memory; None if that fails."""
-    query = "--query-gpu=index,name,memory.free,memory.total"
-    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+    """The cards of this machine, or None if the driver doesn't tell."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
-        rows = [[cell.strip() for cell in row] for row in csv.reader(done.stdout.splitlines())]
-        return [Card(int(i), name, int(free) << 20, int(total) << 20) for i, name, free, total in rows]
-    except (OSError, subprocess.SubprocessError, ValueError):
+        return Nvml().cards()
+    except OSError:
         return None
+
+
+def doze_finding(driver: str, cards: list[Card] | None, settings: Settings) -> Finding:
+    """Whether an idle model leaves the GPU before the daemon sleeps."""
+    doze_after_s, idle_timeout_s = settings.step_audio.doze_after_s, settings.idle_timeout_s
+    if doze_after_s is None:
+        return ok("dozing", 'never, since step_audio.doze_after = "never"')
+    if settings.step_audio.device == "cpu":
+        return ok("dozing", "never, since the model runs on a processor")
+    if idle_timeout_s is not None and idle_timeout_s <= doze_after_s:
+        return ok("dozing", "never, since idle_timeout isn't longer than step_audio.doze_after")
+    if driver[0].isdigit() and int(driver.split(".")[0]) < DRIVER_FOR_CHECKPOINTS:
+        text = f"never: it needs driver {DRIVER_FOR_CHECKPOINTS} or newer; found {driver}"
+        return note("dozing", text, "install a newer driver, or ignore it: the idle exit frees the GPU too")
+    if any(card.has_mig for card in cards or ()):
+        return note("dozing", "not on a divided card (MIG): the idle exit frees the GPU")
+    return ok("dozing", f"after {doze_after_s:g} s without work the model leaves the GPU")
 
 
 def visible(cards: list[Card] | None, setting: str | None) -> list[Card] | None:
@@ -172,13 +174,13 @@ def visible(cards: list[Card] | None, setting: str | None) -> list[Card] | None:
     if cards is None or setting is None or not re.fullmatch(r"\d+(,\d+)*", setting):
         return cards
     wanted = [int(number) for number in setting.split(",")]
-    return [card for number in wanted for card in cards if card.index == number]
+    return [card for number in wanted for card in cards if card.number == number]
 
 
 def _memory_findings(cards: list[Card], needed_bytes: int, reason: str) -> Iterator[Finding]:
     best = max(cards, key=lambda card: card.free_bytes)
     for card in cards:
-        yield ok(f"GPU {card.index}", str(card))
+        yield ok(f"GPU {card.number}", str(card))
     needs = f"{reason} needs about {needed_bytes / GIB:.1f} GiB"
     if best.free_bytes >= needed_bytes:
         yield ok("GPU memory", f"{needs}, which is free")

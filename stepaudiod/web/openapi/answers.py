@@ -36,6 +36,12 @@ class Health(Answer):
     status: Literal["ok"]
 
 
+WorkerState = Annotated[
+    Literal["none", "awake", "checkpointing", "dozing", "waiting", "restoring"],
+    Field(description="whether there is a worker, and whether its memory is on the GPU"),
+]
+
+
 class Ready(Answer):
     """A request could be served."""
 
@@ -44,6 +50,7 @@ class Ready(Answer):
     engine: str
     why: str
     problems: list[str] = Field(description="folders that the daemon can't use, and how to mend each")
+    worker: WorkerState
 
 
 class NotReady(Answer):
@@ -220,6 +227,7 @@ class DaemonStatus(Answer):
     active: int
     queued: int
     worker_pid: int | None
+    worker_state: WorkerState
     loading: str | None = Field(description="the progress of loading")
     load: Load | None = Field(description="the same as fields")
     requests: Requests

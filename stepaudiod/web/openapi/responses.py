@@ -38,6 +38,8 @@ HEADERS = {
     "X-StepAudio-Version": "the daemon's version",
     "X-StepAudio-Commit": "the hash of the commit that the daemon was built from, with `-dirty` behind it if "
     "the tree had changes; in a checkout the commit that was checked out. Absent where it is unknown",
+    "X-StepAudio-Worker": "the worker's state: `none`, `awake`, `checkpointing`, `dozing`, `waiting` (with "
+    "work, for GPU memory) or `restoring`",
     "WWW-Authenticate": "`Bearer`, or `Basic` where a browser requests a page",
     "Accept-Ranges": "`bytes`",
     "Content-Range": "which bytes these are",

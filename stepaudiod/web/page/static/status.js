@@ -58,12 +58,21 @@ function stageText({ stage, fraction }) {
   return `${say.stages[name] || stage} ${Math.round(100 * fraction)} %`;
 }
 
+/** What the daemon does, in words; of the states of its worker, those that a user may notice. */
+function stateText({ load, active, worker_state }) {
+  if (load) return say.loading;
+  if (active) return say[worker_state === "awake" ? "busy" : worker_state] || say.busy;
+  return worker_state === "dozing" ? say.dozing : say.awake;
+}
+
 function tick() {
   if (!last) return;
-  const { load, active } = last.daemon;
+  const { load, active, worker_state } = last.daemon;
+  const isDozing = worker_state === "dozing";
   if (load) badge(`${say.loading}: ${stageText(load)}`, "loading");
-  else if (active) badge(say.busy, "busy");
-  else badge(sleepsAt === Infinity ? say.awake_for_good : tell("awake_until", { s: left_s() }), "awake");
+  else if (active) badge(stateText(last.daemon), "busy");
+  else if (sleepsAt === Infinity) badge(isDozing ? say.dozing : say.awake_for_good, "awake");
+  else badge(tell(isDozing ? "dozing_until" : "awake_until", { s: left_s() }), "awake");
   const row = document.getElementById("status_sleep");
   if (row) row.textContent = sleepText();
 }
@@ -123,7 +132,7 @@ function draw() {
   where.replaceChildren(
     make(
       "dl", {},
-      ...row(say.state, daemon.load ? say.loading : daemon.active ? say.busy : say.awake),
+      ...row(say.state, stateText(daemon)),
       ...loadRow(daemon.load),
       ...row(say.sleep, make("span", { id: "status_sleep" }, sleepText())),
       ...row(say.engine, daemon.engine || "–"),

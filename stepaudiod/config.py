@@ -155,7 +155,7 @@ class StepAudio(Section):
         description='GPU memory that it may use, as "9.5G"; "auto" is the recommended size, if free',
     )
     doze_after: Annotated[Seconds, Field(gt=0)] | Literal["never"] = Field(
-        60,
+        60.0,  # no int: the serializer of a union warns of one
         description='seconds without work until the model leaves the GPU for the main memory; or "never"',
     )
     check_output: bool = Field(

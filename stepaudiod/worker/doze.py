@@ -33,9 +33,10 @@ CHECKPOINT_S = 60.0
 """How long a checkpoint may take; 8 GB take 5 s where the main memory has room for them."""
 RESTORE_S = 30.0
 """How long a restore may take; 8 GB take 2 s. One that fails may also never end."""
-LOOK_S = 5.0
+LOOK_S = 20.0
 """How long the driver may take to tell a card's free memory."""
 END_S = 5.0
+"""How long the end of the helper is waited for."""
 ROOM_S = 0.5
 """How often a card without room is looked at: nothing notifies of memory that becomes free."""
 PRESSURE_S = 10.0
@@ -147,6 +148,7 @@ class Doze:
                 self._worker.end_checkpoint()
             elif not (reason := self._obstacle(held) or await self._checkpoint(held)):
                 await self._until_awake()
+                await self._end_helper()
             elif not self._worker.is_lost:
                 # the small voices never use a GPU, so for them this is no news
                 is_news = held or any("device" in about for about in self._worker.loaded.values())
@@ -172,7 +174,9 @@ class Doze:
         try:
             self._helper = await _Helper.start(self._worker.pid, held)
             answer = await self._helper.answer(CHECKPOINT_S)
-        except (OSError, _HelperLost) as error:
+        except OSError as error:
+            answer = {"error": str(error), "is_running": True, "is_supported": True}
+        except _HelperLost as error:
             answer = {"error": str(error), "is_running": False, "is_supported": True}
         if "error" not in answer:
             self._counters.checkpoints["done"] += 1
@@ -242,7 +246,6 @@ class Doze:
         log.info("worker %d is back on the GPU in %.1f s", self._worker.pid, duration_s)
         self._worker.end_checkpoint()
         self._set(State.AWAKE)
-        await self._end_helper()
 
     async def _end_helper(self) -> None:
         helper, self._helper = self._helper, None

@@ -63,6 +63,7 @@ def test_ready_says_with_what_and_wakes_nothing(daemon: DaemonProcess) -> None:
             "engine": "hibari",
             "why": "",
             "problems": [],
+            "worker": "none",
         }
         assert client.get("/api/v1/models/status").json()["daemon"]["worker_pid"] is None
 

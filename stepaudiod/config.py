@@ -53,7 +53,7 @@ class Limits(Section):
     max_text: int = Field(100_000, ge=1, description="characters of one request's text")
     max_body: int = Field(1_048_576, ge=1024, description="bytes of one JSON request")
     max_queue: int = Field(64, ge=0, description="requests that wait in the queue; further ones get 429")
-    concurrency: int = Field(8, ge=1, description="requests served at the same time, chunk by chunk in turn")
+    concurrency: int = Field(16, ge=1, description="requests served at the same time")
     max_paused: int = Field(
         64, ge=1, description="responses whose client does not read; beyond this the oldest is cut off"
     )

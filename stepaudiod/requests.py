@@ -26,6 +26,7 @@ class SpeechRequest(NamedTuple):
         language: if the text doesn't determine it, for instance `Cantonese`.
         edit: an emotion or a style.
         is_marked: whether the file's metadata says that it is synthetic.
+        is_streamed: whether the client uses the sound as it comes; if not, it is made in larger chunks.
     """
 
     text: str
@@ -36,6 +37,7 @@ class SpeechRequest(NamedTuple):
     language: str | None = None
     edit: Edit | None = None
     is_marked: bool = True
+    is_streamed: bool = True
 
 
 class EditRequest(NamedTuple):
@@ -49,6 +51,7 @@ class EditRequest(NamedTuple):
     edit: Edit | None
     seed: int | None = None
     is_marked: bool = True
+    is_streamed: bool = True
 
 
 class TranscriptionRequest(NamedTuple):

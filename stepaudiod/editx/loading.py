@@ -36,7 +36,6 @@ from stepaudiod.editx.decoder.vocoder import Vocoder
 from stepaudiod.editx.lazy import Lazy
 from stepaudiod.editx.lm.config import ON_HOST, Quantization, Step1Config
 from stepaudiod.editx.lm.quantize import FILE_NAME, prepare, quantize, read_saved, save
-from stepaudiod.editx.lm.scheduler import DEFAULT_ROWS, Batch
 from stepaudiod.editx.lm.step1 import Step1ForCausalLM
 from stepaudiod.editx.lm.text_tokenizer import TextTokenizer
 from stepaudiod.editx.network_files import NetworkFiles
@@ -236,16 +235,3 @@ def write_quantized(checkpoint: Checkpoint, quantization: Quantization, folder: 
     return save(
         load_step1(checkpoint, torch.device("cpu"), torch.bfloat16, quantization), quantization, folder
     )
-
-
-def make_batch(model: Step1ForCausalLM, rows: int | None, length: int, positions: int) -> Batch:
-    """Make the batch that suits the device, with the rows that suit it if they are None.
-
-    `length` is of each sequence, `positions` of all together, on a GPU.
-    """
-    if model.device.type == "cuda":
-        # Triton comes with PyTorch's CUDA build only
-        from stepaudiod.editx.lm.cuda_scheduler import CudaBatch
-
-        return CudaBatch(model, rows or CudaBatch.MAX_ROWS, length, positions)
-    return Batch(model, rows or DEFAULT_ROWS, length)

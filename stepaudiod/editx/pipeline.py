@@ -5,14 +5,14 @@
     for chunk in pipeline.clone(voice, "Hello."): ...                          # float32 at 24 kHz
     for chunk in pipeline.edit(waveform, sample_rate, transcript, Edit("emotion", "happy")): ...
 
-Requests may run in threads of their own; on a GPU one thread steps them in turn. Their language-model steps
-share a batch. Closing a result's iterator ends a request between two tokens.
+Everything is called from one thread. Several results may be iterated in turn: all of them advance meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,21 +23,33 @@ from stepaudiod.audio.types import Waveform
 from stepaudiod.edits import Edit, with_language
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.codes import GROUP, SECONDS_PER_GROUP
-from stepaudiod.editx.decoder.prefix_cache import PrefixCache
+from stepaudiod.editx.decoder.runner import make_decoder_runner
+from stepaudiod.editx.lanes import Lanes
 from stepaudiod.editx.lengths import MAX_SECONDS, bounds_for_edit, bounds_for_text, is_silent, share_text
 from stepaudiod.editx.lm.config import DEFAULT_LENGTH, DEFAULT_POSITIONS, Quantization
 from stepaudiod.editx.lm.prompts import PromptWriter
-from stepaudiod.editx.loading import LoadProgress, Networks, OnProgress, load_networks, make_batch
+from stepaudiod.editx.lm.runner import make_lm_runner
+from stepaudiod.editx.loading import LoadProgress, Networks, OnProgress, load_networks
 from stepaudiod.editx.reference import Recording, Reference, ReferenceEncoder
+from stepaudiod.editx.scheduler import Scheduler
 from stepaudiod.editx.segments import (
     TimeRange,
     cut_points,
+    fade,
     loudest_range,
-    soften_parts,
     surrounding_silence,
     take,
 )
-from stepaudiod.editx.synthesis import LMCall, RequestStats, Synthesizer, new_seed
+from stepaudiod.editx.synthesis import (
+    Background,
+    LMCall,
+    RequestStats,
+    Room,
+    Script,
+    Speaker,
+    Synthesis,
+    new_seed,
+)
 from stepaudiod.editx.tokenizers.features import SAMPLE_RATE
 from stepaudiod.errors import InvalidRequest
 from stepaudiod.tags import count_tags, spelled
@@ -70,7 +82,8 @@ class PipelineOptions:
         rows: requests in one batch; None for what suits the device.
         length: tokens of one request, prompt and output.
         positions: tokens of all requests together, on a GPU; more wait.
-        decoder_bytes: memory of the decoder's prefixes and streams; None for no limit. More wait.
+        decoder_bytes: memory of the decoder's voices and streams; None for no limit. More wait.
+        forced_seconds: the length of every output, for measurements; None lets the model choose.
     """
 
     is_output_checked: bool = True
@@ -78,34 +91,7 @@ class PipelineOptions:
     length: int = DEFAULT_LENGTH
     positions: int = DEFAULT_POSITIONS
     decoder_bytes: int | None = None
-
-
-class Synthesis:
-    """One request's sound. Iterate it once; `stats` is complete at the end.
-
-    Chunks are `(samples,)` float32. Empty ones come while there is no sound yet: they show progress, and let
-    one thread step several requests in turn.
-    """
-
-    def __init__(self, parts: Generator[Tensor, None, None], stats: RequestStats) -> None:
-        self._parts = parts
-        self.stats = stats
-
-    def __iter__(self) -> Iterator[Waveform]:
-        try:
-            while True:
-                # not around the yield: the consumer runs in this thread too
-                with torch.inference_mode():
-                    part = next(self._parts, None)
-                if part is None:
-                    return
-                yield part.float().cpu().numpy()
-        finally:
-            self._parts.close()
-
-    def waveform(self) -> Waveform:
-        """The whole sound: `(samples,)` at 24 kHz."""
-        return np.concatenate([np.zeros(0, dtype=np.float32), *self])
+    forced_seconds: float | None = None
 
 
 class Pipeline:
@@ -115,14 +101,11 @@ class Pipeline:
         self._writer = PromptWriter(networks.tokenizer)
         self._encoder = ReferenceEncoder(networks.encoders, networks.flow.device)
         with torch.inference_mode():
-            batch = make_batch(networks.step1, self.options.rows, self.options.length, self.options.positions)
-        self._synthesizer = Synthesizer(
-            batch,
-            networks.flow,
-            PrefixCache(networks.flow, self.options.decoder_bytes),
-            networks.vocoder,
-            self.options.is_output_checked,
-        )
+            runner = make_lm_runner(
+                networks.step1, self.options.rows, self.options.length, self.options.positions
+            )
+            decoder = make_decoder_runner(networks.flow, networks.vocoder)
+        self.scheduler = Scheduler(runner, decoder, Lanes(networks.step1.device), self.options.decoder_bytes)
 
     @classmethod
     def load(
@@ -188,18 +171,20 @@ class Pipeline:
 
     def clone(
         self,
-        reference: Reference,
+        reference: Reference | Callable[[], Reference],
         text: str,
         *,
         language: str | None = None,
         edit: Edit | None = None,
         seed: int | None = None,
+        is_streamed: bool = True,
     ) -> Synthesis:
         """Say a text of any length in a reference's voice.
 
-        The text may contain tags, and pinyin with tone digits; the language, see `tags.LANGUAGES`, is named
-        in a tag before it. The edit, an emotion or style, is applied before decoding. A seed makes the result
-        reproducible.
+        A reference that is still to be encoded is given as a function, which runs beside other requests. The
+        text may contain tags, and pinyin with tone digits; the language, see `tags.LANGUAGES`, is named in a
+        tag before it. The edit, an emotion or style, is applied before decoding. A seed makes the result
+        reproducible. What is not streamed is made in larger chunks, and after what is.
 
         Raises:
             InvalidRequest: there is no text, or the edit can't be combined with a clone.
@@ -212,16 +197,21 @@ class Pipeline:
                 f"{edit.kind} can't be combined with a clone; {' and '.join(CLONE_EDITS)} can", "edit"
             )
         pieces = [with_language(piece.text, language) for piece in split_sentences(spelled(text))]
-        stats = RequestStats(new_seed() if seed is None else seed, reference.time_range, pieces=len(pieces))
+        stats = RequestStats(new_seed() if seed is None else seed, pieces=len(pieces))
+        if isinstance(reference, Reference):
+            stats.reference_range = reference.time_range
 
-        def speak() -> Generator[Tensor, None, None]:
+        def speak(synthesis: Synthesis) -> Script:
+            voice = reference if isinstance(reference, Reference) else (yield Background(reference))
+            stats.reference_range = voice.time_range
             for index, piece in enumerate(pieces):
-                calls = [self._clone_call(reference, piece)]
+                yield Room()
+                calls = [self._clone_call(voice, piece)]
                 calls += self._edit_calls(edit, piece) if edit is not None else []
-                part = self._synthesizer.run(calls, reference, stats.seed + index, stats)
-                yield from part if len(pieces) == 1 else soften_parts(part, SAMPLE_RATE)
+                emit = _Softener(synthesis.emit, is_joined=len(pieces) > 1)
+                yield from self._speaker(synthesis).run(calls, voice, stats.seed + index, emit)
 
-        return Synthesis(speak(), stats)
+        return Synthesis(self.scheduler, speak, stats, is_streamed)
 
     def edit(
         self,
@@ -232,15 +222,16 @@ class Pipeline:
         *,
         seed: int | None = None,
         transcribe: Transcribe | None = None,
+        is_streamed: bool = True,
     ) -> Synthesis:
         """Change a recording; one over 30 s in pieces that are cut at silences and joined again.
 
         The transcript is of the whole recording; `denoise` and `vad` need none. `transcribe` transcribes each
-        piece; without it its words are estimated from the whole transcript. A seed makes the result
-        reproducible.
+        piece, beside other requests; without it its words are estimated from the whole transcript. A seed
+        makes the result reproducible.
 
         Raises:
-            InvalidRequest: it is silent or too short, or a transcript is missing.
+            InvalidRequest: a transcript is missing; while iterating: it is silent or too short.
             SynthesisFailed: while iterating: the output can't be used, twice.
         """
         mono = self._encoder.to_mono(waveform)
@@ -257,29 +248,36 @@ class Pipeline:
         texts = share_text(transcript, [piece.seconds for piece in pieces])
         stats = RequestStats(new_seed() if seed is None else seed, None, pieces=len(pieces))
 
-        def speak() -> Generator[Tensor, None, None]:
+        def encode(piece: TimeRange, said: str) -> Reference:
+            part = take(mono, sample_rate, piece)
+            if transcribe is not None and edit.needs_transcript and (long or not said):
+                said = transcribe(part, sample_rate)
+            return self._encoder.encode(part, sample_rate, piece, said)
+
+        def speak(synthesis: Synthesis) -> Script:
             for index, (piece, said) in enumerate(zip(pieces, texts, strict=True)):
+                yield Room()
                 part = take(mono, sample_rate, piece)
                 if long and is_silent(part):  # there is nothing to change
-                    yield torch.zeros(0 if edit.kind == "vad" else round(piece.seconds * SAMPLE_RATE))
+                    if edit.kind != "vad":
+                        synthesis.emit(np.zeros(round(piece.seconds * SAMPLE_RATE), np.float32))
                     continue
-                if transcribe is not None and edit.needs_transcript and (long or not said):
-                    said = transcribe(part, sample_rate)
-                recording = self._encoder.encode(part, sample_rate, piece, said)
-                calls = self._edit_calls(edit, said)
-                sound = self._synthesizer.run(calls, recording, stats.seed + index, stats)
-                yield from sound if not long else self._in_place(sound, part, sample_rate, edit)
+                recording: Reference = yield Background(partial(encode, piece, said))
+                calls = self._edit_calls(edit, recording.transcript)
+                emit = _Softener(synthesis.emit, is_joined=long)
+                # encoding cuts the silence around a piece off
+                around = surrounding_silence(part, sample_rate) if long and edit.kind != "vad" else (0, 0)
+                before, after = (np.zeros(round(seconds * SAMPLE_RATE), np.float32) for seconds in around)
+                synthesis.emit(before)
+                yield from self._speaker(synthesis).run(calls, recording, stats.seed + index, emit)
+                synthesis.emit(after)
 
-        return Synthesis(speak(), stats)
+        return Synthesis(self.scheduler, speak, stats, is_streamed)
 
-    def _in_place(
-        self, sound: Iterator[Tensor], part: Tensor, sample_rate: int, edit: Edit
-    ) -> Iterator[Tensor]:
-        """Restore the silence that encoding cut off a piece, unless silence is to be removed."""
-        before, after = (0.0, 0.0) if edit.kind == "vad" else surrounding_silence(part, sample_rate)
-        yield torch.zeros(round(before * SAMPLE_RATE))
-        yield from soften_parts(sound, SAMPLE_RATE)
-        yield torch.zeros(round(after * SAMPLE_RATE))
+    def _speaker(self, synthesis: Synthesis) -> Speaker:
+        seconds = self.options.forced_seconds
+        forced = None if seconds is None else round(seconds / SECONDS_PER_GROUP) * GROUP
+        return Speaker(synthesis.stats, synthesis.listener, self.options.is_output_checked, forced)
 
     def _clone_call(self, reference: Reference, piece: str) -> LMCall:
         prompt = self._writer.clone(reference.ids, reference.transcript, piece)
@@ -295,3 +293,18 @@ class Pipeline:
             lambda ids: bounds_for_edit(edit.kind, edit.info, len(ids) / GROUP * SECONDS_PER_GROUP, tags),
         )
         return [call] * edit.iterations
+
+
+class _Softener:
+    """Passes on the chunks of one piece; those of a piece that is joined to others fade in and out."""
+
+    def __init__(self, emit: Callable[[Waveform], None], is_joined: bool) -> None:
+        self._emit = emit
+        self._is_joined = is_joined
+        self._is_first = True
+
+    def __call__(self, sound: Waveform, is_last: bool) -> None:
+        if self._is_joined:
+            sound = fade(sound, SAMPLE_RATE, self._is_first, is_last)
+        self._is_first = False
+        self._emit(sound)

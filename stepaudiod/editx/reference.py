@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +54,7 @@ class Reference:
     def ids(self) -> list[int]:
         return code_ids(self.codes)
 
-    @property
+    @cached_property
     def acoustics(self) -> Acoustics:
         return Acoustics(to_columns(self.codes), self.mel, self.embedding)
 
@@ -101,12 +102,12 @@ class ReferenceEncoder:
         self._device = device
 
     def to_mono(self, waveform: Recording) -> Tensor:
-        """Convert a recording to `(samples,)` float32 on the device.
+        """Convert a recording to `(samples,)` float32 on the host.
 
         Raises:
             InvalidRequest: it is empty, or some samples are no numbers.
         """
-        tensor = torch.as_tensor(waveform).to(self._device, torch.float32)
+        tensor = torch.as_tensor(waveform).to("cpu", torch.float32)
         if tensor.numel() == 0 or not bool(torch.isfinite(tensor).all()):
             raise InvalidRequest("the recording holds no samples, or some that are no numbers", "waveform")
         return features.to_mono(tensor)
@@ -121,6 +122,7 @@ class ReferenceEncoder:
         """
         if waveform.numel() == 0 or float(waveform.abs().max()) < SILENT_PEAK:
             raise InvalidRequest("the recording is silent", "waveform")
+        waveform = waveform.to(self._device)
         waveform = cut_silence(features.limit_peak(waveform), sample_rate)
         seconds = waveform.shape[-1] / sample_rate
         if seconds < SHORTEST_SECONDS:

@@ -6,13 +6,14 @@ milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stepaudiod.audio.types import Waveform
 from stepaudiod.editx.tokenizers.features import CODE_RATE, voiced_bounds
 from stepaudiod.editx.tokenizers.resample import resample
 
@@ -106,36 +107,17 @@ def take(waveform: Tensor, sample_rate: int, time_range: TimeRange) -> Tensor:
     return waveform[round(time_range.start * sample_rate) : round(time_range.end * sample_rate)]
 
 
-def soften_parts(parts: Iterator[Tensor], sample_rate: int) -> Iterator[Tensor]:
-    """Fade the beginning and the end of a sound that comes in parts; each part is held until the next comes.
-
-    Empty parts show progress: they are passed on at once and don't count.
-    """
-    held: Tensor | None = None
-    is_first = True
-    for part in parts:
-        if part.numel() == 0:
-            yield part
-            continue
-        if held is not None:
-            yield _fade(held, sample_rate, is_first, False)
-            is_first = False
-        held = part
-    if held is not None:
-        yield _fade(held, sample_rate, is_first, True)
-
-
-def _fade(part: Tensor, sample_rate: int, is_begin: bool, is_end: bool) -> Tensor:
+def fade(part: Waveform, sample_rate: int, is_begin: bool, is_end: bool) -> Waveform:
     """Fade the first or last 10 ms, so that pieces can be joined without a click."""
-    samples = min(round(FADE_SECONDS * sample_rate), part.shape[-1] // 2)
+    samples = min(round(FADE_SECONDS * sample_rate), part.size // 2)
     if samples == 0:
         return part
-    fade = torch.sin((torch.arange(samples, device=part.device) + 0.5) * (torch.pi / 2 / samples)).square()
-    faded = part.clone()
+    rising = np.sin((np.arange(samples, dtype=np.float32) + 0.5) * (np.pi / 2 / samples)) ** 2
+    faded = part.copy()
     if is_begin:
-        faded[:samples] *= fade
+        faded[:samples] *= rising
     if is_end:
-        faded[-samples:] *= fade.flip(0)
+        faded[-samples:] *= rising[::-1]
     return faded
 
 

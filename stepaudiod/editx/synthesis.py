@@ -2,48 +2,42 @@
 
 A request is a chain of calls. Each call's codes go into the next call's prompt; only those of the last are
 decoded, as they arrive. Output that is silent, runs on or stops short is tried once more with another seed,
-as long as none of its sound has been returned.
+as long as none of its sound has been passed on.
 
-Every few tokens without sound an empty part is yielded, so that the consumer sees progress, can close the
-iterator, and can step other requests meanwhile.
+A request is written as a script: a generator that yields what it waits for, and is resumed with the result.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from stepaudiod.editx.codes import AUDIO_BASE, GROUP, GROUP_FRAMES, MEL_FRAMES_PER_FRAME
-from stepaudiod.editx.decoder.audio_stream import AudioStream, ChunkDecoder
-from stepaudiod.editx.decoder.config import LOOKAHEAD
-from stepaudiod.editx.decoder.flow import NOISE_FRAMES, Acoustics, Flow, make_noise
-from stepaudiod.editx.decoder.prefix_cache import PrefixCache, Reservation
-from stepaudiod.editx.decoder.reference_prefix import ReferencePrefix
-from stepaudiod.editx.decoder.vocoder import Vocoder, make_source_noise
+from stepaudiod.audio.types import Waveform
+from stepaudiod.editx.codes import GROUP
+from stepaudiod.editx.generation import Generation, Listener
 from stepaudiod.editx.lengths import SILENT_RMS, Bounds, complaint
+from stepaudiod.editx.lm.runner import Sequence
 from stepaudiod.editx.lm.sampling import TEMPERATURE
-from stepaudiod.editx.lm.scheduler import Batch, Sequence
 from stepaudiod.editx.reference import Reference
+from stepaudiod.editx.scheduler import Scheduler
 from stepaudiod.editx.segments import TimeRange
+from stepaudiod.editx.tokenizers.features import SAMPLE_RATE
 from stepaudiod.errors import SynthesisFailed
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 2
-HEARTBEAT_TOKENS = 8
-"""After so many tokens without sound an empty part is yielded."""
 SEED_BITS = 48
+UNREAD_SAMPLES = 5 * SAMPLE_RATE
+"""With more sound than this that is not read, the next piece of a text does not begin."""
 _ATTEMPT_STRIDE = 0x9E3779B97F4A7C15
-_NOISE_STREAM, _SOURCE_STREAM = 0x51ED2701, 0x2F8A6C3B
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,174 +73,231 @@ class RequestStats:
     complaints: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Background:
+    """A step of a script: a function that runs beside the engine; the script gets its result."""
+
+    function: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Room:
+    """A step of a script: waits until most of the sound has been read."""
+
+
+Script = Generator[Generation | Background | Room, Any, Any]
+
+
 def new_seed() -> int:
     return secrets.randbits(SEED_BITS)
 
 
-@contextmanager
-def tf32_matmul() -> Iterator[None]:
-    """Let a GPU round float32 products to TF32, as it does convolutions: a tenth of the time, inaudible."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+class Synthesis:
+    """One request's sound, in chunks of `(samples,)` float32 at 24 kHz; `stats` is complete at the end.
 
+    Iterating it runs the scheduler until there is a chunk. A caller that runs the scheduler itself asks
+    `is_ready` first. Closing it ends the request.
+    """
 
-def stream_frames(tokens: int) -> int:
-    """Count the frames at 25 Hz of a stream of so many tokens, with the reference's last three."""
-    return -(-tokens // GROUP) * GROUP_FRAMES + LOOKAHEAD
-
-
-class Synthesizer:
     def __init__(
-        self, batch: Batch, flow: Flow, prefixes: PrefixCache, vocoder: Vocoder, is_checked: bool
+        self,
+        scheduler: Scheduler,
+        script: Callable[[Synthesis], Script],
+        stats: RequestStats,
+        is_streamed: bool,
     ) -> None:
-        self._batch = batch
-        self._flow = flow
-        self._prefixes = prefixes
-        self._chunks = ChunkDecoder(flow, vocoder)
-        self._is_checked = is_checked
+        self.stats = stats
+        self.listener = Listener(is_streamed)
+        self._scheduler = scheduler
+        self._script = script(self)
+        self._chunks: deque[Waveform] = deque()
+        self._error: Exception | None = None
+        self._generation: Generation | None = None
+        self._is_done = self._is_begun = self._waits_for_room = False
+
+    def start(self) -> None:
+        """Begin; called by the first of `is_ready` and `next`."""
+        if not self._is_begun:
+            self._is_begun = True
+            self._advance(lambda: self._script.send(None))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `next` returns at once."""
+        self.start()
+        return bool(self._chunks) or self._is_done
+
+    def __iter__(self) -> Iterator[Waveform]:
+        return self
+
+    def __next__(self) -> Waveform:
+        while not self.is_ready:
+            if not self._scheduler.step() and not self.is_ready:
+                self._scheduler.lanes.wait()
+        if not self._chunks:
+            error, self._error = self._error, None
+            raise error or StopIteration
+        chunk = self._chunks.popleft()
+        if self._waits_for_room and self._has_room():
+            self._waits_for_room = False
+            self._advance(lambda: self._script.send(None))
+        return chunk
+
+    def waveform(self) -> Waveform:
+        """The whole sound: `(samples,)`."""
+        return np.concatenate([np.zeros(0, dtype=np.float32), *self])
+
+    def close(self) -> None:
+        """End the request; its sound is dropped."""
+        self._is_done = self._is_begun = True
+        self._chunks.clear()
+        if self._generation is not None:
+            self._scheduler.cancel(self._generation)
+        self._script.close()
+
+    def emit(self, sound: Waveform) -> None:
+        """Pass on a chunk, from the script."""
+        if sound.size:
+            self._chunks.append(sound)
+
+    def _has_room(self) -> bool:
+        return sum(chunk.size for chunk in self._chunks) < UNREAD_SAMPLES
+
+    def _advance(self, resume: Callable[[], Generation | Background | Room]) -> None:
+        """Resume the script until it waits for something that is still to come."""
+        try:
+            while isinstance(step := resume(), Room):
+                if not self._has_room():
+                    self._waits_for_room = True
+                    return
+                resume = lambda: self._script.send(None)  # noqa: E731
+            if isinstance(step, Background):
+                self._scheduler.run(step.function, self._after_background)
+            else:
+                step.on_end = self._after_generation
+                self._generation = step
+                self._scheduler.submit(step)
+        except StopIteration:
+            self._is_done = True
+        except Exception as error:
+            self._error, self._is_done = error, True
+
+    def _after_background(self, future: Future[Any]) -> None:
+        if self._is_done:
+            return
+        error = future.exception()
+        if error is None:
+            self._advance(lambda: self._script.send(future.result()))
+        else:
+            self._advance(lambda: self._script.throw(error))
+
+    def _after_generation(self, error: Exception | None) -> None:
+        self._generation = None
+        if error is None:
+            self._advance(lambda: self._script.send(None))
+        else:
+            self._advance(lambda: self._script.throw(error))
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """Runs the calls of one piece of a request.
+
+    Args:
+        stats: of the request.
+        listener: of the request.
+        is_checked: whether silent, runaway and truncated output is detected.
+        forced_tokens: the length of every output, for measurements; None lets the model choose.
+    """
+
+    stats: RequestStats
+    listener: Listener
+    is_checked: bool
+    forced_tokens: int | None = None
 
     def run(
-        self, calls: list[LMCall], reference: Reference, seed: int, stats: RequestStats
-    ) -> Iterator[Tensor]:
+        self, calls: list[LMCall], reference: Reference, seed: int, emit: Callable[[Waveform, bool], None]
+    ) -> Script:
         """Run all calls, the first of which reads the reference, and decode the last.
-
-        Yields:
-            `(samples,)` at 24 kHz; `(0,)` while there is no sound yet.
 
         Raises:
             SynthesisFailed: the output can't be used, twice.
         """
         ids = reference.ids
         for number, call in enumerate(calls[:-1]):
-            ids = yield from self._codes(call, ids, seed + number, stats)
-        acoustics, last_seed = reference.acoustics, seed + len(calls) - 1
+            ids = yield from self._codes(call, ids, seed + number)
         for attempt in range(ATTEMPTS):
-            problem = yield from self._stream(calls[-1], ids, acoustics, _seed(last_seed, attempt), stats)
+            last_seed = _seed(seed + len(calls) - 1, attempt)
+            problem = yield from self._sound(calls[-1], ids, reference, last_seed, emit)
             if problem is None:
                 return
-            self._complain(problem, attempt, stats)
+            self._complain(problem, attempt)
 
-    def _codes(
-        self, call: LMCall, ids: list[int], seed: int, stats: RequestStats
-    ) -> Generator[Tensor, None, list[int]]:
-        """Run a call whose codes are the input of another; returns the codes."""
+    def _codes(self, call: LMCall, ids: list[int], seed: int) -> Script:
+        """Run a call whose codes are the input of another; returns whole groups of ids."""
         for attempt in range(ATTEMPTS):
-            found, problem = yield from self._collect(call, ids, _seed(seed, attempt), stats)
+            bounds = call.bounds(ids)
+            generation = Generation(self._sequence(call, ids, bounds, _seed(seed, attempt)), self.listener)
+            yield generation
+            found = generation.sequence.ids
+            self.stats.output_tokens += len(found)
+            problem = self._problem(generation.sequence, bounds)
+            if problem is None and len(found) < GROUP:
+                problem = "it gave nothing"
             if problem is None:
-                return found
-            self._complain(problem, attempt, stats)
+                return found[: len(found) // GROUP * GROUP]
+            self._complain(problem, attempt)
         raise AssertionError("unreachable")
 
-    def _stream(
-        self, call: LMCall, ids: list[int], acoustics: Acoustics, seed: int, stats: RequestStats
-    ) -> Generator[Tensor, None, str | None]:
+    def _sound(
+        self,
+        call: LMCall,
+        ids: list[int],
+        reference: Reference,
+        seed: int,
+        emit: Callable[[Waveform, bool], None],
+    ) -> Script:
         """Run a call and decode its codes as they arrive; returns a problem found before any sound."""
-        bounds = call.bounds(ids)
-        most = min(bounds.max_tokens, self._batch.length)
-        with self._prefixes.reserve(acoustics, stream_frames(most)) as reservation:
-            prefix = yield from self._reserve(reservation)
-            with closing(self._open_stream(acoustics, prefix, seed, bounds.max_tokens)) as stream:
-                with (yield from self._join(call, ids, seed, stats)) as sequence:
-                    tokens, peaks = yield from self._play(stream, sequence, stats)
-                problem = self._problem(tokens, sequence, bounds)
-                if problem is not None and not peaks:
-                    return problem
-                with tf32_matmul():
-                    last = stream.finish()
-            peaks.append(float(last.abs().max()) if last.numel() else 0.0)
-            if problem is None and self._is_checked and max(peaks) < SILENT_RMS:
-                problem = "it was silent"
-            yield last
+        bounds, peaks = call.bounds(ids), [0.0]
+
+        def on_sound(sound: Waveform, is_last: bool) -> None:
+            peaks.append(float(np.abs(sound).max(initial=0.0)))
+            emit(sound, is_last)
+
+        generation = Generation(
+            self._sequence(call, ids, bounds, seed),
+            self.listener,
+            reference.acoustics,
+            seed,
+            on_sound,
+            lambda sequence: self._problem(sequence, bounds) is None,
+        )
+        yield generation
+        self.stats.output_tokens += len(generation.sequence.ids)
+        problem = self._problem(generation.sequence, bounds)
+        if problem is not None and not generation.has_sounded:
+            return problem
+        if problem is None and self.is_checked and max(peaks) < SILENT_RMS:
+            problem = "it was silent"
         if problem is not None:
-            self._complain(problem, ATTEMPTS - 1, stats)
+            self._complain(problem, ATTEMPTS - 1)
         return None
 
-    def _play(
-        self, stream: AudioStream, sequence: Sequence, stats: RequestStats
-    ) -> Generator[Tensor, None, tuple[int, list[float]]]:
-        """Decode a sequence; returns the number of tokens and each chunk's peak."""
-        count, peaks = 0, []
-        for count, token in enumerate(sequence, 1):
-            stats.output_tokens += 1
-            with tf32_matmul():
-                is_complete = stream.push(token - AUDIO_BASE)
-            if is_complete:
-                if stream.has_time:
-                    yield torch.zeros(0)  # meanwhile other chunks may become complete and join this one
-                with tf32_matmul():
-                    part = stream.take()
-                peaks.append(float(part.abs().max()))
-                yield part
-            elif count % HEARTBEAT_TOKENS == 0:
-                yield torch.zeros(0)
-        return count, peaks
+    def _sequence(self, call: LMCall, ids: list[int], bounds: Bounds, seed: int) -> Sequence:
+        prompt = call.prompt(ids)
+        self.stats.input_tokens += len(prompt)
+        if self.forced_tokens is None:
+            return Sequence(prompt, seed, TEMPERATURE, bounds.max_tokens)
+        return Sequence(prompt, seed, TEMPERATURE, self.forced_tokens, least_tokens=self.forced_tokens)
 
-    def _reserve(self, reservation: Reservation) -> Generator[Tensor, None, ReferencePrefix]:
-        """Wait for the decoder's memory; returns the prefilled reference."""
+    def _problem(self, sequence: Sequence, bounds: Bounds) -> str | None:
+        if not self.is_checked:
+            return None
+        return complaint(len(sequence.ids), sequence.has_ended, bounds)
 
-        def attempt() -> ReferencePrefix | None:
-            with tf32_matmul():
-                return reservation.try_take()
-
-        return (yield from self._wait_for(attempt))
-
-    def _join(
-        self, call: LMCall, ids: list[int], seed: int, stats: RequestStats
-    ) -> Generator[Tensor, None, Sequence]:
-        """Wait for a row in the batch; returns the sequence."""
-        prompt, most = call.prompt(ids), call.bounds(ids).max_tokens
-        stats.input_tokens += len(prompt)
-        waiter = object()
-        try:
-            return (
-                yield from self._wait_for(
-                    lambda: self._batch.try_join(prompt, TEMPERATURE, seed, most, waiter)
-                )
-            )
-        finally:
-            self._batch.stop_waiting(waiter)
-
-    def _wait_for(self, attempt: Callable[[], T | None]) -> Generator[Tensor, None, T]:
-        """Try until there is a result, stepping other requests meanwhile."""
-        consumed = 0
-        while (result := attempt()) is None:
-            consumed = self._batch.step_others(consumed)
-            yield torch.zeros(0)
-        return result
-
-    def _collect(
-        self, call: LMCall, ids: list[int], seed: int, stats: RequestStats
-    ) -> Generator[Tensor, None, tuple[list[int], str | None]]:
-        """Run a call to its end; returns whole groups of ids, and a problem."""
-        found: list[int] = []
-        with (yield from self._join(call, ids, seed, stats)) as sequence:
-            for token in sequence:
-                stats.output_tokens += 1
-                found.append(token)
-                if len(found) % HEARTBEAT_TOKENS == 0:
-                    yield torch.zeros(0)
-        problem = self._problem(len(found), sequence, call.bounds(ids))
-        if problem is None and len(found) < GROUP:
-            problem = "it gave nothing"
-        return found[: len(found) // GROUP * GROUP], problem
-
-    def _problem(self, tokens: int, sequence: Sequence, bounds: Bounds) -> str | None:
-        return complaint(tokens, sequence.has_ended, bounds) if self._is_checked else None
-
-    def _open_stream(
-        self, acoustics: Acoustics, prefix: ReferencePrefix, seed: int, tokens: int
-    ) -> AudioStream:
-        frames = MEL_FRAMES_PER_FRAME * (acoustics.columns.shape[0] + stream_frames(tokens))
-        generator = torch.Generator().manual_seed(seed ^ _SOURCE_STREAM)
-        noise = make_noise(seed ^ _NOISE_STREAM, min(frames, NOISE_FRAMES)).to(self._flow.device)
-        return AudioStream(self._chunks, prefix, noise, lambda n: make_source_noise(n, generator))
-
-    def _complain(self, problem: str, attempt: int, stats: RequestStats) -> None:
+    def _complain(self, problem: str, attempt: int) -> None:
         """Count a failed attempt; the last one is an error."""
+        stats = self.stats
         stats.complaints = (*stats.complaints, problem)
         if attempt + 1 >= ATTEMPTS:
             raise SynthesisFailed(

@@ -40,7 +40,7 @@ class Engine(Protocol):
 
     The worker calls everything from one thread, and steps the iterators of several requests in turn: an
     iterator holds all state of its request, and each step is short (a sentence, not a text). Closing an
-    iterator ends its request. An empty waveform reports progress.
+    iterator ends its request. An iterator with an attribute `is_ready` is stepped only while that is true.
     """
 
     sample_rate: int
@@ -52,6 +52,26 @@ class Engine(Protocol):
         Raises:
             EngineUnavailable: a package or a weight file is missing.
         """
+
+
+class Batching(Engine, Protocol):
+    """Advances all of its requests together, in threads of its own; its iterators have `is_ready`."""
+
+    @property
+    def is_working(self) -> bool:
+        """Whether any request is still to be advanced."""
+
+    def attach(self, on_change: Callable[[], None]) -> None:
+        """Have a function called, from another thread, whenever `step` has something to do."""
+
+    def step(self) -> int:
+        """Collect what has been done and start what comes next, without waiting.
+
+        Returns the number of tasks that have ended.
+        """
+
+    def close(self) -> None:
+        """Wait for what is still running, before the engine is freed."""
 
 
 class Reading(Engine, Protocol):

@@ -25,7 +25,7 @@ from stepaudiod.engines.local_models import OLD_VARIANTS, STEP_AUDIO
 from stepaudiod.engines.registry import UNCHANGED, can
 from stepaudiod.engines.voice_names import OLD_VOICES
 from stepaudiod.errors import InvalidRequest
-from stepaudiod.requests import EditRequest, EngineDescription, Recording, Work
+from stepaudiod.requests import EditRequest, EngineDescription, Recording, SpeechRequest
 from stepaudiod.web.body import Spool, check, check_length, read_multipart
 from stepaudiod.web.endpoint import SPEECH, WORKS, endpoint
 from stepaudiod.web.errors import name_params
@@ -151,14 +151,15 @@ async def serve(request: Request, form: OldSpeechForm, unknown: Iterable[str], n
     unused = sorted((given | {*sources.given()}) - plan.used)
     headers |= plan.headers | ignored([*(naming(name) for name in (*plan.unused, *unused)), *unknown])
     respond = SPEECH_RESPONSES[form.stream_format]
-    return respond(request, plan.engine, plan.work, headers, form.response_format, plan.warnings)
+    work = plan.work._replace(is_streamed=form.stream or form.stream_format == "sse")
+    return respond(request, plan.engine, work, headers, form.response_format, plan.warnings)
 
 
 class Plan(NamedTuple):
     """The work of a request."""
 
     engine: EngineDescription
-    work: Work
+    work: SpeechRequest | EditRequest
     used: set[str]
     """Fields that it uses, beside those of every mode."""
     headers: dict[str, str]

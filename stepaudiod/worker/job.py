@@ -58,6 +58,7 @@ class Job:
         self.is_begun = self.is_done = False
         self.results = self._run(order, load)
         """A step each; None is a step without a result."""
+        self._items: Iterator[Waveform | Facts | Segment] | None = None
         self._clip: Clip | None = None
         self._error: Exception | None = None
         self._is_closed = threading.Event()
@@ -99,6 +100,11 @@ class Job:
         """Whether the recording can't be read, so that no engine is needed."""
         return self._error is not None
 
+    @property
+    def can_step(self) -> bool:
+        """Whether there is a result, which a batching engine may not have yet, and room for it."""
+        return self.credit_bytes > 0 and getattr(self._items, "is_ready", True)
+
     def _run(
         self, order: StartJob, load: Callable[[EngineOrder], Engine]
     ) -> Generator[Result | None, None, None]:
@@ -123,6 +129,8 @@ class Job:
                 case TranscriptionRequest():
                     items = cast("Transcribing", engine).transcribe(work, clip)
         encoder = _make_encoder(order, engine.sample_rate)
+        self._items = items
+        yield None
         item: Waveform | Facts | Segment | None = Facts({})
         try:
             while item is not None:

@@ -21,7 +21,7 @@ from stepaudiod.worker.cuda_context import make_context
 from stepaudiod.worker.protocol import EngineDropped, EngineLoaded, EngineLoading, EngineOrder, ToFront
 
 if TYPE_CHECKING:
-    from stepaudiod.engines.base import Decode, Engine, Reading, Transcribing
+    from stepaudiod.engines.base import Batching, Decode, Engine, Reading, Transcribing
 
 READ_AHEAD_BYTES = 16 << 20
 """Bytes requested from the kernel at a time: a request for gigabytes would block the disk for all others."""
@@ -35,15 +35,24 @@ class LoadedEngines:
         threads: processor threads an engine may use.
         tell: sends a frame to the front.
         decode: given to engines that read recordings of their own, see `engines.base.Reading`.
+        wake: given to engines that batch requests, see `engines.base.Batching`.
     """
 
     def __init__(
-        self, cache_dir: Path, threads: int, tell: Callable[[ToFront], None], decode: Decode
+        self,
+        cache_dir: Path,
+        threads: int,
+        tell: Callable[[ToFront], None],
+        decode: Decode,
+        wake: Callable[[], None],
     ) -> None:
         self._cache_dir = cache_dir
         self._threads = threads
         self._tell = tell
         self._decode = decode
+        self._wake = wake
+        self._loading = threading.Lock()
+        """An engine that transcribes for another one is loaded in a thread of that one."""
         self._engines: dict[str, Engine] = {}
         self._orders: dict[str, EngineOrder] = {}
         self._on_cpu: set[str] = set()
@@ -56,16 +65,28 @@ class LoadedEngines:
         Raises:
             StepaudiodError: it can't be loaded.
         """
-        if (name := self._name_of(order)) is None:
+        if self._name_of(order) is None:
             for other, loaded in list(self._orders.items()):
                 if loaded.factory == order.factory and other not in self._recognisers:
                     self._drop(other)
-            self._load(order)
-        return self._engines[name or order.name]
+        return self._loaded(order)
+
+    def step(self) -> int:
+        """Advance the engines that batch requests; returns the number of tasks that have ended."""
+        return sum(engine.step() for engine in self._batching())
+
+    @property
+    def are_working(self) -> bool:
+        """Whether an engine that batches requests has work."""
+        return any(engine.is_working for engine in self._batching())
+
+    def _batching(self) -> list[Batching]:
+        engines = list(self._engines.values())  # another thread may add one
+        return [cast("Batching", each) for each in engines if hasattr(each, "attach")]
 
     def _name_of(self, order: EngineOrder) -> str | None:
         """The name under which the engine is loaded: the same weights may have several names."""
-        return next((name for name, loaded in self._orders.items() if loaded.key == order.key), None)
+        return next((name for name, loaded in list(self._orders.items()) if loaded.key == order.key), None)
 
     def recogniser(self, order: dict[str, Any]) -> Transcribing:
         """The engine that transcribes for another one; the same that serves transcriptions.
@@ -73,11 +94,8 @@ class LoadedEngines:
         It is loaded beside another variant, which a request may be using.
         """
         wanted = _order(order)
-        if self._name_of(wanted) is None:
-            self._load(wanted)
-        name = self._name_of(wanted) or wanted.name
-        self._recognisers.add(name)
-        return cast("Transcribing", self._engines[name])
+        self._recognisers.add(self._name_of(wanted) or wanted.name)
+        return cast("Transcribing", self._loaded(wanted))
 
     def is_loaded(self, order: dict[str, Any]) -> bool:
         """Whether an engine is in memory."""
@@ -86,6 +104,12 @@ class LoadedEngines:
     def run_on_cpu(self, order: dict[str, Any], is_on_cpu: bool) -> None:
         """Choose where an engine will be loaded: on the CPU where the GPU has no memory for it."""
         (self._on_cpu.add if is_on_cpu else self._on_cpu.discard)(_order(order).key)
+
+    def _loaded(self, order: EngineOrder) -> Engine:
+        with self._loading:
+            if (name := self._name_of(order)) is None:
+                self._load(order)
+            return self._engines[name or order.name]
 
     def _load(self, order: EngineOrder) -> None:
         started = time.monotonic()
@@ -104,6 +128,8 @@ class LoadedEngines:
             reading.decode, reading.engines = self._decode, self
         with _no_collection():
             engine.load(lambda stage, fraction: self._report(order.name, stage, fraction))
+        if hasattr(engine, "attach"):
+            cast("Batching", engine).attach(self._wake)
         self._engines[order.name], self._orders[order.name] = engine, order
         about = getattr(engine, "about", None)
         duration_s = time.monotonic() - started
@@ -114,7 +140,9 @@ class LoadedEngines:
 
     def _drop(self, name: str) -> None:
         """Free an engine's memory for its successor in this process."""
-        del self._engines[name], self._orders[name]
+        if hasattr(engine := self._engines[name], "attach"):
+            cast("Batching", engine).close()
+        del engine, self._engines[name], self._orders[name]
         gc.collect()
         if (torch := sys.modules.get("torch")) is not None:
             torch.cuda.empty_cache()

@@ -1,9 +1,10 @@
 """The worker: the child process that owns the engines. Independent of HTTP and of systemd.
 
 The main thread works: it steps the requests in turn, a chunk each, so that a short request isn't held up by
-a long one and a cancelled one stops within a chunk. One thread receives frames. One sends heartbeats with a
-count of the progress made, so that the front can tell slow from stuck. Short-lived ones decode recordings
-(`job.py`) and read ahead (`loaded.py`). When the front dies, the kernel kills this process.
+a long one and a cancelled one stops within a chunk. An engine that batches requests has threads of its own,
+and the main thread gives it its next work. One thread receives frames. One sends heartbeats with a count of
+the progress made, so that the front can tell slow from stuck. Short-lived ones decode recordings (`job.py`)
+and read ahead (`loaded.py`). When the front dies, the kernel kills this process.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ class Worker:
         """Frames of the front, and None to wake the main thread."""
         self._jobs: dict[int, Job] = {}
         self._decoders = Decoders()
-        self._engines = LoadedEngines(cache_dir, threads, self._tell_loading, self._decoders.decode)
+        self._engines = LoadedEngines(
+            cache_dir, threads, self._tell_loading, self._decoders.decode, self._wake
+        )
         self._progress = 0
         self._is_busy = False
         self._decoding = threading.Semaphore(DECODED_AT_ONCE)
@@ -85,9 +88,10 @@ class Worker:
         threading.Thread(target=self._receive, name="receive", daemon=True).start()
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
         while True:
+            self._progress += self._engines.step()
             runnable = self._runnable()
             # a job that waits for a slow reader, a recording or another variant does not hang
-            self._is_busy = bool(runnable)
+            self._is_busy = bool(runnable) or self._engines.are_working
             self._take_orders(wait=not runnable)
             for id in runnable:
                 if id in self._jobs:
@@ -104,7 +108,7 @@ class Worker:
         in_use = {job.engine.factory: job.engine.key for job in self._jobs.values() if job.is_begun}
         for id, job in self._jobs.items():
             if job.is_begun or job.has_failed:
-                runnable += [id] if job.credit_bytes > 0 else []
+                runnable += [id] if job.can_step else []
             elif job.is_ready:
                 # the first that waits decides which variant comes next; no engine has the key HELD
                 key = in_use.setdefault(job.engine.factory, job.engine.key)

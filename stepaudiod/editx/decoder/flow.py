@@ -9,8 +9,10 @@ Guidance runs a second row with all conditions zero. Independent of waveforms.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -46,6 +48,15 @@ class Acoustics:
     columns: Tensor
     mel: Tensor
     embedding: Tensor
+
+    @cached_property
+    def key(self) -> str:
+        """Equal for equal references."""
+        digest = hashlib.sha256()
+        for tensor in (self.columns, self.mel, self.embedding):
+            digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,10 @@ import hashlib
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,9 @@ from stepaudiod.editx.pipeline import (
     Pipeline,
     PipelineOptions,
     Reference,
-    RequestStats,
     Synthesis,
 )
-from stepaudiod.engines.base import Clip, Decode, Progress, Recognisers
+from stepaudiod.engines.base import NO_SOUND, Clip, Decode, Progress, Recognisers
 from stepaudiod.engines.step_audio.recogniser import NO_RECOGNISER, Recogniser, renaming_params
 from stepaudiod.errors import EngineUnavailable, InvalidRequest
 from stepaudiod.requests import EditRequest, Facts, SpeechRequest
@@ -163,7 +164,23 @@ class StepAudioEngine:
             "language_model_bytes": size_bytes(step1),
         }
 
-    def speak(self, request: SpeechRequest) -> Iterator[Waveform | Facts]:
+    def attach(self, on_change: Callable[[], None]) -> None:
+        """Have a function called, from another thread, whenever `step` has something to do."""
+        self._pipeline.scheduler.lanes.on_change = on_change
+
+    def step(self) -> int:
+        """Advance all requests; returns the number of tasks that have ended."""
+        return self._pipeline.scheduler.step()
+
+    @property
+    def is_working(self) -> bool:
+        return self._pipeline.scheduler.is_working
+
+    def close(self) -> None:
+        """Wait for what is still running, before the engine is freed."""
+        self._pipeline.scheduler.lanes.close()
+
+    def speak(self, request: SpeechRequest) -> Results:
         """Speak the text in a voice of the library, streamed.
 
         Raises:
@@ -171,10 +188,9 @@ class StepAudioEngine:
             InvalidRequest: the voice has no transcript, or the change can't be applied.
             SynthesisFailed: the output can't be used, twice.
         """
-        with renaming_params("voice", "voice"):
-            yield from self._say(request, self._library_voice(request.voice), {})
+        return self._say(request, partial(self._library_voice, request.voice), {}, ("voice", "voice"))
 
-    def clone(self, request: SpeechRequest, reference: Clip) -> Iterator[Waveform | Facts]:
+    def clone(self, request: SpeechRequest, reference: Clip) -> Results:
         """Speak the text in the voice of a recording that came with the request, streamed.
 
         Raises:
@@ -184,16 +200,21 @@ class StepAudioEngine:
         """
         recording = request.reference
         assert recording is not None
-        key = self._key(reference.waveform.tobytes() + recording.transcript.encode(errors="replace"))
-        if key not in self._references:
-            with renaming_params():
-                self._remember(key, self._encode(reference, recording.transcript.strip()))
-        encoded = self._recall(key)
-        facts = {} if recording.transcript.strip() else self._transcript_facts(encoded.transcript)
-        with renaming_params():
-            yield from self._say(request, encoded, facts)
+        said = recording.transcript
+        facts: dict[str, Any] = {}
 
-    def edit(self, request: EditRequest, clip: Clip) -> Iterator[Waveform | Facts]:
+        def encoded() -> Reference:
+            key = self._key(reference.waveform.tobytes() + said.encode(errors="replace"))
+            if key not in self._references:
+                self._remember(key, self._encode(reference, said.strip()))
+            found = self._recall(key)
+            if not said.strip():
+                facts.update(self._transcript_facts(found.transcript))
+            return found
+
+        return self._say(request, encoded, facts, ())
+
+    def edit(self, request: EditRequest, clip: Clip) -> Results:
         """Change a recording; a long one in pieces.
 
         Raises:
@@ -203,12 +224,18 @@ class StepAudioEngine:
         """
         edit = request.edit
         assert edit is not None
-        facts: dict[str, str | int | float] = {}
+        facts: dict[str, Any] = {}
         said = request.recording.transcript.strip()
-        if edit.needs_transcript and not said and clip.duration_s <= MAX_SECONDS:
-            with renaming_params():
-                said = self._transcribe(clip)
-            facts = self._transcript_facts(said)
+        transcribe = self._transcriber(said)
+        is_whole = clip.duration_s <= MAX_SECONDS
+
+        def heard(waveform: Tensor, sample_rate: int) -> str:
+            if transcribe is not None and not is_whole:
+                return transcribe(waveform, sample_rate)
+            words = self._transcribe(clip)
+            facts.update(self._transcript_facts(words))
+            return words
+
         with renaming_params():
             synthesis = self._pipeline.edit(
                 clip.waveform,
@@ -216,19 +243,28 @@ class StepAudioEngine:
                 said,
                 edit,
                 seed=request.seed,
-                transcribe=self._transcriber(request.recording.transcript),
+                transcribe=heard if transcribe is not None or (is_whole and not said) else None,
+                is_streamed=request.is_streamed,
             )
-            yield from _results(synthesis, facts)
-        self._pipeline.networks.finish()
+        return Results(synthesis, facts, self._pipeline.networks.finish)
 
     def _say(
-        self, request: SpeechRequest, reference: Reference, facts: dict[str, Any]
-    ) -> Iterator[Waveform | Facts]:
-        synthesis = self._pipeline.clone(
-            reference, request.text, language=request.language, edit=request.edit, seed=request.seed
-        )
-        yield from _at_speed(_results(synthesis, facts), request.speed)
-        self._pipeline.networks.finish()
+        self,
+        request: SpeechRequest,
+        reference: Callable[[], Reference],
+        facts: dict[str, Any],
+        names: tuple[str, ...],
+    ) -> Results:
+        with renaming_params(*names):
+            synthesis = self._pipeline.clone(
+                reference,
+                request.text,
+                language=request.language,
+                edit=request.edit,
+                seed=request.seed,
+                is_streamed=request.is_streamed,
+            )
+        return Results(synthesis, facts, self._pipeline.networks.finish, request.speed, names)
 
     def _library_voice(self, voice_id: str) -> Reference:
         """An encoded voice: from memory, from its file, or encoded now."""
@@ -321,25 +357,58 @@ def _device(setting: str) -> str:
     return setting
 
 
-def _results(synthesis: Synthesis, facts: dict[str, Any]) -> Iterator[Waveform | Facts]:
-    """The facts, then the sound, then the counts."""
-    stats: RequestStats = synthesis.stats
-    facts = facts | {"seed": stats.seed, "pieces": stats.pieces}
-    if (used := stats.reference_range) is not None:
-        facts["reference_stretch"] = f"{used.start:.2f}-{used.end:.2f}"
-    yield Facts(facts)
-    yield from synthesis
-    yield Facts(
-        {"input_tokens": stats.input_tokens, "output_tokens": stats.output_tokens, "retries": stats.retries}
-    )
+class Results:
+    """The facts of a request, then its sound, then the counts. `is_ready`: `next` returns at once."""
 
+    def __init__(
+        self,
+        synthesis: Synthesis,
+        facts: dict[str, Any],
+        on_end: Callable[[], None],
+        speed: float = 1.0,
+        names: tuple[str, ...] = (),
+    ) -> None:
+        self._synthesis = synthesis
+        self._facts = facts
+        self._on_end = on_end
+        self._tempo = TempoStream(speed, SAMPLE_RATE)
+        self._names = names
+        self._results = self._run()
 
-def _at_speed(results: Iterator[Waveform | Facts], speed: float) -> Iterator[Waveform | Facts]:
-    """The sound faster or slower at the same pitch; the model has no control over its speed."""
-    tempo = TempoStream(speed, SAMPLE_RATE)
-    for result in results:
-        yield result if isinstance(result, Facts) else tempo.push(result)
-    yield tempo.finish()
+    @property
+    def is_ready(self) -> bool:
+        return self._synthesis.is_ready
+
+    def __iter__(self) -> Iterator[Waveform | Facts]:
+        return self
+
+    def __next__(self) -> Waveform | Facts:
+        with renaming_params(*self._names):
+            return next(self._results)
+
+    def close(self) -> None:
+        self._results.close()
+        self._synthesis.close()
+
+    def _run(self) -> Generator[Waveform | Facts, None, None]:
+        """The model has no control over its speed: the sound is stretched at the same pitch."""
+        synthesis, stats = self._synthesis, self._synthesis.stats
+        first = next(synthesis, NO_SOUND)
+        self._facts |= {"seed": stats.seed, "pieces": stats.pieces}
+        if (used := stats.reference_range) is not None:
+            self._facts["reference_stretch"] = f"{used.start:.2f}-{used.end:.2f}"
+        yield Facts(self._facts)
+        for chunk in chain([first], synthesis):
+            yield self._tempo.push(chunk)
+        yield self._tempo.finish()
+        self._on_end()
+        yield Facts(
+            {
+                "input_tokens": stats.input_tokens,
+                "output_tokens": stats.output_tokens,
+                "retries": stats.retries,
+            }
+        )
 
 
 def _read(path: Path) -> Reference | None:

@@ -1,0 +1,106 @@
+"""One call of the language model, and the sound of its codes: what the scheduler admits and runs.
+
+    codes     5-code groups ────[first chunk]──[second]────[third]──────── … ──[rest]
+    chunks    each also reads the group after it, which the next chunk repeats
+
+The sizes of chunks depend on nothing but the request, so that its sound doesn't depend on other requests.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from stepaudiod.audio.types import Waveform
+from stepaudiod.editx.codes import AUDIO_BASE, GROUP, GROUP_FRAMES
+from stepaudiod.editx.decoder.config import LOOKAHEAD
+from stepaudiod.editx.decoder.flow import Acoustics
+from stepaudiod.editx.decoder.runner import DecoderStream
+from stepaudiod.editx.lm.runner import Sequence
+from stepaudiod.editx.tokenizers.features import SAMPLE_RATE
+
+STREAMED_FRAMES = (6, 12, 24, 48, 96)
+"""Frames at 25 Hz of the first chunks, 0.24 s to 3.84 s; later ones are as the last. Each takes less time to
+make than the chunks before it take to play."""
+WHOLE_FRAMES = (96,)
+"""The same where the client waits for the whole sound."""
+LOOKAHEAD_CODES = LOOKAHEAD // GROUP_FRAMES * GROUP
+WHOLE_DEADLINE_S = 30.0
+"""A sound that is wanted as a whole counts as late after so many seconds."""
+
+
+class Listener:
+    """When the client has played all that it has got.
+
+    Sound that is late, and sound that comes first, is needed at once. Times are of `time.monotonic`.
+    """
+
+    def __init__(self, is_streamed: bool) -> None:
+        self.chunk_frames = STREAMED_FRAMES if is_streamed else WHOLE_FRAMES
+        self.deadline = time.monotonic() + (0.0 if is_streamed else WHOLE_DEADLINE_S)
+        self._is_streamed = is_streamed
+
+    def hear(self, samples: int) -> None:
+        if self._is_streamed:
+            self.deadline = max(self.deadline, time.monotonic()) + samples / SAMPLE_RATE
+
+
+@dataclass(eq=False)
+class Generation:
+    """One call.
+
+    Args:
+        sequence: of the language model.
+        listener: of the request.
+        acoustics: of the voice; None if only the codes are wanted.
+        seed: of the decoder's noise.
+        on_sound: gets each chunk, and whether it is the last.
+        is_usable: whether a sequence that has ended may be decoded, if none of its sound has been passed on.
+        on_end: called once, with an error or None; not if the generation is cancelled.
+    """
+
+    sequence: Sequence
+    listener: Listener
+    acoustics: Acoustics | None = None
+    seed: int = 0
+    on_sound: Callable[[Waveform, bool], None] = lambda sound, is_last: None
+    is_usable: Callable[[Sequence], bool] = lambda sequence: True
+    on_end: Callable[[Exception | None], None] = lambda error: None
+    stream: DecoderStream | None = None
+    is_written: bool = False
+    """Whether the language model has nothing more to do."""
+    has_sounded: bool = False
+    has_ended: bool = False
+    _given: int = 0
+    _sizes: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._sizes = list(self.listener.chunk_frames)
+
+    @property
+    def frames(self) -> int:
+        """The most frames at 25 Hz that the decoder may get, the reference's last ones included."""
+        return math.ceil(self.sequence.max_tokens / GROUP) * GROUP_FRAMES + LOOKAHEAD
+
+    def next_size(self) -> int | None:
+        """Number of frames of the next chunk, 0 of a last one; None while its codes are missing."""
+        wanted = self._sizes[0] // GROUP_FRAMES * GROUP
+        have = len(self.sequence.ids) - self._given
+        if have >= wanted + LOOKAHEAD_CODES:
+            return self._sizes[0]
+        return have // GROUP * GROUP_FRAMES if self.is_written else None
+
+    def take_chunk(self) -> tuple[list[int], bool]:
+        """The codes of the next chunk, and whether it is the last."""
+        wanted = self._sizes[0] // GROUP_FRAMES * GROUP
+        codes = [id - AUDIO_BASE for id in self.sequence.ids[self._given :]]
+        is_last = len(codes) < wanted + LOOKAHEAD_CODES
+        if is_last:
+            self._given = len(self.sequence.ids)
+            return codes[: len(codes) // GROUP * GROUP], True
+        self._given += wanted
+        if len(self._sizes) > 1:
+            self._sizes.pop(0)
+        return codes[: wanted + LOOKAHEAD_CODES], False

@@ -1,0 +1,89 @@
+"""Threads that run the scheduler's work, one task at a time each, with a CUDA stream of their own.
+
+On a GPU the language model and the decoder run beside each other. On a processor they share one thread:
+each uses all cores that it may use.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+
+class Lane:
+    """Runs one task at a time; the next one starts when the result of the last one has been collected."""
+
+    def __init__(self, thread: ThreadPoolExecutor, device: torch.device, on_done: Callable[[], None]) -> None:
+        self._thread = thread
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._on_done = on_done
+        self._running: tuple[Future[Any], Callable[[Future[Any]], None]] | None = None
+
+    @property
+    def is_free(self) -> bool:
+        return self._running is None
+
+    def start(self, task: Callable[[], Any], then: Callable[[Future[Any]], None]) -> None:
+        """Run a task; `collect` passes its future to `then`, in the caller's thread."""
+        assert self._running is None
+        future = self._thread.submit(self._run, task)
+        self._running = future, then
+        future.add_done_callback(lambda _: self._on_done())
+
+    def collect(self) -> bool:
+        """Pass on the result of the task if it has ended."""
+        if self._running is None or not self._running[0].done():
+            return False
+        (future, then), self._running = self._running, None
+        then(future)
+        return True
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+    def _run(self, task: Callable[[], Any]) -> Any:
+        with torch.inference_mode():
+            if self._stream is None:
+                return task()
+            with torch.cuda.stream(self._stream):
+                result = task()
+                self._stream.synchronize()  # other streams may use the result
+                return result
+
+
+class Lanes:
+    """One lane for the language model, one for the decoder, and one for recordings."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._changed = threading.Event()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called, from any thread, when a task has ended or there is work."""
+        shared = ThreadPoolExecutor(1, "engine")
+
+        def lane(name: str) -> Lane:
+            thread = ThreadPoolExecutor(1, name) if device.type == "cuda" else shared
+            return Lane(thread, device, self.notify)
+
+        self.language_model, self.decoder, self.recordings = map(lane, ("language", "decoder", "recordings"))
+
+    def collect(self) -> int:
+        """Pass on the results of all tasks that have ended; returns their number."""
+        self._changed.clear()
+        return sum(lane.collect() for lane in (self.language_model, self.decoder, self.recordings))
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Block until there is something to do since the last `collect`; False if there isn't in time."""
+        return self._changed.wait(timeout_s)
+
+    def close(self) -> None:
+        """Wait until the running tasks have ended; no other one may be started."""
+        for lane in (self.language_model, self.decoder, self.recordings):
+            lane.close()
+
+    def notify(self) -> None:
+        self._changed.set()
+        self.on_change()

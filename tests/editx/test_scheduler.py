@@ -1,0 +1,177 @@
+"""Many requests beside each other, on random weights: who waits, who is served, and what is released."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from stepaudiod.editx.codes import GROUP_FRAMES
+from stepaudiod.editx.decoder.runner import Chunk
+from stepaudiod.editx.generation import STREAMED_FRAMES
+from stepaudiod.editx.pipeline import Pipeline, PipelineOptions, Reference, Synthesis
+from stepaudiod.editx.tokenizers.features import HOP
+from stepaudiod.errors import InvalidRequest
+
+TEXT = "The quick brown fox jumps over the lazy dog."
+OPTIONS = PipelineOptions(is_output_checked=False, rows=3, length=2048, forced_seconds=2.4)
+
+
+@pytest.fixture
+def reference(pipeline: Pipeline, voice: NDArray[np.float32]) -> Reference:
+    return pipeline.encode_reference(voice, 24000, "the quick brown fox")
+
+
+@pytest.fixture
+def make(pipeline: Pipeline) -> Callable[..., Pipeline]:
+    """A pipeline of the same networks; its arguments replace options."""
+    return lambda **changes: Pipeline(pipeline.networks, replace(OPTIONS, **changes))
+
+
+def in_turn(results: list[Synthesis]) -> tuple[list[NDArray[np.float32]], list[int]]:
+    """Read each result as its chunks come: their sounds, and the order in which they were first heard."""
+    parts: list[list[NDArray[np.float32]]] = [[] for _ in results]
+    running, heard = list(range(len(results))), list[int]()
+    while running:
+        for index in list(running):
+            if not results[index].is_ready:
+                continue
+            chunk = next(results[index], None)
+            if chunk is None:
+                running.remove(index)
+                continue
+            parts[index].append(chunk)
+            if index not in heard:
+                heard.append(index)
+        if running and not any(results[index].is_ready for index in running):
+            scheduler = results[0]._scheduler
+            if not scheduler.step():
+                scheduler.lanes.wait(30)
+    return [np.concatenate(each) for each in parts], heard
+
+
+def test_a_sound_is_the_same_beside_others(make: Callable[..., Pipeline], reference: Reference) -> None:
+    texts = [TEXT, "Short.", TEXT * 2, TEXT, "It is true, and so on."]
+    alone = [make().clone(reference, text, seed=seed).waveform() for seed, text in enumerate(texts)]
+    pipeline = make()
+    together, _ = in_turn([pipeline.clone(reference, text, seed=seed) for seed, text in enumerate(texts)])
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_the_first_chunk_is_short_and_later_ones_grow(
+    make: Callable[..., Pipeline], reference: Reference
+) -> None:
+    chunks = list(make(forced_seconds=7.2).clone(reference, TEXT, seed=1))
+    frames = [chunk.size / (2 * HOP) for chunk in chunks]
+    assert frames[0] < STREAMED_FRAMES[0]  # a few frames are held back
+    assert frames[1:4] == list(STREAMED_FRAMES[1:4])
+    assert sum(frames) == 7.2 * 25
+    whole = list(make(forced_seconds=7.2).clone(reference, TEXT, seed=1, is_streamed=False))
+    assert len(whole) < len(chunks)
+    assert sum(chunk.size for chunk in whole) == sum(chunk.size for chunk in chunks)
+
+
+def test_requests_wait_for_a_row_in_order(make: Callable[..., Pipeline], reference: Reference) -> None:
+    pipeline = make(rows=1)
+    results = [pipeline.clone(reference, TEXT, seed=seed) for seed in range(3)]
+    sounds, heard = in_turn(results)
+    assert heard == [0, 1, 2]
+    assert all(sound.size for sound in sounds)
+
+
+def test_requests_wait_for_the_decoders_memory_and_sound_the_same(
+    make: Callable[..., Pipeline], reference: Reference
+) -> None:
+    pipeline = make()
+    right, _ = in_turn([pipeline.clone(reference, TEXT, seed=seed) for seed in range(3)])
+    costs = pipeline.scheduler._decoder.costs
+    frames = round(2.4 / 0.12) * GROUP_FRAMES + 3
+    size = costs.prefix_bytes(reference.acoustics.columns.shape[0]) + costs.stream_bytes(frames)
+    tight = make(decoder_bytes=size)
+    made, heard = in_turn([tight.clone(reference, TEXT, seed=seed) for seed in range(3)])
+    assert heard == [0, 1, 2]
+    assert all(np.array_equal(a, b) for a, b in zip(made, right, strict=True))
+    with pytest.raises(InvalidRequest, match=r"step_audio\.gpu_memory"):
+        list(make(decoder_bytes=size - 1).clone(reference, TEXT, seed=1))
+
+
+def test_a_prompt_that_can_never_fit_is_refused_at_once(
+    make: Callable[..., Pipeline], reference: Reference
+) -> None:
+    pipeline = make(length=len(reference.ids))
+    result = pipeline.clone(reference, TEXT, seed=1)
+    assert result.is_ready
+    with pytest.raises(InvalidRequest, match="shorten it"):
+        next(result)
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 3])
+def test_a_request_that_is_closed_leaves_everything(
+    make: Callable[..., Pipeline], reference: Reference, chunks: int
+) -> None:
+    pipeline = make(rows=2)
+    right = pipeline.clone(reference, TEXT, seed=7).waveform()
+    closed, other, waiting = (pipeline.clone(reference, TEXT, seed=seed) for seed in (6, 7, 8))
+    for result in (closed, other, waiting):
+        result.start()
+    for _ in range(chunks):
+        next(closed)
+    closed.close()
+    waiting.close()
+    assert np.array_equal(other.waveform(), right)
+    scheduler = pipeline.scheduler
+    while scheduler.is_working:
+        if not scheduler.step():
+            scheduler.lanes.wait(30)
+    assert scheduler._memory._streams_bytes == 0
+    (voice,) = scheduler._memory._voices.values()
+    gone = weakref.ref(voice.prefix)
+    scheduler._memory._voices.clear()
+    del voice, closed, other, waiting, result
+    gc.collect()
+    assert gone() is None  # no stream that has ended holds it
+
+
+def test_an_error_ends_only_the_requests_that_it_meets(
+    make: Callable[..., Pipeline], reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = make()
+    right = pipeline.clone(reference, TEXT, seed=2).waveform()
+    decoder = pipeline.scheduler._decoder
+    decode, streams = decoder.decode, list[object]()
+
+    def fail(chunks: list[Chunk]) -> list[NDArray[np.float32]]:
+        streams.extend(chunk.stream for chunk in chunks if chunk.stream not in streams)
+        if chunks[0].stream is streams[0]:
+            raise MemoryError("no memory")
+        return decode(chunks)
+
+    monkeypatch.setattr(decoder, "decode", fail)
+    failing, other = (pipeline.clone(reference, TEXT, seed=seed) for seed in (1, 2))
+    failing.start()
+    assert np.array_equal(other.waveform(), right)
+    with pytest.raises(MemoryError):
+        next(failing)
+    monkeypatch.undo()
+    assert np.array_equal(pipeline.clone(reference, TEXT, seed=2).waveform(), right)
+
+
+def test_a_long_text_that_is_not_read_stops_making_sound(
+    make: Callable[..., Pipeline], reference: Reference
+) -> None:
+    pipeline = make(forced_seconds=4.8)
+    slow = pipeline.clone(reference, "A sentence of some words. " * 20, seed=1)
+    next(slow)
+    for seed in range(3):
+        pipeline.clone(reference, TEXT, seed=seed).waveform()
+    assert not pipeline.scheduler._admitted  # it holds no row while it waits for its reader
+    made = slow.stats.output_tokens
+    assert made < 15 / 0.12 * 5
+    rest = slow.waveform()
+    assert slow.stats.output_tokens > made
+    assert rest.size

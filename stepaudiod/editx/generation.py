@@ -24,6 +24,8 @@ from stepaudiod.editx.tokenizers.features import SAMPLE_RATE
 STREAMED_FRAMES = (6, 12, 24, 48, 96)
 """Frames at 25 Hz of the first chunks, 0.24 s to 3.84 s; later ones are as the last. Each takes less time to
 make than the chunks before it take to play."""
+FOLLOWING_FRAMES = (48, 96)
+"""The same for the next pieces of a text: the client still has sound of the piece before."""
 WHOLE_FRAMES = (96,)
 """The same where the client waits for the whole sound."""
 LOOKAHEAD_CODES = LOOKAHEAD // GROUP_FRAMES * GROUP
@@ -38,9 +40,13 @@ class Listener:
     """
 
     def __init__(self, is_streamed: bool) -> None:
-        self.chunk_frames = STREAMED_FRAMES if is_streamed else WHOLE_FRAMES
         self.deadline = time.monotonic() + (0.0 if is_streamed else WHOLE_DEADLINE_S)
         self._is_streamed = is_streamed
+
+    def chunk_frames(self, is_first_piece: bool) -> tuple[int, ...]:
+        if not self._is_streamed:
+            return WHOLE_FRAMES
+        return STREAMED_FRAMES if is_first_piece else FOLLOWING_FRAMES
 
     def hear(self, samples: int) -> None:
         if self._is_streamed:
@@ -56,6 +62,7 @@ class Generation:
         listener: of the request.
         acoustics: of the voice; None if only the codes are wanted.
         seed: of the decoder's noise.
+        chunk_frames: the sizes of its chunks; later ones are as the last.
         on_sound: gets each chunk, and whether it is the last.
         is_usable: whether a sequence that has ended may be decoded, if none of its sound has been passed on.
         on_end: called once, with an error or None; not if the generation is cancelled.
@@ -65,6 +72,7 @@ class Generation:
     listener: Listener
     acoustics: Acoustics | None = None
     seed: int = 0
+    chunk_frames: tuple[int, ...] = WHOLE_FRAMES
     on_sound: Callable[[Waveform, bool], None] = lambda sound, is_last: None
     is_usable: Callable[[Sequence], bool] = lambda sequence: True
     on_end: Callable[[Exception | None], None] = lambda error: None
@@ -77,7 +85,7 @@ class Generation:
     _sizes: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._sizes = list(self.listener.chunk_frames)
+        self._sizes = list(self.chunk_frames)
 
     @property
     def frames(self) -> int:

@@ -209,7 +209,7 @@ class Pipeline:
                 calls = [self._clone_call(voice, piece)]
                 calls += self._edit_calls(edit, piece) if edit is not None else []
                 emit = _Softener(synthesis.emit, is_joined=len(pieces) > 1)
-                yield from self._speaker(synthesis).run(calls, voice, stats.seed + index, emit)
+                yield from self._speaker(synthesis).run(calls, voice, index, emit)
 
         return Synthesis(self.scheduler, speak, stats, is_streamed)
 
@@ -269,7 +269,7 @@ class Pipeline:
                 around = surrounding_silence(part, sample_rate) if long and edit.kind != "vad" else (0, 0)
                 before, after = (np.zeros(round(seconds * SAMPLE_RATE), np.float32) for seconds in around)
                 synthesis.emit(before)
-                yield from self._speaker(synthesis).run(calls, recording, stats.seed + index, emit)
+                yield from self._speaker(synthesis).run(calls, recording, index, emit)
                 synthesis.emit(after)
 
         return Synthesis(self.scheduler, speak, stats, is_streamed)

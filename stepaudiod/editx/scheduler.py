@@ -11,6 +11,7 @@ decoded in the order in which their listeners run out of sound. Everything is ca
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -25,6 +26,8 @@ from stepaudiod.editx.lanes import Lane, Lanes
 from stepaudiod.editx.lm.runner import LMRunner, Sequence
 from stepaudiod.editx.voice_memory import Voice, VoiceMemory
 from stepaudiod.errors import InvalidRequest
+
+log = logging.getLogger(__name__)
 
 PROMPT_TOKENS = 512
 """Prompt positions that are read before running sequences get their next codes."""
@@ -273,8 +276,15 @@ class Scheduler:
         """Capture one of the graphs that were missed, if every request has its first sound."""
         if not self._captures[lane] or self._waiting:
             return
-        if all(each.generation.has_sounded for each in self._admitted):
-            lane.start(capture_next, lambda future: self._captures.update({lane: future.result()}))
+        if not all(each.generation.has_sounded for each in self._admitted):
+            return
+
+        def then(future: Future[bool]) -> None:
+            if (error := future.exception()) is not None:
+                log.warning("a graph could not be captured, and its kernels run one by one: %s", error)
+            self._captures[lane] = error is None and future.result()
+
+        lane.start(capture_next, then)
 
     def _end(self, each: _Admitted, error: BaseException | None) -> None:
         """Tell a generation that it has ended, and release what it holds."""

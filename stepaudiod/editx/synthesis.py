@@ -216,19 +216,20 @@ class Speaker:
     forced_tokens: int | None = None
 
     def run(
-        self, calls: list[LMCall], reference: Reference, seed: int, emit: Callable[[Waveform, bool], None]
+        self, calls: list[LMCall], reference: Reference, piece: int, emit: Callable[[Waveform, bool], None]
     ) -> Script:
-        """Run all calls, the first of which reads the reference, and decode the last.
+        """Run all calls for a piece, the first of which reads the reference, and decode the last.
 
         Raises:
             SynthesisFailed: the output can't be used, twice.
         """
-        ids = reference.ids
+        ids, seed = reference.ids, self.stats.seed + piece
+        chunk_frames = self.listener.chunk_frames(piece == 0)
         for number, call in enumerate(calls[:-1]):
             ids = yield from self._codes(call, ids, seed + number)
         for attempt in range(ATTEMPTS):
             last_seed = _seed(seed + len(calls) - 1, attempt)
-            problem = yield from self._sound(calls[-1], ids, reference, last_seed, emit)
+            problem = yield from self._sound(calls[-1], ids, reference, last_seed, chunk_frames, emit)
             if problem is None:
                 return
             self._complain(problem, attempt)
@@ -255,6 +256,7 @@ class Speaker:
         ids: list[int],
         reference: Reference,
         seed: int,
+        chunk_frames: tuple[int, ...],
         emit: Callable[[Waveform, bool], None],
     ) -> Script:
         """Run a call and decode its codes as they arrive; returns a problem found before any sound."""
@@ -269,6 +271,7 @@ class Speaker:
             self.listener,
             reference.acoustics,
             seed,
+            chunk_frames,
             on_sound,
             lambda sequence: self._problem(sequence, bounds) is None,
         )

@@ -19,8 +19,8 @@ QUANTIZATION_GROUP = 64
 """Inputs that share a scale in int4."""
 DEFAULT_LENGTH = 8192
 """Positions of one sequence, prompt and output together."""
-DEFAULT_POSITIONS = 16384
-"""Positions of all sequences together on a GPU: half a gigabyte of keys and values."""
+DEFAULT_POSITIONS = 32768
+"""Positions of all sequences together on a GPU: a gigabyte of keys and values."""
 SPARE_POSITIONS = 8
 """Positions at the end of the pool, written by the rows that have no sequence."""
 

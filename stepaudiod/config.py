@@ -92,7 +92,11 @@ class Timeouts(Section):
     drain: Seconds = Field(30, ge=0, description="requests in flight when the daemon is stopped")
     heartbeat: Seconds = Field(30, gt=0, description="a worker that sends no heartbeat")
     stall: Seconds = Field(120, gt=0, description="a worker with heartbeats but no progress with its work")
-    load: Seconds = Field(600, gt=0, description="a worker that makes no progress with loading")
+    load: Seconds = Field(
+        600,
+        gt=0,
+        description="a worker that makes no progress with loading, or work that waits for GPU memory",
+    )
 
 
 class Access(Section):

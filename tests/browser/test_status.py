@@ -11,6 +11,7 @@ from tests.activation import DaemonProcess
 from tests.browser.browser import Browser
 from tests.browser.conftest import StartBrowser
 from tests.conftest import StartDaemon
+from tests.gpu import Gpu
 
 SPEAK_S = 120.0
 """Random weights don't know when to end."""
@@ -127,3 +128,26 @@ def test_a_chinese_page_says_why_in_chinese(start_browser: StartBrowser, embedde
     browser.click("#speak_start")
     said = browser.wait(lambda: browser.text("#speak_result [role=alert]"))
     assert said.startswith("操作失败。 文字中没有可朗读的内容")
+
+
+@pytest.mark.slow
+def test_a_dozing_model_is_shown(
+    start_browser: StartBrowser, start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    gpu = Gpu(tmp_path / "gpu")
+    daemon = start_daemon({"step_audio.doze_after": 3, "preload": "work"}, environ=gpu.environ)
+    browser = start_browser(daemon.url)
+    browser.open()
+    speak(browser, 1)
+    browser.tab("Status")
+    browser.wait(lambda: facts(browser)["State"] == "Dozing: the model is not on the GPU")
+    assert facts(browser)["GPU memory"] == "none used"
+    assert facts(browser)["hibari"] == "in memory"
+    assert re.fullmatch(r"Dozing, sleeps in \d+ s", browser.text("#badge"))
+    gpu.set("others", 135_000_000_000)
+    browser.tab("Speak")
+    browser.click("#speak_start")
+    browser.wait(lambda: browser.text("#badge") == "Waiting for GPU memory")
+    gpu.clear("others")
+    browser.wait(lambda: len(browser.all("#history audio")) == 2)
+    assert browser.console() == []

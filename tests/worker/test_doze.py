@@ -1,7 +1,6 @@
 """An idle worker leaves the GPU and is restored for work; whatever fails costs its requests only time.
 
-The daemon, its worker and the helper are real. `driver.c` takes the place of NVIDIA's libraries, and a module
-with a few functions that of torch: the small voice is the model.
+The daemon, its worker and the helper are real; the card is that of `tests.gpu`.
 """
 
 from __future__ import annotations
@@ -9,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,75 +24,15 @@ from stepaudiod.worker import doze
 from stepaudiod.worker.process import WorkerOptions, WorkerProcess
 from tests.activation import DEADLINE_S, DaemonProcess, pids_of_group
 from tests.conftest import StartDaemon
-
-if shutil.which("gcc") is None:
-    pytest.skip("gcc isn't installed", allow_module_level=True)
+from tests.gpu import Gpu
 
 SAY = {"model": "tts-1", "voice": "alloy", "input": "Hello there.", "response_format": "wav"}
 ROUND = [f"cuCheckpointProcess{step}" for step in ("Lock", "Checkpoint", "Restore", "Unlock")]
-LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1")
-GPU = """
-import sys, types
-if "stepaudiod.worker.main" in sys.orig_argv:
-    torch = types.ModuleType("torch")
-    torch.Tensor = type("Tensor", (), {})
-    torch.cuda = types.SimpleNamespace(
-        is_initialized=lambda: True, device_count=lambda: 1, empty_cache=lambda: None,
-        memory_allocated=lambda device: 7_000_000, memory_reserved=lambda device: 8_000_000,
-        get_device_properties=lambda device: types.SimpleNamespace(uuid="1234"),
-    )
-    sys.modules["torch"] = torch
-"""
-
-
-class Gpu:
-    """The state of the driver; see `driver.c`."""
-
-    def __init__(self, folder: Path, libraries: Path) -> None:
-        self._folder = folder
-        (folder / "sitecustomize.py").write_text(GPU)
-        self.environ = {
-            "TEST_GPU": str(folder),
-            "LD_LIBRARY_PATH": str(libraries),
-            "PYTHONPATH": f"{folder}:{Path(__file__).parents[2]}",
-        }
-
-    def set(self, name: str, number: int) -> None:
-        (self._folder / name).write_text(str(number))
-
-    def clear(self, name: str) -> None:
-        (self._folder / name).unlink()
-
-    @property
-    def checkpoint_calls(self) -> list[str]:
-        """What was called, beside the initialisation."""
-        return [line for line in (self._folder / "calls").read_text().split() if line != "cuInit"]
-
-
-@pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Compile the driver; the folder has both of its libraries."""
-
-    def build(*options: str) -> Path:
-        folder = tmp_path_factory.mktemp("driver")
-        source = Path(__file__).with_name("driver.c")
-        for name in LIBRARIES:
-            command = ["gcc", "-shared", "-fPIC", "-w", *options, str(source), "-o", str(folder / name)]
-            subprocess.run(command, check=True)
-        return folder
-
-    return build
-
-
-@pytest.fixture(scope="module")
-def libraries(build: Callable[..., Path]) -> Path:
-    return build()
 
 
 @pytest.fixture
-def gpu(tmp_path: Path, libraries: Path) -> Gpu:
-    (tmp_path / "gpu").mkdir()
-    return Gpu(tmp_path / "gpu", libraries)
+def gpu(tmp_path: Path) -> Gpu:
+    return Gpu(tmp_path / "gpu")
 
 
 Start = Callable[..., DaemonProcess]
@@ -161,7 +98,7 @@ def test_requests_that_come_together_restore_it_once(start: Start, gpu: Gpu) -> 
 
 
 def test_a_request_during_the_checkpoint_is_served_after_it(start_daemon: StartDaemon, gpu: Gpu) -> None:
-    gpu.set("hold-cuCheckpointProcessCheckpoint", 1)
+    gpu.set("hold-cuCheckpointProcessCheckpoint")
     daemon = start_daemon({"step_audio.doze_after": 0.2}, environ=gpu.environ)
     assert say(daemon).status_code == 200
     worker = daemon.worker_pid()
@@ -263,15 +200,13 @@ def test_a_checkpoint_that_fails_leaves_it_awake(start_daemon: StartDaemon, gpu:
     assert gpu.checkpoint_calls.count(ROUND[0]) == 1
 
 
-def test_with_an_older_driver_it_does_not_doze(
-    start_daemon: StartDaemon, tmp_path: Path, build: Callable[..., Path]
-) -> None:
-    gpu = Gpu(tmp_path, build("-DOLD"))
+def test_with_an_older_driver_it_does_not_doze(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    gpu = Gpu(tmp_path / "gpu", "-DOLD")
     stays(start_daemon({"step_audio.doze_after": 0.2}, environ=gpu.environ), "the driver is older than 570")
 
 
 def test_on_a_divided_card_it_does_not_doze(start_daemon: StartDaemon, gpu: Gpu) -> None:
-    gpu.set("mig", 1)
+    gpu.set("mig")
     stays(start_daemon({"step_audio.doze_after": 0.2}, environ=gpu.environ), "divided (MIG)")
 
 
@@ -325,7 +260,7 @@ def test_a_restore_that_hangs_ends_the_worker(
     dozing: Callable[..., None], gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doze, "RESTORE_S", 0.2)
-    gpu.set("hold-cuCheckpointProcessRestore", 1)
+    gpu.set("hold-cuCheckpointProcessRestore")
 
     async def body(worker: WorkerProcess) -> None:
         await worker.doze.wake()

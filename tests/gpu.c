@@ -79,7 +79,7 @@ int cuCheckpointProcessUnlock(int pid, void *arguments) { kill(pid, SIGCONT); re
 
 int cuCheckpointProcessGetState(int pid, int *state)
 {
-    *state = exists("away", "") ? 2 : number("state", "");
+    *state = exists("away", "") ? 2 : 0;
     return 0;
 }
 #endif

@@ -9,21 +9,25 @@ its own, as the worker goes through them. Weights may be random.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import wave
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from stepaudiod.activate import Activator, start
 from stepaudiod.voice_library import VoiceLibrary
-from tests.bench.measure import first_byte_of_body, machine, request, seconds_of, sleeping_daemon, spread
+from tests.bench.measure import first_byte_of_body, machine, request, seconds_of, spread
 
 VOICE = "bench"
 SAY = {
@@ -85,9 +89,26 @@ def lay_out(folder: Path, models: Path) -> Path:
     return data
 
 
+@contextlib.contextmanager
+def activated(settings: Sequence[str]) -> Iterator[int]:
+    """A daemon that the first connection starts; yields its port."""
+    command = [sys.executable, "-m", "stepaudiod", *(f"--set={setting}" for setting in settings)]
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        listeners = [("http", listener)]
+        activator = Activator(listeners, lambda: start(command, listeners, os.environ))
+        thread = threading.Thread(target=activator.run)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            os.write(activator.wakeup_fd, bytes([signal.SIGTERM]))
+            thread.join()
+            activator.close()
+
+
 def wake(settings: Sequence[str]) -> float:
     """Seconds from connect to the first byte of speech."""
-    with sleeping_daemon(settings) as (port, _):
+    with activated(settings) as port:
         started = time.perf_counter()
         with socket.create_connection(("127.0.0.1", port), timeout=600) as connection:
             connection.sendall(request("/v1/audio/speech", SAY))

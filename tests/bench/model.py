@@ -110,11 +110,14 @@ def decode(bench: Bench) -> None:
     took = time.perf_counter() - start
     print(f"loaded in {took:.1f} s, {size_bytes(model) / 1e9:.2f} GB; {memory()}")
     prompt = torch.randint(65536, 70656, (400,)).tolist()
-    cache = model.new_cache(1, 1024)
+    cache = model.new_cache(1024)
     bench.timed("prompt of 400", lambda: model.prefill(prompt, cache), repeats=1)
-    ids, at = torch.tensor([66000], device=bench.device), torch.tensor([410], device=bench.device)
-    bench.timed("one step at 410", lambda: model.audio_logits(model.decode(ids, at, cache, 411)))
-    bench.timed("the same, whole vocabulary", lambda: logits(model, model.decode(ids, at, cache, 411)))
+
+    def step() -> Tensor:
+        return model.prefill([66000], cache, start=410)
+
+    bench.timed("one step at 410", lambda: model.audio_logits(step()))
+    bench.timed("the same, whole vocabulary", lambda: logits(model, step()))
     print(memory())
 
 
@@ -122,11 +125,11 @@ def fidelity(bench: Bench) -> None:
     """The error of a quantized language model against the full one, on the same prompt."""
     full = load_step1(bench.checkpoint, bench.device, bench.dtype)
     prompt = torch.randint(65536, 70656, (200,), generator=torch.Generator().manual_seed(0)).tolist()
-    right = full.audio_logits(full.prefill(prompt, full.new_cache(1, 256)))
+    right = full.audio_logits(full.prefill(prompt, full.new_cache(256)))
     for kind in Quantization:
         model = load_step1(bench.checkpoint, bench.device, bench.dtype, kind)
         size = size_bytes(model)
-        made = model.audio_logits(model.prefill(prompt, model.new_cache(1, 256)))
+        made = model.audio_logits(model.prefill(prompt, model.new_cache(256)))
         off = float((made - right).square().mean().sqrt() / right.std())
         same = float((made.argmax(1) == right.argmax(1)).float().mean())
         print(f"{kind.value}: {size / 1e9:.2f} GB, logits off by {off:.3f} of their spread, {same:.0%} alike")

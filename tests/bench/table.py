@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,9 +19,7 @@ class Table:
     """The results."""
 
     models: Path
-    quantized: Path
     kinds: tuple[Quantization | None, ...]
-    is_long: bool = False
     rows: list[tuple[str, str, str]] = field(default_factory=list)
 
     def add(self, what: str, measured: str, to_reach: str = "–") -> None:
@@ -49,15 +47,22 @@ def timed(run: Callable[[], object], repeats: int = 5, warm_up: int = 2) -> floa
     return statistics.median(times)
 
 
-def gpu_memory() -> str:
-    """PyTorch's memory, and the driver's for the whole GPU."""
-    asked = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    used = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()[0]
-    most, held = torch.cuda.max_memory_allocated() / 1e9, torch.cuda.memory_reserved() / 1e9
-    return f"{most:.2f} GB at most in use, {held:.2f} held, {int(used) * 1.048576e-3:.2f} on the card"
+def on_the_card() -> str:
+    """The memory of the first card that is in use, as nvidia-smi shows it: all processes' and the driver's.
+
+    PyTorch keeps what it once had, so this is also the most of what ran before.
+
+    Source: NVML API reference, nvmlDeviceGetMemoryInfo_v2.
+    """
+    nvml, card = ctypes.CDLL("libnvidia-ml.so.1"), ctypes.c_void_p()
+    nvml.nvmlInit_v2()
+    nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(card))
+    info = (ctypes.c_uint64 * 5)()  # version, total, reserved, free, used
+    info[0] = ctypes.sizeof(info) | 2 << 24
+    if status := nvml.nvmlDeviceGetMemoryInfo_v2(card, info):
+        raise OSError(f"nvmlDeviceGetMemoryInfo_v2: {status}")
+    return f"{info[4] / 1e9:.2f} GB on the card"
 
 
-def own_memory() -> float:
-    """The process's anonymous memory, in GB."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) / 1e6 for line in lines if line.startswith("RssAnon"))
+def name_of(kind: Quantization | None) -> str:
+    return kind.value if kind else "bf16"

@@ -26,7 +26,7 @@ from stepaudiod.editx.lm.sampling import TEMPERATURE
 from stepaudiod.editx.lm.step1 import Step1ForCausalLM
 from stepaudiod.editx.loading import load_step1, write_quantized
 from tests.bench.endless import write_endless
-from tests.bench.gpu_daemon import daemon, memory
+from tests.bench.gpu_daemon import daemon, dozing, memory
 from tests.bench.gpu_requests import parts, streams
 from tests.bench.measure import machine
 from tests.bench.table import Table, name_of, timed
@@ -145,11 +145,12 @@ def _decode(runner: lm.LMRunner, count: int, tokens: int, first: int = 0) -> tup
 SUITES: dict[str, Callable[[Table], None]] = {
     "memory": memory,
     "daemon": daemon,
+    "dozing": dozing,
     "language": language,
     "streams": streams,
     "parts": parts,
 }
-"""The first two need a card on which this process holds nothing."""
+"""The first three need a card on which this process holds nothing."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.bench.table import Table, name_of, on_the_card
 
 SAMPLE_BYTES = 2
 COLD_STARTS = 4
+DOZES = 3
 LIMITS = {None: "9.5G", Quantization.INT8: "6G", Quantization.INT4: "4.5G"}
 """Of GPU memory."""
 
@@ -62,7 +64,7 @@ def daemon(table: Table) -> None:
                     firsts.append(_hear_at_once(port, LENGTHS_S[0], 1)[0].first_s)
             first_time, *later = firsts
             what = "connect → first byte, nothing runs"
-            table.add(f"{what}, {name}, the first time", f"{first_time:.2f} s")
+            table.add(f"{what}, {name}, with a new voice", f"{first_time:.2f} s")
             goal = "4.0 s" if kind is None else "3.5 s"
             table.add(f"{what}, {name}", f"**{spread(later, digits=2)}**", goal)
             with activated(settings) as port:
@@ -72,6 +74,26 @@ def daemon(table: Table) -> None:
                         heard = summary(_hear_at_once(port, seconds, count))
                         goal = "first sound 0.12 s" if count == 1 else "no gap"
                         table.add(f"clients of the daemon: {count} of {seconds:g} s, {name}", heard, goal)
+
+
+def dozing(table: Table) -> None:
+    """From connect to the first byte while the model dozes, and what the card holds meanwhile."""
+    for kind in table.kinds:
+        with _laid_out(table, kind) as settings, activated([*settings, "step_audio.doze_after=1"]) as port:
+            _hear_at_once(port, LENGTHS_S[0], 1)
+            firsts = []
+            for _ in range(DOZES):
+                while _worker_state(port) != "dozing":
+                    time.sleep(0.1)
+                held = on_the_card()
+                firsts.append(_hear_at_once(port, LENGTHS_S[0], 1)[0].first_s)
+            first = f"**{spread(firsts, digits=2)}**; meanwhile {held}"
+            table.add(f"connect → first byte, dozing, {name_of(kind)}", first, "2.2 s; 0.00 GB")
+
+
+def _worker_state(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/models/status") as response:
+        return str(json.load(response)["daemon"]["worker_state"])
 
 
 def memory(table: Table) -> None:

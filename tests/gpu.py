@@ -56,4 +56,6 @@ class Gpu:
     @property
     def checkpoint_calls(self) -> list[str]:
         """The functions that were called, beside the initialisation."""
-        return [line for line in (self._folder / "calls").read_text().split() if line != "cuInit"]
+        calls = self._folder / "calls"
+        lines = calls.read_text().split() if calls.exists() else []
+        return [line for line in lines if line != "cuInit"]

@@ -5,9 +5,9 @@
       └───────────────────────── restoring ◀── room on the card ─────────────┘    │
                                                              └── none in time ────┘
 
-A checkpoint that fails leaves the worker awake, for good. A worker that can't be restored is ended, and its
-requests start another one. So is a dozing one when the machine is short of memory. The driver's functions are
-called by a helper process (`checkpoint.py`). This side of the worker is the front's.
+A checkpoint that fails leaves the worker awake, and is tried again a few times. A worker that can't be restored
+is ended, and its requests start another one. So is a dozing one when the machine is short of memory. The driver's
+functions are called by a helper process (`checkpoint.py`). This side of the worker is the front's.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ RESTORE_S = 30.0
 """How long a restore may take; 8 GB take 2 s. One that fails may also never end."""
 LOOK_S = 20.0
 """How long the driver may take to tell a card's free memory."""
+ATTEMPTS = 3
+"""A checkpoint may also fail because of a graph that is being captured."""
 END_S = 5.0
 """How long the end of the helper is waited for."""
 ROOM_S = 0.5
@@ -102,6 +104,8 @@ class Doze:
         self._changes = Broadcast()
         self._helper: _Helper | None = None
         self._waking: asyncio.Task[str] | None = None
+        self._may_succeed = True
+        """Whether this machine's driver takes checkpoints at all."""
         self._waiting = 0
         """Requests that wait for the restore."""
         self._running = None if after_s is None else asyncio.create_task(self._run(after_s))
@@ -137,6 +141,7 @@ class Doze:
     async def _run(self, after_s: float) -> None:
         """Doze whenever there was no work for so long."""
         refused: set[str] = set()  # the engines with which it can't; without any there is nothing to take
+        failures = 0
         while not self._worker.is_lost:
             change = self._changes.next()
             left_s = after_s - self._worker.quiet_s
@@ -147,15 +152,18 @@ class Doze:
             if self._worker.quiet_s < after_s:  # work has come meanwhile
                 self._worker.end_checkpoint()
             elif not (reason := self._obstacle(held) or await self._checkpoint(held)):
+                failures = 0
                 await self._until_awake()
                 await self._end_helper()
             elif not self._worker.is_lost:
-                # the small voices never use a GPU, so for them this is no news
-                is_news = held or any("device" in about for about in self._worker.loaded.values())
-                level = logging.INFO if is_news else logging.DEBUG
-                log.log(level, "worker %d doesn't doze: %s", self._worker.pid, reason)
-                refused = set(self._worker.loaded)
                 self._worker.end_checkpoint()
+                failures = failures + 1 if held and self._may_succeed else ATTEMPTS
+                if failures == ATTEMPTS:
+                    refused, failures = set(self._worker.loaded), 0
+                    # the small voices never use a GPU, so for them this is no news
+                    is_news = held or any("device" in about for about in self._worker.loaded.values())
+                    level = logging.INFO if is_news else logging.DEBUG
+                    log.log(level, "worker %d doesn't doze: %s", self._worker.pid, reason)
 
     def _obstacle(self, held: dict[str, int]) -> str:
         """Why there can be no checkpoint; "" if there is no reason."""
@@ -185,7 +193,8 @@ class Doze:
             self._set(State.DOZING)
             return ""
         await self._end_helper()
-        if answer["is_supported"] and not self._worker.is_lost:
+        self._may_succeed = answer["is_supported"]
+        if self._may_succeed and not self._worker.is_lost:
             self._counters.checkpoints["failed"] += 1
         if not answer["is_running"]:
             await self._worker.kill(f"could not be checkpointed ({answer['error']})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 from stepaudiod.core_dumps import allow_inspection
@@ -18,7 +19,8 @@ def prepare() -> HeldGpu:
     is_initialized = getattr(cuda, "is_initialized", None)  # another thread may be importing torch
     if is_initialized is None or not is_initialized():
         return HeldGpu({})
-    cuda.empty_cache()  # what is not there is neither copied nor restored
+    with suppress(RuntimeError):  # PyTorch's, while another thread captures a graph
+        cuda.empty_cache()  # what is not there is neither copied nor restored
     devices = [index for index in range(cuda.device_count()) if cuda.memory_reserved(index)]
     held = {f"GPU-{cuda.get_device_properties(i).uuid}": cuda.memory_reserved(i) for i in devices}
     if held:

@@ -197,7 +197,17 @@ def test_a_checkpoint_that_fails_leaves_it_awake(start_daemon: StartDaemon, gpu:
     gpu.set(f"fail-cuCheckpointProcess{step}", 2)
     daemon = start_daemon({"step_audio.doze_after": 0.2}, environ=gpu.environ)
     stays(daemon, f"doesn't doze: cuCheckpointProcess{step}: CUDA_ERROR_OUT_OF_MEMORY")
-    assert gpu.checkpoint_calls.count(ROUND[0]) == 1
+    assert gpu.checkpoint_calls.count(ROUND[0]) == doze.ATTEMPTS
+
+
+def test_a_checkpoint_that_failed_once_is_taken_later(start_daemon: StartDaemon, gpu: Gpu) -> None:
+    gpu.set("fail-cuCheckpointProcessCheckpoint", 2)
+    daemon = start_daemon({"step_audio.doze_after": 0.2}, environ=gpu.environ)
+    assert say(daemon).status_code == 200
+    wait_until(lambda: gpu.checkpoint_calls.count(ROUND[1]) == 1)
+    gpu.clear("fail-cuCheckpointProcessCheckpoint")
+    daemon.notify.wait_for("STATUS=dozing, asleep in")
+    assert say(daemon).status_code == 200
 
 
 def test_with_an_older_driver_it_does_not_doze(start_daemon: StartDaemon, tmp_path: Path) -> None:

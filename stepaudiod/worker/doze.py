@@ -5,9 +5,10 @@
       └───────────────────────── restoring ◀── room on the card ─────────────┘    │
                                                              └── none in time ────┘
 
-A checkpoint that fails leaves the worker awake, and is tried again a few times. A worker that can't be restored
-is ended, and its requests start another one. So is a dozing one when the machine is short of memory. The driver's
-functions are called by a helper process (`checkpoint.py`). This side of the worker is the front's.
+A checkpoint that fails leaves the worker awake, and is tried again a few times. A worker that can't be
+restored is ended, and its requests start another one. So is a dozing one when the machine is short of memory.
+The driver's functions are called by a helper process (`checkpoint.py`). This side of the worker is the
+front's.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The language model's decode steps: on a GPU, or, slowly, in Triton's interpreter (`TRITON_INTERPRET=1`)."""
+"""The language model on a GPU: kernels and runner; or slowly in Triton's interpreter (TRITON_INTERPRET=1)."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,22 +14,26 @@ from torch import Tensor
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.codes import AUDIO_BASE
 from stepaudiod.editx.lm.config import Quantization
+from stepaudiod.editx.lm.eager_runner import EagerRunner
 from stepaudiod.editx.lm.quantize import Int4Linear, Int8Linear
 from stepaudiod.editx.lm.sampling import TEMPERATURE
-from stepaudiod.editx.lm.scheduler import Batch, Sequence
 from stepaudiod.editx.lm.step1 import Step1ForCausalLM, alibi_slopes
+from stepaudiod.editx.lm.tuning import Blocks
 from stepaudiod.editx.loading import load_step1
-from stepaudiod.errors import InvalidRequest
-from tests.editx.batches import join
+from tests.editx.sequences import alone, finish, sequence, together
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA build")
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not IS_INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
+if IS_INTERPRETED:
+    from tests.editx.interpreted import allow_computed_ranges
 
-from stepaudiod.editx.lm.cuda_scheduler import MAX_BUFFERED_TOKENS, CudaBatch  # noqa: E402
-from stepaudiod.editx.lm.kernels import ROWS, Matrix, Rows, Workspace, attend, begin, multiply  # noqa: E402
-from stepaudiod.editx.lm.kv_cache import KVPool  # noqa: E402 (after the check that Triton is there)
+    allow_computed_ranges()
+
+from stepaudiod.editx.lm.attention_kernels import PAGE, TILE, Attention  # noqa: E402 (after that check)
+from stepaudiod.editx.lm.cuda_runner import CudaRunner  # noqa: E402
+from stepaudiod.editx.lm.kernels import ROWS, Matrix, Rows, begin, can_overlap, multiply  # noqa: E402
 from stepaudiod.editx.memory_plan import STREAMS  # noqa: E402
 
 pytestmark = pytest.mark.gpu
@@ -36,6 +41,7 @@ DEVICE = torch.device("cpu" if IS_INTERPRETED else "cuda")
 PROMPT = [1, 4, 100, *range(AUDIO_BASE, AUDIO_BASE + 300), 3, 4, 78]
 GREEDY = 0.0
 TOKENS = 10 if IS_INTERPRETED else 60
+BLOCKS = Blocks(32, 64, 4, 2)
 
 
 @pytest.fixture(autouse=True)
@@ -50,15 +56,8 @@ def load(
     return load_step1(tree, DEVICE, dtype, kind)
 
 
-def run(
-    batch: Batch,
-    seed: int,
-    temperature: float = TEMPERATURE,
-    prompt: list[int] = PROMPT,
-    tokens: int = TOKENS,
-) -> list[int]:
-    with join(batch, prompt, seed, tokens, temperature) as sequence:
-        return list(sequence)
+def eager(tree: Checkpoint, kind: Quantization | None = None) -> EagerRunner:
+    return EagerRunner(load_step1(tree, torch.device("cpu"), torch.float32, kind), 4, 1024)
 
 
 def draw(*shape: int) -> Tensor:
@@ -69,146 +68,166 @@ def near(made: Tensor, right: Tensor) -> bool:
     return bool((made - right).abs().max() < 1e-4 * right.abs().max())
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_products_with_norms_gates_and_residuals(count: int) -> None:
+@pytest.mark.parametrize(("count", "block"), [(1, 16), (3, 16), (80, 32)])
+def test_products_with_norms_gates_and_residuals(count: int, block: int) -> None:
     hidden, gain = 256, draw(256)
-    codes, table, weight = torch.tensor([3, 1, 4], device=DEVICE)[:count], draw(10, hidden), draw(448, hidden)
-    rows = Rows.new(count, hidden, DEVICE, torch.float32)
+    codes = torch.arange(count, device=DEVICE, dtype=torch.int32) * 7 % 10
+    table, weight = draw(10, hidden), draw(448, hidden)
+    rows = Rows.new(max(count, 16), table, block, hidden // BLOCKS.n)
+    rows = replace(rows, x=rows.x[:count], ready=rows.ready[:count], is_overlapped=can_overlap(DEVICE))
     begin(codes, table, gain, rows)
     right = F.rms_norm(table[codes], (hidden,), gain, 1e-5) @ weight.T
     y = draw(count, 448)
-    multiply(rows, Matrix(weight), y, eps=1e-5)
+    multiply(rows.ready, Matrix(weight), y, rows, BLOCKS, eps=1e-5)
     assert near(y, right)
     inner = draw(count, 224)
-    multiply(rows, Matrix(weight), inner, eps=1e-5, is_gated=True)
+    multiply(rows.ready, Matrix(weight), inner, rows, BLOCKS, eps=1e-5, is_gated=True)
     assert near(inner, F.silu(right[:, :224]) * right[:, 224:])
     back = draw(hidden, 224)
-    multiply(inner, Matrix(back), rows, gain=gain)
+    multiply(inner, Matrix(back), rows.x, rows, BLOCKS, gain=gain)
     right = table[codes] + inner @ back.T
     assert near(rows.x, right)
-    multiply(rows, Matrix(weight), y, eps=1e-5)
+    multiply(rows.ready, Matrix(weight), y, rows, BLOCKS, eps=1e-5)
     assert near(y, F.rms_norm(right, (hidden,), gain, 1e-5) @ weight.T)
+
+
+def test_products_of_fewer_rows_than_there_are_leave_the_others() -> None:
+    x, weight, y = draw(64, 64), draw(96, 64), torch.zeros(64, 96, device=DEVICE)
+    count = torch.tensor([20], device=DEVICE, dtype=torch.int32)
+    multiply(x, Matrix(weight), y, replace(Rows.new(64, x, 16, 2), count=count), BLOCKS)
+    assert near(y[:20], (x @ weight.T)[:20])
+    assert not y[20:].any()
 
 
 def test_products_with_fewer_bits() -> None:
     x, weight, y = draw(2, 256), draw(96, 256), draw(2, 96)
-    eight, four = Int8Linear.of(weight, torch.float32), Int4Linear.of(weight, torch.float32)
-    multiply(x, Matrix(eight.weight, eight.scale), y)
-    assert near(y, eight(x))
-    multiply(x, Matrix(four.packed, four.scale, four.zero), y)
-    assert near(y, x @ four.dequantized(torch.float32).T)
+    rows = Rows.new(16, x, 16, 8)
+    quarter, half = Int8Linear.of(weight, torch.float32), Int4Linear.of(weight, torch.float32)
+    multiply(x, Matrix(quarter.weight, quarter.scale), y, rows, BLOCKS)
+    assert near(y, quarter(x))
+    multiply(x, Matrix(half.packed, half.scale, half.zero), y, rows, BLOCKS)
+    assert near(y, x @ half.dequantized(torch.float32).T)
 
 
-def test_attention_over_the_pool_makes_its_bias_from_positions() -> None:
-    groups, shared, head, starts, positions = 2, 3, 64, [0, 1000], [5, 700]
-    heads = groups * shared
-    qkv, keys, values = (
-        draw(2, (heads + 2 * groups) * head),
-        draw(groups, 2000, head),
-        draw(groups, 2000, head),
-    )
-    slopes, y = alibi_slopes(heads).to(DEVICE), draw(2, heads * head)
-    scratch = Workspace.new(2, heads, head, 1024, DEVICE)
-    first, at = (torch.tensor(numbers, device=DEVICE) for numbers in (starts, positions))
-    attend(qkv, keys, values, slopes, first, at, scratch, y)
-    for row, (start, position) in enumerate(zip(starts, positions, strict=True)):
-        q, k, v = torch.split(qkv[row], [heads * head, groups * head, groups * head])
-        seen_k, seen_v = (x[:, start : start + position + 1] for x in (keys, values))
-        assert torch.equal(seen_k[:, -1].flatten(), k)
-        assert torch.equal(seen_v[:, -1].flatten(), v)
+class Pool:
+    """A layer's keys and values, three sequences in pages that are out of order, and a model's shape."""
+
+    groups, shared, head, pages = 2, 3, 64, 18
+
+    def __init__(self) -> None:
+        self.heads = self.groups * self.shared
+        self.keys = draw(self.groups, 60 * PAGE, self.head)
+        self.values = draw(self.groups, 60 * PAGE, self.head) * 2
+        order = torch.randperm(54, generator=torch.Generator().manual_seed(0))
+        self.numbers = torch.zeros(3, 8 + self.pages, dtype=torch.int32)
+        self.numbers[:, 8:] = order.view(3, self.pages)
+        self.slopes = alibi_slopes(self.heads).to(DEVICE)
+        self.attention = Attention.new(self.slopes, self.groups, self.head, 1, 8, can_overlap(DEVICE))
+
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        width = self.groups * self.head
+        q, k, v = torch.split(qkv, [self.heads * self.head, width, width], dim=-1)
+        return q, k.view(-1, self.groups, self.head), v.view(-1, self.groups, self.head)
+
+    def seen(self, row: int, end: int) -> tuple[Tensor, Tensor]:
+        places = (self.numbers[row, 8:, None] * PAGE + torch.arange(PAGE)).flatten()[:end].to(DEVICE)
+        return self.keys[:, places], self.values[:, places]
+
+    def right(self, q: Tensor, row: int, position: int) -> Tensor:
+        keys, values = self.seen(row, position + 1)
         distance = torch.arange(position, -1, -1, device=DEVICE)
-        scores = (
-            q.view(groups, shared, head) @ seen_k.mT / 8 - slopes.view(groups, shared, 1) * distance.sqrt()
-        )
-        assert near(y[row], (scores.softmax(-1) @ seen_v).flatten())
+        scores = q.view(self.groups, self.shared, self.head) @ keys.mT / 8
+        scores = scores - self.slopes.view(self.groups, self.shared, 1) * distance.sqrt()
+        return (scores.softmax(-1) @ values).flatten()
+
+
+def test_attention_in_a_step_over_pages() -> None:
+    pool, positions = Pool(), [5, 1100, -1]
+    qkv = draw(3, (pool.heads + 2 * pool.groups) * pool.head)
+    y = draw(3, pool.heads * pool.head)
+    before = y[2].clone()
+    pool.numbers[:, 1] = torch.tensor(positions)
+    for place in range(2):  # the second time nothing may be left of the first
+        pool.attention.step(qkv, pool.keys, pool.values, pool.numbers.to(DEVICE), place, y)
+        q, k, v = pool.split(qkv)
+        for row, position in enumerate(positions[:2]):
+            keys, values = pool.seen(row, position + place + 1)
+            assert torch.equal(keys[:, -1], k[row])
+            assert torch.equal(values[:, -1], v[row])
+            assert near(y[row], pool.right(q[row], row, position + place))
+    assert torch.equal(y[2], before)
+
+
+def test_attention_of_prompts_over_pages() -> None:
+    pool = Pool()
+    tiles = torch.zeros(4, 8 + pool.pages, dtype=torch.int32)
+    pieces = [(0, 0, 16), (0, 16, 7), (1, 120, 16)]  # row, first position, count; the fourth tile is empty
+    for tile, (row, first, count) in zip(tiles, pieces, strict=False):
+        tile[8:] = pool.numbers[row, 8:]
+        tile[0], tile[1] = first, count
+    qkv = draw(4 * TILE, (pool.heads + 2 * pool.groups) * pool.head)
+    y = torch.zeros(4 * TILE, pool.heads * pool.head, device=DEVICE)
+    pool.attention.prompts(qkv, pool.keys, pool.values, tiles.to(DEVICE), y)
+    q, k, _ = pool.split(qkv)
+    for index, (row, first, count) in enumerate(pieces):
+        at = slice(index * TILE, index * TILE + count)
+        assert torch.equal(pool.seen(row, first + count)[0][:, first:].transpose(0, 1), k[at])
+        for token in range(0, count, 3):
+            assert near(y[at][token], pool.right(q[at][token], row, first + token))
+    assert not y[3 * TILE :].any()
 
 
 @pytest.mark.parametrize("temperature", [GREEDY, TEMPERATURE])
-def test_decode_steps_equal_single_steps(micro: Checkpoint, temperature: float) -> None:
-    model = load(micro)
-    eager = run(Batch(model, 1, 1024), 3, temperature)
-    assert run(CudaBatch(model, 1, 1024, 2048), 3, temperature) == eager
-    assert len(eager) >= 5
+def test_ids_equal_those_of_a_processor(micro: Checkpoint, temperature: float) -> None:
+    right = alone(eager(micro), PROMPT, 3, TOKENS, temperature)
+    assert alone(CudaRunner(load(micro), 1024, 2048), PROMPT, 3, TOKENS, temperature) == right
+    assert len(right) == TOKENS
 
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="the smallest model that int4 fits takes minutes")
 @pytest.mark.parametrize("kind", Quantization)
-def test_decode_steps_with_quantized_weights_equal_single_steps(tiny: Checkpoint, kind: Quantization) -> None:
-    model = load(tiny, kind=kind)
-    eager = run(Batch(model, 1, 1024), 3, GREEDY, tokens=5)
-    assert run(CudaBatch(model, 1, 1024, 2048), 3, GREEDY, tokens=5) == eager
+def test_ids_of_quantized_weights_equal_those_of_a_processor(tiny: Checkpoint, kind: Quantization) -> None:
+    right = alone(eager(tiny, kind), PROMPT, 3, 5, GREEDY)
+    assert alone(CudaRunner(load(tiny, kind=kind), 1024, 2048), PROMPT, 3, 5, GREEDY) == right
 
 
 def test_a_seed_means_the_same_alone_and_beside_others(micro: Checkpoint) -> None:
     model = load(micro, torch.float32 if IS_INTERPRETED else torch.bfloat16)
-    prompts = [PROMPT, PROMPT[:50], PROMPT[:200], PROMPT[:7]]
-    alone = [run(CudaBatch(model, 4, 1024, 4096), seed, prompt=p) for seed, p in enumerate(prompts)]
-    batch = CudaBatch(model, 3, 1024, 2048)
-    together: list[list[int]] = [[] for _ in prompts]
-    open_: dict[int, Sequence] = {}
-    waiting = list(range(len(prompts)))
-    while waiting or open_:  # one thread takes turns, as the worker does
-        for seed in list(waiting):
-            sequence = batch.try_join(prompts[seed], TEMPERATURE, seed, TOKENS, seed)
-            if sequence is not None:
-                waiting.remove(seed)
-                open_[seed] = sequence
-        for seed, sequence in list(open_.items()):
-            try:
-                together[seed].append(next(sequence.tokens))
-            except StopIteration:
-                batch.leave(open_.pop(seed))
-    assert together == alone
+    prompts = [PROMPT, PROMPT[:50], PROMPT[:200], PROMPT[:7], [*PROMPT[:150], 9]]
+    fresh = [alone(CudaRunner(model, 1024, 1024), p, seed, TOKENS) for seed, p in enumerate(prompts)]
+    assert together(CudaRunner(model, 1024, 8192), prompts, TOKENS) == fresh
+
+
+def test_prompts_are_read_in_pieces_and_together_and_share_their_beginning(micro: Checkpoint) -> None:
+    model = load(micro, torch.float32 if IS_INTERPRETED else torch.bfloat16)
+    prompts = [[*PROMPT[:280], 7, 8, 9], [*PROMPT, 5, *PROMPT[3:200]], PROMPT[:77]]
+    fresh = [alone(CudaRunner(model, 1024, 1024), p, seed, 5) for seed, p in enumerate(prompts)]
+    runner = CudaRunner(model, 1024, 4096)
+    sequences = [sequence(runner, p, seed, 5, slot=seed) for seed, p in enumerate(prompts)]
+    assert [s.read for s in sequences] == [0, 256, 64]
+    runner.prefill([(sequences[0], 101)])
+    runner.prefill([(s, 1000) for s in sequences])
+    assert all(s.is_read for s in sequences)
+    finish(runner, sequences)
+    assert [s.ids for s in sequences] == fresh
 
 
 def test_decode_steps_write_to_their_own_memory_only(micro: Checkpoint) -> None:
-    batch = CudaBatch(load(micro), 1, 1024, 2048)
-    first = run(batch, 3, tokens=5)
+    runner = CudaRunner(load(micro), 1024, 2048)
+    first = alone(runner, PROMPT, 3, 5)
     held = [torch.full((2**size,), 7.0, device=DEVICE) for size in range(3, 20) for _ in range(8)]
-    assert run(batch, 3, tokens=5) == first
+    assert alone(runner, PROMPT, 3, 5) == first
     assert all(bool((x == 7.0).all()) for x in held)
 
 
-def test_buffers_of_unread_tokens_are_bounded(micro: Checkpoint) -> None:
-    batch = CudaBatch(load(micro), 2, 1024, 2048)
-    idle = join(batch, PROMPT[:20], 0, 200, GREEDY)
-    run(batch, 1, GREEDY, PROMPT[:30], tokens=5 if IS_INTERPRETED else 100)
-    assert 0 < len(idle._buffered) <= MAX_BUFFERED_TOKENS
+@pytest.mark.skipif(IS_INTERPRETED, reason="there are no graphs")
+def test_graphs_can_be_captured_ahead(micro: Checkpoint) -> None:
+    runner = CudaRunner(load(micro), 1024, 2048)
+    first = alone(runner, PROMPT, 3, 5)
+    while runner.capture_next():
+        pass
+    assert alone(runner, PROMPT, 3, 5) == first
 
 
-def test_sequences_wait_for_space_in_the_pool(micro: Checkpoint) -> None:
-    batch = CudaBatch(load(micro), 4, 400, 400)
-    inside = join(batch, PROMPT, 0, 50, GREEDY)
-    assert batch.try_join(PROMPT, GREEDY, 1, 50, "large") is None
-    assert batch.try_join(PROMPT[:20], GREEDY, 1, 5, "small") is None  # there is space, and it isn't its turn
-    batch.leave(inside)
-    large = batch.try_join(PROMPT, GREEDY, 1, 50, "large")
-    assert large is not None
-    small = batch.try_join(PROMPT[:20], GREEDY, 1, 5, "small")
-    assert small is not None
-    with pytest.raises(InvalidRequest, match="below 400 tokens"):
-        batch.try_join(PROMPT * 2, GREEDY, 1, 50, "too large")
-
-
-def test_a_prompts_beginning_is_copied_from_where_it_was_read(micro: Checkpoint) -> None:
-    model = load(micro)
-    pool = KVPool(model.config, 1000, model.device, model.dtype)
-    first = pool.allocate(400)
-    assert first is not None
-    model.prefill(PROMPT, pool.cache(first))
-    first.ids = list(PROMPT)
-    second = pool.allocate(400)
-    assert second is not None
-    assert pool.copy_known([*PROMPT, 5], second, 256, 256) == 256
-    assert torch.equal(pool.keys[:, :, 400:656], pool.keys[:, :, :256])
-    assert pool.allocate(400) is None
-    pool.release(first)
-    again = pool.allocate(300)
-    assert again is not None
-    assert again.start == 0
-    assert pool.copy_known(PROMPT[1:], again, 256, 256) == 0  # and what lay there is forgotten
-    assert all(allocation is not first for allocation in pool._known)
-
-
-def test_the_plan_knows_how_many_sequences_a_batch_has() -> None:
+def test_the_plan_knows_how_many_sequences_decode_at_once() -> None:
     assert STREAMS == ROWS

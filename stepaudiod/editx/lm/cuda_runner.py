@@ -1,77 +1,214 @@
-"""The language model on a GPU: a decode step of five codes for up to 16 sequences is one CUDA graph.
+"""The language model on a GPU: prompts and decode steps are CUDA graphs of a few kernels a layer.
 
-    slot 0   last ─ embed ─ layers ─ choose ─┐
-    slot 1   last ─ embed ─ layers ─ choose ─┤ five times in the graph, each code fed to the next step
-    …                                        └─ 5 codes per slot, read by the host once
+    decode    row 0   last ─ begin ─ layers ─ choose ─┐
+              row 1   last ─ begin ─ layers ─ choose ─┤ five times in the graph, each code begins the next
+              …                                       └─ 5 codes per row, read by the host once
+    prefill   │ prompt A, 37 │··│ prompt B, 300        │·· free ··│      512 tokens, in tiles of 16
 
-All sequences are at the same place of the code pattern, so only the codes allowed there are scored. Random
-numbers come from the host, drawn as `sampling` draws them, while the GPU runs the step before.
-Independent of requests.
+All rows are at the same place of the code pattern, so only the codes allowed there are scored. A layer's
+kernels are the same for both, and so is their work for a row, whatever else is in the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Sequences
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stepaudiod.editx.codes import (
-    AUDIO_BASE,
-    AUDIO_CODES,
-    END_OF_TURN,
-    GROUP,
-    LINGUISTIC_CODES,
-    LINGUISTIC_IN_GROUP,
-)
-from stepaudiod.editx.cuda_graphs import CAPTURE
-from stepaudiod.editx.lm.kernels import ROWS, Matrix, Rows, Workspace, attend, begin, multiply
-from stepaudiod.editx.lm.kv_cache import KVPool
+from stepaudiod.editx.codes import AUDIO_BASE, AUDIO_CODES, GROUP
+from stepaudiod.editx.cuda_graphs import Recorder
+from stepaudiod.editx.lm.attention_kernels import PAGE, TILE, Attention
+from stepaudiod.editx.lm.choice_kernels import NUMBERS, Chooser
+from stepaudiod.editx.lm.kernels import ROWS, Matrix, Rows, begin, can_overlap, multiply
+from stepaudiod.editx.lm.pages import Pages
 from stepaudiod.editx.lm.quantize import Int4Linear, Int8Linear
+from stepaudiod.editx.lm.runner import Sequence
+from stepaudiod.editx.lm.sampling import to_token
 from stepaudiod.editx.lm.step1 import DecoderLayer, Step1ForCausalLM, alibi_slopes
+from stepaudiod.editx.lm.tuning import Tuning, tune_prompts, tune_steps
 
-END_CODE = LINGUISTIC_CODES
-"""Index of the end among the scores: behind the linguistic codes, its only alternatives."""
-FIRST_SEMANTIC = LINGUISTIC_CODES + 1
-SIZES = (LINGUISTIC_CODES + 1, LINGUISTIC_CODES) + (AUDIO_CODES - LINGUISTIC_CODES,) * 3
-"""Number of codes allowed at each place of a group; at the first, the end included."""
-NOISES = sum(SIZES)
-SLOTS = (1, 4, ROWS)
-LENGTHS = (2048, 8192, 32768)
-"""Graphs are recorded for so many slots and positions, each at its first use."""
-
-
-def to_token(code: int) -> int:
-    """Turn an index into the scores into an id of the vocabulary."""
-    if code == END_CODE:
-        return END_OF_TURN
-    return AUDIO_BASE + code - (code > END_CODE)
+ROW_COUNTS = (1, 4, ROWS)
+"""There is a graph of decode steps for so many rows."""
+PACK = 512
+"""Tokens of prompts in one call."""
+CODE, POSITION, CHOICE, PAGES = 0, 1, 2, 2 + NUMBERS
+"""Indices of a row's int32 numbers: the row of its last id in the table, that id's position or `IDLE`, what
+`Chooser` reads, and its pages."""
+IDLE = -1
+FIRST, COUNT, TOKENS = 0, 1, 2
+"""Indices of a tile's int32 numbers: its first position, how many it has, and in the first tile the rows of
+all tiles; its pages are at the same index as a row's."""
 
 
-def to_code(token: int) -> int:
-    """Turn an audio id into its index into the scores."""
-    code = token - AUDIO_BASE
-    return code + (code >= END_CODE)
+class CudaRunner:
+    """See `LMRunner`; the model's matrices that read the same input are concatenated."""
+
+    rows = ROWS
+
+    def __init__(self, model: Step1ForCausalLM, length: int, positions: int) -> None:
+        self._model, config = model, model.config
+        self.pages = Pages(positions // PAGE, PAGE)
+        self.length = min(length, self.pages.count * PAGE, config.max_seq_len)
+        self._layers = [_layer(layer) for layer in model.model.layers if isinstance(layer, DecoderLayer)]
+        self._norms = [*(layer.input_norm for layer in self._layers), model.model.norm.weight]
+        self._cache = model.new_cache(self.pages.count * PAGE)
+        self._numbers = self._new_numbers(ROWS)
+        self._tiles = self._new_numbers(PACK // TILE)
+        tokens = torch.tensor([to_token(code) for code in range(AUDIO_CODES + 1)])
+        # behind the codes, a row for the last id of each row's prompt
+        self._table = torch.cat(
+            (model.model.embed(tokens), self._norms[0].new_zeros(ROWS, config.hidden_size))
+        )
+        self._embedded = self._norms[0].new_zeros(PACK, config.hidden_size)
+        self._order = torch.arange(PACK, device=model.device, dtype=torch.int32)
+        head = model.lm_head.weight
+        head = head[tokens.to(head.device)].to(self._table)
+        self._chooser = Chooser(head, self._table, self._norms[0])
+        is_overlapped, bits = can_overlap(model.device), self._layers[0].qkv.bits
+        self._attention = Attention.new(
+            alibi_slopes(config.num_attention_heads).to(model.device), config.num_attention_groups,
+            config.head_size, POSITION, PAGES, is_overlapped,
+        )  # fmt: skip
+        steps = _Buffers.new(self._layers[0], self._table, ROWS, tune_steps(model.dtype, bits))
+        prompts = _Buffers.new(self._layers[0], self._table, PACK, tune_prompts(model.dtype, bits))
+        self._steps = steps.using(is_overlapped=is_overlapped)
+        tokens_used = self._tiles.there[0, TOKENS : TOKENS + 1]
+        self._prompts = prompts.using(is_overlapped=is_overlapped, count=tokens_used)
+        self._recorder = Recorder(model.device) if model.device.type == "cuda" else None
+        self._graphs: dict[int, Callable[[], None]] = {}
+
+    def prefill(self, pieces: Sequences[tuple[Sequence, int]]) -> None:
+        for pack in _packs(pieces):
+            tiles, ids = self._tiles.numbers, []
+            tiles[:, COUNT] = 0
+            for sequence, count in pack:
+                for first in range(sequence.read, sequence.read + count, TILE):
+                    tile = tiles[len(ids) // TILE]
+                    tile[FIRST], tile[COUNT] = first, min(TILE, sequence.read + count - first)
+                    _set_pages(tile, sequence)
+                    ids += sequence.prompt[first : first + tile[COUNT]] + [0] * (TILE - tile[COUNT])
+            tiles[0, TOKENS] = len(ids)
+            self._embedded[: len(ids)] = self._model.model.embed(torch.tensor(ids))
+            self._tiles.send()
+            self._replay(PACK)
+            if self._recorder is not None:
+                torch.cuda.current_stream().synchronize()
+            for sequence, count in pack:
+                sequence.read += count
+
+    def decode(self, sequences: Sequences[Sequence]) -> None:
+        self._numbers.numbers[:, POSITION] = IDLE
+        for sequence in sequences:
+            self._describe(sequence)
+        self._numbers.send()
+        last = max(sequence.slot for sequence in sequences)
+        self._replay(next(count for count in ROW_COUNTS if count > last))
+        codes = self._chooser.chosen.cpu()  # (5, rows); waits
+        for sequence in sequences:
+            sequence.add([to_token(code) for code in codes[:, sequence.slot].tolist()])
+
+    def capture_next(self) -> bool:
+        missing = [size for size in (*ROW_COUNTS, PACK) if size not in self._graphs]
+        if self._recorder is None or not missing:
+            return False
+        self._capture(self._recorder, missing[0])
+        return True
+
+    def _describe(self, sequence: Sequence) -> None:
+        row = self._numbers.numbers[sequence.slot]
+        row[CODE] = sequence.last - AUDIO_BASE
+        if not sequence.ids:
+            row[CODE] = AUDIO_CODES + 1 + sequence.slot
+            self._table[row[CODE]] = self._model.model.embed(torch.tensor(sequence.prompt[-1:]))[0]
+        row[POSITION] = sequence.position
+        may_end = len(sequence.ids) >= sequence.least_tokens
+        seed = np.array([sequence.seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64).view(np.int32)
+        inverse = np.array([1.0 / sequence.temperature if sequence.temperature else 0.0], dtype=np.float32)
+        row[CHOICE : CHOICE + NUMBERS] = *seed, len(sequence.ids), may_end, *inverse.view(np.int32)
+        _set_pages(row, sequence)
+
+    def _replay(self, size: int) -> None:
+        if self._recorder is None:
+            self._run(size)
+            return
+        if size not in self._graphs:
+            self._capture(self._recorder, size)
+        self._graphs[size]()
+
+    def _capture(self, recorder: Recorder, size: int) -> None:
+        self._graphs[size], _ = recorder.record(lambda: self._run(size))
+
+    def _run(self, size: int) -> None:
+        """Launch the kernels of a graph."""
+        depth = len(self._layers)
+        if self._recorder is not None and not torch.cuda.is_current_stream_capturing():
+            depth = 1  # what is run before a capture compiles and loads the kernels, which all layers share
+        if size == PACK:
+            self._run_prompts(depth)
+        else:
+            self._run_step(size, depth)
+
+    def _run_step(self, count: int, depth: int) -> None:
+        buffers, numbers = self._steps.first(count), self._numbers.there[:count]
+        begin(numbers[:, CODE], self._table, self._norms[0], buffers.rows)
+        for place in range(GROUP):
+            for index in range(depth):
+                keys, values = self._cache.keys[index], self._cache.values[index]
+                self._project(index, buffers)
+                self._attention.step(buffers.qkv, keys, values, numbers, place, buffers.attended)
+                self._finish(index, buffers)
+            self._chooser.choose(
+                buffers.rows, numbers, CHOICE, place, self._model.config.rms_norm_eps, buffers.tuning.head
+            )
+
+    def _run_prompts(self, depth: int) -> None:
+        buffers, tiles = self._prompts, self._tiles.there
+        begin(self._order, self._embedded, self._norms[0], buffers.rows)
+        for index in range(depth):
+            keys, values = self._cache.keys[index], self._cache.values[index]
+            self._project(index, buffers)
+            if index + 1 == len(self._layers):  # nothing reads the last layer's result
+                self._attention.store(buffers.qkv, keys, values, tiles)
+                break
+            self._attention.prompts(buffers.qkv, keys, values, tiles, buffers.attended)
+            self._finish(index, buffers)
+
+    def _project(self, index: int, buffers: _Buffers) -> None:
+        rows, layer, eps = buffers.rows, self._layers[index], self._model.config.rms_norm_eps
+        multiply(rows.ready, layer.qkv, buffers.qkv, rows, buffers.tuning.qkv, eps=eps)
+
+    def _finish(self, index: int, buffers: _Buffers) -> None:
+        """Run what follows a layer's attention, in place."""
+        rows, tuning, layer = buffers.rows, buffers.tuning, self._layers[index]
+        eps, next_norm = self._model.config.rms_norm_eps, self._norms[index + 1]
+        multiply(buffers.attended, layer.out, rows.x, rows, tuning.out, gain=layer.norm)
+        multiply(rows.ready, layer.gate_up, buffers.inner, rows, tuning.gate_up, eps=eps, is_gated=True)
+        multiply(buffers.inner, layer.down, rows.x, rows, tuning.down, gain=next_norm)
+
+    def _new_numbers(self, count: int) -> _Numbers:
+        here = torch.zeros(count, PAGES + -(-self.length // PAGE), dtype=torch.int32)
+        here = here.pin_memory() if self._model.device.type == "cuda" else here
+        return _Numbers(here, here.to(self._model.device, copy=True))
 
 
 @dataclass(frozen=True)
-class SlotInput:
-    """The input of a slot's decode step.
+class _Numbers:
+    """What the kernels read about rows or tiles: `(rows, numbers)` int32, on the host and on the GPU."""
 
-    Args:
-        last: the id that was chosen last; None for the prompt's last, see `set_prompt_end`.
-        position: of that id.
-        start: of the sequence in the pool.
-        inverse_temperature: 1 if the most likely code is taken.
-        noise: `(NOISES,)` float32, added to the scores.
-    """
+    here: Tensor
+    there: Tensor
 
-    last: int | None
-    position: int
-    start: int
-    inverse_temperature: float
-    noise: Tensor
+    @property
+    def numbers(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+        numbers: np.ndarray[tuple[int, ...], np.dtype[np.int32]] = self.here.numpy()
+        return numbers
+
+    def send(self) -> None:
+        self.there.copy_(self.here, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -84,142 +221,52 @@ class _Layer:
     down: Matrix
 
 
-class CudaGraphRunner:
-    """Runs decode steps; the model's matrices that read the same input are concatenated."""
-
-    def __init__(self, model: Step1ForCausalLM, pool: KVPool) -> None:
-        self._config, self._pool, self._eps = model.config, pool, model.config.rms_norm_eps
-        device, dtype = model.device, model.dtype
-        self._layers = [_layer(layer) for layer in model.model.layers if isinstance(layer, DecoderLayer)]
-        if device.type == "cuda":
-            torch.cuda.empty_cache()  # of the separate matrices: half of all weights
-        self._norm = model.model.norm.weight
-        self._slopes = alibi_slopes(model.config.num_attention_heads).to(device)
-        ids = [to_token(code) for code in range(AUDIO_CODES + 1)]
-        self._head = _rows(model.lm_head.weight, ids).to(device, dtype)
-        table = torch.zeros(AUDIO_CODES + 1 + ROWS, model.config.hidden_size, device=device, dtype=dtype)
-        table[: AUDIO_CODES + 1] = _rows(model.model.embed_tokens.weight, ids).to(device, dtype)
-        self._table = table  # behind the codes, a row for the last id of each slot's prompt
-        self._numbers = torch.zeros(3, ROWS, dtype=torch.int64, device=device)  # last, position, start
-        self._inverse_temperatures = torch.ones(ROWS, device=device)
-        self._noise = torch.zeros(ROWS, NOISES, device=device)
-        self._chosen = torch.zeros(GROUP, ROWS, dtype=torch.int64, device=device)
-        pinned = device.type == "cuda"
-        self._sent = [torch.zeros_like(x, device="cpu", pin_memory=pinned) for x in self._inputs()]
-        self._graphs: dict[tuple[int, int], Callable[[], None]] = {}
-        self._graph_buffers: list[_Buffers] = []  # a graph has only their addresses, and would not keep them
-        self._graph_pool = torch.cuda.graph_pool_handle() if pinned else None
-
-    def _inputs(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self._numbers, self._inverse_temperatures, self._noise
-
-    def set_prompt_end(self, slot: int, embedding: Tensor) -> None:
-        """Set the embedding of a prompt's last id, which is no code, for a slot's first step."""
-        self._table[AUDIO_CODES + 1 + slot] = embedding
-
-    def run(
-        self, slots: dict[int, SlotInput], meanwhile: Callable[[], object] = lambda: None
-    ) -> dict[int, list[int]]:
-        """Run one decode step; `meanwhile` is called while the GPU works.
-
-        Slots that aren't given are computed too, and write to spare positions.
-
-        Returns:
-            Five ids for each; those after an end are meaningless.
-        """
-        self._send(slots)
-        count = next(size for size in SLOTS if size > max(slots))
-        length = next(size for size in LENGTHS if size >= max(s.position for s in slots.values()) + GROUP)
-        self._graph(count, length)()
-        meanwhile()
-        chosen = self._chosen.cpu()
-        return {slot: [to_token(code) for code in chosen[:, slot].tolist()] for slot in slots}
-
-    def _send(self, slots: dict[int, SlotInput]) -> None:
-        numbers, inverse, noise = self._sent
-        numbers[0], numbers[1], numbers[2] = 0, 0, self._pool.positions
-        for slot, given in slots.items():
-            last = AUDIO_CODES + 1 + slot if given.last is None else to_code(given.last)
-            numbers[:, slot] = torch.tensor([last, given.position, given.start])
-            inverse[slot], noise[slot] = given.inverse_temperature, given.noise
-        for target, source in zip(self._inputs(), self._sent, strict=True):
-            target.copy_(source, non_blocking=True)
-
-    def _graph(self, count: int, length: int) -> Callable[[], None]:
-        key = count, length
-        if key not in self._graphs:
-            self._graphs[key] = self._capture(count, length)
-        return self._graphs[key]
-
-    def _capture(self, count: int, length: int) -> Callable[[], None]:
-        buffers = self._new_buffers(count, length)
-        if self._graph_pool is None:
-            return lambda: self._step(buffers)
-        numbers = self._numbers.clone()
-        self._step(buffers)  # compiles the kernels, which a graph can't
-        self._numbers.copy_(numbers)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, self._graph_pool, capture_error_mode=CAPTURE):
-            self._step(buffers)
-        self._graph_buffers.append(buffers)
-        return graph.replay
-
-    def _new_buffers(self, count: int, length: int) -> _Buffers:
-        config, device, dtype = self._config, self._table.device, self._table.dtype
-        heads, groups, head = config.num_attention_heads, config.num_attention_groups, config.head_size
-
-        def new(width: int) -> Tensor:
-            return torch.empty(count, width, device=device, dtype=dtype)
-
-        return _Buffers(
-            Rows.new(count, config.hidden_size, device, dtype),
-            new((heads + 2 * groups) * head),
-            new(heads * head),
-            new(config.intermediate_size),
-            Workspace.new(count, heads, head, length, device),
-        )
-
-    def _step(self, buffers: _Buffers) -> None:
-        count = buffers.qkv.shape[0]
-        codes, positions, starts = (row[:count] for row in self._numbers)
-        noises = torch.split(self._noise[:count], list(SIZES), dim=1)
-        for place in range(GROUP):
-            begin(codes, self._table, self._layers[0].input_norm, buffers.rows)
-            for index in range(len(self._layers)):
-                self._run_layer(index, positions, starts, buffers)
-            first = 0 if place < LINGUISTIC_IN_GROUP else FIRST_SEMANTIC
-            scores = self._table.new_empty(count, SIZES[place])
-            multiply(buffers.rows, Matrix(self._head[first : first + SIZES[place]]), scores, eps=self._eps)
-            codes = (scores.float() * self._inverse_temperatures[:count, None] + noises[place]).argmax(
-                dim=1
-            ) + first
-            self._chosen[place, :count] = codes
-            positions += 1
-
-    def _run_layer(self, index: int, positions: Tensor, starts: Tensor, buffers: _Buffers) -> None:
-        """Run a layer over the rows, in place."""
-        layer, rows, eps = self._layers[index], buffers.rows, self._eps
-        is_last = index + 1 == len(self._layers)
-        next_norm = self._norm if is_last else self._layers[index + 1].input_norm
-        multiply(rows, layer.qkv, buffers.qkv, eps=eps)
-        keys, values = self._pool.keys[index], self._pool.values[index]
-        attend(buffers.qkv, keys, values, self._slopes, starts, positions, buffers.scratch, buffers.attended)
-        multiply(buffers.attended, layer.out, rows, gain=layer.norm)
-        multiply(rows, layer.gate_up, buffers.inner, eps=eps, is_gated=True)
-        multiply(buffers.inner, layer.down, rows, gain=next_norm)
-
-
 @dataclass(frozen=True)
 class _Buffers:
+    """Activations of a fixed number of rows."""
+
     rows: Rows
+    tuning: Tuning
     qkv: Tensor
     attended: Tensor
     inner: Tensor
-    scratch: Workspace
+
+    @classmethod
+    def new(cls, layer: _Layer, table: Tensor, count: int, tuning: Tuning) -> _Buffers:
+        outputs = layer.qkv.weight.shape[0], table.shape[1], layer.gate_up.weight.shape[0] // 2
+        rows = Rows.new(count, table, tuning.rows, -(-table.shape[1] // tuning.out.n))
+        return cls(rows, tuning, *(table.new_zeros(count, width) for width in outputs))
+
+    def using(self, is_overlapped: bool, count: Tensor | None = None) -> _Buffers:
+        return replace(self, rows=replace(self.rows, is_overlapped=is_overlapped, count=count))
+
+    def first(self, count: int) -> _Buffers:
+        """Those of fewer rows."""
+        rows = replace(self.rows, x=self.rows.x[:count], ready=self.rows.ready[:count])
+        return _Buffers(rows, self.tuning, self.qkv[:count], self.attended[:count], self.inner[:count])
 
 
-def _rows(table: Tensor, ids: Sequence[int]) -> Tensor:
-    return table[torch.tensor(ids, device=table.device)]
+def _packs(pieces: Sequences[tuple[Sequence, int]]) -> Iterator[list[tuple[Sequence, int]]]:
+    """Divide pieces of prompts into what one call holds; each is read before the next is asked for."""
+    pack: list[tuple[Sequence, int]] = []
+    free = PACK
+    for sequence, count in pieces:
+        left = min(count, len(sequence.prompt) - 1 - sequence.read)
+        while left > 0:
+            taken = min(left, free)
+            pack.append((sequence, taken))
+            left, free = left - taken, free - -(-taken // TILE) * TILE
+            if not free:
+                yield pack
+                pack, free = [], PACK
+    if pack:
+        yield pack
+
+
+def _set_pages(row: np.ndarray[tuple[int, ...], np.dtype[np.int32]], sequence: Sequence) -> None:
+    assert sequence.allocation is not None
+    pages = sequence.allocation.pages
+    row[PAGES : PAGES + len(pages)] = pages
 
 
 def _layer(layer: DecoderLayer) -> _Layer:
@@ -241,10 +288,27 @@ def _concatenate(*linears: nn.Module) -> Matrix:
     )
     joined: list[Tensor] = []
     for name in names:
-        parts = [getattr(linear, name) for linear in linears]
-        whole = torch.cat([part.data for part in parts]) if len(parts) > 1 else parts[0].data
-        views = whole.split([len(part) for part in parts])
-        for linear, view in zip(linears, views, strict=True):
-            setattr(linear, name, nn.Parameter(view, False) if name in linear._parameters else view)
+        parts = [getattr(linear, name).data for linear in linears]
+        whole = _neighbours(parts)
+        if whole is None:
+            whole = torch.cat(parts)
+            for linear, view in zip(linears, whole.split([len(part) for part in parts]), strict=True):
+                setattr(linear, name, nn.Parameter(view, False) if name in linear._parameters else view)
         joined.append(whole)
     return Matrix(*joined)
+
+
+def _neighbours(parts: list[Tensor]) -> Tensor | None:
+    """Tensors that are rows of one, as that one."""
+    first, at = parts[0], parts[0].data_ptr()
+    for part in parts:
+        if part.data_ptr() != at or not part.is_contiguous():
+            return None
+        at += part.numel() * part.element_size()
+    if (
+        at - first.data_ptr() + first.storage_offset() * first.element_size()
+        > first.untyped_storage().nbytes()
+    ):
+        return None  # neighbours by chance
+    rows = sum(len(part) for part in parts)
+    return first.as_strided((rows, *first.shape[1:]), first.stride(), first.storage_offset())

@@ -1,34 +1,32 @@
-"""The language model's step on a GPU: four Triton kernels and their launchers. Imported on CUDA only.
+"""The language model's products on a GPU, for decode steps and for prompts. Imported on CUDA only.
 
-A step of one sequence reads every weight once and does little else, so the kernels are memory-bound:
-
-    _begin      looks up the last codes
+    _begin      looks up rows
     _multiply   rows times a matrix; after a norm, or followed by a gate or the residual
-    _attend     one split of one sequence's keys, for the heads that share them; the bias from positions
-    _combine    the splits of one head into its result
 
 A norm is spread over three kernels, so that none waits for it: the kernel that makes a row also writes it
 times the norm's weights, and each program the sum of squares of its part; the next `_multiply` reads the
 former, and scales its result by the root of all squares.
 
-Each kernel computes 16 rows, used or not: a tensor core takes 16 anyway. So a row's last bits never depend on
-its neighbours, and 16 sequences take the time of one. Independent of modules and sampling.
+A row's last bits never depend on its neighbours or their number: a block of rows is computed whole, used or
+not, and no block's size depends on them. A decode step has one block of 16 rows, for which a tensor core
+takes no longer than for one, so that its time is the reading of the weights. There kernels overlap: each
+starts while the one before runs, prefetches weights, and then waits for the other's results.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.backends.nvidia.compiler import CUDAOptions
+
+from stepaudiod.editx.lm.tuning import Blocks
 
 ROWS = 16
-SPLIT = 64
-"""Keys per program of `_attend`."""
-PART = 32
-"""Outputs of a row per program of `_multiply`, whose squares are summed together."""
+"""Rows of a decode step."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,6 @@ class Matrix:
         """Bits per weight: 4, 8, or 16 for what needs no unpacking."""
         return 4 if self.zero is not None else 8 if self.scale is not None else 16
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Outputs and inputs, unpacked."""
-        outputs, inputs = self.weight.shape
-        return outputs, 2 * inputs if self.bits == 4 else inputs
-
 
 @dataclass(frozen=True)
 class Rows:
@@ -65,50 +57,80 @@ class Rows:
     Args:
         x: `(rows, hidden)`.
         ready: the same times the next norm's weights.
-        squares: `(hidden / 32, 16)` float32, sums over each part of each row; see `PART`.
+        squares: `(parts, rows)` float32, sums over each part of each row.
+        block: rows per program, the same for all kernels that use them.
+        count: `(1,)` int32, how many rows are used; None: all.
+        is_overlapped: kernels start before the one before has ended; at least one program of each waits.
     """
 
     x: Tensor
     ready: Tensor
     squares: Tensor
+    block: int
+    count: Tensor | None = None
+    is_overlapped: bool = False
 
     @classmethod
-    def new(cls, rows: int, hidden: int, device: torch.device, dtype: torch.dtype) -> Rows:
-        x = torch.empty(rows, hidden, device=device, dtype=dtype)
-        parts = triton.cdiv(hidden, PART)
-        return cls(x, torch.empty_like(x), torch.zeros(parts, ROWS, device=device))
+    def new(cls, rows: int, like: Tensor, block: int, parts: int) -> Rows:
+        """Allocate rows for a table `(codes, hidden)`."""
+        x = torch.zeros(rows, like.shape[1], device=like.device, dtype=like.dtype)
+        squares = torch.zeros(parts, rows, device=like.device)
+        return cls(x, torch.zeros_like(x), squares, block)
 
 
 @triton.jit
-def _begin(
-    codes_ptr, table_ptr, gain_ptr, x_ptr, ready_ptr, squares_ptr,
-    K: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, PARTS_UP: tl.constexpr,
+def wait(IS_OVERLAPPED: tl.constexpr):
+    """Wait for the kernel before, and let the next start: all before this one has ended by then."""
+    if IS_OVERLAPPED:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def prefetch(pointers):
+    """Bring 128 bytes from each address to the L2 cache."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointers], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
+def start_row(
+    code, row, table_ptr, gain_ptr, x_ptr, ready_ptr, squares_ptr,
+    K: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, PARTS_UP: tl.constexpr, STRIDE: tl.constexpr,
 ):  # fmt: skip
-    """Look up one row's code."""
-    row, k = tl.program_id(0), tl.arange(0, BLOCK)
+    """Look up one row."""
+    k = tl.arange(0, BLOCK)
     is_value = k < K
-    x = tl.load(table_ptr + tl.load(codes_ptr + row) * K + k, mask=is_value, other=0.0)
+    x = tl.load(table_ptr + code * K + k, mask=is_value, other=0.0)
     gain = tl.load(gain_ptr + k, mask=is_value, other=0.0)
     tl.store(x_ptr + row * K + k, x, mask=is_value)
     tl.store(ready_ptr + row * K + k, x * gain, mask=is_value)
     part = tl.arange(0, PARTS_UP)
     total = tl.sum(x.to(tl.float32) * x.to(tl.float32), 0)
-    tl.store(squares_ptr + part * 16 + row, tl.where(part == 0, total, 0.0), mask=part < PARTS)
+    tl.store(squares_ptr + part * STRIDE + row, tl.where(part == 0, total, 0.0), mask=part < PARTS)
+
+
+@triton.jit(do_not_specialize=["code_stride"])
+def _begin(
+    codes_ptr, table_ptr, gain_ptr, x_ptr, ready_ptr, squares_ptr, code_stride,
+    K: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, PARTS_UP: tl.constexpr, STRIDE: tl.constexpr,
+    IS_OVERLAPPED: tl.constexpr,
+):  # fmt: skip
+    """Look up one row's code."""
+    row = tl.program_id(0)
+    wait(IS_OVERLAPPED)
+    code = tl.load(codes_ptr + row * code_stride)
+    start_row(
+        code, row, table_ptr, gain_ptr, x_ptr, ready_ptr, squares_ptr, K, BLOCK, PARTS, PARTS_UP, STRIDE
+    )
 
 
 @triton.jit
 def _weights(
-    w_ptr,
-    scale_ptr,
-    zero_ptr,
-    n,
-    start,
-    real,
-    K,
-    BITS: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    w_ptr, scale_ptr, zero_ptr, n, start, real, K: tl.constexpr, BITS: tl.constexpr, BLOCK_K: tl.constexpr,
     dtype: tl.constexpr,
-):
+):  # fmt: skip
     """A block of a matrix in the result's dtype; of int4 one of each half."""
     k = start + tl.arange(0, BLOCK_K)
     if BITS == 4:
@@ -122,7 +144,7 @@ def _weights(
 
 
 @triton.jit
-def _scaled(levels, scale_ptr, zero_ptr, n, start, real, K, BLOCK_K: tl.constexpr):
+def _scaled(levels, scale_ptr, zero_ptr, n, start, real, K: tl.constexpr, BLOCK_K: tl.constexpr):
     """int4 levels (n, BLOCK_K) to weights, a scale and a zero per 64 inputs."""
     group = n[:, None] * (K // 64) + (start // 64 + tl.arange(0, BLOCK_K // 64))[None]
     scale = tl.load(scale_ptr + group, mask=real[:, None], other=0.0).to(tl.float32)
@@ -131,235 +153,144 @@ def _scaled(levels, scale_ptr, zero_ptr, n, start, real, K, BLOCK_K: tl.constexp
     return (grouped * scale[:, :, None] + zero[:, :, None]).reshape(n.shape[0], BLOCK_K)
 
 
+@triton.jit
+def _prefetch_weights(w_ptr, n, STORED: tl.constexpr, AHEAD: tl.constexpr):
+    """The first inputs of some outputs."""
+    LINE: tl.constexpr = 1024 // w_ptr.dtype.element_ty.primitive_bitwidth
+    prefetch(w_ptr + n[:, None] * STORED + (tl.arange(0, AHEAD // LINE) * LINE)[None])
+
+
 @triton.jit(do_not_specialize=["rows"])
 def _multiply(
-    x_ptr, w_ptr, scale_ptr, zero_ptr, squares_ptr, y_ptr, gain_ptr, ready_ptr, parts_ptr, rows, eps,
-    N: tl.constexpr, K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PARTS: tl.constexpr,
-    PARTS_UP: tl.constexpr, BITS: tl.constexpr, IS_GATED: tl.constexpr, IS_ADDED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    x_ptr, w_ptr, scale_ptr, zero_ptr, squares_ptr, y_ptr, gain_ptr, ready_ptr, parts_ptr, count_ptr, rows,
+    eps,
+    N: tl.constexpr, K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    AHEAD: tl.constexpr, PARTS: tl.constexpr, PARTS_UP: tl.constexpr, STRIDE: tl.constexpr,
+    BITS: tl.constexpr, IS_GATED: tl.constexpr, IS_ADDED: tl.constexpr, IS_COUNTED: tl.constexpr,
+    PRECISION: tl.constexpr, IS_OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """X (rows, K) times w (N, K) transposed; if gated, w is (2 N, K): gates, then values."""
+    if IS_COUNTED:
+        rows = tl.load(count_ptr)
+        if tl.program_id(0) * BLOCK_M >= rows:
+            return
     dtype: tl.constexpr = x_ptr.dtype.element_ty
-    row = tl.arange(0, 16)
-    is_row = (row < rows)[:, None]
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    real = n < N
     STORED: tl.constexpr = K // 2 if BITS == 4 else K
-    first = tl.zeros((16, BLOCK_N), tl.float32)
-    second = tl.zeros((16, BLOCK_N), tl.float32)
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    is_row = row < rows
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    real = n < N
+    if IS_OVERLAPPED and AHEAD > 0:
+        _prefetch_weights(w_ptr, n, STORED, AHEAD)
+        if IS_GATED:
+            _prefetch_weights(w_ptr, n + N, STORED, AHEAD)
+    wait(IS_OVERLAPPED)
+    if PARTS > 0:  # loaded early, and needed at the end
+        part = tl.arange(0, PARTS_UP)[:, None]
+        mask = (part < PARTS) & is_row[None]
+        squares = tl.load(squares_ptr + part * STRIDE + row[None], mask=mask, other=0.0)
+    first = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    second = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for start in range(0, STORED, BLOCK_K):
-        w, w_high = _weights(w_ptr, scale_ptr, zero_ptr, n, start, real, K, BITS, BLOCK_K, dtype)
         at = x_ptr + row[:, None] * K + (start + tl.arange(0, BLOCK_K))[None]
-        x = tl.load(at, mask=is_row, other=0.0)
-        first = tl.dot(x, tl.trans(w), first, input_precision=PRECISION)
+        x = tl.trans(tl.load(at, mask=is_row[:, None], other=0.0))
+        w, w_high = _weights(w_ptr, scale_ptr, zero_ptr, n, start, real, K, BITS, BLOCK_K, dtype)
+        first = tl.dot(w, x, first, input_precision=PRECISION)
         if BITS == 4:
-            x_high = tl.load(at + K // 2, mask=is_row, other=0.0)
-            first = tl.dot(x_high, tl.trans(w_high), first, input_precision=PRECISION)
+            x_high = tl.trans(tl.load(at + K // 2, mask=is_row[:, None], other=0.0))
+            first = tl.dot(w_high, x_high, first, input_precision=PRECISION)
         if IS_GATED:
             w, w_high = _weights(w_ptr, scale_ptr, zero_ptr, n + N, start, real, K, BITS, BLOCK_K, dtype)
-            second = tl.dot(x, tl.trans(w), second, input_precision=PRECISION)
+            second = tl.dot(w, x, second, input_precision=PRECISION)
             if BITS == 4:
-                second = tl.dot(x_high, tl.trans(w_high), second, input_precision=PRECISION)
+                second = tl.dot(w_high, x_high, second, input_precision=PRECISION)
     if BITS == 8:
-        first *= tl.load(scale_ptr + n, mask=real, other=0.0).to(tl.float32)[None]
+        first *= tl.load(scale_ptr + n, mask=real, other=0.0).to(tl.float32)[:, None]
         if IS_GATED:
-            second *= tl.load(scale_ptr + n + N, mask=real, other=0.0).to(tl.float32)[None]
+            second *= tl.load(scale_ptr + n + N, mask=real, other=0.0).to(tl.float32)[:, None]
     if PARTS > 0:
-        part = tl.arange(0, PARTS_UP)[:, None]
-        squares = tl.sum(tl.load(squares_ptr + part * 16 + row[None], mask=part < PARTS, other=0.0), 0)
-        root = tl.rsqrt(squares / K + eps)[:, None]
+        root = tl.rsqrt(tl.sum(squares, 0) / K + eps)[None]
         first *= root
         second *= root
     if IS_GATED:
         gate = first.to(dtype).to(tl.float32)
         first = (gate * tl.sigmoid(gate)).to(dtype).to(tl.float32) * second.to(dtype).to(tl.float32)
+    y = tl.trans(first.to(dtype))  # (rows, outputs)
     at = row[:, None] * N + n[None]
-    mask = is_row & real[None]
-    y = first.to(dtype)
+    mask = is_row[:, None] & real[None]
     if IS_ADDED:
         y = (y.to(tl.float32) + tl.load(y_ptr + at, mask=mask, other=0.0).to(tl.float32)).to(dtype)
         tl.store(ready_ptr + at, y * tl.load(gain_ptr + n, mask=real, other=0.0)[None], mask=mask)
-        tl.store(parts_ptr + tl.program_id(0) * 16 + row, tl.sum(y.to(tl.float32) * y.to(tl.float32), 1))
+        # outputs beyond the last are zeros: their weights are
+        total = tl.sum(y.to(tl.float32) * y.to(tl.float32), 1)
+        tl.store(parts_ptr + tl.program_id(1) * STRIDE + row, total, mask=is_row)
     tl.store(y_ptr + at, y, mask=mask)
 
 
-@triton.jit
-def _attend(
-    qkv_ptr, keys_ptr, values_ptr, slopes_ptr, starts_ptr, positions_ptr, part_ptr, top_ptr, sum_ptr, pool,
-    GROUPS: tl.constexpr, SHARED: tl.constexpr, HEAD: tl.constexpr, LENGTH: tl.constexpr,
-    SPLITS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """One split of a row's keys and values for the heads of one group; also stores the newest."""
-    row, group, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    position = tl.load(positions_ptr + row)
-    if split * LENGTH > position:
-        return
-    d, h, key = tl.arange(0, HEAD), tl.arange(0, 16), split * LENGTH + tl.arange(0, LENGTH)
-    first = (group.to(tl.int64) * pool + tl.load(starts_ptr + row)) * HEAD
-    where = first + key[:, None] * HEAD + d[None]
-    is_old, is_new = (key < position)[:, None], (key == position)[:, None]
-    k = tl.load(keys_ptr + where, mask=is_old, other=0.0)
-    v = tl.load(values_ptr + where, mask=is_old, other=0.0)
-    row_ptr = qkv_ptr + row * (GROUPS * SHARED + 2 * GROUPS) * HEAD
-    new = row_ptr + GROUPS * SHARED * HEAD + group * HEAD + d
-    new_key, new_value = tl.load(new), tl.load(new + GROUPS * HEAD)
-    is_head, head = h < SHARED, group * SHARED + h
-    q = tl.load(row_ptr + head[:, None] * HEAD + d[None], mask=is_head[:, None], other=0.0)
-    slope = tl.load(slopes_ptr + head, mask=is_head, other=0.0)[:, None]
-    k = tl.where(is_new, new_key[None], k)
-    v = tl.where(is_new, new_value[None], v).to(tl.float32)
-    distance = tl.maximum(position - key, 0).to(tl.float32)[None]
-    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (HEAD**-0.5) - slope * tl.sqrt(distance)
-    scores = tl.where((key <= position)[None], scores, -float("inf"))
-    top = tl.max(scores, 1)
-    weights = tl.exp(scores - top[:, None])
-    mixed = tl.dot(weights, v, input_precision=PRECISION)
-    if (split + 1) * LENGTH > position:  # the last split holds the newest
-        tl.store(keys_ptr + first + position * HEAD + d, new_key)
-        tl.store(values_ptr + first + position * HEAD + d, new_value)
-    out = (row * GROUPS * SHARED + head) * SPLITS + split
-    tl.store(top_ptr + out, top, mask=is_head)
-    tl.store(sum_ptr + out, tl.sum(weights, 1), mask=is_head)
-    tl.store(part_ptr + out[:, None] * HEAD + d[None], mixed, mask=is_head[:, None])
+def can_overlap(device: torch.device) -> bool:
+    """Whether kernels of this GPU and this Triton can start before the one before has ended."""
+    return (
+        device.type == "cuda"
+        and torch.cuda.get_device_capability(device) >= (9, 0)
+        and any(field.name == "launch_pdl" for field in fields(CUDAOptions))
+    )
 
 
-@triton.jit
-def _combine(
-    part_ptr, top_ptr, sum_ptr, positions_ptr, y_ptr,
-    HEADS: tl.constexpr, HEAD: tl.constexpr, LENGTH: tl.constexpr, SPLITS: tl.constexpr,
-):  # fmt: skip
-    """The splits of one head of one row, each weighted by its sum."""
-    row, head = tl.program_id(0), tl.program_id(1)
-    s, d = tl.arange(0, SPLITS), tl.arange(0, HEAD)
-    used = s <= tl.load(positions_ptr + row) // LENGTH
-    at = (row * HEADS + head) * SPLITS + s
-    top = tl.load(top_ptr + at, mask=used, other=-float("inf"))
-    weight = tl.exp(top - tl.max(top, 0))
-    total = tl.sum(tl.load(sum_ptr + at, mask=used, other=0.0) * weight, 0)
-    part = tl.load(part_ptr + at[:, None] * HEAD + d[None], mask=used[:, None], other=0.0)
-    mixed = tl.sum(part * weight[:, None], 0) / total
-    tl.store(y_ptr + (row * HEADS + head) * HEAD + d, mixed.to(y_ptr.dtype.element_ty))
+def overlap(is_overlapped: bool) -> dict[str, bool]:
+    """Options of a launch; older versions of Triton don't know this one."""
+    return {"launch_pdl": True} if is_overlapped else {}
+
+
+def fit(block: int, size: int) -> int:
+    """Halve a block until whole ones fill a size; 0 stays 0."""
+    while block and size % block:
+        block //= 2
+    return block
 
 
 def begin(codes: Tensor, table: Tensor, gain: Tensor, rows: Rows) -> None:
     """Look up codes `(rows,)` in a table `(codes, hidden)`; `gain` is the first norm's weights."""
-    count, hidden = rows.x.shape
-    parts = rows.squares.shape[0]
+    (count, hidden), parts = rows.x.shape, rows.squares.shape[0]
     _begin[(count,)](
-        codes, table, gain, rows.x, rows.ready, rows.squares, K=hidden, BLOCK=triton.next_power_of_2(hidden),
-        PARTS=parts, PARTS_UP=triton.next_power_of_2(parts),
+        codes, table, gain, rows.x, rows.ready, rows.squares, codes.stride(0), K=hidden,
+        BLOCK=triton.next_power_of_2(hidden), PARTS=parts, PARTS_UP=triton.next_power_of_2(parts),
+        STRIDE=rows.squares.shape[1], IS_OVERLAPPED=rows.is_overlapped, **overlap(rows.is_overlapped),
     )  # fmt: skip
 
 
 def multiply(
-    x: Tensor | Rows,
+    x: Tensor,
     matrix: Matrix,
-    y: Tensor | Rows,
+    y: Tensor,
+    rows: Rows,
+    blocks: Blocks,
     *,
-    eps: float = 0.0,
+    eps: float | None = None,
     gain: Tensor | None = None,
     is_gated: bool = False,
-    blocks: Blocks | None = None,
 ) -> None:
     """Multiply by a matrix.
 
     Args:
-        x: `(rows, inputs)`, at most 16; of `Rows`, the norm is multiplied.
+        x: `(rows, inputs)`; `rows.ready`, if a norm comes before.
         matrix: the weight; if gated, gates above values.
-        y: `(rows, outputs)`, written to; to `Rows`, the result is added.
-        eps: of the norm before.
-        gain: weights of the norm after.
+        y: `(rows, outputs)`, written to; to `rows.x`, the result is added.
+        rows: what is read or written beside x and y.
+        blocks: fixed for each matrix, whatever the number of rows.
+        eps: of the norm before, if there is one.
+        gain: weights of the norm after, if y is `rows.x`.
         is_gated: the result is silu(gate) * value.
-        blocks: for tuning.
     """
-    source = x.ready if isinstance(x, Rows) else x
-    target = y.x if isinstance(y, Rows) else y
-    (rows, inputs), outputs = source.shape, target.shape[1]
-    blocks = blocks or Blocks.best(inputs, matrix.bits, is_gated, source.dtype)
-    parts = x.squares.shape[0] if isinstance(x, Rows) else 0
-    ready, squares = (y.ready, y.squares) if isinstance(y, Rows) else (None, None)
-    _multiply[(triton.cdiv(outputs, blocks.n),)](
-        source, matrix.weight, matrix.scale, matrix.zero, x.squares if isinstance(x, Rows) else None, target,
-        gain, ready, squares, rows, eps,
-        N=outputs, K=inputs, BLOCK_N=blocks.n, BLOCK_K=blocks.k, PARTS=parts,
-        PARTS_UP=triton.next_power_of_2(max(parts, 1)), BITS=matrix.bits, IS_GATED=is_gated,
-        IS_ADDED=isinstance(y, Rows), PRECISION="ieee" if source.dtype is torch.float32 else "tf32",
-        num_warps=blocks.warps, num_stages=blocks.stages,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Outputs and stored inputs per program of `_multiply`, its warps, and blocks in flight."""
-
-    n: int
-    k: int
-    warps: int
-    stages: int
-
-    @classmethod
-    def best(cls, inputs: int, bits: int, is_gated: bool, dtype: torch.dtype) -> Blocks:
-        """The fastest on an H100."""
-        stored = inputs // 2 if bits == 4 else inputs
-        k = next(size for size in (512, 256, 128, 64, 32, 16) if stored % size == 0)
-        if dtype is torch.float32:
-            return cls(PART, min(k, 64), 4, 2)
-        return cls(PART, min(k, 256), 4, 3) if is_gated else cls(PART, k, 4, 4)
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """The buffers between the two kernels of attention, allocated once.
-
-    Args:
-        part: `(rows, heads, splits, head)` float32.
-        top: `(rows, heads, splits)` float32.
-        total: likewise.
-    """
-
-    part: Tensor
-    top: Tensor
-    total: Tensor
-
-    @classmethod
-    def new(cls, rows: int, heads: int, head_size: int, length: int, device: torch.device) -> Workspace:
-        """Allocate them for up to `length` keys."""
-        splits = triton.next_power_of_2(triton.cdiv(length, SPLIT))
-        part = torch.empty(rows, heads, splits, head_size, device=device)
-        return cls(part, torch.empty_like(part[..., 0]), torch.empty_like(part[..., 0]))
-
-
-def attend(
-    qkv: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    slopes: Tensor,
-    starts: Tensor,
-    positions: Tensor,
-    scratch: Workspace,
-    y: Tensor,
-) -> None:
-    """Attend from one new position of each row, and store its key and value in the pool.
-
-    Args:
-        qkv: `(rows, (heads + 2 * groups) * head)`.
-        keys: this layer's part of the pool, `(groups, pool, head)`.
-        values: likewise.
-        slopes: `(heads,)` float32.
-        starts: `(rows,)` int64, each row's first position in the pool.
-        positions: `(rows,)` int64, of the new token.
-        scratch: for the same number of rows.
-        y: `(rows, heads * head)`, written to.
-    """
-    rows = qkv.shape[0]
-    groups, pool, head = keys.shape
-    heads, splits = slopes.shape[0], scratch.top.shape[2]
-    _attend[(rows, groups, splits)](
-        qkv, keys, values, slopes, starts, positions, scratch.part, scratch.top, scratch.total, pool,
-        GROUPS=groups, SHARED=heads // groups, HEAD=head, LENGTH=SPLIT, SPLITS=splits,
-        PRECISION="ieee" if qkv.dtype is torch.float32 else "tf32", num_warps=4,
-    )  # fmt: skip
-    _combine[(rows, heads)](
-        scratch.part, scratch.top, scratch.total, positions, y,
-        HEADS=heads, HEAD=head, LENGTH=SPLIT, SPLITS=splits, num_warps=2,
+    (count, inputs), outputs = x.shape, y.shape[1]
+    stored = inputs // 2 if matrix.bits == 4 else inputs
+    parts = rows.squares.shape[0] if eps is not None else 0
+    _multiply[(triton.cdiv(count, rows.block), triton.cdiv(outputs, blocks.n))](
+        x, matrix.weight, matrix.scale, matrix.zero, rows.squares, y, gain, rows.ready, rows.squares,
+        rows.count, count, eps or 0.0,
+        N=outputs, K=inputs, BLOCK_M=rows.block, BLOCK_N=blocks.n, BLOCK_K=fit(blocks.k, stored),
+        AHEAD=fit(blocks.ahead, stored), PARTS=parts, PARTS_UP=triton.next_power_of_2(max(parts, 1)),
+        STRIDE=rows.squares.shape[1],
+        BITS=matrix.bits, IS_GATED=is_gated, IS_ADDED=gain is not None, IS_COUNTED=rows.count is not None,
+        PRECISION="ieee" if x.dtype is torch.float32 else "tf32", IS_OVERLAPPED=rows.is_overlapped,
+        num_warps=blocks.warps, num_stages=blocks.stages, **overlap(rows.is_overlapped),
     )  # fmt: skip

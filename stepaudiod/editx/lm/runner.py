@@ -101,6 +101,11 @@ def make_lm_runner(model: Step1ForCausalLM, rows: int | None, length: int, posit
 
     `length` is of each sequence, `positions` of all together, on a GPU.
     """
+    if model.device.type == "cuda":
+        # Triton comes with PyTorch's CUDA build only
+        from stepaudiod.editx.lm.cuda_runner import CudaRunner
+
+        return CudaRunner(model, length, positions)
     from stepaudiod.editx.lm.eager_runner import EagerRunner
 
     return EagerRunner(model, rows or DEFAULT_ROWS, length)

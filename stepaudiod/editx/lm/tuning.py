@@ -1,0 +1,83 @@
+"""Sizes of the work of one program, for each matrix and number format. Imports no Triton.
+
+They are the same for any number of rows, since a sum's last bits depend on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Outputs and stored inputs at a time of one program, its warps, and blocks in flight.
+
+    `ahead` stored inputs of each output are prefetched while the kernel before runs.
+    """
+
+    n: int
+    k: int
+    warps: int
+    stages: int
+    ahead: int = 0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The blocks of a layer's four matrices and of the output layer; `rows` are of all of them.
+
+    Those that are added to the residual, `out` and `down`, must have the same number of outputs.
+    """
+
+    rows: int
+    qkv: Blocks
+    out: Blocks
+    gate_up: Blocks
+    down: Blocks
+    head: Blocks
+
+
+_EXACT = Blocks(32, 64, 4, 2)
+_STEPS = {
+    16: Tuning(
+        16,
+        qkv=Blocks(16, 256, 4, 4, 512),
+        out=Blocks(16, 256, 4, 4, 1024),
+        gate_up=Blocks(16, 256, 4, 3, 512),
+        down=Blocks(16, 256, 4, 4, 1024),
+        head=Blocks(16, 256, 4, 4),
+    ),
+    8: Tuning(
+        16,
+        qkv=Blocks(16, 512, 4, 4, 1024),
+        out=Blocks(16, 512, 4, 4, 1024),
+        gate_up=Blocks(16, 256, 4, 4, 1024),
+        down=Blocks(16, 512, 4, 4, 1024),
+        head=Blocks(16, 256, 4, 4),
+    ),
+    4: Tuning(
+        16,
+        qkv=Blocks(16, 256, 4, 4, 1024),
+        out=Blocks(16, 256, 4, 4, 1024),
+        gate_up=Blocks(16, 256, 4, 3, 1024),
+        down=Blocks(16, 256, 4, 4, 1024),
+        head=Blocks(16, 256, 4, 4),
+    ),
+}
+_PROMPTS = {
+    16: Tuning(128, *[Blocks(128, 64, 8, 4)] * 2, Blocks(64, 64, 8, 4), *[Blocks(128, 64, 8, 4)] * 2),
+    8: Tuning(128, *[Blocks(128, 64, 8, 3)] * 2, Blocks(64, 64, 8, 3), *[Blocks(128, 64, 8, 3)] * 2),
+    4: Tuning(128, *[Blocks(128, 64, 8, 3)] * 2, Blocks(64, 64, 8, 3), *[Blocks(128, 64, 8, 3)] * 2),
+}
+
+
+def tune_steps(dtype: torch.dtype, bits: int) -> Tuning:
+    """Blocks of decode steps, whose time is the reading of the weights."""
+    return Tuning(16, *[_EXACT] * 5) if dtype is torch.float32 else _STEPS[bits]
+
+
+def tune_prompts(dtype: torch.dtype, bits: int) -> Tuning:
+    """Blocks of prompts."""
+    return Tuning(32, *[_EXACT] * 5) if dtype is torch.float32 else _PROMPTS[bits]

@@ -22,6 +22,7 @@ from stepaudiod.editx.lm.config import (
     DEFAULT_POSITIONS,
     DTYPE_BYTES,
     ON_HOST,
+    PAGE,
     QUANTIZATION_GROUP,
     Quantization,
     Step1Config,
@@ -138,8 +139,7 @@ class MemoryNeeds:
         spare = budget - least.total_bytes
         wanted = most.pool_bytes - least.pool_bytes
         more = min(spare * POOLS_SHARE, wanted) / wanted * (DEFAULT_POSITIONS - LEAST_POSITIONS)
-        # multiples of 16: Triton then uses the same kernels for every size of the pool
-        positions = LEAST_POSITIONS + int(more) // 16 * 16
+        positions = LEAST_POSITIONS + int(more) // PAGE * PAGE
         decoder = budget - self.weights_bytes - WORKING_BYTES - self._pool_bytes(positions)
         return self._divide(positions, decoder)
 

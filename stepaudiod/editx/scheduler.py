@@ -314,7 +314,5 @@ class Scheduler:
         if each.is_in_language_model:
             pages, sequence = self._language_model.pages, each.sequence
             assert sequence.allocation is not None
-            if not sequence.is_read:
-                pages.forget(sequence.allocation, sequence.read)
-            pages.release(sequence.allocation)
+            pages.release(sequence.allocation, is_known=sequence.is_read)
             each.is_in_language_model = False

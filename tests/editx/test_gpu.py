@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.codes import AUDIO_BASE
-from stepaudiod.editx.lm.config import Quantization
+from stepaudiod.editx.lm.config import PAGE, Quantization
 from stepaudiod.editx.lm.eager_runner import EagerRunner
 from stepaudiod.editx.lm.quantize import Int4Linear, Int8Linear
 from stepaudiod.editx.lm.sampling import TEMPERATURE
@@ -31,7 +31,7 @@ if IS_INTERPRETED:
 
     allow_computed_ranges()
 
-from stepaudiod.editx.lm.attention_kernels import PAGE, TILE, Attention  # noqa: E402 (after that check)
+from stepaudiod.editx.lm.attention_kernels import TILE, Attention  # noqa: E402 (after that check)
 from stepaudiod.editx.lm.cuda_runner import CudaRunner  # noqa: E402
 from stepaudiod.editx.lm.kernels import ROWS, Matrix, Rows, begin, can_overlap, multiply  # noqa: E402
 from stepaudiod.editx.memory_plan import STREAMS  # noqa: E402

@@ -24,8 +24,8 @@ from stepaudiod.editx.lm.config import (
     Quantization,
     Step1Config,
 )
-from stepaudiod.editx.lm.kv_cache import KVPool
 from stepaudiod.editx.lm.quantize import size_bytes
+from stepaudiod.editx.lm.step1 import Step1ForCausalLM
 from stepaudiod.editx.loading import load_networks
 from stepaudiod.editx.memory_plan import LEAST_POSITIONS, MARGIN_BYTES, WORKING_BYTES, MemoryNeeds
 from stepaudiod.errors import EngineUnavailable
@@ -151,8 +151,9 @@ def test_formats_and_pools_are_as_large_as_was_estimated(tiny: Checkpoint) -> No
         assert getattr(torch, torch_name).itemsize == DTYPE_BYTES[name]
     assert STATE_DTYPE.itemsize == STATE_BYTES
     config = Step1Config.read(tiny.config)
-    pool = KVPool(config, 100, torch.device("cpu"), torch.bfloat16)
-    assert pool.keys.nbytes + pool.values.nbytes == config.pool_bytes(100, 2)
+    with torch.device("meta"):
+        cache = Step1ForCausalLM(config).to(torch.bfloat16).new_cache(100)
+    assert cache.keys.nbytes + cache.values.nbytes == config.pool_bytes(100, 2)
 
 
 def test_the_plan_is_made_without_torch(tiny: Checkpoint) -> None:

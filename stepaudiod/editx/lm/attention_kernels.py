@@ -17,10 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from stepaudiod.editx.lm.config import PAGE
 from stepaudiod.editx.lm.kernels import ROWS, overlap, prefetch, wait
 
-PAGE = 64
-"""Positions per page."""
 TILE = 16
 """Positions of one prompt that are consecutive rows."""
 CHUNK, SPLITS = 128, 8

@@ -21,8 +21,8 @@ DEFAULT_LENGTH = 8192
 """Positions of one sequence, prompt and output together."""
 DEFAULT_POSITIONS = 32768
 """Positions of all sequences together on a GPU: a gigabyte of keys and values."""
-SPARE_POSITIONS = 8
-"""Positions at the end of the pool, written by the rows that have no sequence."""
+PAGE = 64
+"""Positions per page on a GPU."""
 
 
 class Quantization(Enum):
@@ -84,4 +84,4 @@ class Step1Config:
     def pool_bytes(self, positions: int, value_bytes: int) -> int:
         """Size of a pool of keys and values of so many positions."""
         values = 2 * self.num_hidden_layers * self.num_attention_groups * self.head_size
-        return values * (positions + SPARE_POSITIONS) * value_bytes
+        return values * positions * value_bytes

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from stepaudiod.editx.codes import AUDIO_BASE, AUDIO_CODES, GROUP
 from stepaudiod.editx.cuda_graphs import Recorder
-from stepaudiod.editx.lm.attention_kernels import PAGE, TILE, Attention
+from stepaudiod.editx.lm.attention_kernels import TILE, Attention
 from stepaudiod.editx.lm.choice_kernels import NUMBERS, Chooser
+from stepaudiod.editx.lm.config import PAGE
 from stepaudiod.editx.lm.kernels import ROWS, Matrix, Rows, begin, can_overlap, multiply
 from stepaudiod.editx.lm.pages import Pages
 from stepaudiod.editx.lm.quantize import Int4Linear, Int8Linear
@@ -83,7 +84,8 @@ class CudaRunner:
 
     def prefill(self, pieces: Sequences[tuple[Sequence, int]]) -> None:
         for pack in _packs(pieces):
-            tiles, ids = self._tiles.numbers, []
+            tiles = self._tiles.numbers
+            ids: list[int] = []
             tiles[:, COUNT] = 0
             for sequence, count in pack:
                 for first in range(sequence.read, sequence.read + count, TILE):
@@ -292,7 +294,7 @@ def _concatenate(*linears: nn.Module) -> Matrix:
         whole = _neighbours(parts)
         if whole is None:
             whole = torch.cat(parts)
-            for linear, view in zip(linears, whole.split([len(part) for part in parts]), strict=True):
+            for linear, view in zip(linears, torch.split(whole, [len(part) for part in parts]), strict=True):
                 setattr(linear, name, nn.Parameter(view, False) if name in linear._parameters else view)
         joined.append(whole)
     return Matrix(*joined)

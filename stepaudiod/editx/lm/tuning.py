@@ -67,17 +67,21 @@ _STEPS = {
     ),
 }
 _PROMPTS = {
-    16: Tuning(128, *[Blocks(128, 64, 8, 4)] * 2, Blocks(64, 64, 8, 4), *[Blocks(128, 64, 8, 4)] * 2),
-    8: Tuning(128, *[Blocks(128, 64, 8, 3)] * 2, Blocks(64, 64, 8, 3), *[Blocks(128, 64, 8, 3)] * 2),
-    4: Tuning(128, *[Blocks(128, 64, 8, 3)] * 2, Blocks(64, 64, 8, 3), *[Blocks(128, 64, 8, 3)] * 2),
+    16: (Blocks(128, 64, 8, 4), Blocks(64, 64, 8, 4)),
+    8: (Blocks(128, 64, 8, 3), Blocks(64, 64, 8, 3)),
+    4: (Blocks(128, 64, 8, 3), Blocks(64, 64, 8, 3)),
 }
 
 
 def tune_steps(dtype: torch.dtype, bits: int) -> Tuning:
     """Blocks of decode steps, whose time is the reading of the weights."""
-    return Tuning(16, *[_EXACT] * 5) if dtype is torch.float32 else _STEPS[bits]
+    return _alike(16, _EXACT, _EXACT) if dtype is torch.float32 else _STEPS[bits]
 
 
 def tune_prompts(dtype: torch.dtype, bits: int) -> Tuning:
-    """Blocks of prompts."""
-    return Tuning(32, *[_EXACT] * 5) if dtype is torch.float32 else _PROMPTS[bits]
+    """Blocks of prompts, whose time is the arithmetic."""
+    return _alike(32, _EXACT, _EXACT) if dtype is torch.float32 else _alike(128, *_PROMPTS[bits])
+
+
+def _alike(rows: int, each: Blocks, gate_up: Blocks) -> Tuning:
+    return Tuning(rows, each, each, gate_up, each, each)

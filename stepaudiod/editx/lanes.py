@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -41,6 +41,10 @@ class Lane:
         (future, then), self._running = self._running, None
         then(future)
         return True
+
+    def settle(self) -> None:
+        if self._running is not None:
+            wait([self._running[0]])
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -78,6 +82,11 @@ class Lanes:
     def wait(self, timeout_s: float | None = None) -> bool:
         """Block until there is something to do since the last `collect`; False if there isn't in time."""
         return self._changed.wait(timeout_s)
+
+    def settle(self) -> None:
+        """Wait until the running tasks have ended, without starting others."""
+        for lane in (self.language_model, self.decoder, self.recordings):
+            lane.settle()
 
     def close(self) -> None:
         """Wait until the running tasks have ended; no other one may be started."""

@@ -70,8 +70,11 @@ class Batching(Engine, Protocol):
         Returns the number of tasks that have ended.
         """
 
+    def settle(self) -> None:
+        """Wait for what is running; nothing starts before the next `step`."""
+
     def close(self) -> None:
-        """Wait for what is still running, before the engine is freed."""
+        """The same, before the engine is freed."""
 
 
 class Reading(Engine, Protocol):

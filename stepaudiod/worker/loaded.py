@@ -80,6 +80,11 @@ class LoadedEngines:
         """Whether an engine that batches requests has work."""
         return any(engine.is_working for engine in self._batching())
 
+    def settle(self) -> None:
+        """Wait for what those engines are doing; nothing starts before the next `step`."""
+        for engine in self._batching():
+            engine.settle()
+
     def _batching(self) -> list[Batching]:
         engines = list(self._engines.values())  # another thread may add one
         return [cast("Batching", each) for each in engines if hasattr(each, "attach")]

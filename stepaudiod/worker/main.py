@@ -81,6 +81,8 @@ class Worker:
         )
         self._progress = 0
         self._is_busy = False
+        self._is_held = False
+        """Whether a checkpoint is being made or restored: nothing may use the GPU."""
         self._decoding = threading.Semaphore(DECODED_AT_ONCE)
 
     def run(self) -> None:
@@ -88,7 +90,8 @@ class Worker:
         threading.Thread(target=self._receive, name="receive", daemon=True).start()
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
         while True:
-            self._progress += self._engines.step()
+            if not self._is_held:
+                self._progress += self._engines.step()
             runnable = self._runnable()
             # a job that waits for a slow reader, a recording or another variant does not hang
             self._is_busy = bool(runnable) or self._engines.are_working
@@ -158,8 +161,11 @@ class Worker:
                     case LoadEngine(engine) if not self._jobs:  # a job loads the engine that it needs
                         self._load(engine)
                     case PrepareCheckpoint():
+                        self._engines.settle()
+                        self._is_held = True
                         self._send(held_gpu.prepare())
                     case EndCheckpoint():
+                        self._is_held = False
                         forbid_core_dumps()
                     case AddCredit(id, size_bytes) if job := self._jobs.get(id):
                         job.credit_bytes += size_bytes

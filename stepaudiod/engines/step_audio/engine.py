@@ -176,8 +176,12 @@ class StepAudioEngine:
     def is_working(self) -> bool:
         return self._pipeline.scheduler.is_working
 
+    def settle(self) -> None:
+        """Wait for what is running; nothing starts before the next `step`."""
+        self._pipeline.scheduler.lanes.settle()
+
     def close(self) -> None:
-        """Wait for what is still running, before the engine is freed."""
+        """The same, before the engine is freed."""
         self._pipeline.scheduler.lanes.close()
 
     def speak(self, request: SpeechRequest) -> Results:

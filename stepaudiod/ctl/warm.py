@@ -1,7 +1,8 @@
 """`stepaudioctl warm`: load a model and fill its caches, so that no later request waits for that.
 
 It sends small requests, since the caches belong to the daemon's user, and its worker has the GPU. Kernels are
-compiled for one sequence, for up to four and for more, so it sends 1, 3 and 16 requests at a time.
+compiled for one sequence, for up to four and for more, so it sends 1, 3 and 16 requests at a time. After the
+first, the worker prepares the networks for the next start on a GPU.
 """
 
 from __future__ import annotations

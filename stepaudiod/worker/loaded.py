@@ -125,13 +125,13 @@ class LoadedEngines:
         )
         context.start()
         self._report(order.name, "imports", 0.0)
-        module, _, name = order.factory.partition(":")
-        factory = getattr(import_module(module), name)
-        engine: Engine = factory(cache_dir=self._cache_dir, threads=self._threads, **options)
-        if hasattr(engine, "decode"):
-            reading = cast("Reading", engine)
-            reading.decode, reading.engines = self._decode, self
         with _no_collection():
+            module, _, name = order.factory.partition(":")
+            factory = getattr(import_module(module), name)
+            engine: Engine = factory(cache_dir=self._cache_dir, threads=self._threads, **options)
+            if hasattr(engine, "decode"):
+                reading = cast("Reading", engine)
+                reading.decode, reading.engines = self._decode, self
             engine.load(lambda stage, fraction: self._report(order.name, stage, fraction))
         if hasattr(engine, "attach"):
             cast("Batching", engine).attach(self._wake)
@@ -148,6 +148,7 @@ class LoadedEngines:
         if hasattr(engine := self._engines[name], "attach"):
             cast("Batching", engine).close()
         del engine, self._engines[name], self._orders[name]
+        gc.unfreeze()
         gc.collect()
         if (torch := sys.modules.get("torch")) is not None:
             torch.cuda.empty_cache()
@@ -174,10 +175,14 @@ def _order(table: dict[str, Any]) -> EngineOrder:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Disable garbage collection while an engine loads: it would traverse all its objects repeatedly."""
+    """Disable garbage collection while an engine loads, and let later ones skip what was loaded.
+
+    The objects of packages and networks, 200,000 and more, would be traversed repeatedly, and again during a request.
+    """
     gc.disable()
     try:
         yield
+        gc.freeze()
     finally:
         gc.enable()
 

@@ -177,7 +177,7 @@ def _order(table: dict[str, Any]) -> EngineOrder:
 def _no_collection() -> Iterator[None]:
     """Disable garbage collection while an engine loads, and let later ones skip what was loaded.
 
-    The objects of packages and networks, 200,000 and more, would be traversed repeatedly, and again during a request.
+    The objects of packages and networks, some 200,000, would be traversed repeatedly, and again in a request.
     """
     gc.disable()
     try:

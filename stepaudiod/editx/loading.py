@@ -158,7 +158,7 @@ def load_networks(
         meter.add(checkpoint.vocoder.stat().st_size)
         meter.begin("language model")
         if device.type == "cuda":
-            _use_libraries(device)
+            _start_kernels(device)
         encoders = Lazy(files.encoders)
         behind = _Behind(encoders.get, files.prepare)
         networks = Networks(tokenizer, step1.result(), flow, vocoder, encoders, behind.start)
@@ -167,16 +167,12 @@ def load_networks(
     return networks
 
 
-def _use_libraries(device: torch.device) -> None:
-    """Have CUDA's libraries load what any first call loads, while files are read: up to half a second."""
-    signal = torch.zeros(1, 32, 64, device=device)
-    F.conv1d(signal, torch.zeros(32, 32, 3, device=device))
-    F.conv_transpose1d(signal, torch.zeros(32, 32, 4, device=device), stride=2)
-    torch.fft.irfft(torch.fft.rfft(signal))
-    for dtype in (torch.float32, torch.bfloat16):
-        F.linear(signal.to(dtype), torch.zeros(32, 64, device=device, dtype=dtype))
-    with suppress(ImportError):
-        import_module("triton")
+def _start_kernels(device: torch.device) -> None:
+    """Import what runs on a GPU only, with Triton, and have cuBLAS start, while files are read."""
+    for module in ("lm.cuda_runner", "decoder.cuda_runner"):
+        with suppress(ImportError):  # the runner that needs it reports it
+            import_module(f"stepaudiod.editx.{module}")
+    F.linear(torch.zeros(2, 64, device=device), torch.zeros(64, 64, device=device))
 
 
 def load_step1(

@@ -28,6 +28,7 @@ from stepaudiod.editx.reference import Encoders
 from stepaudiod.editx.tokenizers.linguistic import build_linguistic, read_linguistic
 from stepaudiod.editx.tokenizers.semantic import build_semantic, read_semantic
 from stepaudiod.editx.tokenizers.speaker import build_speaker_encoder, read_speaker_encoder
+from stepaudiod.errors import ModelFileError
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +79,11 @@ class NetworkFiles:
             self._stored = self._prepared.find()
 
     def tokenizer(self) -> TextTokenizer:
-        if self._stored is None:
-            return TextTokenizer(read_pieces(self._checkpoint.vocabulary))
+        return self._from_prepared(self._prepared_tokenizer) or TextTokenizer(
+            read_pieces(self._checkpoint.vocabulary)
+        )
+
+    def _prepared_tokenizer(self) -> TextTokenizer:
         packed = {name: read_bytes(stored) for name, stored in self._stored_of(VOCABULARY).items()}
         return TextTokenizer(Pieces.unpack(packed))
 
@@ -128,12 +132,25 @@ class NetworkFiles:
         log.info("wrote %s: the next start reads it instead of the published files", self._prepared.path)
 
     def _load(self, network: _Network[T]) -> T:
-        if self._prepared is None or self._stored is None:
-            return network.build(network.read(), network.path, self._device)
+        prepared = self._from_prepared(lambda: self._load_prepared(network))
+        return prepared or network.build(network.read(), network.path, self._device)
+
+    def _load_prepared(self, network: _Network[T]) -> T:
         arriving = Arriving(self._stored_of(network.name), self._device)
-        built = network.build(arriving, self._prepared.path, self._device)
+        built = network.build(arriving, network.path, self._device)
         FileCopies(arriving.parts, self._device).wait()
         return built
+
+    def _from_prepared(self, load: Callable[[], T]) -> T | None:
+        """Load something from the prepared file; None without one. One that fails is not used again."""
+        if self._prepared is None or self._stored is None:
+            return None
+        try:
+            return load()
+        except (ModelFileError, ValueError) as error:
+            self._prepared.remove(error)
+            self._stored = None
+            return None
 
     def _stored_of(self, network: str) -> dict[str, Stored]:
         prefix = f"{network}."

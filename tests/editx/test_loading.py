@@ -160,6 +160,16 @@ def test_a_damaged_prepared_file_is_removed_and_made_again(
     assert path.read_bytes() == whole
 
 
+def test_a_prepared_file_that_cannot_be_read_is_no_obstacle(micro: Checkpoint, cache: Path) -> None:
+    files = NetworkFiles(micro, CPU, cache)
+    path = the_file(cache)
+    os.truncate(path, path.stat().st_size // 2)
+    vocoder, right = files.vocoder(), NetworkFiles(micro, CPU, None).vocoder()
+    assert torch.equal(vocoder.conv_post.weight, right.conv_post.weight)
+    assert files.tokenizer().encode(["fox"])
+    assert not path.exists()
+
+
 def test_a_file_of_other_published_files_is_replaced(copy: Checkpoint, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()

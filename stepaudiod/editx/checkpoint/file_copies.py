@@ -59,11 +59,14 @@ class FileCopies:
     def __init__(
         self, parts: Sequence[Part], device: torch.device, progress: Callable[[int], None] | None = None
     ) -> None:
-        self._device = device
         self._progress = progress
         self._pieces = deque(_cut(parts))
-        # memory that was used before may still be in use by work of this stream
-        self._before = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+        self._before: torch.cuda.Event | None = None
+        if device.type == "cuda":
+            # memory that was used before may still be in use by work of this stream
+            stream = torch.cuda.current_stream(device)
+            self._before, device = stream.record_event(), stream.device
+        self._device = device
         self._pool = ThreadPoolExecutor(READERS, "read weights")
         self._readers = [self._pool.submit(self._read) for _ in range(READERS)]
 

@@ -62,10 +62,14 @@ class PreparedFile:
                 raise ModelFileError(f"{self.path}: its header isn't what was written")
             return stored_tensors(self.path)
         except ModelFileError as error:
-            log.warning("removing a damaged file, which will be made again: %s", error)
-            with suppress(OSError):
-                self.path.unlink()
+            self.remove(error)
             return None
+
+    def remove(self, error: Exception) -> None:
+        """Remove it: it can't be used because of this error."""
+        log.warning("removing a damaged file, which will be made again: %s", error)
+        with suppress(OSError):
+            self.path.unlink()
 
     def write(self, tensors: Mapping[str, Tensor]) -> None:
         """Write it, and remove those of other published files.

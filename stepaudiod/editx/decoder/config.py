@@ -22,7 +22,7 @@ GUIDANCE_ROWS = 2
 REMEMBERED_FRAMES = 96
 """Mel frames of its own output that the estimator attends to, beside the reference's."""
 STATE_BYTES = 2
-"""Bytes per value of the keys and values that a GPU keeps: half precision has as many digits as TF32."""
+"""Bytes per value of what a GPU keeps between chunks: half precision has as many digits as TF32."""
 WEIGHT_BYTES = 4
 """The decoder computes in float32."""
 
@@ -86,13 +86,13 @@ class FlowCosts:
 
     @classmethod
     def of(cls, config: FlowConfig, state_bytes: int) -> FlowCosts:
-        """Compute them; a value of the estimator's keys and values has `state_bytes`."""
+        """Compute them; each value has `state_bytes`."""
         values = STEPS * config.depth * 2 * GUIDANCE_ROWS
         layers = config.encoder_layers + MEL_FRAMES_PER_FRAME * config.up_layers
         return cls(
             values * config.heads * config.head_size * state_bytes,
-            layers * 2 * config.encoder_size * WEIGHT_BYTES,
-            values * config.size * (KERNEL - 1) * WEIGHT_BYTES,
+            layers * 2 * config.encoder_size * state_bytes,
+            values * config.size * (KERNEL - 1) * state_bytes,
         )
 
     def prefix_bytes(self, frames: int) -> int:

@@ -80,6 +80,11 @@ class DecoderRunner(Protocol):
 
 def make_decoder_runner(flow: Flow, vocoder: Vocoder) -> DecoderRunner:
     """Make the runner that suits the networks' device."""
+    if flow.device.type == "cuda":
+        # Triton comes with PyTorch's CUDA build only
+        from stepaudiod.editx.decoder.cuda_runner import CudaDecoder
+
+        return CudaDecoder(flow, vocoder)
     from stepaudiod.editx.decoder.eager import EagerDecoder
 
     return EagerDecoder(flow, vocoder)

@@ -16,9 +16,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from stepaudiod.audio.types import Waveform
 from stepaudiod.editx.codes import MEL_FRAMES_PER_FRAME
 from stepaudiod.editx.decoder.config import LOOKAHEAD, REMEMBERED_FRAMES
 from stepaudiod.editx.decoder.dit import MELS
@@ -146,10 +148,15 @@ class VocoderStream:
 
     def _joined(self, waveform: Tensor) -> Tensor:
         """Crossfade from the tail of the chunk before."""
-        tail = self._tail[: FADE_FRAMES * HOP]
-        n = tail.shape[0]
-        rising, falling = (fade.to(waveform) for fade in sine_fade(n))
-        return torch.cat((waveform[:n] * rising + tail * falling, waveform[n:]))
+        joined = crossfade(self._tail.cpu().numpy(), waveform.cpu().numpy())
+        return torch.from_numpy(joined).to(waveform)
+
+
+def crossfade(tail: Waveform, sound: Waveform) -> Waveform:
+    """Fade from the beginning of a tail to a sound that begins at the same time."""
+    n = min(len(tail), FADE_FRAMES * HOP)
+    rising, falling = (fade.numpy() for fade in sine_fade(n))
+    return np.concatenate((sound[:n] * rising + tail[:n] * falling, sound[n:]))
 
 
 def sine_fade(samples: int) -> tuple[Tensor, Tensor]:

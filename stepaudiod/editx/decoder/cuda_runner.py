@@ -1,0 +1,435 @@
+"""The decoder on a GPU: chunks of up to 16 streams at once, in CUDA graphs of a few sizes.
+
+    codes ── begin ── step, ten times ──┬── vocoder ── samples        each a graph, for so many rows
+                                        └── vocoder …                 of as many sequences as fit
+
+Voices and streams keep their state in tensors that kernels read and write by address; see `table`. How far a
+stream is, the host knows, and counts only once the whole call has succeeded. Independent of requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stepaudiod.audio.types import Waveform
+from stepaudiod.editx.codes import MEL_FRAMES_PER_FRAME
+from stepaudiod.editx.cuda_graphs import Recorder
+from stepaudiod.editx.decoder.arena import Arena
+from stepaudiod.editx.decoder.config import (
+    LOOKAHEAD,
+    REMEMBERED_FRAMES,
+    STEPS,
+    FlowConfig,
+    FlowCosts,
+    prefilled,
+)
+from stepaudiod.editx.decoder.cuda_flow import POSITIONS, FlowKernels
+from stepaudiod.editx.decoder.cuda_vocoder import KEPT_FRAMES, VocoderKernels
+from stepaudiod.editx.decoder.dit import MELS
+from stepaudiod.editx.decoder.flow import Acoustics, Flow, align_mel
+from stepaudiod.editx.decoder.packing import (
+    GAP,
+    FlowPart,
+    FlowTable,
+    Numbers,
+    SoundPart,
+    SoundTable,
+    rows_of,
+)
+from stepaudiod.editx.decoder.reference_prefix import NOISE_SEED
+from stepaudiod.editx.decoder.runner import Chunk, DecoderStream, ReferencePrefix
+from stepaudiod.editx.decoder.streaming import OVERLAP_FRAMES, crossfade
+from stepaudiod.editx.decoder.table import SLOTS, Part, Sound
+from stepaudiod.editx.decoder.vocoder import Vocoder
+from stepaudiod.editx.interleaving import to_columns
+from stepaudiod.editx.tokenizers.features import HOP
+from stepaudiod.errors import InvalidRequest
+
+ROWS = (32, 64, 112, 208, 416, 800, 1600)
+"""Rows of a graph: the mel frames of a call's chunks, and two more for each; 16 chunks of 48 frames at 25 Hz
+have 1,568."""
+SOUND_FRAMES = (16, 40, 80, 128, 256, 512)
+"""Frames at 50 Hz of the vocoder's graphs, those that are read again and gaps included."""
+T = TypeVar("T")
+LONGEST_PREFILL = 747
+"""Frames at 25 Hz of a voice that are read at once: 30 s."""
+
+
+@dataclass(eq=False)
+class _State:
+    """What is kept of earlier chunks of a voice or a stream, with memory for all that may come.
+
+    Args:
+        keys: `(steps, depth, 2, 2 rows of guidance, heads, mel frames, head)` keys and values.
+        columns: `(steps, depth, 2 convolutions, 2 of guidance, 2, size)`.
+        cache: the token encoder's keys and values; see `attention.attend_relative`.
+        cache_columns: `(2 convolutions, 2, size)`.
+        count: mel frames so far.
+    """
+
+    keys: Tensor
+    columns: Tensor
+    cache: Tensor
+    cache_columns: Tensor
+    count: int = 0
+
+    @classmethod
+    def new(
+        cls, config: FlowConfig, mel_frames: int, frames: int, like: Tensor, after: _State | None
+    ) -> _State:
+        """Allocate the state of a voice, or of a stream after a voice."""
+        shape = STEPS, config.depth, 2, 2, config.heads, mel_frames, config.head_size
+        layers = config.encoder_layers + MEL_FRAMES_PER_FRAME * config.up_layers
+        if after is None:
+            columns = like.new_zeros(*shape[:4], 2, config.size)
+            cache_columns = like.new_zeros(2, 2, config.encoder_size)
+        else:
+            columns, cache_columns = after.columns.clone(), after.cache_columns.clone()
+        cache = like.new_empty(layers * 2 * frames * config.encoder_size)
+        return cls(like.new_empty(shape), columns, cache, cache_columns)
+
+    @property
+    def size(self) -> int:
+        """Mel frames whose keys are kept."""
+        return self.keys.shape[5]
+
+    def fields(self, config: FlowConfig, prompt: _State | None) -> dict[Part, int]:
+        layers = config.encoder_layers + MEL_FRAMES_PER_FRAME * config.up_layers
+        return {
+            Part.OWN: self.keys.data_ptr(),
+            Part.OWN_SIZE: self.size,
+            Part.OWN_COUNT: self.count,
+            Part.PROMPT: 0 if prompt is None else prompt.keys.data_ptr(),
+            Part.PROMPT_FRAMES: 0 if prompt is None else prompt.count,
+            Part.COLUMNS: self.columns.data_ptr(),
+            Part.CACHE: self.cache.data_ptr(),
+            Part.CACHE_SIZE: self.cache.numel() // (layers * 2 * config.encoder_size),
+            Part.CACHE_COUNT: self.count // MEL_FRAMES_PER_FRAME,
+            Part.CACHE_PROMPT: 0 if prompt is None else prompt.cache.data_ptr(),
+            Part.CACHE_COLUMNS: self.cache_columns.data_ptr(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class CudaPrefix(ReferencePrefix):
+    """A prefilled voice.
+
+    Args:
+        state: None if the voice is too short to have any.
+        columns: `(k, 2)` codes of the frames at 25 Hz that depend on what follows.
+        condition: `(2k, 80)` float32: their mel.
+        speaker: `(80,)` float32.
+    """
+
+    state: _State | None
+    columns: Numbers
+    condition: Tensor
+    speaker: Tensor
+
+    @property
+    def frames(self) -> int:
+        return 0 if self.state is None else self.state.count
+
+
+@dataclass(eq=False)
+class CudaStream(DecoderStream):
+    """A stream.
+
+    Args:
+        mel: `(24, 80)`, pitch: `(24,)`, turns: `(16,)` float64: what the vocoder reads again; see `Sound`.
+        seen: the number of these frames.
+        first: the position of the first of them.
+        tail: the sound that was held back.
+    """
+
+    prefix: CudaPrefix
+    seed: int
+    state: _State
+    mel: Tensor
+    pitch: Tensor
+    turns: Tensor
+    seen: int = 0
+    first: int = 0
+    tail: Waveform = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+
+    @property
+    def has_begun(self) -> bool:
+        return self.state.count > 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A chunk with codes: its flow part, and what follows from it for the vocoder."""
+
+    chunk: Chunk
+    stream: CudaStream
+    part: FlowPart
+    waiting: int
+
+    @property
+    def made(self) -> int:
+        """Mel frames."""
+        return 2 * self.part.frames
+
+    @property
+    def total(self) -> int:
+        """Frames of the vocoder."""
+        return self.stream.seen + self.made - self.waiting
+
+    @property
+    def known(self) -> int:
+        """Frames whose sound is complete already, but for a crossfade."""
+        return max(0, self.stream.seen - OVERLAP_FRAMES)
+
+    @property
+    def dropped(self) -> int:
+        return max(0, self.total - KEPT_FRAMES)
+
+    def sound(self, row: int) -> SoundPart:
+        """`row` is the chunk's first among the flow decoder's."""
+        stream = self.stream
+        fields = {
+            Sound.SEEN: stream.seen,
+            Sound.KNOWN: self.known,
+            Sound.DROPPED: self.dropped,
+            Sound.MADE: row + self.waiting,
+            Sound.SEED: stream.seed,
+            Sound.POSITION: stream.first,
+            Sound.MEL: stream.mel.data_ptr(),
+            Sound.PITCH: stream.pitch.data_ptr(),
+            Sound.TURNS: stream.turns.data_ptr(),
+            Sound.HAS_TURNS: int(stream.first > 0),
+        }
+        return SoundPart(fields, self.total)
+
+    def join(self, sound: Waveform) -> Waveform:
+        """Take `(480 * total,)` as the stream's next sound: the new samples."""
+        stream = self.stream
+        joined = crossfade(stream.tail, sound[HOP * self.known :])
+        kept = 0 if self.chunk.is_last else min(OVERLAP_FRAMES * HOP, len(joined))
+        stream.state.count += self.made
+        stream.seen, stream.first = self.total - self.dropped, stream.first + self.dropped
+        stream.tail = joined[len(joined) - kept :]
+        return joined[: len(joined) - kept]
+
+
+class CudaDecoder:
+    """See `DecoderRunner`. The networks' float32 weights are freed.
+
+    Args:
+        dtype: of products; float32 is for comparison.
+    """
+
+    slots = SLOTS
+
+    def __init__(self, flow: Flow, vocoder: Vocoder, dtype: torch.dtype = torch.float16) -> None:
+        self._network, self._dtype, device = flow, dtype, flow.device
+        self._config = flow.config
+        self.costs = FlowCosts.of(flow.config, dtype.itemsize)
+        arena = Arena(device)
+        self._flow = FlowKernels(flow, dtype, ROWS[-1], arena)
+        self._vocoder = VocoderKernels(vocoder, dtype, arena)
+        self._vocoder.reserve(SOUND_FRAMES[-1], SLOTS)
+        arena.allocate()
+        _free(flow.encoder, flow.encoder_proj, flow.estimator, vocoder)
+        self._table, self._sounds = FlowTable(ROWS[-1], device), SoundTable(SOUND_FRAMES[-1], device)
+        self._sound = torch.zeros(SOUND_FRAMES[-1], HOP, device=device)
+        self._recorder = Recorder(device) if device.type == "cuda" else None
+        self._flow_graphs: dict[int, tuple[Callable[[], None], Callable[[], None]]] = {}
+        self._sound_graphs: dict[int, Callable[[], None]] = {}
+
+    def prefill(self, acoustics: Acoustics) -> CudaPrefix:
+        columns, device = acoustics.columns.cpu().numpy(), self._network.device
+        mel = (
+            align_mel(acoustics.mel, MEL_FRAMES_PER_FRAME * len(columns))
+            .to(device, torch.float32)
+            .contiguous()
+        )
+        speaker = self._network.speaker(acoustics.embedding).float()
+        ends, state = prefilled(len(columns)), None
+        if ends:
+            state = self._new_state(MEL_FRAMES_PER_FRAME * ends, ends)
+        for begin in range(0, ends, LONGEST_PREFILL):
+            assert state is not None
+            codes = columns[begin : min(begin + LONGEST_PREFILL, ends) + LOOKAHEAD]
+            known = mel[state.count :]
+            fields = self._fields(state, None, NOISE_SEED, state.count, speaker, known, len(known))
+            part = FlowPart(fields, codes)
+            self._solve([part])
+            self._wait()
+            state.count += MEL_FRAMES_PER_FRAME * part.frames
+        # a copy: a view would keep the whole in memory
+        return CudaPrefix(state, columns[ends:], mel[MEL_FRAMES_PER_FRAME * ends :].clone(), speaker)
+
+    def open(self, prefix: ReferencePrefix, seed: int, frames: int) -> CudaStream:
+        assert isinstance(prefix, CudaPrefix)
+        mel_frames = MEL_FRAMES_PER_FRAME * frames
+        if prefix.frames + mel_frames > POSITIONS:
+            raise InvalidRequest(
+                f"A recording and its speech may have {POSITIONS // 50} s together, and these may become "
+                f"{(prefix.frames + mel_frames) / 50:.0f} s. Use a shorter recording or say less at a time.",
+                "waveform",
+            )
+        state = self._new_state(min(mel_frames, REMEMBERED_FRAMES), frames, prefix.state)
+        exact = {"device": self._network.device, "dtype": torch.float32}
+        return CudaStream(
+            prefix,
+            seed,
+            state,
+            torch.empty(KEPT_FRAMES, MELS, **exact),
+            torch.empty(KEPT_FRAMES, **exact),
+            torch.empty(16, device=self._network.device, dtype=torch.float64),
+        )
+
+    def decode(self, chunks: Sequence[Chunk]) -> list[Waveform]:
+        jobs = [self._job(chunk) for chunk in chunks if chunk.codes]
+        running: list[tuple[_Job, Tensor]] = []
+        for group in _grouped(jobs, lambda job: job.part.rows, ROWS[-1]):
+            firsts = self._solve([job.part for job in group])
+            sounds = list(zip(group, firsts, strict=True))
+            for each in _grouped(sounds, lambda pair: pair[0].total + GAP, SOUND_FRAMES[-1] + GAP):
+                parts = [job.sound(first) for job, first in each]
+                running += zip((job for job, _ in each), self._speak(parts), strict=True)
+        self._wait()
+        made = {job.chunk: job.join(sound.numpy()) for job, sound in running}
+        return [made[chunk] if chunk in made else _last(chunk) for chunk in chunks]
+
+    def capture_next(self) -> bool:
+        if self._recorder is None:
+            return False
+        for rows in ROWS:
+            if rows not in self._flow_graphs:
+                self._flow_graph(rows)
+                return True
+        for frames in SOUND_FRAMES:
+            if frames not in self._sound_graphs:
+                self._sound_graph(frames)
+                return True
+        return False
+
+    # ---- the flow decoder
+
+    def _new_state(self, mel_frames: int, frames: int, after: _State | None = None) -> _State:
+        like = torch.empty(0, dtype=self._dtype, device=self._network.device)
+        return _State.new(self._config, mel_frames, frames, like, after)
+
+    def _fields(
+        self,
+        state: _State,
+        prompt: _State | None,
+        seed: int,
+        position: int,
+        speaker: Tensor,
+        known: Tensor,
+        frames: int,
+    ) -> dict[Part, int]:
+        return state.fields(self._config, prompt) | {
+            Part.SEED: seed,
+            Part.POSITION: position,
+            Part.CONDITION: known.data_ptr(),
+            Part.CONDITION_FRAMES: frames,
+            Part.SPEAKER: speaker.data_ptr(),
+        }
+
+    def _job(self, chunk: Chunk) -> _Job:
+        stream = chunk.stream
+        assert isinstance(stream, CudaStream)
+        prefix, codes = stream.prefix, to_columns(torch.tensor(chunk.codes, dtype=torch.int64)).numpy()
+        waiting = 0 if stream.has_begun else len(prefix.condition)
+        if waiting:
+            codes = np.concatenate((prefix.columns, codes))
+        if chunk.is_last:
+            codes = np.concatenate((codes, np.full((LOOKAHEAD, 2), -1, dtype=np.int64)))
+        position = prefix.frames + stream.state.count
+        fields = self._fields(
+            stream.state, prefix.state, stream.seed, position, prefix.speaker, prefix.condition, waiting
+        )
+        return _Job(chunk, stream, FlowPart(fields, codes), waiting)
+
+    def _solve(self, parts: list[FlowPart]) -> list[int]:
+        """Decode parts to mel; returns each one's first row."""
+        size = _round_up(sum(part.rows for part in parts), ROWS)
+        begin, step = self._flow_graph(size)
+        firsts = self._table.send(size, parts)
+        begin()
+        for _ in range(STEPS):
+            step()
+        return firsts
+
+    def _flow_graph(self, rows: int) -> tuple[Callable[[], None], Callable[[], None]]:
+        if rows not in self._flow_graphs:
+            tables = self._table.views(rows)
+            self._table.send(rows, [])  # recording runs the kernels once
+            begin = self._record(lambda: self._flow.begin(tables))
+            self._flow_graphs[rows] = begin, self._record(lambda: self._flow.step(tables))
+        return self._flow_graphs[rows]
+
+    # ---- the vocoder
+
+    def _speak(self, parts: list[SoundPart]) -> Iterator[Tensor]:
+        """Decode to `(samples,)` each, on the host; complete after `_wait`."""
+        size = _round_up(sum(part.frames + GAP for part in parts) - GAP, SOUND_FRAMES)
+        run = self._sound_graph(size)
+        firsts = self._sounds.send(size, parts)
+        run()
+        sound = torch.empty(size, HOP, pin_memory=self._sound.is_cuda)
+        sound.copy_(self._sound[:size], non_blocking=True)
+        for first, part in zip(firsts, parts, strict=True):
+            yield sound[first : first + part.frames].view(-1)
+
+    def _sound_graph(self, frames: int) -> Callable[[], None]:
+        if frames not in self._sound_graphs:
+            tables = self._sounds.views(frames)
+            self._sounds.send(frames, [])
+            sound = self._sound[:frames]
+            self._sound_graphs[frames] = self._record(
+                lambda: self._vocoder.run(frames, tables, self._flow.mel, sound)
+            )
+        return self._sound_graphs[frames]
+
+    def _record(self, run: Callable[[], None]) -> Callable[[], None]:
+        return run if self._recorder is None else self._recorder.record(run)[0]
+
+    def _wait(self) -> None:
+        if self._recorder is not None:
+            torch.cuda.current_stream(self._network.device).synchronize()
+
+
+def _last(chunk: Chunk) -> Waveform:
+    """What is left of a stream when no codes follow."""
+    assert isinstance(chunk.stream, CudaStream)
+    tail, chunk.stream.tail = chunk.stream.tail, chunk.stream.tail[:0]
+    return tail
+
+
+def _grouped(items: Sequence[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Cut a list where the sum of sizes would exceed the most."""
+    group: list[T] = []
+    for item in items:
+        if group and sum(map(size, group)) + size(item) > most:
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+def _round_up(count: int, sizes: Sequence[int]) -> int:
+    return next(size for size in sizes if size >= count)
+
+
+def _free(*networks: nn.Module) -> None:
+    """Free the weights that products have in their own format."""
+    for network in networks:
+        for module in network.modules():
+            if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)) or (
+                isinstance(module, nn.Linear) and min(module.weight.shape) > 1
+            ):
+                for parameter in module.parameters():
+                    parameter.data = parameter.new_empty(0)

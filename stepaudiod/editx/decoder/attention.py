@@ -115,8 +115,9 @@ def attend(
     count = tl.minimum(tl.load(part_ptr + OWN_COUNT), size).to(tl.int32)
     own_ptr = _address(parts_ptr, slot, OWN, dtype)
     top, total, mixed = _take(
-        q, own_ptr + (layer * HEADS + head) * size * HEAD, own_ptr + ((layer + 2) * HEADS + head) * size * HEAD,
-        HEAD, count, top, total, mixed, gain, bias, True, BLOCK, HEAD, PRECISION,
+        q, own_ptr + (layer * HEADS + head) * size * HEAD,
+        own_ptr + ((layer + 2) * HEADS + head) * size * HEAD, HEAD, count,
+        top, total, mixed, gain, bias, True, BLOCK, HEAD, PRECISION,
     )  # fmt: skip
     size = tl.load(part_ptr + PROMPT_FRAMES)
     prompt_ptr = _address(parts_ptr, slot, PROMPT, dtype)
@@ -146,8 +147,8 @@ def _frames_at(parts_ptr, slot, RATE: tl.constexpr):
 @triton.jit
 def turn(
     qkv_ptr, y_ptr, parts_ptr, tiles_ptr, weight_ptr, bias_ptr, table_ptr,
-    RATE: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, BLOCK: tl.constexpr, FREQUENCIES: tl.constexpr,
-    PRECISION: tl.constexpr,
+    RATE: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, BLOCK: tl.constexpr,
+    FREQUENCIES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """What a query multiplies the sinusoids of a key's position with: y (rows, HEADS, HEADS * HEAD).
 
@@ -210,8 +211,8 @@ def _take_relative(
 @triton.jit(do_not_specialize=["layer"])
 def attend_relative(
     qkv_ptr, y_ptr, turned_ptr, parts_ptr, tiles_ptr, bias_ptr, table_ptr, layer,
-    RATE: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, BLOCK: tl.constexpr, FREQUENCIES: tl.constexpr,
-    PRECISION: tl.constexpr,
+    RATE: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr, BLOCK: tl.constexpr,
+    FREQUENCIES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The token encoder's attention in one layer; it also appends the chunk's keys and values to the cache.
 

@@ -128,6 +128,7 @@ class _Block:
         assert isinstance(block, DiTBlock)
         attention, conv = block.attn, block.conv.block
         q, k, middle = attention.q_norm, attention.k_norm, conv["3"]
+        assert isinstance(middle, nn.LayerNorm)
         return cls(
             Weights.of(dtype, attention.to_q, attention.to_k, attention.to_v),
             torch.stack([x.detach().float() for x in (q.weight, q.bias, k.weight, k.bias)]),
@@ -318,7 +319,8 @@ class FlowKernels:
             buffers.y if is_mish else buffers.x, y,
             block.middle if block is not None and is_mish else self._vectors[0, vector or 0],
             buffers.columns[max(kept, 0)], tables.parts, tables.rows, self._step, buffers.qkv,
-            None if block is None else block.norms, self._vectors.stride(0), len(tables.rows), index, config.depth,
+            None if block is None else block.norms, self._vectors.stride(0), len(tables.rows), index,
+            config.depth,
             PAST=past, KEPT=kept, IS_MISH=is_mish, HAS_KEYS=block is not None and not is_mish,
             SIZE=config.size, HEADS=config.heads, HEAD=config.head_size,
         )  # fmt: skip

@@ -40,7 +40,6 @@ from stepaudiod.editx.decoder.packing import (
     Numbers,
     SoundPart,
     SoundTable,
-    rows_of,
 )
 from stepaudiod.editx.decoder.reference_prefix import NOISE_SEED
 from stepaudiod.editx.decoder.runner import Chunk, DecoderStream, ReferencePrefix
@@ -277,14 +276,14 @@ class CudaDecoder:
                 "waveform",
             )
         state = self._new_state(min(mel_frames, REMEMBERED_FRAMES), frames, prefix.state)
-        exact = {"device": self._network.device, "dtype": torch.float32}
+        device = self._network.device
         return CudaStream(
             prefix,
             seed,
             state,
-            torch.empty(KEPT_FRAMES, MELS, **exact),
-            torch.empty(KEPT_FRAMES, **exact),
-            torch.empty(16, device=self._network.device, dtype=torch.float64),
+            torch.empty(KEPT_FRAMES, MELS, device=device),
+            torch.empty(KEPT_FRAMES, device=device),
+            torch.empty(16, device=device, dtype=torch.float64),
         )
 
     def decode(self, chunks: Sequence[Chunk]) -> list[Waveform]:

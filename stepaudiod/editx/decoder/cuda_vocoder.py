@@ -295,7 +295,7 @@ class VocoderKernels:
 
 
 def _run_branch(branch: _Branch, x: Tensor, y: Tensor, narrow: list[Tensor], mask: Mask) -> None:
-    """y = x and the branch's three pairs of convolutions, each added; y may be x."""
+    """Y = x and the branch's three pairs of convolutions, each added; y may be x."""
     (rows, channels), block = x.shape, triton.cdiv(ELEMENTS, x.shape[1])
     bend[(triton.cdiv(rows, block),)](
         x, narrow[0], branch.alphas1[0], mask.times, rows, mask.rate, mask.extra, BLOCK=block, SIZE=channels

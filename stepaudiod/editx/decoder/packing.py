@@ -135,7 +135,7 @@ class SoundTable:
             place = {Sound.ROW: row, Sound.FRAMES: part.frames}
             for field, value in (place | dict(part.fields)).items():
                 fields[slot, field] = value
-            places[row : row + part.frames] = _places(slot, part.frames)[PAST:] + [[0, 0]]
+            places[row : row + part.frames] = _places(slot, part.frames)[PAST:]
             times[row : row + part.frames] = np.arange(part.frames)
             firsts.append(row)
             row += part.frames + GAP
@@ -163,11 +163,12 @@ def _places(slot: int, frames: int) -> Numbers:
 
 
 def _split(table: Tensor, sizes: list[int]) -> list[Tensor]:
-    return list(table[: sum(sizes)].split(sizes))
+    return list(torch.split(table[: sum(sizes)], sizes))
 
 
 def _split_numbers(numbers: Numbers, sizes: list[int]) -> list[Numbers]:
-    return np.split(numbers, np.cumsum(sizes)[:-1])
+    ends = np.cumsum(sizes)
+    return [numbers[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
 def _send(numbers: Numbers, to: Tensor) -> None:

@@ -56,13 +56,15 @@ class Weights:
     @classmethod
     def of(cls, dtype: torch.dtype, *modules: nn.Module) -> Weights:
         """Take them from linear layers or convolutions that read the same input, one below the other."""
-        weights = [module.weight for module in modules]
-        taps = weights[0].shape[2] if weights[0].dim() == 3 else 1
-        # (outputs, inputs, taps) -> (outputs, taps * inputs)
-        flat = [w.transpose(1, 2).flatten(1) if w.dim() == 3 else w for w in weights]  # type: ignore[operator]
-        biases = [module.bias for module in modules if module.bias is not None]
-        bias = torch.cat([b.detach().float() for b in biases]) if biases else None  # type: ignore[operator]
-        return cls(torch.cat([w.detach().to(dtype) for w in flat]).contiguous(), bias, taps)
+        weights, biases, taps = [], [], 1
+        for module in modules:
+            assert isinstance(module, (nn.Linear, nn.Conv1d))
+            weight = module.weight.detach().to(dtype)
+            if weight.dim() == 3:  # (outputs, inputs, taps) -> (outputs, taps * inputs)
+                taps, weight = weight.shape[2], weight.transpose(1, 2).flatten(1)
+            weights.append(weight)
+            biases += [] if module.bias is None else [module.bias.detach().float()]
+        return cls(torch.cat(weights).contiguous(), torch.cat(biases) if biases else None, taps)
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Mask:
 
 @triton.jit
 def snake(x, alpha):
-    """x + sin²(ax)/a."""
+    """Add sin²(ax)/a to x."""
     sine = tl.sin(x * alpha)
     return x + sine * sine / (alpha + 1e-9)
 
@@ -243,9 +245,13 @@ def multiply(
         x: `(rows in, inputs)`.
         weights: of as many inputs.
         y: `(rows, outputs)`, written to.
-        stride, dilation, offset, up: see the module.
+        stride: see the module, also for the next three.
+        dilation: likewise.
+        offset: likewise.
+        up: likewise.
         places: `(rows,)` int64, in place of `stride * row - offset`.
-        act: applied to the product, its slope for `LEAKY`.
+        act: applied to the product.
+        slope: for `LEAKY`.
         gate: multiplies after that.
         added: `(rows, outputs)` float32, added after that; it may be y.
         copy: `(rows, outputs)`, gets y after a snake if there is `alpha`.
@@ -257,13 +263,14 @@ def multiply(
     assert inputs == weights.inputs, (inputs, weights.inputs)
     tile = tile or Tile.best(rows, outputs, inputs, x.dtype)
     _product[(triton.cdiv(rows, tile.m) * triton.cdiv(outputs, tile.n),)](
-        x, weights.weight, weights.bias, y, added, gate.vectors if gate else None, gate.step if gate else None,
-        copy, alpha, mask.times if mask else None, places,
+        x, weights.weight, weights.bias, y, added,
+        gate.vectors if gate else None, gate.step if gate else None, copy, alpha,
+        mask.times if mask else None, places,
         rows, rows_in, outputs, inputs, weights.taps, stride, dilation, offset,
         mask.rate if mask else 1, mask.extra if mask else 0, gate.stride if gate else 0, slope,
-        ACT=int(act), HAS_BIAS=weights.bias is not None, IS_ADDED=added is not None, IS_GATED=gate is not None,
-        COPY=0 if copy is None else 1 if alpha is None else 2, IS_MASKED=mask is not None,
-        IS_PLACED=places is not None, UP=up, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k,
+        ACT=int(act), HAS_BIAS=weights.bias is not None, IS_ADDED=added is not None,
+        IS_GATED=gate is not None, COPY=0 if copy is None else 1 if alpha is None else 2,
+        IS_MASKED=mask is not None, IS_PLACED=places is not None, UP=up, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k,
         PRECISION="ieee" if x.dtype is torch.float32 else "tf32",
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip

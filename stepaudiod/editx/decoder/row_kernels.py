@@ -17,7 +17,6 @@ from stepaudiod.editx.decoder.table import (
     COLUMNS,
     CONDITION,
     CONDITION_FRAMES,
-    FIRST,
     FRAMES,
     OWN,
     OWN_COUNT,
@@ -38,7 +37,7 @@ def _normed(x, SIZE: tl.constexpr, eps):
 
 @triton.jit
 def _columns(part_ptr, step, block, depth, conv, guided, SIZE: tl.constexpr, dtype: tl.constexpr):
-    """The two columns (2, SIZE) of one convolution: (steps, depth, 2 convolutions, 2 of guidance, 2, SIZE)."""
+    """One convolution's part of (steps, depth, 2 convolutions, 2 of guidance, 2, SIZE)."""
     at = (((step * depth + block) * 2 + conv) * 2 + guided) * 2 * SIZE
     return tl.load(part_ptr + COLUMNS).to(tl.pointer_type(dtype)) + at
 
@@ -50,7 +49,7 @@ def between(
     PAST: tl.constexpr, KEPT: tl.constexpr, IS_MISH: tl.constexpr, HAS_KEYS: tl.constexpr,
     SIZE: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr,
 ):  # fmt: skip
-    """y = norm(x), modulated by the step's shift and scale, or of a convolution's norm and Mish.
+    """Y = norm(x), modulated by the step's shift and scale, or of a convolution's norm and Mish.
 
     PAST: y is the input of this convolution, and gets the columns of the past. KEPT: `kept` was the input of
     this one, whose last columns are stored. HAS_KEYS: keys and values in `qkv` are written to the ring.
@@ -79,7 +78,7 @@ def between(
         x = _normed(x, SIZE, 1e-6) * (1.0 + tl.load(vectors_ptr + SIZE)) + tl.load(vectors_ptr)
     tl.store(y_ptr + row * SIZE + i, rounded(x, dtype))
     frames = tl.load(part_ptr + FRAMES)
-    if KEPT >= 0:
+    if KEPT >= 0:  # noqa: SIM102 (known when it is compiled)
         if frame >= frames - 2:
             columns = _columns(part_ptr, step, block, depth, KEPT, guided, SIZE, dtype)
             tl.store(columns + (frame - frames + 2) * SIZE + i, tl.load(kept_ptr + row * SIZE + i))
@@ -130,7 +129,7 @@ def embed(codes_ptr, embeddings_ptr, y_ptr, HALF: tl.constexpr):
 
 @triton.jit
 def exchange(x_ptr, parts_ptr, WHICH: tl.constexpr, IS_STORED: tl.constexpr, SIZE: tl.constexpr):
-    """Columns of one of the token encoder's convolutions: into the rows before a chunk, or from its last two."""
+    """A convolution's columns of the past: into the two rows before a chunk, or from its last two."""
     part_ptr = parts_ptr + tl.program_id(0) * WIDTH
     frames = tl.load(part_ptr + FRAMES) // 2
     if frames == 0:

@@ -32,7 +32,7 @@ TWO_PI = tl.constexpr(6.283185307179586)
 
 @triton.jit
 def gather(made_ptr, mel_ptr, exact_ptr, sounds_ptr, places_ptr, MELS: tl.constexpr, BLOCK: tl.constexpr):
-    """The mel of each frame, from the stream or from the flow decoder, in the products' format and float32."""
+    """Each frame's mel, from the stream or the flow decoder, in the products' format and in float32."""
     row = tl.program_id(0)
     slot, frame = tl.load(places_ptr + 2 * row), tl.load(places_ptr + 2 * row + 1)
     i = tl.arange(0, BLOCK)
@@ -177,7 +177,7 @@ def combine(
     up_ptr, source_ptr, x_ptr, times_ptr, rows, lead, rate,
     IS_LAST: tl.constexpr, BLOCK: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """x (rows, SIZE): the upsampled sound, `lead` rows behind, and the source's branch.
+    """X (rows, SIZE): the upsampled sound, `lead` rows behind, and the source's branch.
 
     In the last stage a sequence begins with a row that mirrors its second.
     """
@@ -196,7 +196,7 @@ def combine(
 
 @triton.jit(do_not_specialize=["rows", "rate", "extra"])
 def bend(x_ptr, y_ptr, alpha_ptr, times_ptr, rows, rate, extra, BLOCK: tl.constexpr, SIZE: tl.constexpr):
-    """y = snake(x), zero in gaps."""
+    """Y = snake(x), zero in gaps."""
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     i = tl.arange(0, SIZE)
     at, mask = row[:, None] * SIZE + i[None], (row < rows)[:, None]
@@ -222,11 +222,12 @@ def average(
 @triton.jit
 def synthesise(
     spectrum_ptr, basis_ptr, window_ptr, sound_ptr, sounds_ptr, places_ptr,
-    HOP: tl.constexpr, STEP: tl.constexpr, SIZE: tl.constexpr, SAMPLES: tl.constexpr, BLOCK: tl.constexpr,
-    LARGEST: tl.constexpr, LIMIT: tl.constexpr,
+    HOP: tl.constexpr, STEP: tl.constexpr, SIZE: tl.constexpr, SAMPLES: tl.constexpr,
+    BLOCK: tl.constexpr, LARGEST: tl.constexpr, LIMIT: tl.constexpr,
 ):  # fmt: skip
-    """SAMPLES of a frame's samples from the short spectra (rows, 32) around it: logarithms of magnitudes, then phases.
+    """SAMPLES of a frame's samples, from the short spectra around it.
 
+    Spectra (rows, 32) are logarithms of magnitudes, then sines of which are phases.
     `basis` (2, SIZE, 16) has what real and imaginary parts of SIZE / 2 + 1 bins give a sample; `window`
     (SIZE,) is applied again, and its squares' sum divided out.
     """
@@ -269,7 +270,9 @@ def keep(mel_ptr, pitch_ptr, turns_ptr, sounds_ptr, MELS: tl.constexpr, BLOCK: t
     row, i = tl.load(sound_ptr + SOUND_ROW) + dropped + index, tl.arange(0, BLOCK)
     to = tl.load(sound_ptr + SOUND_MEL).to(tl.pointer_type(tl.float32)) + index * MELS + i
     tl.store(to, tl.load(mel_ptr + row * MELS + i, mask=i < MELS), mask=i < MELS)
-    tl.store(tl.load(sound_ptr + SOUND_PITCH).to(tl.pointer_type(tl.float32)) + index, tl.load(pitch_ptr + row))
+    tl.store(
+        tl.load(sound_ptr + SOUND_PITCH).to(tl.pointer_type(tl.float32)) + index, tl.load(pitch_ptr + row)
+    )
     if index == 0:
         harmonic = tl.arange(0, 16)
         phases_ptr = tl.load(sound_ptr + SOUND_TURNS).to(tl.pointer_type(tl.float64))

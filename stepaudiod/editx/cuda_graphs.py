@@ -31,7 +31,7 @@ class Recorder:
 
     def __init__(self, device: torch.device) -> None:
         # one stream for all, since each stream has a workspace of its own for products
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, run: Callable[[], T]) -> tuple[Callable[[], None], T]:

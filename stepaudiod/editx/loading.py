@@ -31,7 +31,6 @@ from stepaudiod.editx.checkpoint.weights import (
 )
 from stepaudiod.editx.codes import AUDIO_BASE
 from stepaudiod.editx.decoder.flow import Flow
-from stepaudiod.editx.decoder.step_graphs import StepGraphs
 from stepaudiod.editx.decoder.vocoder import Vocoder
 from stepaudiod.editx.lazy import Lazy
 from stepaudiod.editx.lm.config import ON_HOST, Quantization, Step1Config
@@ -151,7 +150,6 @@ def load_networks(
         tokenizer = files.tokenizer()
         meter.begin("flow decoder")
         flow = files.flow()
-        flow.graphs = StepGraphs(flow.estimator) if device.type == "cuda" else None
         meter.add(checkpoint.flow.stat().st_size)
         meter.begin("vocoder")
         vocoder = files.vocoder()

@@ -14,8 +14,7 @@ import torch
 from stepaudiod.config import StepAudio
 from stepaudiod.ctl.checks.memory import gpu_need
 from stepaudiod.editx.checkpoint.layout import Checkpoint
-from stepaudiod.editx.decoder.config import STATE_BYTES, FlowCosts
-from stepaudiod.editx.decoder.step_graphs import STATE_DTYPE
+from stepaudiod.editx.decoder.config import FlowCosts
 from stepaudiod.editx.lm.config import (
     DEFAULT_POSITIONS,
     DTYPE_BYTES,
@@ -149,7 +148,6 @@ def test_doctor_says_that_the_configured_size_is_too_little(tiny: Checkpoint) ->
 def test_formats_and_pools_are_as_large_as_was_estimated(tiny: Checkpoint) -> None:
     for name, torch_name in DTYPES.items():
         assert getattr(torch, torch_name).itemsize == DTYPE_BYTES[name]
-    assert STATE_DTYPE.itemsize == STATE_BYTES
     config = Step1Config.read(tiny.config)
     with torch.device("meta"):
         cache = Step1ForCausalLM(config).to(torch.bfloat16).new_cache(100)

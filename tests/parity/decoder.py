@@ -41,7 +41,7 @@ def whole(golden: Golden, networks: Networks, acoustics: Acoustics) -> Arrays:
     flow = networks.flow
     with recorded(flow.encoder.after_norm) as encoded, recorded(flow.estimator) as steps:
         part = whole_part(flow, columns, acoustics, golden.noise(frames))
-        solved = flow.solve([part])[0]
+        solved = flow.solve(part)
     mel = solved[:, 2 * acoustics.columns.shape[0] :]
     named = {
         "dec_dual": columns,

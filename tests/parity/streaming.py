@@ -40,7 +40,7 @@ class ReferenceFlowStream(FlowStream):
     def begin(self, ahead: Tensor) -> None:
         """Solve the reference; `ahead` is `(3, 2)`, the first columns after it."""
         if self._columns.shape[0]:
-            self._flow.solve([self.encode(ahead, is_last=False)])
+            self._flow.solve(self.encode(ahead, is_last=False))
         for state in self._states:
             state.past = None if state.past is None else state.past.as_prompt()
             state.newest = REMEMBERED_FRAMES

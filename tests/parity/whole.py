@@ -32,7 +32,7 @@ def whole_part(flow: Flow, columns: Tensor, acoustics: Acoustics, noise: Tensor)
 
 def whole_mel(flow: Flow, columns: Tensor, acoustics: Acoustics, noise: Tensor) -> Tensor:
     """Codes to mel: `(frames, 2)` to `(80, 2 * frames)`."""
-    solved = flow.solve([whole_part(flow, columns, acoustics, noise)])[0]
+    solved = flow.solve(whole_part(flow, columns, acoustics, noise))
     return solved[:, MEL_FRAMES_PER_FRAME * acoustics.columns.shape[0] :]
 
 

@@ -78,20 +78,6 @@ class KVState:
         return KVState(kept, new.columns, self.prompt)
 
 
-@dataclass(frozen=True)
-class Padding:
-    """Which frames of a chunk that was padded to a round size, and of its past, are real.
-
-    Args:
-        is_key: `(batch, 1, 1, frames + past)`, True for real ones.
-        last: `(batch, 2)`, positions of the last two real columns in a convolution's input, which begins
-            with two of the past.
-    """
-
-    is_key: Tensor
-    last: Tensor
-
-
 @dataclass
 class EstimatorState:
     """The state of one stream at one time, which grows by chunks.
@@ -129,7 +115,7 @@ class BlockAttention(nn.Module):
         self.k_norm = nn.LayerNorm(head_size)
         self.proj = nn.Linear(heads * head_size, size)
 
-    def forward(self, x: Tensor, past: tuple[Tensor, ...], padding: Padding | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, past: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Attend from `(batch, frames, size)` to itself and the past; also returns its keys and values."""
         q, k, v = (
             linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (batch, heads, frames, head)
@@ -138,9 +124,8 @@ class BlockAttention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         new = torch.stack((k, v))
         if past:
-            k, v = torch.cat((new, *(part.to(new) for part in past)), dim=3)
-        mask = None if padding is None else padding.is_key
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            k, v = torch.cat((new, *past), dim=3)
+        attended = F.scaled_dot_product_attention(q, k, v)
         return self.proj(attended.transpose(1, 2).flatten(2)), new
 
 
@@ -153,21 +138,16 @@ class BlockConvolution(nn.Module):
             {"1": nn.Conv1d(size, size, KERNEL), "3": nn.LayerNorm(size), "6": nn.Conv1d(size, size, KERNEL)}
         )
 
-    def forward(self, x: Tensor, past: Tensor | None, padding: Padding | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run over `(batch, frames, size)`; also returns both convolutions' last columns."""
-        x, first = self._causal("1", x.transpose(1, 2), None if past is None else past[0], padding)
+        x, first = self._causal("1", x.transpose(1, 2), None if past is None else past[0])
         x = F.mish(self.block["3"](x.transpose(1, 2)))
-        x, second = self._causal("6", x.transpose(1, 2), None if past is None else past[1], padding)
+        x, second = self._causal("6", x.transpose(1, 2), None if past is None else past[1])
         return x.transpose(1, 2), torch.stack((first, second))
 
-    def _causal(
-        self, name: str, x: Tensor, past: Tensor | None, padding: Padding | None
-    ) -> tuple[Tensor, Tensor]:
-        before = x.new_zeros(*x.shape[:2], KERNEL - 1) if past is None else past.to(x)
-        x = torch.cat((before, x), dim=2)
-        if padding is None:
-            return self.block[name](x), x[..., 1 - KERNEL :]
-        return self.block[name](x), x.gather(2, padding.last[:, None].expand(-1, x.shape[1], -1))
+    def _causal(self, name: str, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        x = torch.cat((x.new_zeros(*x.shape[:2], KERNEL - 1) if past is None else past, x), dim=2)
+        return self.block[name](x), x[..., 1 - KERNEL :]
 
 
 class DiTBlock(nn.Module):
@@ -180,12 +160,7 @@ class DiTBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(size, 9 * size))
 
     def forward(
-        self,
-        x: Tensor,
-        vectors: Tensor,
-        caches: tuple[Tensor, ...],
-        columns: Tensor | None,
-        padding: Padding | None,
+        self, x: Tensor, vectors: Tensor, caches: tuple[Tensor, ...], columns: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run over `(batch, frames, size)`.
 
@@ -193,9 +168,9 @@ class DiTBlock(nn.Module):
         earlier chunks, see `KVState`. Returns the frames, and their cache and columns.
         """
         a_shift, a_scale, a_gate, m_shift, m_scale, m_gate, c_shift, c_scale, c_gate = vectors
-        y, cache = self.attn(_modulate(x, a_shift, a_scale), caches, padding)
+        y, cache = self.attn(_modulate(x, a_shift, a_scale), caches)
         x = x + a_gate * y
-        y, columns = self.conv(_modulate(x, c_shift, c_scale), columns, padding)
+        y, columns = self.conv(_modulate(x, c_shift, c_scale), columns)
         x = x + c_gate * y
         y = F.gelu(self.mlp["fc1"](_modulate(x, m_shift, m_scale)), approximate="tanh")
         mixed: Tensor = x + m_gate * self.mlp["fc2"](y)
@@ -246,12 +221,7 @@ class DiT(nn.Module):
             del block.adaLN_modulation
 
     def forward(
-        self,
-        x: Tensor,
-        modulation: Modulation,
-        past: KVState | None = None,
-        padding: Padding | None = None,
-        kept: torch.dtype = torch.float32,
+        self, x: Tensor, modulation: Modulation, past: KVState | None = None
     ) -> tuple[Tensor, KVState]:
         """Estimate a velocity.
 
@@ -259,8 +229,6 @@ class DiT(nn.Module):
             x: `(batch, frames, 320)`: noisy mel, conditioning, speaker, prompt mel.
             modulation: of the time.
             past: of earlier chunks at this time.
-            padding: which frames of both are real; None for all.
-            kept: the format of the returned keys and values.
 
         Returns:
             `(batch, frames, 80)`, and the chunk's state.
@@ -272,8 +240,8 @@ class DiT(nn.Module):
         for index, block in enumerate(self.blocks):
             before = () if past is None else tuple(part[index] for part in past.parts)
             seen = None if past is None else past.columns[index]
-            x, cache, last = block(x, modulation.blocks[index], before, seen, padding)
-            caches.append(cache.to(kept))
+            x, cache, last = block(x, modulation.blocks[index], before, seen)
+            caches.append(cache)
             columns.append(last)
         velocity: Tensor = self.final_layer.linear(_modulate(x, modulation.output[0], modulation.output[1]))
         return velocity, KVState(torch.stack(caches), torch.stack(columns))

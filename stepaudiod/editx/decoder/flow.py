@@ -10,7 +10,7 @@ Guidance runs a second row with all conditions zero. Independent of waveforms.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from stepaudiod.editx.checkpoint.weights import embedding, install, read_torch_file
 from stepaudiod.editx.decoder.config import STEPS, FlowConfig
-from stepaudiod.editx.decoder.dit import MELS, DiT, EstimatorState, KVState, Modulation
-from stepaudiod.editx.decoder.step_graphs import STATE_DTYPE, StepGraphs, StepInput
+from stepaudiod.editx.decoder.dit import MELS, DiT, EstimatorState, Modulation
 from stepaudiod.editx.decoder.token_encoder import TokenEncoder
 
 GUIDANCE = 0.7
@@ -31,8 +30,6 @@ SPEAKER_SIZE = 192
 NOISE_FRAMES = 30000
 MODULATIONS, OUTPUT_MODULATIONS = "schedule.blocks", "schedule.output"
 """Names of prepared tensors."""
-LARGEST_PROMPT_GRAPH = 512
-"""Mel frames of the longest reference that a graph prefills; a prefill happens once, and a graph stays."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +106,6 @@ class Flow(nn.Module):
         )
         self.encoder_proj = nn.Linear(size, MELS)
         self.decoder = nn.ModuleDict({"estimator": DiT(config)})
-        self.graphs: StepGraphs | None = None
-        """Set on a GPU: steps run in these."""
         self._schedule: list[tuple[float, Tensor, Modulation]] = []
 
     @property
@@ -127,11 +122,6 @@ class Flow(nn.Module):
     def device(self) -> torch.device:
         return self.encoder_proj.weight.device
 
-    @property
-    def state_dtype(self) -> torch.dtype:
-        """The format of the keys and values that are kept between chunks."""
-        return self.dtype if self.graphs is None else STATE_DTYPE
-
     def embed(self, columns: Tensor) -> Tensor:
         """Look up both columns in one table: `(frames, 2)` to `(1, frames, size)`."""
         embedded: Tensor = self.input_embedding["embedding"](columns).flatten(1)[None]
@@ -143,35 +133,16 @@ class Flow(nn.Module):
         projected: Tensor = self.spk_embed_affine_layer(unit)
         return projected
 
-    def solve(self, parts: Sequence[FlowPart], slots: int = 1) -> list[Tensor]:
-        """Integrate from noise to mel, `(80, frames)` each, in ten Euler steps.
-
-        The parts are of one length; `slots` is the number of parts that the graph has, on which the last bits
-        depend.
-        """
-        made = [part.noise for part in parts]
-        conditions = [part.conditions() for part in parts]
-        for index, (_, dt, modulation) in enumerate(self.schedule()):
-            inputs = [
-                StepInput(
-                    torch.cat((x.expand(2, -1, -1), given), dim=1).transpose(1, 2), part.states[index].past
-                )
-                for x, given, part in zip(made, conditions, parts, strict=True)
-            ]  # rows of (2, frames, 320)
-            for at, (velocity, new) in enumerate(self._step(inputs, modulation, slots)):
-                velocity = velocity.transpose(1, 2)  # (2, 80, frames)
-                parts[at].states[index].append(new)
-                made[at] = made[at] + dt * ((1.0 + GUIDANCE) * velocity[0] - GUIDANCE * velocity[1])
-        return made
-
-    def _step(
-        self, inputs: list[StepInput], modulation: Modulation, slots: int
-    ) -> list[tuple[Tensor, KVState]]:
-        first = inputs[0]
-        is_long_prompt = first.past is None and first.frames > LARGEST_PROMPT_GRAPH
-        if self.graphs is not None and not is_long_prompt:
-            return self.graphs.step(inputs, modulation, slots)
-        return [self.estimator(x.rows, modulation, x.past, None, self.state_dtype) for x in inputs]
+    def solve(self, part: FlowPart) -> Tensor:
+        """Integrate from noise to mel, `(80, frames)`, in ten Euler steps."""
+        x, given = part.noise, part.conditions()
+        for (_, dt, modulation), state in zip(self.schedule(), part.states, strict=True):
+            rows = torch.cat((x.expand(2, -1, -1), given), dim=1).transpose(1, 2)  # (2, frames, 320)
+            velocity, new = self.estimator(rows, modulation, state.past)
+            velocity = velocity.transpose(1, 2)  # (2, 80, frames)
+            state.append(new)
+            x = x + dt * ((1.0 + GUIDANCE) * velocity[0] - GUIDANCE * velocity[1])
+        return x
 
     def schedule(self) -> list[tuple[float, Tensor, Modulation]]:
         """Each step's time, length and modulation; computed at the first call."""

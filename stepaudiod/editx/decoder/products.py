@@ -270,7 +270,8 @@ def multiply(
         mask.rate if mask else 1, mask.extra if mask else 0, gate.stride if gate else 0, slope,
         ACT=int(act), HAS_BIAS=weights.bias is not None, IS_ADDED=added is not None,
         IS_GATED=gate is not None, COPY=0 if copy is None else 1 if alpha is None else 2,
-        IS_MASKED=mask is not None, IS_PLACED=places is not None, UP=up, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k,
-        PRECISION="ieee" if x.dtype is torch.float32 else "tf32",
-        num_warps=tile.warps, num_stages=tile.stages,
+        IS_MASKED=mask is not None, IS_PLACED=places is not None, UP=up,
+        BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k,
+        PRECISION="ieee" if x.dtype is torch.float32 else "tf32", num_warps=tile.warps,
+        num_stages=tile.stages,
     )  # fmt: skip

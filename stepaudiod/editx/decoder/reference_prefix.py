@@ -63,7 +63,7 @@ def prefill(flow: Flow, acoustics: Acoustics) -> EagerPrefix:
     encoder, states = EncoderState(), [EstimatorState() for _ in range(STEPS)]
     if frames:
         noise = mel_noise(NOISE_SEED, 0, frames, flow.device)
-        flow.solve([encode_part(flow, columns, False, encoder, states, mel[:, :frames], speaker, noise)])
+        flow.solve(encode_part(flow, columns, False, encoder, states, mel[:, :frames], speaker, noise))
     pasts = tuple(state.past.as_prompt() for state in states if state.past is not None)
     # copies: a view would keep the whole tensor in memory
     return EagerPrefix(frames, encoder, pasts, columns[ends:].clone(), mel[:, frames:].clone(), speaker)

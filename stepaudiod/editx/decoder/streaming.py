@@ -63,7 +63,7 @@ class FlowStream:
         They are `(n + 3, 2)`, the last three of which are repeated by the next call; `(n, 2)` if last.
         """
         waiting = self._condition.shape[1]
-        return self._flow.solve([self.encode(columns, is_last)])[0][:, waiting:]
+        return self._flow.solve(self.encode(columns, is_last))[:, waiting:]
 
     def encode(self, columns: Tensor, is_last: bool) -> FlowPart:
         """Encode the reference's last frames, if they are still to come, and the next columns.

@@ -14,8 +14,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.checkpoint.prepared import PREFIX
 from stepaudiod.editx.lm.config import Quantization
+from stepaudiod.editx.memory_plan import MemoryNeeds
 from stepaudiod.editx.pipeline import SAMPLE_RATE
 from tests.bench.cold import VOICE, activated, lay_out
 from tests.bench.endless import text_of
@@ -109,8 +111,9 @@ def _worker_state(port: int) -> str:
 def memory(table: Table) -> None:
     """What the card shows with 16 clients, a voice encoded before, in the memory that a setting allows."""
     for kind in table.kinds:
-        limit = LIMITS[kind]
-        for setting in (limit, "auto"):
+        limit, most = LIMITS[kind], MemoryNeeds.of(Checkpoint(table.models), "bf16", kind).most()
+        goals = {limit: f"{limit[:-1]} GB", "auto": f"{most.total_bytes / 1e9:.2f} GB, as planned"}
+        for setting, goal in goals.items():
             with (
                 _laid_out(table, kind) as settings,
                 activated([*settings, f"step_audio.gpu_memory={setting}"]) as port,
@@ -118,7 +121,6 @@ def memory(table: Table) -> None:
                 for seconds in LENGTHS_S:
                     listeners = _hear_at_once(port, seconds, max(STREAMS))
                 name = f'clients of the daemon: {max(STREAMS)}, gpu_memory = "{setting}", {name_of(kind)}'
-                goal = f"{limit[:-1]} GB" if setting == limit else "–"
                 table.add(name, f"**{on_the_card()}**; {summary(listeners)}", goal)
 
 

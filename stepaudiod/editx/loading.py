@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stepaudiod.editx.checkpoint.headers import mend
-from stepaudiod.editx.checkpoint.layout import Checkpoint
+from stepaudiod.editx.checkpoint.layout import QUANTIZED, Checkpoint
 from stepaudiod.editx.checkpoint.weights import (
     Progress,
     SafetensorsFolder,
@@ -34,7 +34,7 @@ from stepaudiod.editx.decoder.flow import Flow
 from stepaudiod.editx.decoder.vocoder import Vocoder
 from stepaudiod.editx.lazy import Lazy
 from stepaudiod.editx.lm.config import ON_HOST, Quantization, Step1Config
-from stepaudiod.editx.lm.quantize import FILE_NAME, prepare, quantize, read_saved, save
+from stepaudiod.editx.lm.quantize import prepare, quantize, read_saved, save
 from stepaudiod.editx.lm.step1 import Step1ForCausalLM
 from stepaudiod.editx.lm.text_tokenizer import TextTokenizer
 from stepaudiod.editx.network_files import NetworkFiles
@@ -201,14 +201,15 @@ def load_step1(
         else:
             install(model, mapped, source, device, dtype, progress)
 
+    if quantization is not None and quantized_folder is not None:
+        saved = quantized_folder / QUANTIZED.format(quantization.value)
+        if saved.exists():
+            prepare(model, quantization)
+            fill(read_saved(saved, quantization), stored_tensors(saved), saved)
+            return model
     folder = SafetensorsFolder(checkpoint.model)
     if quantization is None:
         fill(folder, folder.stored, checkpoint.model)
-        return model
-    saved = quantized_folder / FILE_NAME.format(quantization.value) if quantized_folder else None
-    if saved is not None and saved.exists():
-        prepare(model, quantization)
-        fill(read_saved(saved, quantization), stored_tensors(saved), saved)
         return model
     install(model, folder, checkpoint.model, torch.device("cpu"), None, progress)
     quantize(model, quantization, device, dtype, on_host)

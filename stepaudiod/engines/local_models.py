@@ -72,7 +72,7 @@ class LocalEngines(NamedTuple):
     def describe(self) -> tuple[EngineDescription, ...]:
         """Step-Audio-EditX with the library's voices, then every Whisper, the largest first."""
         whispers = self._whispers()
-        return (self._step_audio(whispers), *whispers)
+        return (self._step_audio(whispers, self.settings.quantization), *whispers)
 
     def _whispers(self) -> tuple[EngineDescription, ...]:
         """An unreadable model is listed with its problem; a folder without weights isn't a model."""
@@ -101,13 +101,8 @@ class LocalEngines(NamedTuple):
         ending = name.removeprefix(f"{STEP_AUDIO}-")
         if ending == name or ending not in QUANTIZATIONS:
             return None
-        plain = self._step_audio(self._whispers())
-        return replace(
-            plain,
-            name=name,
-            title=f"{plain.title} ({ending})",
-            options=plain.options | {"quantization": QUANTIZATIONS[ending]},
-        )
+        variant = self._step_audio(self._whispers(), QUANTIZATIONS[ending])
+        return replace(variant, name=name, title=f"{variant.title} ({ending})")
 
     def _obstacle(self) -> str:
         """What keeps this process from reading one of the folders; "" if nothing does."""
@@ -117,7 +112,7 @@ class LocalEngines(NamedTuple):
         )
         return next((found.strip() for each in needed if (found := explain(each))), "")
 
-    def _step_audio(self, whispers: tuple[EngineDescription, ...]) -> EngineDescription:
+    def _step_audio(self, whispers: tuple[EngineDescription, ...], quantization: str) -> EngineDescription:
         checkpoint = Checkpoint(self.models)
         library = VoiceLibrary(self.voices, self.voices_for)
         problem = (
@@ -146,7 +141,7 @@ class LocalEngines(NamedTuple):
             name=STEP_AUDIO,
             title="Step-Audio-EditX, voices cloned from recordings",
             factory="stepaudiod.engines.step_audio.engine:StepAudioEngine",
-            packages=("torch", "tokenizers", "safetensors"),
+            packages=("torch", "safetensors"),
             install=f"install stepaudiod[step-audio] and run `stepaudioctl models pull {STEP_AUDIO}`",
             capabilities=Capabilities(
                 speak=True, clone=True, edits=tuple(OPTIONS), languages=STEP_AUDIO_LANGUAGES
@@ -158,7 +153,7 @@ class LocalEngines(NamedTuple):
                 "voices_dir": str(library.root),
                 "device": self.settings.device,
                 "dtype": self.settings.dtype,
-                "quantization": self.settings.quantization,
+                "quantization": quantization,
                 "gpu_memory": self.settings.gpu_memory_bytes,
                 "check_output": self.settings.check_output,
                 "recogniser": None
@@ -171,7 +166,7 @@ class LocalEngines(NamedTuple):
                     "languages": recogniser.capabilities.languages,
                 },
             },
-            files=() if problem else tuple(str(path) for path in checkpoint.files()),
+            files=() if problem else tuple(str(path) for path in checkpoint.files_to_read(quantization)),
             problem=problem,
         )
 

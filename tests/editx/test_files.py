@@ -196,3 +196,14 @@ def test_other_encoders_have_another_key(copy: Checkpoint, micro: Checkpoint) ->
     assert copy.encoder_key() == micro.encoder_key()
     rewrite(copy.centroids, lambda content: content[:-1] + bytes([content[-1] ^ 1]))
     assert copy.encoder_key() != micro.encoder_key()
+
+
+def test_a_quantized_language_model_is_read_instead_of_the_published_one(copy: Checkpoint) -> None:
+    shards = copy.shards()
+    assert set(shards) <= set(copy.files_to_read("int8"))
+    copy.quantized.mkdir()
+    written = copy.quantized / "quantized-int8.safetensors"
+    written.touch()
+    assert copy.files_to_read("int8")[0] == written
+    assert not set(shards) & set(copy.files_to_read("int8"))
+    assert copy.files_to_read("none") == copy.files()

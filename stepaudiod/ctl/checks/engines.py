@@ -21,7 +21,7 @@ from stepaudiod.obstacles import READ, Needed, Obstacle, Own
 
 PUBLISHED_BYTES = 9_200_000_000
 """The size of Step-Audio-EditX, to be pulled."""
-TORCH = ("torch", "tokenizers", "safetensors")
+TORCH = ("torch", "safetensors")
 
 
 def read_configuration(

@@ -68,7 +68,7 @@ class FileCopies:
             self._before, device = stream.record_event(), stream.device
         self._device = device
         self._pool = ThreadPoolExecutor(READERS, "read weights")
-        self._readers = [self._pool.submit(self._read) for _ in range(READERS)]
+        self._readers = [self._pool.submit(self._read) for _ in range(min(READERS, len(self._pieces)))]
 
     def wait(self) -> None:
         """Return when every tensor has its values.

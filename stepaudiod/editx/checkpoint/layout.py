@@ -25,6 +25,8 @@ from stepaudiod.errors import ModelFileError
 MODEL_FOLDER, TOKENIZER_FOLDER = "Step-Audio-EditX", "Step-Audio-Tokenizer"
 DECODER_FOLDER = "CosyVoice-300M-25Hz"
 LINGUISTIC_FOLDER = "dengcunqin/speech_paraformer-large_asr_nat-zh-cantonese-en-16k-vocab8501-online"
+QUANTIZED = "quantized-{}.safetensors"
+"""The name of a quantized language model, with its number format."""
 KEY_BYTES = 1 << 20
 """How much of a file's beginning and end goes into a key."""
 
@@ -98,7 +100,7 @@ class Checkpoint(NamedTuple):
         return found
 
     def files(self) -> list[Path]:
-        """Every file that loading reads."""
+        """Every published file that loading may read."""
         return [
             self.config,
             self.vocabulary,
@@ -114,6 +116,14 @@ class Checkpoint(NamedTuple):
 
     def size_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.files())
+
+    def files_to_read(self, quantization: str) -> list[Path]:
+        """The files that loading reads, in order: a quantized language model instead of the published one."""
+        files, quantized = self.files(), self.quantized / QUANTIZED.format(quantization)
+        if not quantized.exists():
+            return files
+        shards = self.shards()
+        return [quantized, *(path for path in files if path not in shards)]
 
     def files_to_prepare(self) -> list[Path]:
         """The files from which loading computes something: all but the language model's weights."""

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stepaudiod.editx.checkpoint.headers import mend, safetensors_header
+from stepaudiod.editx.checkpoint.layout import QUANTIZED
 from stepaudiod.editx.lm.config import QUANTIZATION_GROUP, Quantization
 from stepaudiod.editx.lm.linear import linear
 from stepaudiod.errors import InvalidRequest, ModelFileError
@@ -27,7 +28,6 @@ from stepaudiod.errors import InvalidRequest, ModelFileError
 FEW_ROWS = 16
 """Up to here a kernel that reads int8 directly is faster than unpacking the whole matrix first."""
 ALIGNMENT = 64
-FILE_NAME = "quantized-{}.safetensors"
 LAYOUT = "halves"
 """The order of int4 weights in their bytes; a file with another one can't be used."""
 
@@ -190,7 +190,7 @@ def save(model: nn.Module, kind: Quantization, folder: Path) -> Path:
             "a model in int4 must be saved before it runs on the CPU; load it again", "model"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / FILE_NAME.format(kind.value)
+    path = folder / QUANTIZED.format(kind.value)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     partial = path.with_suffix(".part")
     save_file(state, partial, _metadata(kind))

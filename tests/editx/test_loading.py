@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -218,6 +219,22 @@ def test_the_encoders_are_loaded_behind_the_first_request(
     shutil.rmtree(copy.root)
     assert networks.encoders.get() is encoders
     assert not caplog.records
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="the prepared file is for GPUs")
+def test_the_second_start_on_a_gpu_reads_the_prepared_file(micro: Checkpoint, tmp_path: Path) -> None:
+    starts = []
+    for _ in range(2):
+        networks = load_networks(micro, DEVICE, torch.bfloat16, prepared_folder=tmp_path)
+        networks.finish()
+        for thread in threading.enumerate():
+            if thread.name == "load behind":
+                thread.join()
+        starts.append([networks.step1, networks.flow, networks.vocoder, *networks.encoders.get()])
+        assert the_file(tmp_path)
+    for first, second in zip(*starts, strict=True):
+        right = first.state_dict()
+        assert all(torch.equal(tensor, right[name]) for name, tensor in second.state_dict().items())
 
 
 def test_a_value_is_made_once_and_an_error_is_raised_each_time() -> None:

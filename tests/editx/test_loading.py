@@ -173,7 +173,6 @@ def test_a_prepared_file_that_cannot_be_read_is_no_obstacle(micro: Checkpoint, c
 
 def test_a_file_of_other_published_files_is_replaced(copy: Checkpoint, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    cache.mkdir()
     NetworkFiles(copy, CPU, cache).prepare()
     old = the_file(cache)
     content = copy.vocoder.read_bytes()

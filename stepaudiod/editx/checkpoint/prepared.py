@@ -6,6 +6,7 @@ this package; one that belongs to others is removed when a new one is written. I
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -78,13 +79,16 @@ class PreparedFile:
             OSError: it can't be written, or the disk has too little room.
         """
         folder = self.path.parent
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         sweep(folder)
         header, size = _plan(tensors)
         free = shutil.disk_usage(folder).free
         if free < size + RESERVE_BYTES:
             raise OSError(
+                errno.ENOSPC,
                 f"it takes {size / 1e9:.1f} GB and {RESERVE_BYTES / 1e9:.1f} GB are to stay free; "
-                f"the disk has {free / 1e9:.1f} GB"
+                f"the disk has {free / 1e9:.1f} GB",
+                str(self.path),
             )
         text = json.dumps({"__metadata__": self._metadata(header)} | header).encode()
         text += b" " * (-(8 + len(text)) % ALIGNMENT)

@@ -64,12 +64,13 @@ def draw(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE)
 
 
-def near(made: Tensor, right: Tensor) -> bool:
-    return bool((made - right).abs().max() < 1e-4 * right.abs().max())
+def near(made: Tensor, right: Tensor, limit: float = 1e-4) -> bool:
+    return bool((made - right).abs().max() < limit * right.abs().max())
 
 
-@pytest.mark.parametrize(("count", "block"), [(1, 16), (3, 16), (80, 32)])
-def test_products_with_norms_gates_and_residuals(count: int, block: int) -> None:
+@pytest.mark.parametrize(("count", "block", "slices"), [(1, 16, 4), (3, 16, 1), (80, 32, 1)])
+def test_products_with_norms_gates_and_residuals(count: int, block: int, slices: int) -> None:
+    blocks = replace(BLOCKS, slices=slices)
     hidden, gain = 256, draw(256)
     codes = torch.arange(count, device=DEVICE, dtype=torch.int32) * 7 % 10
     table, weight = draw(10, hidden), draw(448, hidden)
@@ -78,16 +79,16 @@ def test_products_with_norms_gates_and_residuals(count: int, block: int) -> None
     begin(codes, table, gain, rows)
     right = F.rms_norm(table[codes], (hidden,), gain, 1e-5) @ weight.T
     y = draw(count, 448)
-    multiply(rows.ready, Matrix(weight), y, rows, BLOCKS, eps=1e-5)
+    multiply(rows.ready, Matrix(weight), y, rows, blocks, eps=1e-5)
     assert near(y, right)
     inner = draw(count, 224)
-    multiply(rows.ready, Matrix(weight), inner, rows, BLOCKS, eps=1e-5, is_gated=True)
+    multiply(rows.ready, Matrix(weight), inner, rows, blocks, eps=1e-5, is_gated=True)
     assert near(inner, F.silu(right[:, :224]) * right[:, 224:])
     back = draw(hidden, 224)
-    multiply(inner, Matrix(back), rows.x, rows, BLOCKS, gain=gain)
+    multiply(inner, Matrix(back), rows.x, rows, blocks, gain=gain)
     right = table[codes] + inner @ back.T
     assert near(rows.x, right)
-    multiply(rows.ready, Matrix(weight), y, rows, BLOCKS, eps=1e-5)
+    multiply(rows.ready, Matrix(weight), y, rows, blocks, eps=1e-5)
     assert near(y, F.rms_norm(right, (hidden,), gain, 1e-5) @ weight.T)
 
 
@@ -99,14 +100,17 @@ def test_products_of_fewer_rows_than_there_are_leave_the_others() -> None:
     assert not y[20:].any()
 
 
-def test_products_with_fewer_bits() -> None:
-    x, weight, y = draw(2, 256), draw(96, 256), draw(2, 96)
-    rows = Rows.new(16, x, 16, 8)
-    quarter, half = Int8Linear.of(weight, torch.float32), Int4Linear.of(weight, torch.float32)
-    multiply(x, Matrix(quarter.weight, quarter.scale), y, rows, BLOCKS)
-    assert near(y, quarter(x))
-    multiply(x, Matrix(half.packed, half.scale, half.zero), y, rows, BLOCKS)
-    assert near(y, x @ half.dequantized(torch.float32).T)
+@pytest.mark.parametrize("dtype", [torch.float32] if IS_INTERPRETED else [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("slices", [1, 2])
+def test_products_with_fewer_bits(slices: int, dtype: torch.dtype) -> None:
+    x, weight, y = draw(2, 256).to(dtype), draw(96, 256), draw(2, 96).to(dtype)
+    rows, blocks = Rows.new(16, x, 16, 8), Blocks(32, 128, 4, 2, slices=slices)
+    eight, four = Int8Linear.of(weight, dtype), Int4Linear.of(weight, dtype)
+    limit = 1e-4 if dtype is torch.float32 else 2**-7
+    multiply(x, Matrix(eight.weight, eight.scale), y, rows, blocks)
+    assert near(y, x.float() @ (eight.weight.float() * eight.scale.float()[:, None]).T, limit)
+    multiply(x, Matrix(four.packed, four.scale, four.zero), y, rows, blocks)
+    assert near(y, x.float() @ four.dequantized(torch.float32).T, limit)
 
 
 class Pool:

@@ -61,22 +61,29 @@ def _attend(
     top = tl.full((16,), -float("inf"), tl.float32)
     total = tl.zeros((16,), tl.float32)
     mixed = tl.zeros((16, HEAD), tl.float32)
-    for start in range(split * CHUNK, position + 1, SPLITS * CHUNK):
+    for start in range(split * CHUNK, position, SPLITS * CHUNK):
         key = start + at
-        is_old, is_new = (key < position)[:, None], (key == position)[:, None]
-        page = tl.load(pages_ptr + key // PAGE, mask=key <= position, other=0)
+        page = tl.load(pages_ptr + key // PAGE, mask=key < position, other=0)
         where = (first + page * PAGE + key % PAGE)[:, None] * HEAD + d[None]
-        k = tl.where(is_new, new_key[None], tl.load(keys_ptr + where, mask=is_old, other=0.0))
-        v = tl.where(is_new, new_value[None], tl.load(values_ptr + where, mask=is_old, other=0.0))
-        tl.store(keys_ptr + where, k, mask=is_new)
-        tl.store(values_ptr + where, v, mask=is_new)
+        k = tl.load(keys_ptr + where, mask=(key < position)[:, None], other=0.0)
+        v = tl.load(values_ptr + where, mask=(key < position)[:, None], other=0.0)
         distance = tl.maximum(position - key, 0).to(tl.float32)[None]
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (HEAD**-0.5) - slope * tl.sqrt(distance)
-        scores = tl.where((key <= position)[None], scores, -float("inf"))
+        scores = tl.where((key < position)[None], scores, -float("inf"))
         new_top = tl.maximum(top, tl.max(scores, 1))
         weights, kept = tl.exp(scores - new_top[:, None]), tl.exp(top - new_top)
         total = total * kept + tl.sum(weights, 1)
         mixed = mixed * kept[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
+        top = new_top
+    if position // CHUNK % SPLITS == split:  # the newest, at no distance
+        where = (first + tl.load(pages_ptr + position // PAGE) * PAGE + position % PAGE) * HEAD + d
+        tl.store(keys_ptr + where, new_key)
+        tl.store(values_ptr + where, new_value)
+        score = tl.sum(q.to(tl.float32) * new_key.to(tl.float32)[None], 1) * (HEAD**-0.5)
+        new_top = tl.maximum(top, score)
+        weight, kept = tl.exp(score - new_top), tl.exp(top - new_top)
+        total = total * kept + weight
+        mixed = mixed * kept[:, None] + weight[:, None] * new_value.to(tl.float32)[None]
         top = new_top
     out = ((row * GROUPS + group) * SPLITS + split) * 16 + h
     tl.store(top_ptr + out, top)
@@ -90,12 +97,12 @@ def _attend(
         s = tl.arange(0, SPLITS)
         used = (s < count)[:, None]
         every = ((row * GROUPS + group) * SPLITS + s)[:, None] * 16 + h[None]  # (splits, heads)
-        top = tl.load(top_ptr + every, mask=used, other=-float("inf"), cache_modifier=".cg")
-        weight = tl.exp(top - tl.max(top, 0)[None])
-        total = tl.sum(tl.load(sum_ptr + every, mask=used, other=0.0, cache_modifier=".cg") * weight, 0)
+        tops = tl.load(top_ptr + every, mask=used, other=-float("inf"), cache_modifier=".cg")
+        share = tl.exp(tops - tl.max(tops, 0)[None])
+        totals = tl.load(sum_ptr + every, mask=used, other=0.0, cache_modifier=".cg")
         parts = every[:, :, None] * HEAD + d[None, None]
-        mixed = tl.load(part_ptr + parts, mask=used[:, :, None], other=0.0, cache_modifier=".cg")
-        y = tl.sum(mixed * weight[:, :, None], 0) / total[:, None]
+        part = tl.load(part_ptr + parts, mask=used[:, :, None], other=0.0, cache_modifier=".cg")
+        y = tl.sum(part * share[:, :, None], 0) / tl.sum(totals * share, 0)[:, None]
         at_y = (row * GROUPS * SHARED + head)[:, None] * HEAD + d[None]
         tl.store(y_ptr + at_y, y.to(y_ptr.dtype.element_ty), mask=is_head[:, None])
 

@@ -127,37 +127,86 @@ def _begin(
 
 
 @triton.jit
-def _weights(
-    w_ptr, scale_ptr, zero_ptr, n, start, real, K: tl.constexpr, BITS: tl.constexpr, BLOCK_K: tl.constexpr,
-    dtype: tl.constexpr,
-):  # fmt: skip
-    """A block of a matrix in the result's dtype; of int4 one of each half."""
-    k = start + tl.arange(0, BLOCK_K)
-    if BITS == 4:
-        both = tl.load(w_ptr + n[:, None] * (K // 2) + k[None], mask=real[:, None], other=0)
-        low = _scaled(both & 15, scale_ptr, zero_ptr, n, start, real, K, BLOCK_K)
-        high = _scaled(both >> 4, scale_ptr, zero_ptr, n, K // 2 + start, real, K, BLOCK_K)
-        return low.to(dtype), high.to(dtype)
+def sliced(outer, BLOCK: tl.constexpr, SLICES: tl.constexpr):
+    """Indices of a block's outputs, or rows, and of its inputs, in one or several slices."""
+    if SLICES == 1:
+        return outer[:, None], tl.arange(0, BLOCK)[None]
     else:
-        w = tl.load(w_ptr + n[:, None] * K + k[None], mask=real[:, None], other=0).to(dtype)
-        return w, w
+        k = tl.arange(0, SLICES)[:, None] * (BLOCK // SLICES) + tl.arange(0, BLOCK // SLICES)[None]
+        return outer[None, :, None], k[:, None]
 
 
 @triton.jit
-def _scaled(levels, scale_ptr, zero_ptr, n, start, real, K: tl.constexpr, BLOCK_K: tl.constexpr):
+def inputs_first(x, SLICES: tl.constexpr):
+    """(slices, rows, inputs) to (slices, inputs, rows)."""
+    if SLICES == 1:
+        return tl.trans(x)
+    else:
+        return tl.trans(x, 0, 2, 1)
+
+
+@triton.jit
+def _add_product(
+    sums, w_ptr, scale_ptr, zero_ptr, n, start, x, x_high, N_END, K: tl.constexpr, BITS: tl.constexpr,
+    BLOCK_K: tl.constexpr, SLICES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Add a block of outputs times x, in x's dtype; int4 has one of each half of the inputs."""
+    n_at, k_at = sliced(n, BLOCK_K, SLICES)
+    if BITS == 4:
+        both = tl.load(w_ptr + n_at * (K // 2) + start + k_at, mask=n_at < N_END, other=0)
+        if SLICES == 1:
+            low = _scaled(both & 15, scale_ptr, zero_ptr, n, start, N_END, K, BLOCK_K).to(x.dtype)
+            high = _scaled(both >> 4, scale_ptr, zero_ptr, n, K // 2 + start, N_END, K, BLOCK_K).to(x.dtype)
+            sums = tl.dot(low, x, sums, input_precision=PRECISION)
+            return tl.dot(high, x_high, sums, input_precision=PRECISION)
+        else:
+            sums = _add_levels(sums, both & 15, x, scale_ptr, zero_ptr, n, start, N_END, K, SLICES, PRECISION)
+            return _add_levels(
+                sums, both >> 4, x_high, scale_ptr, zero_ptr, n, K // 2 + start, N_END, K, SLICES, PRECISION
+            )
+    else:
+        w = tl.load(w_ptr + n_at * K + start + k_at, mask=n_at < N_END, other=0).to(x.dtype)
+        return tl.dot(w, x, sums, input_precision=PRECISION)
+
+
+@triton.jit
+def _scaled(levels, scale_ptr, zero_ptr, n, start, N_END, K: tl.constexpr, BLOCK_K: tl.constexpr):
     """int4 levels (n, BLOCK_K) to weights, a scale and a zero per 64 inputs."""
     group = n[:, None] * (K // 64) + (start // 64 + tl.arange(0, BLOCK_K // 64))[None]
-    scale = tl.load(scale_ptr + group, mask=real[:, None], other=0.0).to(tl.float32)
-    zero = tl.load(zero_ptr + group, mask=real[:, None], other=0.0).to(tl.float32)
+    real = (n < N_END)[:, None]
+    scale = tl.load(scale_ptr + group, mask=real, other=0.0).to(tl.float32)
+    zero = tl.load(zero_ptr + group, mask=real, other=0.0).to(tl.float32)
     grouped = levels.to(tl.float32).reshape(n.shape[0], BLOCK_K // 64, 64)
     return (grouped * scale[:, :, None] + zero[:, :, None]).reshape(n.shape[0], BLOCK_K)
+
+
+@triton.jit
+def _add_levels(
+    sums, levels, x, scale_ptr, zero_ptr, n, start, N_END, K: tl.constexpr, SLICES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Add int4 levels (slices, n, 64) times x, each slice with its scale and zero.
+
+    Few rows have fewer sums than weights, so the sums are scaled. Bits make bfloat16's 128 + level.
+    """
+    group = n[None] * (K // 64) + (start // 64 + tl.arange(0, SLICES))[:, None]
+    scale = tl.load(scale_ptr + group, mask=(n < N_END)[None], other=0.0).to(tl.float32)
+    zero = tl.load(zero_ptr + group, mask=(n < N_END)[None], other=0.0).to(tl.float32)
+    if x.dtype == tl.bfloat16:
+        weights = (levels.to(tl.uint16) | 0x4300).to(tl.bfloat16, bitcast=True)
+        zero -= 128.0 * scale
+    else:
+        weights = levels.to(x.dtype)
+    sums += tl.dot(weights, x, input_precision=PRECISION) * scale[:, :, None]
+    return sums + tl.sum(x.to(tl.float32), 1)[:, None] * zero[:, :, None]
 
 
 @triton.jit
 def _prefetch_weights(w_ptr, n, STORED: tl.constexpr, AHEAD: tl.constexpr):
     """The first inputs of some outputs."""
     LINE: tl.constexpr = 1024 // w_ptr.dtype.element_ty.primitive_bitwidth
-    prefetch(w_ptr + n[:, None] * STORED + (tl.arange(0, AHEAD // LINE) * LINE)[None])
+    if AHEAD >= LINE:
+        prefetch(w_ptr + n[:, None] * STORED + (tl.arange(0, AHEAD // LINE) * LINE)[None])
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -165,9 +214,9 @@ def _multiply(
     x_ptr, w_ptr, scale_ptr, zero_ptr, squares_ptr, y_ptr, gain_ptr, ready_ptr, parts_ptr, count_ptr, rows,
     eps,
     N: tl.constexpr, K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    AHEAD: tl.constexpr, PARTS: tl.constexpr, PARTS_UP: tl.constexpr, STRIDE: tl.constexpr,
-    BITS: tl.constexpr, IS_GATED: tl.constexpr, IS_ADDED: tl.constexpr, IS_COUNTED: tl.constexpr,
-    PRECISION: tl.constexpr, IS_OVERLAPPED: tl.constexpr,
+    SLICES: tl.constexpr, AHEAD: tl.constexpr, PARTS: tl.constexpr, PARTS_UP: tl.constexpr,
+    STRIDE: tl.constexpr, BITS: tl.constexpr, IS_GATED: tl.constexpr, IS_ADDED: tl.constexpr,
+    IS_COUNTED: tl.constexpr, PRECISION: tl.constexpr, IS_OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """X (rows, K) times w (N, K) transposed; if gated, w is (2 N, K): gates, then values."""
     if IS_COUNTED:
@@ -180,30 +229,34 @@ def _multiply(
     is_row = row < rows
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     real = n < N
-    if IS_OVERLAPPED and AHEAD > 0:
-        _prefetch_weights(w_ptr, n, STORED, AHEAD)
+    if IS_OVERLAPPED:
+        _prefetch_weights(w_ptr, tl.minimum(n, N - 1), STORED, AHEAD)
         if IS_GATED:
-            _prefetch_weights(w_ptr, n + N, STORED, AHEAD)
+            _prefetch_weights(w_ptr, tl.minimum(n, N - 1) + N, STORED, AHEAD)
     wait(IS_OVERLAPPED)
     if PARTS > 0:  # loaded early, and needed at the end
         part = tl.arange(0, PARTS_UP)[:, None]
         mask = (part < PARTS) & is_row[None]
         squares = tl.load(squares_ptr + part * STRIDE + row[None], mask=mask, other=0.0)
-    first = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    second = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    row_at, k_at = sliced(row, BLOCK_K, SLICES)
+    first = tl.zeros((BLOCK_N, BLOCK_M) if SLICES == 1 else (SLICES, BLOCK_N, BLOCK_M), tl.float32)
+    second = first
     for start in range(0, STORED, BLOCK_K):
-        at = x_ptr + row[:, None] * K + (start + tl.arange(0, BLOCK_K))[None]
-        x = tl.trans(tl.load(at, mask=is_row[:, None], other=0.0))
-        w, w_high = _weights(w_ptr, scale_ptr, zero_ptr, n, start, real, K, BITS, BLOCK_K, dtype)
-        first = tl.dot(w, x, first, input_precision=PRECISION)
+        at = x_ptr + row_at * K + start + k_at
+        x = inputs_first(tl.load(at, mask=row_at < rows, other=0.0), SLICES)
+        x_high = x
         if BITS == 4:
-            x_high = tl.trans(tl.load(at + K // 2, mask=is_row[:, None], other=0.0))
-            first = tl.dot(w_high, x_high, first, input_precision=PRECISION)
+            x_high = inputs_first(tl.load(at + K // 2, mask=row_at < rows, other=0.0), SLICES)
+        first = _add_product(
+            first, w_ptr, scale_ptr, zero_ptr, n, start, x, x_high, N, K, BITS, BLOCK_K, SLICES, PRECISION
+        )
         if IS_GATED:
-            w, w_high = _weights(w_ptr, scale_ptr, zero_ptr, n + N, start, real, K, BITS, BLOCK_K, dtype)
-            second = tl.dot(w, x, second, input_precision=PRECISION)
-            if BITS == 4:
-                second = tl.dot(w_high, x_high, second, input_precision=PRECISION)
+            second = _add_product(
+                second, w_ptr, scale_ptr, zero_ptr, n + N, start, x, x_high, 2 * N, K, BITS, BLOCK_K, SLICES,
+                PRECISION,
+            )  # fmt: skip
+    if SLICES > 1:
+        first, second = tl.sum(first, 0), tl.sum(second, 0)
     if BITS == 8:
         first *= tl.load(scale_ptr + n, mask=real, other=0.0).to(tl.float32)[:, None]
         if IS_GATED:
@@ -283,14 +336,18 @@ def multiply(
     """
     (count, inputs), outputs = x.shape, y.shape[1]
     stored = inputs // 2 if matrix.bits == 4 else inputs
+    block_k = fit(blocks.k, stored)
+    slices = min(blocks.slices, block_k // 64) or 1
+    if matrix.bits == 4 and slices > 1:
+        slices = block_k // 64
     parts = rows.squares.shape[0] if eps is not None else 0
     _multiply[(triton.cdiv(count, rows.block), triton.cdiv(outputs, blocks.n))](
         x, matrix.weight, matrix.scale, matrix.zero, rows.squares, y, gain, rows.ready, rows.squares,
         rows.count, count, eps or 0.0,
-        N=outputs, K=inputs, BLOCK_M=rows.block, BLOCK_N=blocks.n, BLOCK_K=fit(blocks.k, stored),
-        AHEAD=fit(blocks.ahead, stored), PARTS=parts, PARTS_UP=triton.next_power_of_2(max(parts, 1)),
-        STRIDE=rows.squares.shape[1],
-        BITS=matrix.bits, IS_GATED=is_gated, IS_ADDED=gain is not None, IS_COUNTED=rows.count is not None,
+        N=outputs, K=inputs, BLOCK_M=rows.block, BLOCK_N=blocks.n, BLOCK_K=block_k, SLICES=slices,
+        AHEAD=fit(blocks.ahead, stored), PARTS=parts,
+        PARTS_UP=triton.next_power_of_2(max(parts, 1)), STRIDE=rows.squares.shape[1], BITS=matrix.bits,
+        IS_GATED=is_gated, IS_ADDED=gain is not None, IS_COUNTED=rows.count is not None,
         PRECISION="ieee" if x.dtype is torch.float32 else "tf32", IS_OVERLAPPED=rows.is_overlapped,
         num_warps=blocks.warps, num_stages=blocks.stages, **overlap(rows.is_overlapped),
     )  # fmt: skip

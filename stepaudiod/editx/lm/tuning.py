@@ -14,7 +14,8 @@ import torch
 class Blocks:
     """Outputs and stored inputs at a time of one program, its warps, and blocks in flight.
 
-    `ahead` stored inputs of each output are prefetched while the kernel before runs.
+    `ahead` stored inputs of each output are prefetched while the kernel before runs. Of several slices of the
+    inputs each is summed by other warps; int4 has slices of 64.
     """
 
     n: int
@@ -22,6 +23,7 @@ class Blocks:
     warps: int
     stages: int
     ahead: int = 0
+    slices: int = 1
 
 
 @dataclass(frozen=True)
@@ -43,26 +45,26 @@ _EXACT = Blocks(32, 64, 4, 2)
 _STEPS = {
     16: Tuning(
         16,
-        qkv=Blocks(16, 256, 4, 4, 512),
-        out=Blocks(16, 256, 4, 4, 1024),
-        gate_up=Blocks(16, 256, 4, 3, 512),
-        down=Blocks(16, 256, 4, 4, 1024),
+        qkv=Blocks(16, 256, 4, 4, 1024, 4),
+        out=Blocks(16, 256, 4, 4, 1024, 4),
+        gate_up=Blocks(16, 256, 4, 3, 512, 4),
+        down=Blocks(16, 256, 4, 4, 1024, 4),
         head=Blocks(16, 256, 4, 4),
     ),
     8: Tuning(
         16,
-        qkv=Blocks(16, 512, 4, 4, 1024),
-        out=Blocks(16, 512, 4, 4, 1024),
-        gate_up=Blocks(16, 256, 4, 4, 1024),
-        down=Blocks(16, 512, 4, 4, 1024),
+        qkv=Blocks(16, 512, 4, 4, 1024, 4),
+        out=Blocks(16, 512, 4, 4, 1024, 4),
+        gate_up=Blocks(16, 512, 4, 3, 1024, 4),
+        down=Blocks(16, 512, 4, 4, 1024, 4),
         head=Blocks(16, 256, 4, 4),
     ),
     4: Tuning(
         16,
-        qkv=Blocks(16, 256, 4, 4, 1024),
-        out=Blocks(16, 256, 4, 4, 1024),
-        gate_up=Blocks(16, 256, 4, 3, 1024),
-        down=Blocks(16, 256, 4, 4, 1024),
+        qkv=Blocks(16, 256, 4, 4, 512, 4),
+        out=Blocks(16, 256, 4, 4, 512, 4),
+        gate_up=Blocks(16, 256, 4, 3, 512, 4),
+        down=Blocks(16, 256, 4, 4, 1024, 4),
         head=Blocks(16, 256, 4, 4),
     ),
 }

@@ -15,7 +15,17 @@ import triton.language as tl
 from torch import Tensor
 
 from stepaudiod.editx.codes import AUDIO_CODES, GROUP, LINGUISTIC_CODES, LINGUISTIC_IN_GROUP
-from stepaudiod.editx.lm.kernels import ROWS, Rows, fit, overlap, start_row, wait
+from stepaudiod.editx.lm.kernels import (
+    ROWS,
+    Rows,
+    fit,
+    inputs_first,
+    overlap,
+    prefetch_weights,
+    sliced,
+    start_row,
+    wait,
+)
 from stepaudiod.editx.lm.tuning import Blocks
 from stepaudiod.editx.philox_kernels import gumbel
 
@@ -29,17 +39,17 @@ MOST_PROGRAMS = 256
 def _choose(
     ready_ptr, head_ptr, squares_ptr, rows_ptr, best_ptr, code_ptr, rows, eps, stride, place,
     K: tl.constexpr, FIRST: tl.constexpr, COUNT: tl.constexpr, END: tl.constexpr, AT: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PARTS: tl.constexpr, PARTS_UP: tl.constexpr,
-    STRIDE: tl.constexpr, PRECISION: tl.constexpr, IS_OVERLAPPED: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SLICES: tl.constexpr, AHEAD: tl.constexpr,
+    PARTS: tl.constexpr, PARTS_UP: tl.constexpr, STRIDE: tl.constexpr, PRECISION: tl.constexpr,
+    IS_OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """The best of some codes; of linguistic ones the last is the end."""
     row = tl.arange(0, 16)
     is_row = row < rows
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    real = n < COUNT
     code = FIRST + n
     if FIRST == 0:
-        code = tl.where(n == COUNT - 1, END, code)
+        code = tl.where(n < COUNT - 1, code, END)
     row_ptr = rows_ptr + row * stride + AT
     low = tl.load(row_ptr, mask=is_row, other=0).to(tl.uint32, bitcast=True).to(tl.uint64)
     high = tl.load(row_ptr + 1, mask=is_row, other=0).to(tl.uint32, bitcast=True).to(tl.uint64)
@@ -47,19 +57,24 @@ def _choose(
     may_end = tl.load(row_ptr + 3, mask=is_row, other=0)
     inverse = tl.load(row_ptr + 4, mask=is_row, other=0).to(tl.float32, bitcast=True)[None]
     noise = gumbel((high << 32 | low)[None], (output + place)[None], code[:, None])  # (codes, rows)
+    if IS_OVERLAPPED:
+        prefetch_weights(head_ptr, tl.minimum(code, END), K, AHEAD)
     wait(IS_OVERLAPPED)
     part = tl.arange(0, PARTS_UP)[:, None]
     mask = (part < PARTS) & is_row[None]
     squares = tl.load(squares_ptr + part * STRIDE + row[None], mask=mask, other=0.0)
-    scores = tl.zeros((BLOCK_N, 16), tl.float32)
+    row_at, k_at = sliced(row, BLOCK_K, SLICES)
+    code_at, k_at = sliced(code, BLOCK_K, SLICES)
+    scores = tl.zeros((BLOCK_N, 16) if SLICES == 1 else (SLICES, BLOCK_N, 16), tl.float32)
     for start in range(0, K, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
-        x = tl.load(ready_ptr + row[:, None] * K + k[None], mask=is_row[:, None], other=0.0)
-        w = tl.load(head_ptr + code[:, None] * K + k[None], mask=real[:, None], other=0.0)
-        scores = tl.dot(w, tl.trans(x), scores, input_precision=PRECISION)
+        x = tl.load(ready_ptr + row_at * K + start + k_at, mask=row_at < rows, other=0.0)
+        w = tl.load(head_ptr + code_at * K + start + k_at, mask=code_at <= END, other=0.0)
+        scores = tl.dot(w, inputs_first(x, SLICES), scores, input_precision=PRECISION)
+    if SLICES > 1:
+        scores = tl.sum(scores, 0)
     scores *= tl.rsqrt(tl.sum(squares, 0) / K + eps)[None]
     scores = tl.where(inverse > 0, scores * inverse + noise, scores)
-    allowed = real[:, None] & ((code[:, None] != END) | ((may_end[None] != 0) & (place == 0)))
+    allowed = (n < COUNT)[:, None] & ((code[:, None] != END) | ((may_end[None] != 0) & (place == 0)))
     scores = tl.where(allowed, scores, -float("inf"))
     best = tl.max(scores, 0)
     tl.store(best_ptr + tl.program_id(0) * 16 + row, best)
@@ -118,15 +133,15 @@ class Chooser:
         is_linguistic = place < LINGUISTIC_IN_GROUP
         first = 0 if is_linguistic else LINGUISTIC_CODES
         codes = LINGUISTIC_CODES + 1 if is_linguistic else AUDIO_CODES - LINGUISTIC_CODES
-        programs = triton.cdiv(codes, blocks.n)
+        programs, block_k = triton.cdiv(codes, blocks.n), fit(blocks.k, hidden)
         shape = {
             "K": hidden, "PARTS": parts, "PARTS_UP": triton.next_power_of_2(parts), "END": AUDIO_CODES,
             "STRIDE": rows.squares.shape[1], "IS_OVERLAPPED": rows.is_overlapped,
         }  # fmt: skip
         _choose[(programs,)](
             rows.ready, self._head, rows.squares, numbers, self._best, self._codes, count, eps,
-            numbers.stride(0), place, FIRST=first, COUNT=codes, AT=at, BLOCK_N=blocks.n,
-            BLOCK_K=fit(blocks.k, hidden),
+            numbers.stride(0), place, FIRST=first, COUNT=codes, AT=at, BLOCK_N=blocks.n, BLOCK_K=block_k,
+            SLICES=min(blocks.slices, block_k // 64) or 1, AHEAD=fit(blocks.ahead, hidden),
             PRECISION="ieee" if rows.x.dtype is torch.float32 else "tf32", num_warps=blocks.warps,
             num_stages=blocks.stages, **shape, **overlap(rows.is_overlapped),
         )  # fmt: skip

@@ -202,7 +202,7 @@ def _add_levels(
 
 
 @triton.jit
-def _prefetch_weights(w_ptr, n, STORED: tl.constexpr, AHEAD: tl.constexpr):
+def prefetch_weights(w_ptr, n, STORED: tl.constexpr, AHEAD: tl.constexpr):
     """The first inputs of some outputs."""
     LINE: tl.constexpr = 1024 // w_ptr.dtype.element_ty.primitive_bitwidth
     if AHEAD >= LINE:
@@ -230,9 +230,9 @@ def _multiply(
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     real = n < N
     if IS_OVERLAPPED:
-        _prefetch_weights(w_ptr, tl.minimum(n, N - 1), STORED, AHEAD)
+        prefetch_weights(w_ptr, tl.minimum(n, N - 1), STORED, AHEAD)
         if IS_GATED:
-            _prefetch_weights(w_ptr, tl.minimum(n, N - 1) + N, STORED, AHEAD)
+            prefetch_weights(w_ptr, tl.minimum(n, N - 1) + N, STORED, AHEAD)
     wait(IS_OVERLAPPED)
     if PARTS > 0:  # loaded early, and needed at the end
         part = tl.arange(0, PARTS_UP)[:, None]

@@ -49,7 +49,7 @@ _STEPS = {
         out=Blocks(16, 256, 4, 4, 1024, 4),
         gate_up=Blocks(16, 256, 4, 3, 512, 4),
         down=Blocks(16, 256, 4, 4, 1024, 4),
-        head=Blocks(16, 256, 4, 4),
+        head=Blocks(16, 256, 4, 4, 1024, 4),
     ),
     8: Tuning(
         16,
@@ -57,7 +57,7 @@ _STEPS = {
         out=Blocks(16, 512, 4, 4, 1024, 4),
         gate_up=Blocks(16, 512, 4, 3, 1024, 4),
         down=Blocks(16, 512, 4, 4, 1024, 4),
-        head=Blocks(16, 256, 4, 4),
+        head=Blocks(16, 256, 4, 4, 1024, 4),
     ),
     4: Tuning(
         16,
@@ -65,7 +65,7 @@ _STEPS = {
         out=Blocks(16, 256, 4, 4, 512, 4),
         gate_up=Blocks(16, 256, 4, 3, 512, 4),
         down=Blocks(16, 256, 4, 4, 1024, 4),
-        head=Blocks(16, 256, 4, 4),
+        head=Blocks(16, 256, 4, 4, 1024, 4),
     ),
 }
 _PROMPTS = {

@@ -9,14 +9,14 @@ A budget below the weights and one request is an error that says how much is nee
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from stepaudiod.editx.checkpoint.headers import HasShape, safetensors_header, torch_header
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.codes import AUDIO_CODES, GROUP_FRAMES, SECONDS_PER_GROUP
-from stepaudiod.editx.decoder.config import STATE_BYTES, WEIGHT_BYTES, FlowConfig, FlowCosts
+from stepaudiod.editx.decoder.config import STATE_BYTES, FlowConfig, FlowCosts
 from stepaudiod.editx.lengths import MAX_PIECE_SECONDS, MAX_SECONDS, SLACK_SECONDS, SLOWEST
 from stepaudiod.editx.lm.config import (
     DEFAULT_POSITIONS,
@@ -42,6 +42,8 @@ LEAST_VOICE_SECONDS = 6.0
 """A reference of this length always fits."""
 POOLS_SHARE = 1 / 3
 """The pool's share of the memory beyond one request, until it has its usual size."""
+FLOAT_BYTES = 4
+"""Bytes per value of an encoder's weights, on which codes depend."""
 OF_TIMES_ONLY = ("adaLN_modulation", "t_embedder")
 """Parts of the flow decoder's tensors that are freed after loading."""
 
@@ -91,9 +93,9 @@ class MemoryNeeds:
         weights = (
             _language_model(language, value_bytes, quantization)
             + 2 * (AUDIO_CODES + 1) * config.hidden_size * value_bytes  # codes in, codes out
-            + _float32({n: t for n, t in flow.items() if not any(part in n for part in OF_TIMES_ONLY)})
-            + _float32({name: t for name, t in linguistic.items() if name.startswith("encoder.")})
-            + _float32(torch_header(checkpoint.vocoder))
+            + _values(flow, lambda name: not any(part in name for part in OF_TIMES_ONLY)) * STATE_BYTES
+            + _values(torch_header(checkpoint.vocoder)) * STATE_BYTES
+            + _values(linguistic, lambda name: name.startswith("encoder.")) * FLOAT_BYTES
             + checkpoint.centroids.stat().st_size
             + 2 * checkpoint.speaker_encoder.stat().st_size  # most of it runs in float64
             + checkpoint.semantic.stat().st_size
@@ -184,8 +186,8 @@ def _language_model(
     return total
 
 
-def _float32(tensors: Mapping[str, HasShape]) -> int:
-    return sum(math.prod(tensor.shape) for tensor in tensors.values()) * WEIGHT_BYTES
+def _values(tensors: Mapping[str, HasShape], is_counted: Callable[[str], bool] = lambda _: True) -> int:
+    return sum(math.prod(tensor.shape) for name, tensor in tensors.items() if is_counted(name))
 
 
 def _frames(seconds: float) -> int:

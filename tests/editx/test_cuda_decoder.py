@@ -96,7 +96,12 @@ def test_a_transposed_convolution_is_a_product_of_rows(kernel: int, step: int) -
 
 
 def test_a_product_is_bent_added_and_masked() -> None:
-    linear, x, before, alpha = nn.Linear(32, 24, device=DEVICE), draw(12, 32), draw(12, 24), draw(24).abs() + 0.3
+    linear, x, before, alpha = (
+        nn.Linear(32, 24, device=DEVICE),
+        draw(12, 32),
+        draw(12, 24),
+        draw(24).abs() + 0.3,
+    )
     times = torch.tensor([0, 1, -1, 0, 1, -1, -1], device=DEVICE)  # two rows a frame, and one more
     y, copy = before.clone(), torch.empty(12, 24, device=DEVICE, dtype=DTYPE)
     weights = Weights.of(DTYPE, linear)

@@ -22,9 +22,8 @@ GUIDANCE_ROWS = 2
 REMEMBERED_FRAMES = 96
 """Mel frames of its own output that the estimator attends to, beside the reference's."""
 STATE_BYTES = 2
-"""Bytes per value of what a GPU keeps between chunks: half precision has as many digits as TF32."""
-WEIGHT_BYTES = 4
-"""The decoder computes in float32."""
+"""Bytes per value of the decoder's weights on a GPU, and of what it keeps between chunks: half precision has
+as many digits as TF32."""
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,11 @@ class CudaDecoder:
         _free(flow.encoder, flow.encoder_proj, flow.estimator, vocoder)
         self._table, self._sounds = FlowTable(ROWS[-1], device), SoundTable(SOUND_FRAMES[-1], device)
         self._sound = torch.zeros(SOUND_FRAMES[-1], HOP, device=device)
-        self._recorder = Recorder(device) if device.type == "cuda" else None
+        self._recorder = None
+        if device.type == "cuda":
+            self._recorder = Recorder(device)
+            torch.cuda.empty_cache()  # of the float32 weights, for other processes
+            torch.cuda.current_stream(device).synchronize()  # other streams will use all this
         self._flow_graphs: dict[int, tuple[Callable[[], None], Callable[[], None]]] = {}
         self._sound_graphs: dict[int, Callable[[], None]] = {}
 

@@ -10,7 +10,7 @@ stream is, the host knows, and counts only once the whole call has succeeded. In
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -25,11 +25,12 @@ from stepaudiod.editx.decoder.config import (
     LOOKAHEAD,
     REMEMBERED_FRAMES,
     STEPS,
-    FlowConfig,
     FlowCosts,
     prefilled,
 )
-from stepaudiod.editx.decoder.cuda_flow import POSITIONS, FlowKernels
+from stepaudiod.editx.decoder.cuda_encoder import POSITIONS, EncoderKernels
+from stepaudiod.editx.decoder.cuda_estimator import EstimatorKernels
+from stepaudiod.editx.decoder.cuda_state import CudaPrefix, CudaStream, State
 from stepaudiod.editx.decoder.cuda_vocoder import KEPT_FRAMES, VocoderKernels
 from stepaudiod.editx.decoder.dit import MELS
 from stepaudiod.editx.decoder.flow import Acoustics, Flow, align_mel
@@ -37,12 +38,11 @@ from stepaudiod.editx.decoder.packing import (
     GAP,
     FlowPart,
     FlowTable,
-    Numbers,
     SoundPart,
     SoundTable,
 )
 from stepaudiod.editx.decoder.reference_prefix import NOISE_SEED
-from stepaudiod.editx.decoder.runner import Chunk, DecoderStream, ReferencePrefix
+from stepaudiod.editx.decoder.runner import Chunk, ReferencePrefix
 from stepaudiod.editx.decoder.streaming import OVERLAP_FRAMES, crossfade
 from stepaudiod.editx.decoder.table import SLOTS, Part, Sound
 from stepaudiod.editx.decoder.vocoder import Vocoder
@@ -58,108 +58,6 @@ SOUND_FRAMES = (16, 40, 80, 128, 256, 512)
 T = TypeVar("T")
 LONGEST_PREFILL = 747
 """Frames at 25 Hz of a voice that are read at once: 30 s."""
-
-
-@dataclass(eq=False)
-class _State:
-    """What is kept of earlier chunks of a voice or a stream, with memory for all that may come.
-
-    Args:
-        keys: `(steps, depth, 2, 2 rows of guidance, heads, mel frames, head)` keys and values.
-        columns: `(steps, depth, 2 convolutions, 2 of guidance, 2, size)`.
-        cache: the token encoder's keys and values; see `attention.attend_relative`.
-        cache_columns: `(2 convolutions, 2, size)`.
-        count: mel frames so far.
-    """
-
-    keys: Tensor
-    columns: Tensor
-    cache: Tensor
-    cache_columns: Tensor
-    count: int = 0
-
-    @classmethod
-    def new(
-        cls, config: FlowConfig, mel_frames: int, frames: int, like: Tensor, after: _State | None
-    ) -> _State:
-        """Allocate the state of a voice, or of a stream after a voice."""
-        shape = STEPS, config.depth, 2, 2, config.heads, mel_frames, config.head_size
-        layers = config.encoder_layers + MEL_FRAMES_PER_FRAME * config.up_layers
-        if after is None:
-            columns = like.new_zeros(*shape[:4], 2, config.size)
-            cache_columns = like.new_zeros(2, 2, config.encoder_size)
-        else:
-            columns, cache_columns = after.columns.clone(), after.cache_columns.clone()
-        cache = like.new_empty(layers * 2 * frames * config.encoder_size)
-        return cls(like.new_empty(shape), columns, cache, cache_columns)
-
-    @property
-    def size(self) -> int:
-        """Mel frames whose keys are kept."""
-        return self.keys.shape[5]
-
-    def fields(self, config: FlowConfig, prompt: _State | None) -> dict[Part, int]:
-        layers = config.encoder_layers + MEL_FRAMES_PER_FRAME * config.up_layers
-        return {
-            Part.OWN: self.keys.data_ptr(),
-            Part.OWN_SIZE: self.size,
-            Part.OWN_COUNT: self.count,
-            Part.PROMPT: 0 if prompt is None else prompt.keys.data_ptr(),
-            Part.PROMPT_FRAMES: 0 if prompt is None else prompt.count,
-            Part.COLUMNS: self.columns.data_ptr(),
-            Part.CACHE: self.cache.data_ptr(),
-            Part.CACHE_SIZE: self.cache.numel() // (layers * 2 * config.encoder_size),
-            Part.CACHE_COUNT: self.count // MEL_FRAMES_PER_FRAME,
-            Part.CACHE_PROMPT: 0 if prompt is None else prompt.cache.data_ptr(),
-            Part.CACHE_COLUMNS: self.cache_columns.data_ptr(),
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class CudaPrefix(ReferencePrefix):
-    """A prefilled voice.
-
-    Args:
-        state: None if the voice is too short to have any.
-        columns: `(k, 2)` codes of the frames at 25 Hz that depend on what follows.
-        condition: `(2k, 80)` float32: their mel.
-        speaker: `(80,)` float32.
-    """
-
-    state: _State | None
-    columns: Numbers
-    condition: Tensor
-    speaker: Tensor
-
-    @property
-    def frames(self) -> int:
-        return 0 if self.state is None else self.state.count
-
-
-@dataclass(eq=False)
-class CudaStream(DecoderStream):
-    """A stream.
-
-    Args:
-        mel: `(24, 80)`, pitch: `(24,)`, turns: `(16,)` float64: what the vocoder reads again; see `Sound`.
-        seen: the number of these frames.
-        first: the position of the first of them.
-        tail: the sound that was held back.
-    """
-
-    prefix: CudaPrefix
-    seed: int
-    state: _State
-    mel: Tensor
-    pitch: Tensor
-    turns: Tensor
-    seen: int = 0
-    first: int = 0
-    tail: Waveform = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
-
-    @property
-    def has_begun(self) -> bool:
-        return self.state.count > 0
 
 
 @dataclass(frozen=True)
@@ -232,7 +130,8 @@ class CudaDecoder:
         self._config = flow.config
         self.costs = FlowCosts.of(flow.config, dtype.itemsize)
         arena = Arena(device)
-        self._flow = FlowKernels(flow, dtype, ROWS[-1], arena)
+        self._encoder = EncoderKernels(flow, dtype, ROWS[-1], arena)
+        self._estimator = EstimatorKernels(flow, dtype, ROWS[-1], arena)
         self._vocoder = VocoderKernels(vocoder, dtype, arena)
         self._vocoder.reserve(SOUND_FRAMES[-1], SLOTS)
         arena.allocate()
@@ -318,14 +217,14 @@ class CudaDecoder:
 
     # ---- the flow decoder
 
-    def _new_state(self, mel_frames: int, frames: int, after: _State | None = None) -> _State:
+    def _new_state(self, mel_frames: int, frames: int, after: State | None = None) -> State:
         like = torch.empty(0, dtype=self._dtype, device=self._network.device)
-        return _State.new(self._config, mel_frames, frames, like, after)
+        return State.new(self._config, mel_frames, frames, like, after)
 
     def _fields(
         self,
-        state: _State,
-        prompt: _State | None,
+        state: State,
+        prompt: State | None,
         seed: int,
         position: int,
         speaker: Tensor,
@@ -369,8 +268,8 @@ class CudaDecoder:
         if rows not in self._flow_graphs:
             tables = self._table.views(rows)
             self._table.send(rows, [])  # recording runs the kernels once
-            begin = self._record(lambda: self._flow.begin(tables))
-            self._flow_graphs[rows] = begin, self._record(lambda: self._flow.step(tables))
+            begin = self._record(lambda: self._estimator.begin(self._encoder.encode(tables), tables))
+            self._flow_graphs[rows] = begin, self._record(lambda: self._estimator.step(tables))
         return self._flow_graphs[rows]
 
     # ---- the vocoder
@@ -392,7 +291,7 @@ class CudaDecoder:
             self._sounds.send(frames, [])
             sound = self._sound[:frames]
             self._sound_graphs[frames] = self._record(
-                lambda: self._vocoder.run(frames, tables, self._flow.mel, sound)
+                lambda: self._vocoder.run(frames, tables, self._estimator.mel, sound)
             )
         return self._sound_graphs[frames]
 

@@ -31,6 +31,7 @@ from stepaudiod.editx.decoder.sound_kernels import (
 )
 from stepaudiod.editx.decoder.source import AMPLITUDE, HARMONICS, NOISE_AMPLITUDE, VOICED_HZ
 from stepaudiod.editx.decoder.streaming import CONTEXT_FRAMES, OVERLAP_FRAMES
+from stepaudiod.editx.decoder.table import SoundTables
 from stepaudiod.editx.decoder.vocoder import (
     BINS,
     DILATIONS,
@@ -51,21 +52,6 @@ CHANNELS = 32
 KEPT_FRAMES = CONTEXT_FRAMES + OVERLAP_FRAMES
 ELEMENTS = 4096
 """Of a program of the elementwise kernels."""
-
-
-@dataclass(frozen=True)
-class SoundTables:
-    """Where the sequences are; see `table.Sound` and `sound_kernels`.
-
-    Args:
-        sounds: `(slots, len(Sound))` int64.
-        places: `(frames + 1, 2)` int64.
-        times: `(frames + 1,)` int64.
-    """
-
-    sounds: Tensor
-    places: Tensor
-    times: Tensor
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The tables of a call, made on the host and sent at once: which rows belong to which chunk.
 
 A table is of a fixed size for each graph; what isn't used is marked so, and skipped by all kernels. See
-`cuda_flow` and `sound_kernels` for the layouts. Imported on CUDA only.
+`cuda_estimator` and `sound_kernels` for the layouts. Imported on CUDA only.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from torch import Tensor
 
 from stepaudiod.editx.decoder.attention import TILE
 from stepaudiod.editx.decoder.config import LOOKAHEAD
-from stepaudiod.editx.decoder.cuda_flow import FlowTables
-from stepaudiod.editx.decoder.cuda_vocoder import SoundTables
-from stepaudiod.editx.decoder.table import SLOTS, Part, Sound
+from stepaudiod.editx.decoder.table import SLOTS, FlowTables, Part, Sound, SoundTables
 
 Numbers = NDArray[np.int64]
 

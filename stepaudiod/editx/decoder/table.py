@@ -7,9 +7,11 @@ constants below. Imported on CUDA only.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum, auto
 
 import triton.language as tl
+from torch import Tensor
 
 SLOTS = 16
 """Chunks of a call."""
@@ -121,3 +123,41 @@ SOUND_MEL = tl.constexpr(int(Sound.MEL))
 SOUND_PITCH = tl.constexpr(int(Sound.PITCH))
 SOUND_TURNS = tl.constexpr(int(Sound.TURNS))
 SOUND_HAS_TURNS = tl.constexpr(int(Sound.HAS_TURNS))
+
+
+@dataclass(frozen=True)
+class FlowTables:
+    """Where the chunks are.
+
+    Args:
+        parts: `(slots, len(Part))` int64.
+        rows: `(rows, 2)` int64: slot, or -1, and mel frame, below 0 for the past.
+        coded: `(coded rows, 2)` int64, likewise at 25 Hz.
+        codes: `(coded rows, 2)` int64: a frame's codes, -1 for zeros.
+        doubled: `(rows,)` int64: twice the row at 25 Hz of the oldest frame that the convolution reads, plus
+            the place in it.
+        tiles, coded_tiles: `(n, 2)` int64: slot, or -1, and first frame of a tile of queries.
+    """
+
+    parts: Tensor
+    rows: Tensor
+    coded: Tensor
+    codes: Tensor
+    doubled: Tensor
+    tiles: Tensor
+    coded_tiles: Tensor
+
+
+@dataclass(frozen=True)
+class SoundTables:
+    """Where the sequences are; see `table.Sound` and `sound_kernels`.
+
+    Args:
+        sounds: `(slots, len(Sound))` int64.
+        places: `(frames + 1, 2)` int64.
+        times: `(frames + 1,)` int64.
+    """
+
+    sounds: Tensor
+    places: Tensor
+    times: Tensor

@@ -41,6 +41,7 @@ def write_endless(models: Path, folder: Path) -> Path:
 
     The end's row becomes the negative of what all codes' rows have in common.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     for path in models.rglob("*"):
         to = folder / path.relative_to(models)
         to.mkdir(parents=True, exist_ok=True) if path.is_dir() else to.symlink_to(path.resolve())

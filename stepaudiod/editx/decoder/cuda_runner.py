@@ -231,7 +231,7 @@ class CudaDecoder:
         known: Tensor,
         frames: int,
     ) -> dict[Part, int]:
-        return state.fields(self._config, prompt) | {
+        return state.fields(prompt) | {
             Part.SEED: seed,
             Part.POSITION: position,
             Part.CONDITION: known.data_ptr(),
@@ -249,6 +249,7 @@ class CudaDecoder:
         if chunk.is_last:
             codes = np.concatenate((codes, np.full((LOOKAHEAD, 2), -1, dtype=np.int64)))
         position = prefix.frames + stream.state.count
+        assert stream.state.count // MEL_FRAMES_PER_FRAME + len(codes) - LOOKAHEAD <= stream.state.frames
         fields = self._fields(
             stream.state, prefix.state, stream.seed, position, prefix.speaker, prefix.condition, waiting
         )

@@ -27,6 +27,7 @@ class State:
         columns: `(steps, depth, 2 convolutions, 2 of guidance, 2, size)`.
         cache: the token encoder's keys and values; see `attention.attend_relative`.
         cache_columns: `(2 convolutions, 2, size)`.
+        frames: at 25 Hz, that fit into the cache.
         count: mel frames so far.
     """
 
@@ -34,6 +35,7 @@ class State:
     columns: Tensor
     cache: Tensor
     cache_columns: Tensor
+    frames: int
     count: int = 0
 
     @classmethod
@@ -49,15 +51,14 @@ class State:
         else:
             columns, cache_columns = after.columns.clone(), after.cache_columns.clone()
         cache = like.new_empty(layers * 2 * frames * config.encoder_size)
-        return cls(like.new_empty(shape), columns, cache, cache_columns)
+        return cls(like.new_empty(shape), columns, cache, cache_columns, frames)
 
     @property
     def size(self) -> int:
         """Mel frames whose keys are kept."""
         return self.keys.shape[5]
 
-    def fields(self, config: FlowConfig, prompt: State | None) -> dict[Part, int]:
-        layers = config.encoder_layers + MEL_FRAMES_PER_FRAME * config.up_layers
+    def fields(self, prompt: State | None) -> dict[Part, int]:
         return {
             Part.OWN: self.keys.data_ptr(),
             Part.OWN_SIZE: self.size,
@@ -66,7 +67,7 @@ class State:
             Part.PROMPT_FRAMES: 0 if prompt is None else prompt.count,
             Part.COLUMNS: self.columns.data_ptr(),
             Part.CACHE: self.cache.data_ptr(),
-            Part.CACHE_SIZE: self.cache.numel() // (layers * 2 * config.encoder_size),
+            Part.CACHE_SIZE: self.frames,
             Part.CACHE_COUNT: self.count // MEL_FRAMES_PER_FRAME,
             Part.CACHE_PROMPT: 0 if prompt is None else prompt.cache.data_ptr(),
             Part.CACHE_COLUMNS: self.cache_columns.data_ptr(),

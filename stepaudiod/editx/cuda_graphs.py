@@ -33,6 +33,7 @@ class Recorder:
         # one stream for all, since each stream has a workspace of its own for products
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
+        self._first: torch.cuda.CUDAGraph | None = None
 
     def record(self, run: Callable[[], T]) -> tuple[Callable[[], None], T]:
         """Record the kernels that a function launches on the current stream.
@@ -52,6 +53,7 @@ class Recorder:
             finally:
                 graph.capture_end()
         current.wait_stream(self._stream)
+        self._first = self._first or graph  # the memory's handle is void when the last of its graphs is gone
         return graph.replay, made
 
 

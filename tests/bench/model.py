@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
-from stepaudiod.editx.decoder.flow import Acoustics, load_flow, make_noise
-from stepaudiod.editx.decoder.vocoder import load_vocoder, make_source_noise
+from stepaudiod.editx.decoder.config import LOOKAHEAD_CODES
+from stepaudiod.editx.decoder.flow import Acoustics, load_flow
+from stepaudiod.editx.decoder.runner import Chunk, make_decoder_runner
+from stepaudiod.editx.decoder.vocoder import load_vocoder
 from stepaudiod.editx.interleaving import to_columns
 from stepaudiod.editx.lm.config import Quantization
 from stepaudiod.editx.lm.quantize import size_bytes
@@ -136,21 +138,22 @@ def fidelity(bench: Bench) -> None:
 
 
 def decoder(bench: Bench) -> None:
-    """Decode codes to mel to audio, 5.4 s after a reference of 5.4 s."""
-    flow, vocoder = (load(path, bench.device) for load, path in _decoders(bench.checkpoint))
-    codes = torch.tensor([100, 200, 1100, 1200, 1300] * 45, device=bench.device)
-    columns = to_columns(codes)
-    mel, embedding = torch.randn(270, 80, device=bench.device), torch.randn(192, device=bench.device)
-    acoustics = Acoustics(columns, mel, embedding)
-    noise = make_noise(0, 600).to(bench.device)
-    bench.timed("flow, 540 frames", lambda: flow(columns, acoustics, noise), repeats=1)
-    mel = flow(columns, acoustics, noise)
-    source = make_source_noise(480 * mel.shape[1], torch.Generator().manual_seed(0)).to(bench.device)
-    bench.timed("vocoder, 270 frames", lambda: vocoder(mel, source), repeats=1)
+    """Decode codes to sound, 5.4 s in chunks after a reference of 5.4 s."""
+    runner = make_decoder_runner(
+        load_flow(bench.checkpoint.flow, bench.device), load_vocoder(bench.checkpoint.vocoder, bench.device)
+    )
+    codes = [100, 200, 1100, 1200, 1300] * 45
+    acoustics = Acoustics(to_columns(torch.tensor(codes)), torch.randn(270, 80), torch.randn(192))
+    bench.timed("a reference of 5.4 s", lambda: runner.prefill(acoustics), repeats=1)
+    prefix = runner.prefill(acoustics)
 
+    def speak() -> None:
+        stream = runner.open(prefix, 1, 200)
+        for begin, end in ((0, 10), (10, 30), (30, 70), (70, 150)):
+            runner.decode([Chunk(stream, codes[begin : end + LOOKAHEAD_CODES], is_last=False)])
+        runner.decode([Chunk(stream, codes[150:], is_last=True)])
 
-def _decoders(checkpoint: Checkpoint) -> list[tuple[Callable[..., torch.nn.Module], Path]]:
-    return [(load_flow, checkpoint.flow), (load_vocoder, checkpoint.vocoder)]
+    bench.timed("5.4 s of sound in 5 chunks", speak, repeats=1)
 
 
 def requests(bench: Bench) -> None:

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepaudiod.editx.decoder.flow import make_noise
-from tests.parity.golden import Arrays, Golden
+from tests.parity.golden import Arrays, Golden, reference_noise
 
 KEPT_VALUES = 3000
 DRAWN = ("rand_noise", "hift_noise", "stream_noise_0", "stream_noise_1", "stream_noise_2")
@@ -98,7 +97,7 @@ class SmallGolden(Golden):
     def _drawn(self, shapes: dict[str, list[int]]) -> Arrays:
         """Draw the noises in the reference's order, with the draws that it makes and never uses."""
         frames = shapes["rand_noise"][1]
-        made: Arrays = {"rand_noise": make_noise(self.seed("noise_seed", 0))[:, :frames].numpy()}
+        made: Arrays = {"rand_noise": reference_noise(self.seed("noise_seed", 0))[:, :frames].numpy()}
         for keys in (["hift_noise"], [key for key in DRAWN if key.startswith("stream_")]):
             generator = torch.Generator().manual_seed(self.seed("hift_seed", 0))
             for key in keys:

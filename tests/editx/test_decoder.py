@@ -14,16 +14,17 @@ from stepaudiod.audio.types import Waveform
 from stepaudiod.editx.codes import GROUP
 from stepaudiod.editx.decoder.config import LOOKAHEAD, LOOKAHEAD_CODES, FlowCosts
 from stepaudiod.editx.decoder.eager import EagerDecoder
-from stepaudiod.editx.decoder.flow import Acoustics, align_mel, make_noise
+from stepaudiod.editx.decoder.flow import Acoustics, align_mel
 from stepaudiod.editx.decoder.reference_prefix import prefill
-from stepaudiod.editx.decoder.runner import Chunk, DecoderRunner, DecoderStream
+from stepaudiod.editx.decoder.runner import Chunk, DecoderRunner, DecoderStream, mel_noise, source_noise
 from stepaudiod.editx.decoder.source import HARMONICS, HarmonicSource, advance
 from stepaudiod.editx.decoder.streaming import FlowStream, VocoderStream
-from stepaudiod.editx.decoder.vocoder import make_source_noise
 from stepaudiod.editx.interleaving import to_columns
 from stepaudiod.editx.loading import Networks
 from stepaudiod.editx.tokenizers.features import HOP
 from tests.parity.whole import reference_source, whole_mel, whole_sound
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +147,7 @@ def test_a_longer_reference_fits_into_more(eager: EagerDecoder) -> None:
 
 def test_a_streamed_vocoder_is_the_whole_one(networks: Networks) -> None:
     mel = torch.randn(80, 120, generator=torch.Generator().manual_seed(2)) - 3
-    noise = make_source_noise(120 * HOP, torch.Generator().manual_seed(4))
+    noise = source_noise(4, 0, 120 * HOP, CPU)
     whole = whole_sound(networks.vocoder, mel, noise)
     source = VocoderStream(networks.vocoder, lambda first, n: noise[first : first + n])
     parts = torch.split(mel, [30, 40, 50], dim=1)
@@ -156,7 +157,7 @@ def test_a_streamed_vocoder_is_the_whole_one(networks: Networks) -> None:
 
 def test_one_chunk_of_everything_is_nearly_the_whole(networks: Networks) -> None:
     """A stream's prompt can't see what follows it, and so only the frames after it are alike."""
-    columns, acoustics, noise = to_columns(codes(12)), reference(5), make_noise(3, 400)
+    columns, acoustics, noise = to_columns(codes(12)), reference(5), mel_noise(3, 0, 400, CPU)
     prefix = prefill(networks.flow, acoustics)
     source = FlowStream(networks.flow, prefix, lambda first, n: noise[:, first : first + n])
     streamed = source.decode(columns, is_last=True)

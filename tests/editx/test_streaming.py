@@ -11,9 +11,10 @@ from torch import Tensor
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.decoder.eager import EagerDecoder
-from stepaudiod.editx.decoder.flow import Flow, load_flow, make_noise
+from stepaudiod.editx.decoder.flow import Flow, load_flow
+from stepaudiod.editx.decoder.runner import mel_noise, source_noise
 from stepaudiod.editx.decoder.streaming import FADE_FRAMES, FlowStream, VocoderStream, sine_fade
-from stepaudiod.editx.decoder.vocoder import Vocoder, load_vocoder, make_source_noise
+from stepaudiod.editx.decoder.vocoder import Vocoder, load_vocoder
 from stepaudiod.editx.interleaving import to_columns
 from stepaudiod.editx.tokenizers.features import HOP
 from tests.editx.test_decoder import codes, reference, sound
@@ -47,7 +48,7 @@ def vocoder(tiny: Checkpoint) -> Vocoder:
 @pytest.fixture(scope="module")
 def mel(flow: Flow) -> Tensor:
     with torch.inference_mode():
-        return whole_mel(flow, to_columns(codes(67)), reference(10), make_noise(0, 600))
+        return whole_mel(flow, to_columns(codes(67)), reference(10), mel_noise(0, 0, 600, CPU))
 
 
 def correlation(one: Tensor, other: Tensor) -> float:
@@ -63,7 +64,7 @@ def test_a_voice_of_25_seconds_streams_and_is_nearly_the_whole(flow: Flow, vocod
     assert samples.shape[0] == groups * 6 * HOP
     assert np.isfinite(samples).all()
 
-    columns, noise = to_columns(codes(groups)), make_noise(3, 1600)
+    columns, noise = to_columns(codes(groups)), mel_noise(3, 0, 1600, CPU)
     stream = FlowStream(flow, prompt, lambda first, n: noise[:, first : first + n])
     chunks = [stream.decode(columns[:18], is_last=False), stream.decode(columns[15:42], is_last=False)]
     streamed = torch.cat([*chunks, stream.decode(columns[39:], is_last=True)], dim=1)
@@ -118,7 +119,7 @@ def test_crossfades_are_no_louder_and_no_sharper_than_the_sound_itself(vocoder: 
     frames = mel.shape[1]
     sizes = [30, 48] + [32] * ((frames - 98) // 32)
     sizes.append(frames - sum(sizes))
-    noise = make_source_noise(frames * HOP, torch.Generator().manual_seed(1))
+    noise = source_noise(1, 0, frames * HOP, CPU)
     whole = whole_sound(vocoder, mel, noise)
     sound, joints = streamed(vocoder, mel, noise, sizes)
     assert len(joints) >= 9

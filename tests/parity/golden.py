@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.checkpoint.weights import SafetensorsFolder, install
-from stepaudiod.editx.decoder.flow import NOISE_FRAMES, Flow, load_flow, make_noise
+from stepaudiod.editx.decoder.flow import Flow, load_flow
 from stepaudiod.editx.decoder.vocoder import Vocoder, load_vocoder
 from stepaudiod.editx.lm.config import Step1Config
 from stepaudiod.editx.lm.step1 import Step1ForCausalLM
@@ -73,10 +73,15 @@ class Golden:
         stored = self.tensor("rand_noise") if "rand_noise" in self else torch.zeros(80, 0)
         if stored.shape[1] >= frames:
             return stored
-        drawn = make_noise(self.seed("noise_seed", 1234), NOISE_FRAMES).to(self.device)
+        drawn = reference_noise(self.seed("noise_seed", 1234)).to(self.device)
         if stored.shape[1] and not torch.equal(drawn[:, : stored.shape[1]], stored):
             raise ValueError("the stored noise is short, and its seed isn't known")
         return drawn
+
+
+def reference_noise(seed: int) -> Tensor:
+    """The reference's noise, of which every solve reads the beginning: `(80, 30000)`."""
+    return torch.randn(1, 80, 30000, generator=torch.Generator().manual_seed(seed))[0]
 
 
 class Networks:

@@ -27,7 +27,6 @@ from stepaudiod.editx.decoder.token_encoder import TokenEncoder
 GUIDANCE = 0.7
 TABLE_ROWS = 5121
 SPEAKER_SIZE = 192
-NOISE_FRAMES = 30000
 MODULATIONS, OUTPUT_MODULATIONS = "schedule.blocks", "schedule.output"
 """Names of prepared tensors."""
 
@@ -85,11 +84,6 @@ def align_mel(mel: Tensor, frames: int) -> Tensor:
     if frames == 0:
         return mel[:0]
     return F.interpolate(mel.T[None], size=frames, mode="nearest")[0].T
-
-
-def make_noise(seed: int, frames: int = NOISE_FRAMES) -> Tensor:
-    """Draw the noise that a solve starts from: `(80, frames)` float32."""
-    return torch.randn(1, MELS, frames, generator=torch.Generator().manual_seed(seed))[0]
 
 
 class Flow(nn.Module):

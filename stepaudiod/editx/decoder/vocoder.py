@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from stepaudiod.editx.checkpoint.headers import shape_of
 from stepaudiod.editx.checkpoint.weights import install, read_torch_file
 from stepaudiod.editx.decoder.dit import MELS
-from stepaudiod.editx.decoder.source import HARMONICS, HarmonicSource
+from stepaudiod.editx.decoder.source import HarmonicSource
 
 FFT, FFT_HOP = 16, 4
 BINS = FFT // 2 + 1
@@ -139,11 +139,6 @@ class Vocoder(nn.Module):
         phase = spectrum[:, BINS:].sin()
         waveform = torch.istft(torch.polar(magnitude, phase), FFT, FFT_HOP, window=window)
         return waveform.clamp(-LIMIT, LIMIT)
-
-
-def make_source_noise(samples: int, generator: torch.Generator) -> Tensor:
-    """Draw the noise of a source: `(samples, 9)` float32."""
-    return torch.randn(samples, HARMONICS, generator=generator)
 
 
 def load_vocoder(path: Path, device: torch.device) -> Vocoder:

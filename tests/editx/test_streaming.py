@@ -131,7 +131,7 @@ def test_crossfades_are_no_louder_and_no_sharper_than_the_sound_itself(vocoder: 
         assert all(a < 1.15 * b for a, b in zip(there, anyway, strict=True)), (measure, there, anyway)
         usual = sorted(measure(sound, at) for at in elsewhere)
         assert sorted(there)[len(there) // 2] <= usual[len(usual) * 3 // 4]
-        assert max(there) <= usual[-1]
+        assert max(there) <= max(usual[-1], *anyway)
     # a chunk differs a little from what one go makes; where it begins, that difference must not jump
     change = (sound - whole).diff().abs()
     jumps = sorted(float(change[at - 1] / change[at - 60 : at + 60].median()) for at in joints)

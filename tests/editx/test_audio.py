@@ -112,20 +112,14 @@ def test_the_best_stretch_is_where_the_speech_is() -> None:
 
 
 def test_the_ends_fade_and_inner_parts_do_not() -> None:
-    parts = [torch.ones(1000), torch.ones(1000), torch.ones(1000)]
-    made = torch.cat(list(segments.soften_parts(iter(parts), 24000)))
-    assert made.shape == (3000,)
-    assert max(float(made[0]), float(made[-1])) < 1e-3
-    assert torch.equal(made[300:2700], torch.ones(2400))
-    assert list(segments.soften_parts(iter([]), 24000)) == []
-
-
-def test_empty_parts_pass_at_once_and_fade_nothing() -> None:
-    sign, sound = torch.zeros(0), torch.ones(4800)
-    softened = list(segments.soften_parts(iter([sign, sound, sign, sound, sign]), 24000))
-    assert [part.shape[0] for part in softened] == [0, 0, 4800, 0, 4800]
-    plain = list(segments.soften_parts(iter([sound, sound]), 24000))
-    assert torch.equal(torch.cat(softened), torch.cat(plain))
+    whole = np.ones(1000, np.float32)
+    first, inner, last = (
+        segments.fade(whole, 24000, *ends) for ends in ((True, False), (False, False), (False, True))
+    )
+    assert max(first[0], last[-1]) < 1e-3
+    assert np.array_equal(np.concatenate([first[300:], inner, last[:700]]), np.ones(2400))
+    assert np.array_equal(whole, np.ones(1000))
+    assert segments.fade(np.zeros(0, np.float32), 24000, True, True).size == 0
 
 
 def test_cut_off_silence_is_measured() -> None:

@@ -109,33 +109,36 @@ def excite(
     """A frame's source: sines whose phases are interpolated between frames, noise, and one layer."""
     row = tl.program_id(0)
     slot, frame = tl.load(places_ptr + 2 * row), tl.load(places_ptr + 2 * row + 1)
-    sample, harmonic = tl.arange(0, BLOCK), tl.arange(0, 16)
-    is_sample, is_harmonic = sample < HOP, harmonic < HARMONICS
+    sample = tl.arange(0, BLOCK)
+    is_sample = sample < HOP
     to = source_ptr + row * HOP + sample
     if slot < 0:
         tl.store(to, tl.zeros((BLOCK,), tl.float32), mask=is_sample)
         return
     sound_ptr = sounds_ptr + slot * SOUND_WIDTH
-    here_ptr = phases_ptr + row * 16 + harmonic
-    here = tl.load(here_ptr)
-    earlier, later = here, here
-    if frame > 0:
-        earlier = tl.load(here_ptr - 16)
-    elif tl.load(sound_ptr + SOUND_HAS_TURNS) > 0:
-        earlier = tl.load(tl.load(sound_ptr + SOUND_TURNS).to(tl.pointer_type(tl.float64)) + harmonic) / HOP
-    if frame + 1 < tl.load(sound_ptr + SOUND_FRAMES):
-        later = tl.load(here_ptr + 16)
+    is_first, is_last = frame == 0, frame + 1 == tl.load(sound_ptr + SOUND_FRAMES)
+    has_turns = is_first & (tl.load(sound_ptr + SOUND_HAS_TURNS) > 0)
+    turns_ptr = tl.load(sound_ptr + SOUND_TURNS).to(tl.pointer_type(tl.float64))
     # the middle of a frame has its phase: half of the samples lie before it
     place = (sample.to(tl.float64) + 0.5) / HOP - 0.5
-    back, on = tl.maximum(-place, 0.0)[:, None], tl.maximum(place, 0.0)[:, None]
-    phase = (here[None] * (1.0 - back - on) + earlier[None] * back + later[None] * on) * HOP
-    sine = tl.sin(((phase - tl.floor(phase)) * TWO_PI).to(tl.float32))  # (BLOCK, 16)
+    back, on = tl.maximum(-place, 0.0), tl.maximum(place, 0.0)
     voiced = (tl.load(pitch_ptr + row) > VOICED).to(tl.float32)
-    number = ((tl.load(sound_ptr + SOUND_POSITION) + frame).to(tl.int32) * HOP + sample)[:, None] * HARMONICS
-    noise = normal(tl.load(sound_ptr + SOUND_SEED), STREAM, number + harmonic[None])
-    mixed = LOUD * sine * voiced + (voiced * QUIET + (1.0 - voiced) * LOUD / 3.0) * noise
-    weight = tl.load(weight_ptr + harmonic, mask=is_harmonic, other=0.0)[None]
-    tl.store(to, tanh(tl.sum(mixed * weight, 1) + tl.load(bias_ptr)), mask=is_sample)
+    level = voiced * QUIET + (1.0 - voiced) * LOUD / 3.0
+    number = ((tl.load(sound_ptr + SOUND_POSITION) + frame).to(tl.int32) * HOP + sample) * HARMONICS
+    seed = tl.load(sound_ptr + SOUND_SEED)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for harmonic in range(HARMONICS):
+        here_ptr = phases_ptr + row * 16 + harmonic
+        here = tl.load(here_ptr)
+        turns = tl.load(turns_ptr + harmonic, mask=has_turns, other=0.0) / HOP
+        earlier = tl.load(here_ptr - 16, mask=frame > 0, other=0.0)
+        earlier = tl.where(is_first, tl.where(has_turns, turns, here), earlier)
+        later = tl.where(is_last, here, tl.load(here_ptr + 16, mask=is_last == 0, other=0.0))
+        phase = (here * (1.0 - back - on) + earlier * back + later * on) * HOP
+        sine = tl.sin(((phase - tl.floor(phase)) * TWO_PI).to(tl.float32))
+        noise = normal(seed, STREAM, number + harmonic)
+        total += tl.load(weight_ptr + harmonic) * (LOUD * sine * voiced + level * noise)
+    tl.store(to, tanh(total + tl.load(bias_ptr)), mask=is_sample)
 
 
 @triton.jit

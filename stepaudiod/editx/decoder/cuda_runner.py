@@ -50,10 +50,10 @@ from stepaudiod.editx.interleaving import to_columns
 from stepaudiod.editx.tokenizers.features import HOP
 from stepaudiod.errors import InvalidRequest
 
-ROWS = (32, 64, 112, 208, 416, 800, 1600)
-"""Rows of a graph: the mel frames of a call's chunks, and two more for each; 16 chunks of 48 frames at 25 Hz
-have 1,568."""
-SOUND_FRAMES = (16, 40, 80, 128, 256, 512)
+ROWS = (32, 48, 80, 160, 208, 320, 448, 608, 800, 992, 1184, 1408, 1600)
+"""Rows of a graph: the mel frames of a call's chunks, and two more for each. More are decoded one group after
+the other."""
+SOUND_FRAMES = (16, 32, 64, 96, 128, 176, 224, 288, 352, 440, 512)
 """Frames at 50 Hz of the vocoder's graphs, those that are read again and gaps included."""
 T = TypeVar("T")
 LONGEST_PREFILL = 747

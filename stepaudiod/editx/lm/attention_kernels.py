@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from stepaudiod.editx.lm.config import PAGE
-from stepaudiod.editx.lm.kernels import ROWS, overlap, prefetch, wait
+from stepaudiod.editx.lm.kernels import ROWS, overlap, wait
 
 TILE = 16
 """Positions of one prompt that are consecutive rows."""
@@ -26,6 +26,29 @@ CHUNK, SPLITS = 128, 8
 """A row's keys are split among so many programs, so many at a time. Fixed: sums depend on it."""
 HEADS = 4
 """Heads per program of `_attend_prompt`."""
+
+
+@triton.jit
+def _load_keys(keys_ptr, values_ptr, pages_ptr, key, position, first, PAGE: tl.constexpr, HEAD: tl.constexpr):
+    """Keys and values of positions below one."""
+    page = tl.load(pages_ptr + key // PAGE, mask=key < position, other=0)
+    where = (first + page * PAGE + key % PAGE)[:, None] * HEAD + tl.arange(0, HEAD)[None]
+    k = tl.load(keys_ptr + where, mask=(key < position)[:, None], other=0.0)
+    return k, tl.load(values_ptr + where, mask=(key < position)[:, None], other=0.0)
+
+
+@triton.jit
+def _add_keys(q, k, v, key, position, slope, top, total, mixed, HEAD: tl.constexpr, PRECISION: tl.constexpr):
+    """Add keys and values to a softmax: its largest score, the sum of its weights, its mixed values."""
+    distance = tl.maximum(position - key, 0).to(tl.float32)[None]
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (HEAD**-0.5) - slope * tl.sqrt(distance)
+    scores = tl.where((key < position)[None], scores, -float("inf"))
+    new_top = tl.maximum(top, tl.max(scores, 1))
+    # before the first key there is nothing to keep; nor are there keys before the newest of all
+    kept = tl.where(new_top == -float("inf"), 0.0, tl.exp(top - new_top))
+    weights = tl.where((key < position)[None], tl.exp(scores - new_top[:, None]), 0.0)
+    mixed = mixed * kept[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
+    return new_top, total * kept + tl.sum(weights, 1), mixed
 
 
 @triton.jit(do_not_specialize=["pool", "stride", "place"])
@@ -43,17 +66,14 @@ def _attend(
     position += place
     if split * CHUNK > position:
         return
-    d, h, at = tl.arange(0, HEAD), tl.arange(0, 16), tl.arange(0, CHUNK)
+    d, h, key = tl.arange(0, HEAD), tl.arange(0, 16), split * CHUNK + tl.arange(0, CHUNK)
     first = group.to(tl.int64) * pool
     pages_ptr = rows_ptr + row * stride + AT_PAGES
-    if IS_OVERLAPPED:
-        key = tl.minimum(split * CHUNK + at, position)
-        line = (first + tl.load(pages_ptr + key // PAGE) * PAGE + key % PAGE) * HEAD
-        prefetch(keys_ptr + line)
-        prefetch(values_ptr + line)
     is_head, head = h < SHARED, group * SHARED + h
     slope = tl.load(slopes_ptr + head, mask=is_head, other=0.0)[:, None]
-    wait(IS_OVERLAPPED)
+    k, v = _load_keys(keys_ptr, values_ptr, pages_ptr, key, position, first, PAGE, HEAD)
+    newest = (first + tl.load(pages_ptr + position // PAGE) * PAGE + position % PAGE) * HEAD + d
+    wait(IS_OVERLAPPED)  # the keys above were stored long before
     row_ptr = qkv_ptr + row * (GROUPS * SHARED + 2 * GROUPS) * HEAD
     q = tl.load(row_ptr + head[:, None] * HEAD + d[None], mask=is_head[:, None], other=0.0)
     new = row_ptr + GROUPS * SHARED * HEAD + group * HEAD + d
@@ -61,24 +81,14 @@ def _attend(
     top = tl.full((16,), -float("inf"), tl.float32)
     total = tl.zeros((16,), tl.float32)
     mixed = tl.zeros((16, HEAD), tl.float32)
-    for start in range(split * CHUNK, position, SPLITS * CHUNK):
-        key = start + at
-        page = tl.load(pages_ptr + key // PAGE, mask=key < position, other=0)
-        where = (first + page * PAGE + key % PAGE)[:, None] * HEAD + d[None]
-        k = tl.load(keys_ptr + where, mask=(key < position)[:, None], other=0.0)
-        v = tl.load(values_ptr + where, mask=(key < position)[:, None], other=0.0)
-        distance = tl.maximum(position - key, 0).to(tl.float32)[None]
-        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (HEAD**-0.5) - slope * tl.sqrt(distance)
-        scores = tl.where((key < position)[None], scores, -float("inf"))
-        new_top = tl.maximum(top, tl.max(scores, 1))
-        weights, kept = tl.exp(scores - new_top[:, None]), tl.exp(top - new_top)
-        total = total * kept + tl.sum(weights, 1)
-        mixed = mixed * kept[:, None] + tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
-        top = new_top
+    top, total, mixed = _add_keys(q, k, v, key, position, slope, top, total, mixed, HEAD, PRECISION)
+    for start in range((split + SPLITS) * CHUNK, position, SPLITS * CHUNK):
+        key = start + tl.arange(0, CHUNK)
+        k, v = _load_keys(keys_ptr, values_ptr, pages_ptr, key, position, first, PAGE, HEAD)
+        top, total, mixed = _add_keys(q, k, v, key, position, slope, top, total, mixed, HEAD, PRECISION)
     if position // CHUNK % SPLITS == split:  # the newest, at no distance
-        where = (first + tl.load(pages_ptr + position // PAGE) * PAGE + position % PAGE) * HEAD + d
-        tl.store(keys_ptr + where, new_key)
-        tl.store(values_ptr + where, new_value)
+        tl.store(keys_ptr + newest, new_key)
+        tl.store(values_ptr + newest, new_value)
         score = tl.sum(q.to(tl.float32) * new_key.to(tl.float32)[None], 1) * (HEAD**-0.5)
         new_top = tl.maximum(top, score)
         weight, kept = tl.exp(score - new_top), tl.exp(top - new_top)

@@ -39,12 +39,12 @@ MOST_PROGRAMS = 256
 def _choose(
     ready_ptr, head_ptr, squares_ptr, rows_ptr, best_ptr, code_ptr, rows, eps, stride, place,
     K: tl.constexpr, FIRST: tl.constexpr, COUNT: tl.constexpr, END: tl.constexpr, AT: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SLICES: tl.constexpr, AHEAD: tl.constexpr,
-    PARTS: tl.constexpr, PARTS_UP: tl.constexpr, STRIDE: tl.constexpr, PRECISION: tl.constexpr,
-    IS_OVERLAPPED: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SLICES: tl.constexpr,
+    AHEAD: tl.constexpr, PARTS: tl.constexpr, PARTS_UP: tl.constexpr, STRIDE: tl.constexpr,
+    PRECISION: tl.constexpr, IS_OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """The best of some codes; of linguistic ones the last is the end."""
-    row = tl.arange(0, 16)
+    row = tl.arange(0, BLOCK_M)
     is_row = row < rows
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     code = FIRST + n
@@ -65,7 +65,7 @@ def _choose(
     squares = tl.load(squares_ptr + part * STRIDE + row[None], mask=mask, other=0.0)
     row_at, k_at = sliced(row, BLOCK_K, SLICES)
     code_at, k_at = sliced(code, BLOCK_K, SLICES)
-    scores = tl.zeros((BLOCK_N, 16) if SLICES == 1 else (SLICES, BLOCK_N, 16), tl.float32)
+    scores = tl.zeros((BLOCK_N, BLOCK_M) if SLICES == 1 else (SLICES, BLOCK_N, BLOCK_M), tl.float32)
     for start in range(0, K, BLOCK_K):
         x = tl.load(ready_ptr + row_at * K + start + k_at, mask=row_at < rows, other=0.0)
         w = tl.load(head_ptr + code_at * K + start + k_at, mask=code_at <= END, other=0.0)
@@ -140,8 +140,9 @@ class Chooser:
         }  # fmt: skip
         _choose[(programs,)](
             rows.ready, self._head, rows.squares, numbers, self._best, self._codes, count, eps,
-            numbers.stride(0), place, FIRST=first, COUNT=codes, AT=at, BLOCK_N=blocks.n, BLOCK_K=block_k,
-            SLICES=min(blocks.slices, block_k // 64) or 1, AHEAD=fit(blocks.ahead, hidden),
+            numbers.stride(0), place, FIRST=first, COUNT=codes, AT=at, BLOCK_M=rows.block,
+            BLOCK_N=blocks.n, BLOCK_K=block_k, SLICES=min(blocks.slices, block_k // 64) or 1,
+            AHEAD=fit(blocks.ahead, hidden),
             PRECISION="ieee" if rows.x.dtype is torch.float32 else "tf32", num_warps=blocks.warps,
             num_stages=blocks.stages, **shape, **overlap(rows.is_overlapped),
         )  # fmt: skip

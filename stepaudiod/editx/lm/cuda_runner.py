@@ -24,7 +24,7 @@ from stepaudiod.editx.cuda_graphs import Recorder
 from stepaudiod.editx.lm.attention_kernels import TILE, Attention
 from stepaudiod.editx.lm.choice_kernels import NUMBERS, Chooser
 from stepaudiod.editx.lm.config import PAGE
-from stepaudiod.editx.lm.kernels import ROWS, Matrix, Rows, begin, can_overlap, multiply
+from stepaudiod.editx.lm.kernels import FEWEST_ROWS, ROWS, Matrix, Rows, begin, can_overlap, multiply
 from stepaudiod.editx.lm.pages import Pages
 from stepaudiod.editx.lm.quantize import Int4Linear, Int8Linear
 from stepaudiod.editx.lm.runner import Sequence
@@ -244,7 +244,9 @@ class _Buffers:
 
     def first(self, count: int) -> _Buffers:
         """Those of fewer rows."""
-        rows = replace(self.rows, x=self.rows.x[:count], ready=self.rows.ready[:count])
+        # a tensor core's instruction has 8 rows: a row's sums are the same in one or two of them
+        block = FEWEST_ROWS if count <= FEWEST_ROWS else self.rows.block
+        rows = replace(self.rows, x=self.rows.x[:count], ready=self.rows.ready[:count], block=block)
         return _Buffers(rows, self.tuning, self.qkv[:count], self.attended[:count], self.inner[:count])
 
 

@@ -25,8 +25,8 @@ from triton.backends.nvidia.compiler import CUDAOptions
 
 from stepaudiod.editx.lm.tuning import Blocks
 
-ROWS = 16
-"""Rows of a decode step."""
+ROWS, FEWEST_ROWS = 16, 8
+"""Rows of a decode step, and of the smallest block."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def inputs_first(x, SLICES: tl.constexpr):
 
 @triton.jit
 def _add_product(
-    sums, w_ptr, scale_ptr, zero_ptr, n, start, x, x_high, N_END, K: tl.constexpr, BITS: tl.constexpr,
+    sums, w_ptr, scale_ptr, zero_ptr, n, start, x, x_high, scales, N_END, K: tl.constexpr, BITS: tl.constexpr,
     BLOCK_K: tl.constexpr, SLICES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add a block of outputs times x, in x's dtype; int4 has one of each half of the inputs."""
@@ -160,10 +160,8 @@ def _add_product(
             sums = tl.dot(low, x, sums, input_precision=PRECISION)
             return tl.dot(high, x_high, sums, input_precision=PRECISION)
         else:
-            sums = _add_levels(sums, both & 15, x, scale_ptr, zero_ptr, n, start, N_END, K, SLICES, PRECISION)
-            return _add_levels(
-                sums, both >> 4, x_high, scale_ptr, zero_ptr, n, K // 2 + start, N_END, K, SLICES, PRECISION
-            )
+            sums = _add_levels(sums, both & 15, x, scales[0], scales[1], PRECISION)
+            return _add_levels(sums, both >> 4, x_high, scales[2], scales[3], PRECISION)
     else:
         w = tl.load(w_ptr + n_at * K + start + k_at, mask=n_at < N_END, other=0).to(x.dtype)
         return tl.dot(w, x, sums, input_precision=PRECISION)
@@ -181,17 +179,25 @@ def _scaled(levels, scale_ptr, zero_ptr, n, start, N_END, K: tl.constexpr, BLOCK
 
 
 @triton.jit
-def _add_levels(
-    sums, levels, x, scale_ptr, zero_ptr, n, start, N_END, K: tl.constexpr, SLICES: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
+def _scales(scale_ptr, zero_ptr, n, start, N_END, K: tl.constexpr, BITS: tl.constexpr, SLICES: tl.constexpr):
+    """What int4 levels are scaled by: scale and zero of a block's slices in each half, (slices, n)."""
+    if BITS == 4 and SLICES > 1:
+        group = n[None] * (K // 64) + (start // 64 + tl.arange(0, SLICES))[:, None]
+        mask = (n < N_END)[None] & (start < K // 2)
+        low, low_zero = tl.load(scale_ptr + group, mask=mask), tl.load(zero_ptr + group, mask=mask)
+        group += K // 128
+        return low, low_zero, tl.load(scale_ptr + group, mask=mask), tl.load(zero_ptr + group, mask=mask)
+    else:
+        return 0.0, 0.0, 0.0, 0.0
+
+
+@triton.jit
+def _add_levels(sums, levels, x, scale, zero, PRECISION: tl.constexpr):
     """Add int4 levels (slices, n, 64) times x, each slice with its scale and zero.
 
     Few rows have fewer sums than weights, so the sums are scaled. Bits make bfloat16's 128 + level.
     """
-    group = n[None] * (K // 64) + (start // 64 + tl.arange(0, SLICES))[:, None]
-    scale = tl.load(scale_ptr + group, mask=(n < N_END)[None], other=0.0).to(tl.float32)
-    zero = tl.load(zero_ptr + group, mask=(n < N_END)[None], other=0.0).to(tl.float32)
+    scale, zero = scale.to(tl.float32), zero.to(tl.float32)
     if x.dtype == tl.bfloat16:
         weights = (levels.to(tl.uint16) | 0x4300).to(tl.bfloat16, bitcast=True)
         zero -= 128.0 * scale
@@ -233,6 +239,10 @@ def _multiply(
         prefetch_weights(w_ptr, tl.minimum(n, N - 1), STORED, AHEAD)
         if IS_GATED:
             prefetch_weights(w_ptr, tl.minimum(n, N - 1) + N, STORED, AHEAD)
+    scales = _scales(scale_ptr, zero_ptr, n, 0, N, K, BITS, SLICES)
+    second_scales = scales
+    if IS_GATED:
+        second_scales = _scales(scale_ptr, zero_ptr, n + N, 0, 2 * N, K, BITS, SLICES)
     wait(IS_OVERLAPPED)
     if PARTS > 0:  # loaded early, and needed at the end
         part = tl.arange(0, PARTS_UP)[:, None]
@@ -247,14 +257,20 @@ def _multiply(
         x_high = x
         if BITS == 4:
             x_high = inputs_first(tl.load(at + K // 2, mask=row_at < rows, other=0.0), SLICES)
+        later = start + BLOCK_K  # scales are loaded a block ahead, since these loads have no buffers
+        next_scales = _scales(scale_ptr, zero_ptr, n, later, N, K, BITS, SLICES)
         first = _add_product(
-            first, w_ptr, scale_ptr, zero_ptr, n, start, x, x_high, N, K, BITS, BLOCK_K, SLICES, PRECISION
-        )
+            first, w_ptr, scale_ptr, zero_ptr, n, start, x, x_high, scales, N, K, BITS, BLOCK_K, SLICES,
+            PRECISION,
+        )  # fmt: skip
+        scales = next_scales
         if IS_GATED:
+            next_scales = _scales(scale_ptr, zero_ptr, n + N, later, 2 * N, K, BITS, SLICES)
             second = _add_product(
-                second, w_ptr, scale_ptr, zero_ptr, n + N, start, x, x_high, 2 * N, K, BITS, BLOCK_K, SLICES,
-                PRECISION,
+                second, w_ptr, scale_ptr, zero_ptr, n + N, start, x, x_high, second_scales, 2 * N, K, BITS,
+                BLOCK_K, SLICES, PRECISION,
             )  # fmt: skip
+            second_scales = next_scales
     if SLICES > 1:
         first, second = tl.sum(first, 0), tl.sum(second, 0)
     if BITS == 8:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TypeVar
 
 import numpy as np
@@ -205,12 +206,11 @@ class CudaDecoder:
     def capture_next(self) -> bool:
         if self._recorder is None:
             return False
-        for rows in ROWS:
-            if rows not in self._flow_graphs:
+        for rows, frames in zip_longest(ROWS, SOUND_FRAMES):  # small ones are used first
+            if rows is not None and rows not in self._flow_graphs:
                 self._flow_graph(rows)
                 return True
-        for frames in SOUND_FRAMES:
-            if frames not in self._sound_graphs:
+            if frames is not None and frames not in self._sound_graphs:
                 self._sound_graph(frames)
                 return True
         return False

@@ -155,8 +155,8 @@ def _add_product(
     if BITS == 4:
         both = tl.load(w_ptr + n_at * (K // 2) + start + k_at, mask=n_at < N_END, other=0)
         if SLICES == 1:
-            low = _scaled(both & 15, scale_ptr, zero_ptr, n, start, N_END, K, BLOCK_K).to(x.dtype)
-            high = _scaled(both >> 4, scale_ptr, zero_ptr, n, K // 2 + start, N_END, K, BLOCK_K).to(x.dtype)
+            low = _scaled(both & 15, scale_ptr, zero_ptr, n, start, N_END, K, BLOCK_K, x.dtype)
+            high = _scaled(both >> 4, scale_ptr, zero_ptr, n, K // 2 + start, N_END, K, BLOCK_K, x.dtype)
             sums = tl.dot(low, x, sums, input_precision=PRECISION)
             return tl.dot(high, x_high, sums, input_precision=PRECISION)
         else:
@@ -168,14 +168,27 @@ def _add_product(
 
 
 @triton.jit
-def _scaled(levels, scale_ptr, zero_ptr, n, start, N_END, K: tl.constexpr, BLOCK_K: tl.constexpr):
+def _levels(levels, dtype: tl.constexpr):
+    """int4 levels in a float type; of bfloat16 the bits of 128 + level are made, which is faster."""
+    if dtype == tl.bfloat16:
+        return (levels.to(tl.uint16) | 0x4300).to(tl.bfloat16, bitcast=True)
+    else:
+        return levels.to(dtype)
+
+
+@triton.jit
+def _scaled(
+    levels, scale_ptr, zero_ptr, n, start, N_END, K: tl.constexpr, BLOCK_K: tl.constexpr, dtype: tl.constexpr
+):
     """int4 levels (n, BLOCK_K) to weights, a scale and a zero per 64 inputs."""
     group = n[:, None] * (K // 64) + (start // 64 + tl.arange(0, BLOCK_K // 64))[None]
     real = (n < N_END)[:, None]
-    scale = tl.load(scale_ptr + group, mask=real, other=0.0).to(tl.float32)
-    zero = tl.load(zero_ptr + group, mask=real, other=0.0).to(tl.float32)
-    grouped = levels.to(tl.float32).reshape(n.shape[0], BLOCK_K // 64, 64)
-    return (grouped * scale[:, :, None] + zero[:, :, None]).reshape(n.shape[0], BLOCK_K)
+    scale = tl.load(scale_ptr + group, mask=real, other=0.0)[:, :, None]
+    zero = tl.load(zero_ptr + group, mask=real, other=0.0)[:, :, None]
+    grouped = _levels(levels, dtype).reshape(n.shape[0], BLOCK_K // 64, 64)
+    if dtype == tl.bfloat16:
+        grouped -= 128.0
+    return (grouped * scale + zero).to(dtype).reshape(n.shape[0], BLOCK_K)
 
 
 @triton.jit
@@ -195,15 +208,12 @@ def _scales(scale_ptr, zero_ptr, n, start, N_END, K: tl.constexpr, BITS: tl.cons
 def _add_levels(sums, levels, x, scale, zero, PRECISION: tl.constexpr):
     """Add int4 levels (slices, n, 64) times x, each slice with its scale and zero.
 
-    Few rows have fewer sums than weights, so the sums are scaled. Bits make bfloat16's 128 + level.
+    Few rows have fewer sums than weights, so the sums are scaled.
     """
     scale, zero = scale.to(tl.float32), zero.to(tl.float32)
     if x.dtype == tl.bfloat16:
-        weights = (levels.to(tl.uint16) | 0x4300).to(tl.bfloat16, bitcast=True)
         zero -= 128.0 * scale
-    else:
-        weights = levels.to(x.dtype)
-    sums += tl.dot(weights, x, input_precision=PRECISION) * scale[:, :, None]
+    sums += tl.dot(_levels(levels, x.dtype), x, input_precision=PRECISION) * scale[:, :, None]
     return sums + tl.sum(x.to(tl.float32), 1)[:, None] * zero[:, :, None]
 
 

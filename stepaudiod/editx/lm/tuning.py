@@ -69,21 +69,38 @@ _STEPS = {
     ),
 }
 _PROMPTS = {
-    16: (Blocks(128, 64, 8, 4), Blocks(64, 64, 8, 4)),
-    8: (Blocks(128, 64, 8, 3), Blocks(64, 64, 8, 3)),
-    4: (Blocks(128, 64, 8, 3), Blocks(64, 64, 8, 3)),
+    16: Tuning(
+        128,
+        qkv=Blocks(128, 64, 8, 4),
+        out=Blocks(128, 64, 8, 4),
+        gate_up=Blocks(128, 64, 8, 3),
+        down=Blocks(128, 64, 8, 4),
+        head=_EXACT,
+    ),
+    8: Tuning(
+        128,
+        qkv=Blocks(128, 64, 8, 3),
+        out=Blocks(64, 64, 4, 4),
+        gate_up=Blocks(64, 64, 4, 3),
+        down=Blocks(64, 64, 4, 4),
+        head=_EXACT,
+    ),
+    4: Tuning(
+        128,
+        qkv=Blocks(128, 64, 8, 3),
+        out=Blocks(128, 64, 8, 3),
+        gate_up=Blocks(128, 64, 8, 3),
+        down=Blocks(128, 64, 8, 3),
+        head=_EXACT,
+    ),
 }
 
 
 def tune_steps(dtype: torch.dtype, bits: int) -> Tuning:
     """Blocks of decode steps, whose time is the reading of the weights."""
-    return _alike(16, _EXACT, _EXACT) if dtype is torch.float32 else _STEPS[bits]
+    return Tuning(16, _EXACT, _EXACT, _EXACT, _EXACT, _EXACT) if dtype is torch.float32 else _STEPS[bits]
 
 
 def tune_prompts(dtype: torch.dtype, bits: int) -> Tuning:
-    """Blocks of prompts, whose time is the arithmetic."""
-    return _alike(32, _EXACT, _EXACT) if dtype is torch.float32 else _alike(128, *_PROMPTS[bits])
-
-
-def _alike(rows: int, each: Blocks, gate_up: Blocks) -> Tuning:
-    return Tuning(rows, each, each, gate_up, each, each)
+    """Blocks of prompts, whose time is the arithmetic; the output layer isn't needed."""
+    return Tuning(32, _EXACT, _EXACT, _EXACT, _EXACT, _EXACT) if dtype is torch.float32 else _PROMPTS[bits]

@@ -7,10 +7,10 @@ behind    the encoders of recordings: at their first use, or when `Networks.fini
 from __future__ import annotations
 
 import logging
+import sys
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stepaudiod.editx.checkpoint.file_copies import FileCopies
 from stepaudiod.editx.checkpoint.headers import mend
 from stepaudiod.editx.checkpoint.layout import QUANTIZED, Checkpoint
 from stepaudiod.editx.checkpoint.weights import (
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 NEIGHBOURS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Matrices of the language model that read the same input: on a GPU they are stored as one."""
+TURN_S = 1e-4
+"""How long a thread holds the interpreter while others want it; usually 5 ms, while they could read 25 MB."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def load_networks(
     progress: OnProgress | None = None,
     prepared_folder: Path | None = None,
 ) -> Networks:
-    """Load the networks; the language model, which has most bytes, in a thread beside the others.
+    """Load the networks; to a GPU, the language model, which has most bytes, is copied beside the others.
 
     `dtype` is the language model's; everything else is float32, on which the codes depend. Quantized weights
     are read instead of the full model if `quantized_folder` contains them. `progress` is called from several
@@ -137,39 +140,47 @@ def load_networks(
     checkpoint.verify()
     first = (*checkpoint.shards(), checkpoint.flow, checkpoint.vocoder)
     meter = _Meter(sum(path.stat().st_size for path in first), progress)
-    is_inference = torch.is_inference_mode_enabled()
-
-    def language_model() -> Step1ForCausalLM:
-        with torch.inference_mode(is_inference):  # the mode is per thread
-            return load_step1(checkpoint, device, dtype, quantization, quantized_folder, meter.add)
-
-    meter.begin("text vocabulary")
-    with ThreadPoolExecutor(1, "language model") as beside:
-        step1 = beside.submit(language_model)
-        files = NetworkFiles(checkpoint, device, prepared_folder if device.type == "cuda" else None)
-        tokenizer = files.tokenizer()
-        meter.begin("flow decoder")
-        flow = files.flow()
-        meter.add(checkpoint.flow.stat().st_size)
-        meter.begin("vocoder")
-        vocoder = files.vocoder()
-        meter.add(checkpoint.vocoder.stat().st_size)
-        meter.begin("language model")
-        if device.type == "cuda":
-            _start_kernels(device)
-        encoders = Lazy(files.encoders)
-        behind = _Behind(encoders.get, files.prepare)
-        networks = Networks(tokenizer, step1.result(), flow, vocoder, encoders, behind.start)
+    meter.begin("language model")
+    with _short_turns():
+        step1, copies = begin_step1(checkpoint, device, dtype, quantization, quantized_folder, meter.add)
+        try:
+            meter.begin("text vocabulary")
+            files = NetworkFiles(checkpoint, device, prepared_folder if device.type == "cuda" else None)
+            tokenizer = files.tokenizer()
+            meter.begin("flow decoder")
+            flow = files.flow()
+            meter.add(checkpoint.flow.stat().st_size)
+            meter.begin("vocoder")
+            vocoder = files.vocoder()
+            meter.add(checkpoint.vocoder.stat().st_size)
+            meter.begin("language model")
+            if device.type == "cuda":
+                _start_kernels(device)
+        finally:
+            copies.wait()
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # from here on they are used by other streams
-    return networks
+    encoders = Lazy(files.encoders)
+    return Networks(tokenizer, step1, flow, vocoder, encoders, _Behind(encoders.get, files.prepare).start)
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    """Let threads that read files wait shortly for the interpreter, which this one uses most of the time."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(TURN_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _start_kernels(device: torch.device) -> None:
-    """Import what runs on a GPU only, with Triton, and have cuBLAS start, while files are read."""
-    for module in ("lm.cuda_runner", "decoder.cuda_runner"):
-        with suppress(ImportError):  # the runner that needs it reports it
+    """Import what runs on a GPU only, and have cuBLAS and Triton start, while files are read."""
+    with suppress(ImportError):  # the runner that needs it reports it
+        for module in ("lm.cuda_runner", "decoder.cuda_runner"):
             import_module(f"stepaudiod.editx.{module}")
+        import_module("triton.runtime").driver.active.get_current_target()
     F.linear(torch.zeros(2, 64, device=device), torch.zeros(64, 64, device=device))
 
 
@@ -186,6 +197,20 @@ def load_step1(
     On the CPU, in the file's own bfloat16, its weights stay memory-mapped and use only the page cache. On a
     GPU this holds for the tables of the whole vocabulary.
     """
+    model, copies = begin_step1(checkpoint, device, dtype, quantization, quantized_folder, progress)
+    copies.wait()
+    return model
+
+
+def begin_step1(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: Quantization | None,
+    quantized_folder: Path | None,
+    progress: Progress | None,
+) -> tuple[Step1ForCausalLM, FileCopies]:
+    """Begin to load the language model; it can be used when the copies are done."""
     on_host = ON_HOST if device.type == "cuda" else ()
     config = Step1Config.read(checkpoint.config)
     if config.vocab_size <= AUDIO_BASE:
@@ -195,25 +220,25 @@ def load_step1(
     with torch.device("meta"):
         model = Step1ForCausalLM(config)
 
-    def fill(mapped: Mapping[str, Tensor], stored: Mapping[str, Stored], source: Path) -> None:
+    def fill(mapped: Mapping[str, Tensor], stored: Mapping[str, Stored], source: Path) -> FileCopies:
         if device.type == "cuda":
-            install_copied(model, mapped, stored, source, device, dtype, progress, on_host, _neighbours)
-        else:
-            install(model, mapped, source, device, dtype, progress)
+            return install_copied(
+                model, mapped, stored, source, device, dtype, progress, on_host, _neighbours
+            )
+        install(model, mapped, source, device, dtype, progress)
+        return FileCopies((), device)
 
     if quantization is not None and quantized_folder is not None:
         saved = quantized_folder / QUANTIZED.format(quantization.value)
         if saved.exists():
             prepare(model, quantization)
-            fill(read_saved(saved, quantization), stored_tensors(saved), saved)
-            return model
+            return model, fill(read_saved(saved, quantization), stored_tensors(saved), saved)
     folder = SafetensorsFolder(checkpoint.model)
     if quantization is None:
-        fill(folder, folder.stored, checkpoint.model)
-        return model
+        return model, fill(folder, folder.stored, checkpoint.model)
     install(model, folder, checkpoint.model, torch.device("cpu"), None, progress)
     quantize(model, quantization, device, dtype, on_host)
-    return model
+    return model, FileCopies((), device)
 
 
 def _neighbours(name: str) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ def test_matrices_of_one_input_lie_beside_each_other(tmp_path: Path) -> None:
     def neighbours(name: str) -> tuple[str, ...]:
         return ("q.weight", "k.weight", "v.weight") if name == "v.weight" else ("q.weight", "k.weight")
 
-    install_copied(layer, state, stored_tensors(path), path, DEVICE, neighbours=neighbours)
+    install_copied(layer, state, stored_tensors(path), path, DEVICE, neighbours=neighbours).wait()
     q, k = (layer.get_parameter(f"{name}.weight") for name in "qk")
     assert torch.equal(q.cpu(), state["q.weight"])
     assert torch.equal(k.cpu(), state["k.weight"])
@@ -104,7 +104,9 @@ def test_what_is_converted_or_stays_on_the_host_is_not_copied(tmp_path: Path) ->
     save_file(state, path)
     stored = stored_tensors(path)
     seen: list[int] = []
-    install_copied(module, state, stored, path, DEVICE, torch.float16, seen.append, on_host=["b.weight"])
+    install_copied(
+        module, state, stored, path, DEVICE, torch.float16, seen.append, on_host=["b.weight"]
+    ).wait()
     assert torch.equal(module.get_parameter("a.weight").cpu(), state["a.weight"].half())
     assert module.get_parameter("b.weight").data_ptr() == state["b.weight"].data_ptr()
     assert sum(seen) == 2 * 4 * 8 * 4

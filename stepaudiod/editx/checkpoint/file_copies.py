@@ -12,7 +12,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +25,8 @@ from stepaudiod.editx.checkpoint.headers import mend, reading
 from stepaudiod.errors import ModelFileError
 
 PIECE_BYTES = 8 << 20
-READERS = 4
+READERS = 8
+"""Threads: on an H200's host four read 16 GB/s out of the page cache, eight 19, and more are no faster."""
 GAP_BYTES = 64 << 10
 """Reading over so much of a file costs less than another call."""
 
@@ -67,6 +68,7 @@ class FileCopies:
             stream = torch.cuda.current_stream(device)
             self._before, device = stream.record_event(), stream.device
         self._device = device
+        self._files = dict(_opened({piece.path for piece in self._pieces}))
         self._pool = ThreadPoolExecutor(READERS, "read weights")
         self._readers = [self._pool.submit(self._read) for _ in range(min(READERS, len(self._pieces)))]
 
@@ -77,6 +79,9 @@ class FileCopies:
             ModelFileError: a file is missing, can't be read, or is cut short.
         """
         self._pool.shutdown()
+        for number in self._files.values():
+            os.close(number)
+        self._files.clear()
         for reader in self._readers:
             reader.result()
 
@@ -97,7 +102,7 @@ class FileCopies:
 
     def _copy(self, piece: _Piece, buffers: _Buffers) -> None:
         with buffers.next() as buffer:
-            _fill(buffer[: piece.size].numpy().data, piece.path, piece.offset)
+            _fill(buffer[: piece.size].numpy().data, self._files[piece.path], piece)
             for start, target in piece.targets:
                 target.copy_(buffer[start : start + target.numel()], non_blocking=True)
         if self._progress is not None:
@@ -170,11 +175,18 @@ def _reaches(piece: _Piece, path: Path, offset: int, size: int) -> bool:
     return path == piece.path and gap <= GAP_BYTES and offset + size - piece.offset <= PIECE_BYTES
 
 
-def _fill(buffer: memoryview, path: Path, offset: int) -> None:
-    """Read as many bytes as the buffer has, without the interpreter's lock."""
-    with reading(path, "readable file", OSError), path.open("rb", buffering=0) as file:
+def _opened(paths: Iterable[Path]) -> Iterator[tuple[Path, int]]:
+    for path in paths:
+        with reading(path, "readable file", OSError):
+            yield path, os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _fill(buffer: memoryview, number: int, piece: _Piece) -> None:
+    """Read a piece from the file of this number, without the interpreter's lock."""
+    offset = piece.offset
+    with reading(piece.path, "readable file", OSError):
         while buffer:
-            size = os.preadv(file.fileno(), [buffer], offset)
+            size = os.preadv(number, [buffer], offset)
             if not size:
-                raise ModelFileError(f"{path} ends before byte {offset + len(buffer)}; {mend()}")
+                raise ModelFileError(f"{piece.path} ends before byte {offset + len(buffer)}; {mend()}")
             buffer, offset = buffer[size:], offset + size

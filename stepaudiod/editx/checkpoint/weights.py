@@ -168,13 +168,16 @@ def install_copied(
     progress: Progress | None = None,
     on_host: Collection[str] = (),
     neighbours: Neighbours = lambda name: (name,),
-) -> None:
-    """Do what `install` does with tensors of safetensors files, by `FileCopies`.
+) -> FileCopies:
+    """Begin what `install` does, with tensors of safetensors files, by `FileCopies`.
 
     The same tensors, memory-mapped, are used for those named in `on_host` or to be converted.
 
+    Returns:
+        The copies; the module can be used when they are done.
+
     Raises:
-        ModelFileError: see `install`; or a file is cut short.
+        ModelFileError: see `install`.
     """
     arriving = Arriving(stored, device, neighbours)
 
@@ -187,7 +190,7 @@ def install_copied(
     install(module, state, source, device, dtype, None, on_host)
     if progress is not None:
         progress(sum(tensor.nbytes for name, tensor in state.items() if not is_copied(name)))
-    FileCopies(arriving.parts, device, progress).wait()
+    return FileCopies(arriving.parts, device, progress)
 
 
 class Arriving(Mapping[str, Tensor]):

@@ -253,8 +253,19 @@ def _multiply(
     second_scales = scales
     if IS_GATED:
         second_scales = _scales(scale_ptr, zero_ptr, n + N, 0, 2 * N, K, BITS, SLICES)
+    # what is needed at the end is loaded here, so that it has come by then
+    if BITS == 8:
+        scale = tl.load(scale_ptr + n, mask=real, other=0.0)
+        if IS_GATED:
+            second_scale = tl.load(scale_ptr + n + N, mask=real, other=0.0)
+    if IS_ADDED:
+        gain = tl.load(gain_ptr + n, mask=real, other=0.0)
     wait(IS_OVERLAPPED)
-    if PARTS > 0:  # loaded early, and needed at the end
+    at_y = row[:, None] * N + n[None]
+    mask_y = is_row[:, None] & real[None]
+    if IS_ADDED and BLOCK_M <= 16:
+        old = tl.load(y_ptr + at_y, mask=mask_y, other=0.0)
+    if PARTS > 0:
         part = tl.arange(0, PARTS_UP)[:, None]
         mask = (part < PARTS) & is_row[None]
         squares = tl.load(squares_ptr + part * STRIDE + row[None], mask=mask, other=0.0)
@@ -284,9 +295,9 @@ def _multiply(
     if SLICES > 1:
         first, second = tl.sum(first, 0), tl.sum(second, 0)
     if BITS == 8:
-        first *= tl.load(scale_ptr + n, mask=real, other=0.0).to(tl.float32)[:, None]
+        first *= scale.to(tl.float32)[:, None]
         if IS_GATED:
-            second *= tl.load(scale_ptr + n + N, mask=real, other=0.0).to(tl.float32)[:, None]
+            second *= second_scale.to(tl.float32)[:, None]
     if PARTS > 0:
         root = tl.rsqrt(tl.sum(squares, 0) / K + eps)[None]
         first *= root
@@ -295,15 +306,15 @@ def _multiply(
         gate = first.to(dtype).to(tl.float32)
         first = (gate * tl.sigmoid(gate)).to(dtype).to(tl.float32) * second.to(dtype).to(tl.float32)
     y = tl.trans(first.to(dtype))  # (rows, outputs)
-    at = row[:, None] * N + n[None]
-    mask = is_row[:, None] & real[None]
     if IS_ADDED:
-        y = (y.to(tl.float32) + tl.load(y_ptr + at, mask=mask, other=0.0).to(tl.float32)).to(dtype)
-        tl.store(ready_ptr + at, y * tl.load(gain_ptr + n, mask=real, other=0.0)[None], mask=mask)
+        if BLOCK_M > 16:  # so much would take the registers of the sums
+            old = tl.load(y_ptr + at_y, mask=mask_y, other=0.0)
+        y = (y.to(tl.float32) + old.to(tl.float32)).to(dtype)
+        tl.store(ready_ptr + at_y, y * gain[None], mask=mask_y)
         # outputs beyond the last are zeros: their weights are
         total = tl.sum(y.to(tl.float32) * y.to(tl.float32), 1)
         tl.store(parts_ptr + tl.program_id(1) * STRIDE + row, total, mask=is_row)
-    tl.store(y_ptr + at, y, mask=mask)
+    tl.store(y_ptr + at_y, y, mask=mask_y)
 
 
 def can_overlap(device: torch.device) -> bool:

@@ -19,7 +19,7 @@ class Lane:
 
     def __init__(self, thread: ThreadPoolExecutor, device: torch.device, on_done: Callable[[], None]) -> None:
         self._thread = thread
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._on_done = on_done
         self._running: tuple[Future[Any], Callable[[Future[Any]], None]] | None = None
 

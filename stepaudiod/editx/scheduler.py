@@ -240,29 +240,44 @@ class Scheduler:
 
     def _decode(self, group: list[_Admitted]) -> None:
         self._decoded = group
-        taken = [each.generation.take_chunk() for each in group]
+        taken = {each: each.generation.take_chunk() for each in group}
+        failed: dict[_Admitted, Exception] = {}
 
         def decode() -> list[Waveform]:
-            chunks = []
-            for each, (codes, is_last) in zip(group, taken, strict=True):
-                generation, voice = each.generation, each.voice
-                assert voice is not None
-                assert voice.prefix is not None
-                if generation.stream is None:
-                    generation.stream = self._decoder.open(voice.prefix, generation.seed, generation.frames)
-                chunks.append(Chunk(generation.stream, codes, is_last))
-            return self._decoder.decode(chunks)
+            for each in group:
+                try:
+                    self._open(each)
+                except Exception as error:  # for want of memory, which the others have
+                    failed[each] = error
+            chunks = [
+                Chunk(each.generation.stream, *taken[each])
+                for each in group
+                if each.generation.stream is not None
+            ]
+            return self._decoder.decode(chunks) if chunks else []
 
-        def then(future: Future[Any]) -> None:
+        def then(future: Future[list[Waveform]]) -> None:
             self._decoded = []
             self._captures[self.lanes.decoder] = True
-            for index, (each, (_, is_last)) in enumerate(zip(group, taken, strict=True)):
-                if (error := future.exception()) is not None:
-                    self._end(each, error)
-                elif not each.generation.has_ended and each in self._admitted:
-                    self._pass_on(each, future.result()[index], is_last)
+            error = future.exception()
+            sounds = iter(future.result() if error is None else ())
+            for each in group:
+                if (problem := failed.get(each, error)) is not None:
+                    self._end(each, problem)
+                elif not each.generation.has_ended:
+                    self._pass_on(each, next(sounds), taken[each][1])
+                else:
+                    next(sounds)
 
         self.lanes.decoder.start(decode, then)
+
+    def _open(self, each: _Admitted) -> None:
+        """Give a generation its stream in the decoder, before its first chunk."""
+        generation, voice = each.generation, each.voice
+        assert voice is not None
+        assert voice.prefix is not None
+        if generation.stream is None:
+            generation.stream = self._decoder.open(voice.prefix, generation.seed, generation.frames)
 
     def _pass_on(self, each: _Admitted, sound: Waveform, is_last: bool) -> None:
         generation = each.generation

@@ -41,7 +41,7 @@ LEAST_POSITIONS = 4096
 LEAST_VOICE_SECONDS = 6.0
 """A reference of this length always fits."""
 POOLS_SHARE = 1 / 3
-"""The pool's share of the memory beyond one request, until it has its usual size."""
+"""The pool's least share of the memory beyond one request, until it has its usual size."""
 FLOAT_BYTES = 4
 """Bytes per value of an encoder's weights, on which codes depend."""
 OF_TIMES_ONLY = ("adaLN_modulation", "t_embedder")
@@ -140,7 +140,9 @@ class MemoryNeeds:
             )
         spare = budget - least.total_bytes
         wanted = most.pool_bytes - least.pool_bytes
-        more = min(spare * POOLS_SHARE, wanted) / wanted * (DEFAULT_POSITIONS - LEAST_POSITIONS)
+        beside_decoder = spare - (most.decoder_bytes - least.decoder_bytes)  # what that would hardly use
+        share = min(max(spare * POOLS_SHARE, beside_decoder), wanted)
+        more = share / wanted * (DEFAULT_POSITIONS - LEAST_POSITIONS)
         positions = LEAST_POSITIONS + int(more) // PAGE * PAGE
         decoder = budget - self.weights_bytes - WORKING_BYTES - self._pool_bytes(positions)
         return self._divide(positions, decoder)

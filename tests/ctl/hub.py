@@ -309,6 +309,12 @@ def safetensors(size_bytes: int, seed: int = 0) -> bytes:
     return len(header).to_bytes(8, "little") + header + data
 
 
+def array_file() -> bytes:
+    """Two by three values in NumPy's format."""
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }".ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(24)
+
+
 def torch_file(text: str) -> bytes:
     """A file with the header of a PyTorch checkpoint."""
     file = io.BytesIO()
@@ -341,12 +347,12 @@ def published(large_bytes: int) -> dict[str, dict[str, bytes]]:
             "modeling_step1.py": b"raise SystemExit('never run')",
             "CosyVoice-300M-25Hz/flow.pt": torch_file("flow"),
             "CosyVoice-300M-25Hz/hift.pt": torch_file("hift"),
-            "CosyVoice-300M-25Hz/campplus.onnx": b"campplus",
+            "CosyVoice-300M-25Hz/campplus.onnx": b"\x0a\x08campplus",
             "CosyVoice-300M-25Hz/speech_tokenizer_v1.onnx": b"a copy that is not read",
         },
         "stepfun-ai/Step-Audio-Tokenizer": {
-            "linguistic_tokenizer.npy": b"centroids",
-            "speech_tokenizer_v1.onnx": b"semantic",
+            "linguistic_tokenizer.npy": array_file(),
+            "speech_tokenizer_v1.onnx": b"\x0a\x08semantic",
             f"{linguistic}/model.pt": torch_file("paraformer"),
             f"{linguistic}/am.mvn": b"mean and variance",
             f"{linguistic}/config.yaml": b"not read",

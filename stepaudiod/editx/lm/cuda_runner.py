@@ -24,7 +24,7 @@ from stepaudiod.editx.cuda_graphs import Recorder
 from stepaudiod.editx.lm.attention_kernels import TILE, Attention
 from stepaudiod.editx.lm.choice_kernels import NUMBERS, Chooser
 from stepaudiod.editx.lm.config import PAGE
-from stepaudiod.editx.lm.kernels import FEWEST_ROWS, ROWS, Matrix, Rows, begin, can_overlap, multiply
+from stepaudiod.editx.lm.kernels import ROWS, Matrix, Rows, begin, can_overlap, multiply
 from stepaudiod.editx.lm.pages import Pages
 from stepaudiod.editx.lm.quantize import Int4Linear, Int8Linear
 from stepaudiod.editx.lm.runner import Sequence
@@ -117,7 +117,13 @@ class CudaRunner:
         missing = [size for size in (*ROW_COUNTS, PACK) if size not in self._graphs]
         if self._recorder is None or not missing:
             return False
+        # a capture runs kernels, which must not write to pages that others may have by now
+        self._numbers.numbers[:, POSITION] = IDLE
+        self._tiles.numbers[:, [COUNT, TOKENS]] = 0
+        self._numbers.send()
+        self._tiles.send()
         self._capture(self._recorder, missing[0])
+        torch.cuda.current_stream().synchronize()  # before the numbers here are written again
         return True
 
     def _describe(self, sequence: Sequence) -> None:
@@ -244,9 +250,7 @@ class _Buffers:
 
     def first(self, count: int) -> _Buffers:
         """Those of fewer rows."""
-        # a tensor core's instruction has 8 rows: a row's sums are the same in one or two of them
-        block = FEWEST_ROWS if count <= FEWEST_ROWS else self.rows.block
-        rows = replace(self.rows, x=self.rows.x[:count], ready=self.rows.ready[:count], block=block)
+        rows = replace(self.rows, x=self.rows.x[:count], ready=self.rows.ready[:count])
         return _Buffers(rows, self.tuning, self.qkv[:count], self.attended[:count], self.inner[:count])
 
 

@@ -25,8 +25,8 @@ from triton.backends.nvidia.compiler import CUDAOptions
 
 from stepaudiod.editx.lm.tuning import Blocks
 
-ROWS, FEWEST_ROWS = 16, 8
-"""Rows of a decode step, and of the smallest block."""
+ROWS = 16
+"""Rows of a decode step."""
 
 
 @dataclass(frozen=True)
@@ -147,74 +147,60 @@ def inputs_first(x, SLICES: tl.constexpr):
 
 @triton.jit
 def _add_product(
-    sums, w_ptr, scale_ptr, zero_ptr, n, start, x, x_high, scales, N_END, K: tl.constexpr, BITS: tl.constexpr,
+    sums, w_ptr, scale_ptr, zero_ptr, n, start, x, x_high, N_END, K: tl.constexpr, BITS: tl.constexpr,
     BLOCK_K: tl.constexpr, SLICES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add a block of outputs times x, in x's dtype; int4 has one of each half of the inputs."""
     n_at, k_at = sliced(n, BLOCK_K, SLICES)
     if BITS == 4:
         both = tl.load(w_ptr + n_at * (K // 2) + start + k_at, mask=n_at < N_END, other=0)
-        if SLICES == 1:
-            low = _scaled(both & 15, scale_ptr, zero_ptr, n, start, N_END, K, BLOCK_K, x.dtype)
-            high = _scaled(both >> 4, scale_ptr, zero_ptr, n, K // 2 + start, N_END, K, BLOCK_K, x.dtype)
-            sums = tl.dot(low, x, sums, input_precision=PRECISION)
-            return tl.dot(high, x_high, sums, input_precision=PRECISION)
-        else:
-            sums = _add_levels(sums, both & 15, x, scales[0], scales[1], PRECISION)
-            return _add_levels(sums, both >> 4, x_high, scales[2], scales[3], PRECISION)
+        low, high = _levels(both, x.dtype)
+        low = _scaled(low, scale_ptr, zero_ptr, n, start, N_END, K, BLOCK_K, SLICES)
+        high = _scaled(high, scale_ptr, zero_ptr, n, K // 2 + start, N_END, K, BLOCK_K, SLICES)
+        sums = tl.dot(low, x, sums, input_precision=PRECISION)
+        return tl.dot(high, x_high, sums, input_precision=PRECISION)
     else:
         w = tl.load(w_ptr + n_at * K + start + k_at, mask=n_at < N_END, other=0).to(x.dtype)
         return tl.dot(w, x, sums, input_precision=PRECISION)
 
 
 @triton.jit
-def _levels(levels, dtype: tl.constexpr):
-    """int4 levels in a float type; of bfloat16 the bits of 128 + level are made, which is faster."""
+def _levels(both, dtype: tl.constexpr):
+    """The low and the high int4 of bytes as floats; of bfloat16 the bits of 128 + level are put together."""
     if dtype == tl.bfloat16:
-        return (levels.to(tl.uint16) | 0x4300).to(tl.bfloat16, bitcast=True)
+        low, high = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 low, high;
+            and.b32 low, $4, 0x0F0F0F0F;
+            shr.u32 high, $4, 4;
+            and.b32 high, high, 0x0F0F0F0F;
+            prmt.b32 $0, low, 0x43434343, 0x4140;
+            prmt.b32 $1, low, 0x43434343, 0x4342;
+            prmt.b32 $2, high, 0x43434343, 0x4140;
+            prmt.b32 $3, high, 0x43434343, 0x4342;
+            }""",
+            "=r,=r,=r,=r,r", [both], dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4,
+        )  # fmt: skip
+        return low - 128.0, high - 128.0
     else:
-        return levels.to(dtype)
+        return (both & 15).to(dtype), (both >> 4).to(dtype)
 
 
 @triton.jit
 def _scaled(
-    levels, scale_ptr, zero_ptr, n, start, N_END, K: tl.constexpr, BLOCK_K: tl.constexpr, dtype: tl.constexpr
-):
-    """int4 levels (n, BLOCK_K) to weights, a scale and a zero per 64 inputs."""
-    group = n[:, None] * (K // 64) + (start // 64 + tl.arange(0, BLOCK_K // 64))[None]
-    real = (n < N_END)[:, None]
-    scale = tl.load(scale_ptr + group, mask=real, other=0.0)[:, :, None]
-    zero = tl.load(zero_ptr + group, mask=real, other=0.0)[:, :, None]
-    grouped = _levels(levels, dtype).reshape(n.shape[0], BLOCK_K // 64, 64)
-    if dtype == tl.bfloat16:
-        grouped -= 128.0
-    return (grouped * scale + zero).to(dtype).reshape(n.shape[0], BLOCK_K)
-
-
-@triton.jit
-def _scales(scale_ptr, zero_ptr, n, start, N_END, K: tl.constexpr, BITS: tl.constexpr, SLICES: tl.constexpr):
-    """What int4 levels are scaled by: scale and zero of a block's slices in each half, (slices, n)."""
-    if BITS == 4 and SLICES > 1:
-        group = n[None] * (K // 64) + (start // 64 + tl.arange(0, SLICES))[:, None]
-        mask = (n < N_END)[None] & (start < K // 2)
-        low, low_zero = tl.load(scale_ptr + group, mask=mask), tl.load(zero_ptr + group, mask=mask)
-        group += K // 128
-        return low, low_zero, tl.load(scale_ptr + group, mask=mask), tl.load(zero_ptr + group, mask=mask)
+    levels, scale_ptr, zero_ptr, n, start, N_END, K: tl.constexpr, BLOCK_K: tl.constexpr,
+    SLICES: tl.constexpr,
+):  # fmt: skip
+    """int4 levels (n, BLOCK_K), or (slices, n, 64), to weights; a scale and a zero per 64 inputs."""
+    n_at, group_at = sliced(n, BLOCK_K // 64, SLICES)
+    group, real = n_at * (K // 64) + start // 64 + group_at, n_at < N_END
+    scale = tl.load(scale_ptr + group, mask=real, other=0.0)
+    zero = tl.load(zero_ptr + group, mask=real, other=0.0)
+    if SLICES == 1:
+        grouped = levels.reshape(n.shape[0], BLOCK_K // 64, 64)
+        return (grouped * scale[:, :, None] + zero[:, :, None]).reshape(n.shape[0], BLOCK_K)
     else:
-        return 0.0, 0.0, 0.0, 0.0
-
-
-@triton.jit
-def _add_levels(sums, levels, x, scale, zero, PRECISION: tl.constexpr):
-    """Add int4 levels (slices, n, 64) times x, each slice with its scale and zero.
-
-    Few rows have fewer sums than weights, so the sums are scaled.
-    """
-    scale, zero = scale.to(tl.float32), zero.to(tl.float32)
-    if x.dtype == tl.bfloat16:
-        zero -= 128.0 * scale
-    sums += tl.dot(_levels(levels, x.dtype), x, input_precision=PRECISION) * scale[:, :, None]
-    return sums + tl.sum(x.to(tl.float32), 1)[:, None] * zero[:, :, None]
+        return levels * scale + zero
 
 
 @triton.jit
@@ -249,10 +235,6 @@ def _multiply(
         prefetch_weights(w_ptr, tl.minimum(n, N - 1), STORED, AHEAD)
         if IS_GATED:
             prefetch_weights(w_ptr, tl.minimum(n, N - 1) + N, STORED, AHEAD)
-    scales = _scales(scale_ptr, zero_ptr, n, 0, N, K, BITS, SLICES)
-    second_scales = scales
-    if IS_GATED:
-        second_scales = _scales(scale_ptr, zero_ptr, n + N, 0, 2 * N, K, BITS, SLICES)
     # what is needed at the end is loaded here, so that it has come by then
     if BITS == 8:
         scale = tl.load(scale_ptr + n, mask=real, other=0.0)
@@ -278,20 +260,14 @@ def _multiply(
         x_high = x
         if BITS == 4:
             x_high = inputs_first(tl.load(at + K // 2, mask=row_at < rows, other=0.0), SLICES)
-        later = start + BLOCK_K  # scales are loaded a block ahead, since these loads have no buffers
-        next_scales = _scales(scale_ptr, zero_ptr, n, later, N, K, BITS, SLICES)
         first = _add_product(
-            first, w_ptr, scale_ptr, zero_ptr, n, start, x, x_high, scales, N, K, BITS, BLOCK_K, SLICES,
-            PRECISION,
-        )  # fmt: skip
-        scales = next_scales
+            first, w_ptr, scale_ptr, zero_ptr, n, start, x, x_high, N, K, BITS, BLOCK_K, SLICES, PRECISION
+        )
         if IS_GATED:
-            next_scales = _scales(scale_ptr, zero_ptr, n + N, later, 2 * N, K, BITS, SLICES)
             second = _add_product(
-                second, w_ptr, scale_ptr, zero_ptr, n + N, start, x, x_high, second_scales, 2 * N, K, BITS,
-                BLOCK_K, SLICES, PRECISION,
+                second, w_ptr, scale_ptr, zero_ptr, n + N, start, x, x_high, 2 * N, K, BITS, BLOCK_K, SLICES,
+                PRECISION,
             )  # fmt: skip
-            second_scales = next_scales
     if SLICES > 1:
         first, second = tl.sum(first, 0), tl.sum(second, 0)
     if BITS == 8:

@@ -21,6 +21,7 @@ from stepaudiod.editx.lm.kernels import (
     fit,
     inputs_first,
     overlap,
+    power_up_to,
     prefetch_weights,
     sliced,
     start_row,
@@ -142,7 +143,7 @@ class Chooser:
             rows.ready, self._head, rows.squares, numbers, self._best, self._codes, count, eps,
             numbers.stride(0), place, FIRST=first, COUNT=codes, AT=at, BLOCK_M=rows.block,
             BLOCK_N=blocks.n, BLOCK_K=block_k, SLICES=min(blocks.slices, block_k // 64) or 1,
-            AHEAD=fit(blocks.ahead, hidden),
+            AHEAD=power_up_to(min(blocks.ahead, hidden)),
             PRECISION="ieee" if rows.x.dtype is torch.float32 else "tf32", num_warps=blocks.warps,
             num_stages=blocks.stages, **shape, **overlap(rows.is_overlapped),
         )  # fmt: skip

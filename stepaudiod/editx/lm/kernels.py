@@ -314,6 +314,11 @@ def fit(block: int, size: int) -> int:
     return block
 
 
+def power_up_to(size: int) -> int:
+    """The largest power of two up to a size; 0 of 0."""
+    return 1 << size.bit_length() >> 1
+
+
 def begin(codes: Tensor, table: Tensor, gain: Tensor, rows: Rows) -> None:
     """Look up codes `(rows,)` in a table `(codes, hidden)`; `gain` is the first norm's weights."""
     (count, hidden), parts = rows.x.shape, rows.squares.shape[0]
@@ -358,7 +363,7 @@ def multiply(
         x, matrix.weight, matrix.scale, matrix.zero, rows.squares, y, gain, rows.ready, rows.squares,
         rows.count, count, eps or 0.0,
         N=outputs, K=inputs, BLOCK_M=rows.block, BLOCK_N=blocks.n, BLOCK_K=block_k, SLICES=slices,
-        AHEAD=fit(blocks.ahead, stored), PARTS=parts,
+        AHEAD=power_up_to(min(blocks.ahead, stored)), PARTS=parts,
         PARTS_UP=triton.next_power_of_2(max(parts, 1)), STRIDE=rows.squares.shape[1], BITS=matrix.bits,
         IS_GATED=is_gated, IS_ADDED=gain is not None, IS_COUNTED=rows.count is not None,
         PRECISION="ieee" if x.dtype is torch.float32 else "tf32", IS_OVERLAPPED=rows.is_overlapped,

@@ -46,7 +46,7 @@ _STEPS = {
     16: Tuning(
         16,
         qkv=Blocks(16, 256, 4, 4, 0, 4),
-        out=Blocks(16, 256, 4, 4, 1024, 4),
+        out=Blocks(16, 256, 4, 4, 2048, 4),
         gate_up=Blocks(16, 256, 4, 3, 1024, 4),
         down=Blocks(16, 256, 4, 4, 0, 4),
         head=Blocks(16, 256, 4, 4, 1024, 4),
@@ -54,7 +54,7 @@ _STEPS = {
     8: Tuning(
         16,
         qkv=Blocks(32, 256, 4, 4, 0, 4),
-        out=Blocks(32, 512, 4, 3, 1024, 4),
+        out=Blocks(32, 512, 4, 3, 2048, 4),
         gate_up=Blocks(16, 256, 4, 4, 1024, 4),
         down=Blocks(32, 512, 4, 3, 0, 4),
         head=Blocks(16, 256, 4, 4, 1024, 4),

@@ -225,12 +225,17 @@ def test_decode_steps_write_to_their_own_memory_only(micro: Checkpoint) -> None:
 
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="there are no graphs")
-def test_graphs_can_be_captured_ahead(micro: Checkpoint) -> None:
-    runner = CudaRunner(load(micro), 1024, 2048)
-    first = alone(runner, PROMPT, 3, 5)
+def test_a_capture_between_steps_changes_nothing(micro: Checkpoint) -> None:
+    model = load(micro)
+    first, second = (alone(CudaRunner(model, 1024, 2048), PROMPT[:60], seed, 20) for seed in range(2))
+    runner = CudaRunner(model, 1024, 2048)
+    alone(runner, PROMPT[100:160], 5, 5)  # its pages are given to the next
+    sequences = [sequence(runner, PROMPT[:60], seed, 20, slot=seed) for seed in range(2)]
+    runner.prefill([(each, 60) for each in sequences])
     while runner.capture_next():
         pass
-    assert alone(runner, PROMPT, 3, 5) == first
+    finish(runner, sequences)
+    assert [each.ids for each in sequences] == [first, second]
 
 
 def test_the_plan_knows_how_many_sequences_decode_at_once() -> None:

@@ -92,11 +92,7 @@ class Timeouts(Section):
     drain: Seconds = Field(30, ge=0, description="requests in flight when the daemon is stopped")
     heartbeat: Seconds = Field(30, gt=0, description="a worker that sends no heartbeat")
     stall: Seconds = Field(120, gt=0, description="a worker with heartbeats but no progress with its work")
-    load: Seconds = Field(
-        600,
-        gt=0,
-        description="a worker that makes no progress with loading, or work that waits for GPU memory",
-    )
+    load: Seconds = Field(600, gt=0, description="loading without progress, or work waiting for GPU memory")
 
 
 class Access(Section):
@@ -274,7 +270,7 @@ def load(
     Raises:
         ConfigError: lists every error with its source.
     """
-    layers = [*_file_layers(path), *_environment_layers(environ)]
+    layers = [*((str(each), _read(each)) for each in files(path)), *_environment_layers(environ)]
     if overrides:
         layers.append(("the command line", dict(overrides)))
     merged: dict[str, Any] = {}
@@ -315,10 +311,6 @@ def files(path: Path | None) -> list[Path]:
     return paths
 
 
-def _file_layers(path: Path | None) -> list[Layer]:
-    return [(str(each), _read(each)) for each in files(path)]
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
@@ -346,12 +338,10 @@ def _environment_layers(environ: Mapping[str, str]) -> list[Layer]:
 
 def _value(text: str) -> Any:
     """Parse a list; all other values remain text, which pydantic converts."""
-    if text.startswith("["):
-        try:
-            return tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            return text
-    return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"] if text.startswith("[") else text
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from stepaudiod.audio.types import Waveform
 from stepaudiod.editx.codes import AUDIO_BASE, GROUP, GROUP_FRAMES
-from stepaudiod.editx.decoder.config import LOOKAHEAD
+from stepaudiod.editx.decoder.config import LOOKAHEAD, LOOKAHEAD_CODES
 from stepaudiod.editx.decoder.flow import Acoustics
 from stepaudiod.editx.decoder.runner import DecoderStream
 from stepaudiod.editx.lm.runner import Sequence
@@ -29,7 +29,6 @@ FOLLOWING_FRAMES = (48, 96)
 """The same for the next pieces of a text: the client still has sound of the piece before."""
 WHOLE_FRAMES = (96,)
 """The same where the client waits for the whole sound."""
-LOOKAHEAD_CODES = LOOKAHEAD // GROUP_FRAMES * GROUP
 WHOLE_DEADLINE_S = 30.0
 """A sound that is wanted as a whole counts as late after so many seconds."""
 

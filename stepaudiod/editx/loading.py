@@ -116,7 +116,7 @@ class _Behind:
             try:
                 step()
             except (OSError, RuntimeError, ValueError, StepaudiodError) as error:
-                log.warning("not done beforehand: %s", error)  # whoever needs it gets the error
+                log.warning("not done beforehand: %s", error)  # the request that needs it gets the error
 
 
 def load_networks(

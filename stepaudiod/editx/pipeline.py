@@ -23,14 +23,13 @@ from stepaudiod.audio.types import Waveform
 from stepaudiod.edits import Edit, with_language
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.codes import GROUP, SECONDS_PER_GROUP
-from stepaudiod.editx.decoder.runner import make_decoder_runner
 from stepaudiod.editx.lanes import Lanes
 from stepaudiod.editx.lengths import MAX_SECONDS, bounds_for_edit, bounds_for_text, is_silent, share_text
 from stepaudiod.editx.lm.config import DEFAULT_LENGTH, DEFAULT_POSITIONS, Quantization
 from stepaudiod.editx.lm.prompts import PromptWriter
-from stepaudiod.editx.lm.runner import make_lm_runner
 from stepaudiod.editx.loading import LoadProgress, Networks, OnProgress, load_networks
 from stepaudiod.editx.reference import Recording, Reference, ReferenceEncoder
+from stepaudiod.editx.runners import make_decoder_runner, make_lm_runner
 from stepaudiod.editx.scheduler import Scheduler
 from stepaudiod.editx.segments import (
     TimeRange,

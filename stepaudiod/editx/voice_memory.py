@@ -30,7 +30,6 @@ class Voice:
     size_bytes: int
     users: int = 0
     prefix: ReferencePrefix | None = None
-    is_started: bool = False
 
 
 class VoiceMemory:

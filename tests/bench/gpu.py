@@ -25,6 +25,7 @@ from stepaudiod.editx.lm.config import DEFAULT_LENGTH, DEFAULT_POSITIONS, Quanti
 from stepaudiod.editx.lm.sampling import TEMPERATURE
 from stepaudiod.editx.lm.step1 import Step1ForCausalLM
 from stepaudiod.editx.loading import load_step1, write_quantized
+from stepaudiod.editx.runners import make_lm_runner
 from tests.bench.endless import write_endless
 from tests.bench.gpu_daemon import daemon, dozing, memory
 from tests.bench.gpu_requests import parts, streams
@@ -56,7 +57,7 @@ def language(table: Table) -> None:
             took = timed(partial(_reference, model), 1, 1)
             table.add("the reference's way, bf16, prompt and 20 tokens", f"{20 / took:.0f} tokens/s")
         read_bytes = sum(each.nbytes for each in model.state_dict().values() if each.is_cuda)
-        runner = lm.make_lm_runner(model, None, DEFAULT_LENGTH, DEFAULT_POSITIONS)
+        runner = make_lm_runner(model, None, DEFAULT_LENGTH, DEFAULT_POSITIONS)
         _language(table, runner, name_of(kind), read_bytes / bandwidth)
         del model, runner
         torch.cuda.empty_cache()

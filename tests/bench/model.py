@@ -19,13 +19,14 @@ from torch import Tensor
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.decoder.config import LOOKAHEAD_CODES
 from stepaudiod.editx.decoder.flow import Acoustics, load_flow
-from stepaudiod.editx.decoder.runner import Chunk, make_decoder_runner
+from stepaudiod.editx.decoder.runner import Chunk
 from stepaudiod.editx.decoder.vocoder import load_vocoder
 from stepaudiod.editx.interleaving import to_columns
 from stepaudiod.editx.lm.config import Quantization
 from stepaudiod.editx.lm.quantize import size_bytes
 from stepaudiod.editx.loading import LoadProgress, load_step1
 from stepaudiod.editx.pipeline import Edit, Pipeline, PipelineOptions
+from stepaudiod.editx.runners import make_decoder_runner
 from stepaudiod.editx.tokenizers import features
 from stepaudiod.editx.tokenizers.linguistic import load_linguistic
 from stepaudiod.editx.tokenizers.resample import resample

@@ -9,9 +9,10 @@ import torch
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.codes import AUDIO_BASE, GROUP
-from stepaudiod.editx.lm.runner import LMRunner, make_lm_runner
+from stepaudiod.editx.lm.runner import LMRunner
 from stepaudiod.editx.lm.step1 import Step1ForCausalLM
 from stepaudiod.editx.loading import Networks, load_step1
+from stepaudiod.editx.runners import make_lm_runner
 from tests.editx.sequences import alone, finish, sequence, together
 from tests.parity.language import Primed
 

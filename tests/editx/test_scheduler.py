@@ -1,4 +1,4 @@
-"""Many requests beside each other, on random weights: who waits, who is served, and what is released."""
+"""Many requests beside each other, on random weights: which wait, which are served, and what is released."""
 
 from __future__ import annotations
 

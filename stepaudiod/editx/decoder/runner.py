@@ -19,9 +19,8 @@ from torch import Tensor
 from stepaudiod.audio.types import Waveform
 from stepaudiod.editx.decoder.config import FlowCosts
 from stepaudiod.editx.decoder.dit import MELS
-from stepaudiod.editx.decoder.flow import Acoustics, Flow
+from stepaudiod.editx.decoder.flow import Acoustics
 from stepaudiod.editx.decoder.source import HARMONICS
-from stepaudiod.editx.decoder.vocoder import Vocoder
 from stepaudiod.editx.philox import normal
 
 MEL_NOISE, SOURCE_NOISE = 0x51ED2701, 0x2F8A6C3B
@@ -76,18 +75,6 @@ class DecoderRunner(Protocol):
 
     def capture_next(self) -> bool:
         """Prepare one more size of call; False when there is nothing to prepare."""
-
-
-def make_decoder_runner(flow: Flow, vocoder: Vocoder) -> DecoderRunner:
-    """Make the runner that suits the networks' device."""
-    if flow.device.type == "cuda":
-        # Triton comes with PyTorch's CUDA build only
-        from stepaudiod.editx.decoder.cuda_runner import CudaDecoder
-
-        return CudaDecoder(flow, vocoder)
-    from stepaudiod.editx.decoder.eager import EagerDecoder
-
-    return EagerDecoder(flow, vocoder)
 
 
 def mel_noise(seed: int, first: int, frames: int, device: torch.device) -> Tensor:

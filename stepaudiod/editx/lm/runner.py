@@ -12,10 +12,6 @@ from typing import Protocol
 
 from stepaudiod.editx.codes import END_OF_TURN, GROUP
 from stepaudiod.editx.lm.pages import Allocation, Pages
-from stepaudiod.editx.lm.step1 import Step1ForCausalLM
-
-DEFAULT_ROWS = 4
-"""Sequences that decode at once on a processor."""
 
 
 @dataclass(eq=False)
@@ -94,18 +90,3 @@ class LMRunner(Protocol):
 
     def capture_next(self) -> bool:
         """Capture a graph that was missed; False if there is none."""
-
-
-def make_lm_runner(model: Step1ForCausalLM, rows: int | None, length: int, positions: int) -> LMRunner:
-    """Make the runner that suits the device, with the rows that suit it if they are None.
-
-    `length` is of each sequence, `positions` of all together, on a GPU.
-    """
-    if model.device.type == "cuda":
-        # Triton comes with PyTorch's CUDA build only
-        from stepaudiod.editx.lm.cuda_runner import CudaRunner
-
-        return CudaRunner(model, length, positions)
-    from stepaudiod.editx.lm.eager_runner import EagerRunner
-
-    return EagerRunner(model, rows or DEFAULT_ROWS, length)

@@ -10,10 +10,9 @@ import hashlib
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stepaudiod.audio.decode import decode
-from stepaudiod.audio.tempo import TempoStream
-from stepaudiod.audio.types import Waveform
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.lengths import MAX_SECONDS
 from stepaudiod.editx.lm.config import DTYPES, Quantization
@@ -36,12 +33,12 @@ from stepaudiod.editx.pipeline import (
     Pipeline,
     PipelineOptions,
     Reference,
-    Synthesis,
 )
-from stepaudiod.engines.base import NO_SOUND, Clip, Decode, Progress, Recognisers
+from stepaudiod.engines.base import Clip, Decode, Progress, Recognisers
 from stepaudiod.engines.step_audio.recogniser import NO_RECOGNISER, Recogniser, renaming_params
+from stepaudiod.engines.step_audio.results import Results
 from stepaudiod.errors import EngineUnavailable, InvalidRequest
-from stepaudiod.requests import EditRequest, Facts, SpeechRequest
+from stepaudiod.requests import EditRequest, SpeechRequest
 from stepaudiod.temp_dirs import UNFINISHED, TempDir, sweep
 from stepaudiod.voice_library import VoiceLibrary
 
@@ -359,60 +356,6 @@ def _device(setting: str) -> str:
             'from 0. Set another, "auto" or "cpu".'
         )
     return setting
-
-
-class Results:
-    """The facts of a request, then its sound, then the counts. `is_ready`: `next` returns at once."""
-
-    def __init__(
-        self,
-        synthesis: Synthesis,
-        facts: dict[str, Any],
-        on_end: Callable[[], None],
-        speed: float = 1.0,
-        names: tuple[str, ...] = (),
-    ) -> None:
-        self._synthesis = synthesis
-        self._facts = facts
-        self._on_end = on_end
-        self._tempo = TempoStream(speed, SAMPLE_RATE)
-        self._names = names
-        self._results = self._run()
-
-    @property
-    def is_ready(self) -> bool:
-        return self._synthesis.is_ready
-
-    def __iter__(self) -> Iterator[Waveform | Facts]:
-        return self
-
-    def __next__(self) -> Waveform | Facts:
-        with renaming_params(*self._names):
-            return next(self._results)
-
-    def close(self) -> None:
-        self._results.close()
-        self._synthesis.close()
-
-    def _run(self) -> Generator[Waveform | Facts, None, None]:
-        """The model has no control over its speed: the sound is stretched at the same pitch."""
-        synthesis, stats = self._synthesis, self._synthesis.stats
-        first = next(synthesis, NO_SOUND)
-        self._facts |= {"seed": stats.seed, "pieces": stats.pieces}
-        if (used := stats.reference_range) is not None:
-            self._facts["reference_stretch"] = f"{used.start:.2f}-{used.end:.2f}"
-        yield Facts(self._facts)
-        for chunk in chain([first], synthesis):
-            yield self._tempo.push(chunk)
-        yield self._tempo.finish()
-        self._on_end()
-        yield Facts(
-            {
-                "input_tokens": stats.input_tokens,
-                "output_tokens": stats.output_tokens,
-                "retries": stats.retries,
-            }
-        )
 
 
 def _read(path: Path) -> Reference | None:

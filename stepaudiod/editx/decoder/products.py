@@ -20,8 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-LARGE_ROWS = 512
-"""Products of more rows have larger tiles."""
+SMALL_ROWS, LARGE_ROWS = 512, 2048
+"""Up to so many rows the tiles are small, and beyond so many they are large."""
 
 
 class Act(IntEnum):
@@ -220,12 +220,14 @@ class Tile:
 
     @classmethod
     def best(cls, rows: int, outputs: int, inputs: int, dtype: torch.dtype) -> Tile:
-        k = min(64, max(16, triton.next_power_of_2(inputs)))
+        k = max(16, triton.next_power_of_2(inputs))
         if dtype is torch.float32:
             return cls(64, 32, min(k, 32), 4, 2)
+        if rows <= SMALL_ROWS:  # few programs, each of which waits for its inputs
+            return cls(64, 32, min(k, 128), 4, 4)
         if rows <= LARGE_ROWS:
-            return cls(64, 32, k, 4, 4)
-        return cls(128, 128, k, 8, 3) if outputs > 64 else cls(128, 64, k, 4, 3)
+            return cls(64, 64, min(k, 64), 4, 4)
+        return cls(128, 128, min(k, 64), 8, 3) if outputs > 64 else cls(128, 64, min(k, 64), 4, 3)
 
 
 def multiply(

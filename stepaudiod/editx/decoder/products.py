@@ -6,8 +6,8 @@ they are read. Rows of many sequences lie behind each other:
     x    ·· sequence ··│gap│·· sequence ··        (rows, inputs)
     y    row r  =  sum over taps j of  x[(stride * r + dilation * j - offset) / up]  times  weight[:, j]
 
-The tiles of a row and the order of its sum don't depend on other rows. Independent of networks.
-Imported on CUDA only.
+A row's sums are made in the same order in tiles of every size, so they don't depend on other rows.
+Independent of networks. Imported on CUDA only.
 """
 
 from __future__ import annotations

@@ -130,9 +130,9 @@ class Job:
                     items = cast("Transcribing", engine).transcribe(work, clip)
         encoder = _make_encoder(order, engine.sample_rate)
         self._items = items
-        yield None
         item: Waveform | Facts | Segment | None = Facts({})
         try:
+            yield None  # an engine that batches requests begins now, and may be closed before it has a result
             while item is not None:
                 started = time.monotonic()
                 item = next(items, None)

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import wave
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +32,10 @@ from stepaudiod.engines.step_audio.engine import StepAudioEngine
 from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound
 from stepaudiod.requests import EditRequest, Facts, Recording, SpeechRequest
 from stepaudiod.voice_library import VoiceLibrary
+from stepaudiod.worker.decoder_process import Decoders
+from stepaudiod.worker.job import Job
 from stepaudiod.worker.loaded import LoadedEngines
-from stepaudiod.worker.protocol import EngineOrder
+from stepaudiod.worker.protocol import EngineOrder, StartJob
 from tests.conftest import StartDaemon
 from tests.editx.trees import write_tree
 
@@ -176,6 +179,48 @@ def test_work_without_sound_yet_still_shows_that_it_moves(loaded: StepAudioEngin
         tasks += loaded.step()
     assert tasks > 3
     results.close()
+
+
+def finish(engine: StepAudioEngine) -> int:
+    """Run the engine until it has no work; returns the number of tasks that took."""
+    tasks = 0
+    while engine.is_working:
+        if not (done := engine.step()):
+            engine._pipeline.scheduler.lanes.wait(30)
+        tasks += done
+    return tasks
+
+
+def test_the_first_sound_waits_for_no_other(loaded: StepAudioEngine) -> None:
+    results = loaded.speak(SpeechRequest("Hello there, this is a longer one.", "hum", seed=1))
+    while not results.is_ready:
+        loaded._pipeline.scheduler.lanes.wait(30)
+        loaded.step()
+    assert isinstance(next(results), Facts)
+    assert results.is_ready
+    first = next(results)
+    assert not isinstance(first, Facts)
+    assert 0 < first.size < 24000
+    results.close()
+    assert finish(loaded) < 5
+
+
+def test_a_request_that_is_cancelled_before_its_first_sound_holds_nothing(
+    data: Path, loaded: StepAudioEngine
+) -> None:
+    (description,) = LocalEngines(data, settings()).describe()
+    work = SpeechRequest("A sentence of some words. " * 20, "hum", seed=1)
+    order = StartJob(1, EngineOrder.of(description), work, "pcm", {})
+    job = Job(order, lambda _: loaded, Decoders(), threading.Semaphore(), lambda: None)
+    next(job.results)
+    assert not job.can_step  # it has begun
+    scheduler = loaded._pipeline.scheduler
+    while not scheduler._admitted:
+        scheduler.lanes.wait(30)
+        loaded.step()
+    job.close()
+    assert finish(loaded) < 5
+    assert not scheduler._admitted
 
 
 def test_a_gpus_memory_is_divided_before_loading_and_too_little_is_said(data: Path) -> None:

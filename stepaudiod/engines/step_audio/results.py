@@ -38,11 +38,13 @@ class Results:
         self._tempo = TempoStream(speed, SAMPLE_RATE)
         self._names = names
         self._results = self._run()
+        self._has_sound = False
+        """Whether it holds the first sound, which came with the facts."""
 
     @property
     def is_ready(self) -> bool:
         """Whether `next` returns at once."""
-        return self._synthesis.is_ready
+        return self._has_sound or self._synthesis.is_ready
 
     def __iter__(self) -> Iterator[Waveform | Facts]:
         return self
@@ -62,7 +64,9 @@ class Results:
         self._facts |= {"seed": stats.seed, "pieces": stats.pieces}
         if (used := stats.reference_range) is not None:
             self._facts["reference_stretch"] = f"{used.start:.2f}-{used.end:.2f}"
+        self._has_sound = True
         yield Facts(self._facts)
+        self._has_sound = False
         for chunk in chain([first], synthesis):
             yield self._tempo.push(chunk)
         yield self._tempo.finish()

@@ -1,7 +1,9 @@
-"""All networks of a checkpoint, loaded with progress. Independent of requests.
+"""All networks of a checkpoint, loaded with progress.
 
-first     vocabulary, flow decoder, vocoder; the language model in a thread of its own
-behind    the encoders of recordings: at their first use, or when `Networks.finish` is called
+    first     vocabulary, flow decoder, vocoder; the language model in threads of its own
+    behind    the encoders of recordings: at their first use, or when `Networks.finish` is called
+
+Independent of requests.
 """
 
 from __future__ import annotations

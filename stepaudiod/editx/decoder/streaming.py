@@ -1,14 +1,16 @@
 """Sound from codes as they arrive: the flow decoder and the vocoder in chunks.
 
-codes     5-code groups    ────[first chunk]──[second]──[all later ones]──[rest]
-decoder   needs 3 frames (one group) beyond the chunk; keeps keys, values and columns of its own beside
-those of the reference, which all streams of a voice share: see `reference_prefix`
-vocoder   holds back the sound of its last 8 frames, whose right neighbours are unknown, and repeats them:
+    codes     5-code groups    ────[first chunk]──[second]──[all later ones]──[rest]
+    decoder   needs 3 frames (one group) beyond the chunk; keeps keys, values and columns of its own beside
+              those of the reference, which all streams of a voice share: see `reference_prefix`
+    vocoder   holds back the sound of its last 8 frames, whose right neighbours are unknown, and repeats them:
 
-chunk k    ·· context ··│────────────── new ──────────────│
-└ 8 kept ┘
-chunk k+1                          ·· context ··│─8 again─│──── new ────
-└┴ crossfade over the first 2, with halves that sum to 1
+    chunk k    ·· context ··│────────────── new ──────────────│
+                                                     └ 8 kept ┘
+    chunk k+1                          ·· context ··│─8 again─│──── new ────
+                                                    └┴ crossfade over the first 2, with halves that sum to 1
+
+Independent of requests.
 """
 
 from __future__ import annotations

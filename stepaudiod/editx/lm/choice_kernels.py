@@ -30,9 +30,9 @@ from stepaudiod.editx.lm.kernels import (
 from stepaudiod.editx.lm.tuning import Blocks
 from stepaudiod.editx.philox_kernels import gumbel
 
-SEED, OUTPUT, MAY_END, INVERSE_TEMPERATURE, NUMBERS = 0, 2, 3, 4, 5
-"""Indices of a row's int32 numbers: the seed's two halves, the group's position in the output, whether it may
-be an end, and a float32: 1 divided by the temperature, or 0 for the most likely."""
+NUMBERS = 5
+"""A row's int32 numbers: the seed's two halves, the group's position in the output, whether it may be an end,
+and a float32: 1 divided by the temperature, or 0 for the most likely."""
 MOST_PROGRAMS = 256
 
 
@@ -124,7 +124,7 @@ class Chooser:
 
         Args:
             rows: after the last layer.
-            numbers: `(rows, numbers)` int32, see `SEED`.
+            numbers: `(rows, numbers)` int32, see `NUMBERS`.
             at: where they begin in a row.
             place: 0 to 4.
             eps: of the norm before.

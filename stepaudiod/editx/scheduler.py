@@ -61,6 +61,8 @@ class Scheduler:
         self._stepped: list[_Admitted] = []
         """What the language model's lane works on."""
         self._decoded: list[_Admitted] = []
+        self._prefilled: Voice | None = None
+        """What the decoder's lane works on, as `_decoded`."""
         self._background: deque[tuple[Callable[[], Any], Callable[[Future[Any]], None]]] = deque()
         self._has_read = False
         self._captures = {lanes.language_model: False, lanes.decoder: False}
@@ -228,7 +230,10 @@ class Scheduler:
             self._decode(group[: self._decoder.slots])
 
     def _read_voice(self, voice: Voice) -> None:
+        self._prefilled = voice
+
         def then(future: Future[Any]) -> None:
+            self._prefilled = None
             if (error := future.exception()) is None:
                 voice.prefix = future.result()
                 return
@@ -316,6 +321,8 @@ class Scheduler:
         """Release what cancelled generations hold, if no lane is working on it."""
         for each in list(self._admitted):
             if not each.generation.has_ended or each in self._stepped or each in self._decoded:
+                continue
+            if each.voice is not None and each.voice is self._prefilled:
                 continue
             # other prompts may share the pages of one that has begun
             if each.is_in_language_model and not each.sequence.is_read:

@@ -172,7 +172,9 @@ class Synthesis:
                     return
                 resume = lambda: self._script.send(None)  # noqa: E731
             if isinstance(step, Background):
-                self._scheduler.run(step.function, self._after_background)
+                function = step.function
+                # a request that was closed meanwhile keeps no other one waiting
+                self._scheduler.run(lambda: None if self._is_done else function(), self._after_background)
             else:
                 step.on_end = self._after_generation
                 self._generation = step

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from stepaudiod.editx.codes import GROUP_FRAMES
-from stepaudiod.editx.decoder.runner import Chunk
+from stepaudiod.editx.decoder.flow import Acoustics
+from stepaudiod.editx.decoder.runner import Chunk, ReferencePrefix
 from stepaudiod.editx.generation import STREAMED_FRAMES
 from stepaudiod.editx.pipeline import Pipeline, PipelineOptions, Reference, Synthesis
+from stepaudiod.editx.scheduler import Scheduler
 from stepaudiod.editx.tokenizers.features import HOP
 from stepaudiod.errors import InvalidRequest
 
@@ -124,10 +129,7 @@ def test_a_request_that_is_closed_leaves_everything(
     closed.close()
     waiting.close()
     assert np.array_equal(other.waveform(), right)
-    scheduler = pipeline.scheduler
-    while scheduler.is_working:
-        if not scheduler.step():
-            scheduler.lanes.wait(30)
+    run(scheduler := pipeline.scheduler)
     assert scheduler._memory._streams_bytes == 0
     (voice,) = scheduler._memory._voices.values()
     gone = weakref.ref(voice.prefix)
@@ -135,6 +137,65 @@ def test_a_request_that_is_closed_leaves_everything(
     del voice, closed, other, waiting, result
     gc.collect()
     assert gone() is None  # no stream that has ended holds it
+
+
+def run(scheduler: Scheduler) -> None:
+    while scheduler.is_working:
+        if not scheduler.step():
+            scheduler.lanes.wait(30)
+
+
+def test_recordings_of_requests_that_were_closed_are_not_encoded(
+    make: Callable[..., Pipeline], reference: Reference
+) -> None:
+    scheduler, encoded = (pipeline := make()).scheduler, list[int]()
+
+    def encode(number: int) -> Reference:
+        encoded.append(number)
+        return reference
+
+    results = [pipeline.clone(partial(encode, number), TEXT, seed=1) for number in range(4)]
+    for result in results:
+        result.start()
+    for result in results[:3]:
+        result.close()
+    assert results[3].waveform().size
+    run(scheduler)
+    assert encoded == [3]
+
+
+def test_a_voice_whose_listener_leaves_while_it_is_computed_is_computed_once(
+    make: Callable[..., Pipeline], reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = (pipeline := make()).scheduler
+    prefill, begun, may_go_on = scheduler._decoder.prefill, threading.Event(), threading.Event()
+    computed = list[Acoustics]()
+
+    def watched(acoustics: Acoustics) -> ReferencePrefix:
+        computed.append(acoustics)
+        begun.set()
+        assert may_go_on.wait(30)
+        return prefill(acoustics)
+
+    monkeypatch.setattr(scheduler._decoder, "prefill", watched)
+    own = ThreadPoolExecutor(1)  # as on a GPU
+    monkeypatch.setattr(scheduler.lanes.decoder, "_thread", own)
+    left, stays = (pipeline.clone(reference, TEXT, seed=seed) for seed in (1, 2))
+    left.start()
+    while not begun.is_set():
+        scheduler.step()
+        begun.wait(0.01)
+    left.close()
+    while scheduler._stepped:
+        scheduler.lanes.wait(30)
+        scheduler.step()
+    assert scheduler._memory.used_bytes  # the lane still fills it
+    may_go_on.set()
+    assert stays.waveform().size
+    run(scheduler)
+    own.shutdown()
+    assert len(computed) == 1
+    assert scheduler._memory._streams_bytes == 0
 
 
 def test_an_error_ends_only_the_requests_that_it_meets(

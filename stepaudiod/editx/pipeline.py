@@ -78,7 +78,7 @@ class PipelineOptions:
     """Limits, and whether silent, runaway and truncated output is detected.
 
     Args:
-        rows: requests in one batch; None for what suits the device.
+        rows: sequences in one decode step on a processor; None for the default.
         length: tokens of one request, prompt and output.
         positions: tokens of all requests together, on a GPU; more wait.
         decoder_bytes: memory of the decoder's voices and streams; None for no limit. More wait.

@@ -12,6 +12,7 @@ import threading
 import wave
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,46 @@ def finish(engine: StepAudioEngine) -> int:
             engine._pipeline.scheduler.lanes.wait(30)
         tasks += done
     return tasks
+
+
+def test_a_known_voice_waits_for_no_others_recording(
+    loaded: StepAudioEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, scheduler = SpeechRequest("Hello there.", "hum", seed=1), loaded._pipeline.scheduler
+    right, _ = sound(loaded.speak(request))
+    other, is_done = ThreadPoolExecutor(1), threading.Event()
+    monkeypatch.setattr(scheduler.lanes.recordings, "_thread", other)  # as on a GPU
+    scheduler.run(partial(is_done.wait, 60), lambda future: None)
+    made, _ = sound(loaded.speak(request))
+    assert not scheduler.lanes.recordings.is_free
+    is_done.set()
+    finish(loaded)
+    other.shutdown()
+    assert np.array_equal(made, right)
+
+
+def test_a_voice_that_is_deleted_or_changed_while_it_is_used(
+    data: Path, loaded: StepAudioEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, request = VoiceLibrary(data / "voices"), SpeechRequest("Hello there.", "brief", seed=1)
+    library.create("brief", recording(data / "brief.wav"), "a short hum", "mine")
+
+    def deleting(path: Path) -> tuple[Waveform, int]:
+        library.delete("brief")
+        return decode(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loaded, "decode", deleting)
+        with pytest.raises(NotFound, match="has just been deleted"):
+            next(loaded.speak(request))
+    library.create("brief", data / "brief.wav", "a short hum", "mine")
+    first, _ = sound(loaded.speak(request))
+    library.delete("brief")
+    with pytest.raises(NotFound):
+        next(loaded.speak(request))
+    library.create("brief", data / "brief.wav", "something else", "mine")
+    assert not np.array_equal(first, sound(loaded.speak(request))[0])
+    library.delete("brief")
 
 
 def test_the_first_sound_waits_for_no_other(loaded: StepAudioEngine) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stepaudiod.audio.decode import decode
@@ -36,16 +32,16 @@ from stepaudiod.editx.pipeline import (
 )
 from stepaudiod.engines.base import Clip, Decode, Progress, Recognisers
 from stepaudiod.engines.step_audio.recogniser import NO_RECOGNISER, Recogniser, renaming_params
+from stepaudiod.engines.step_audio.references import References, read_encoded, write_encoded
 from stepaudiod.engines.step_audio.results import Results
-from stepaudiod.errors import EngineUnavailable, InvalidRequest
+from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound
 from stepaudiod.requests import EditRequest, SpeechRequest
-from stepaudiod.temp_dirs import UNFINISHED, TempDir, sweep
-from stepaudiod.voice_library import VoiceLibrary
+from stepaudiod.voice_library import StoredVoice, VoiceLibrary
 
 log = logging.getLogger(__name__)
 
-MAX_REFERENCES = 32
-"""Encoded references in memory; each takes some hundred kilobytes."""
+_Signature = tuple[StoredVoice, int, int]
+"""A library voice's metadata, and its recording's inode and time."""
 
 
 class StepAudioEngine:
@@ -85,7 +81,9 @@ class StepAudioEngine:
         self._quantization = quantization
         self._gpu_memory = gpu_memory
         self._options = PipelineOptions(is_output_checked=check_output)
-        self._references: OrderedDict[str, Reference] = OrderedDict()
+        self._references = References()
+        self._library_keys: dict[str, tuple[_Signature, str]] = {}
+        """By the id of a voice: what its files looked like, and its reference's key."""
         self.decode: Decode = decode
         self.engines: Recognisers | None = None
         self._recogniser_order = recogniser
@@ -189,7 +187,9 @@ class StepAudioEngine:
             InvalidRequest: the voice has no transcript, or the change can't be applied.
             SynthesisFailed: the output can't be used, twice.
         """
-        return self._say(request, partial(self._library_voice, request.voice), {}, ("voice", "voice"))
+        known = self._known_voice(request.voice)
+        reference = partial(self._library_voice, request.voice) if known is None else known
+        return self._say(request, reference, {}, ("voice", "voice"))
 
     def clone(self, request: SpeechRequest, reference: Clip) -> Results:
         """Speak the text in the voice of a recording that came with the request, streamed.
@@ -206,9 +206,8 @@ class StepAudioEngine:
 
         def encoded() -> Reference:
             key = self._key(reference.waveform.tobytes() + said.encode(errors="replace"))
-            if key not in self._references:
-                self._remember(key, self._encode(reference, said.strip()))
-            found = self._recall(key)
+            if (found := self._references.recall(key)) is None:
+                found = self._references.remember(key, self._encode(reference, said.strip()))
             if not said.strip():
                 facts.update(self._transcript_facts(found.transcript))
             return found
@@ -252,7 +251,7 @@ class StepAudioEngine:
     def _say(
         self,
         request: SpeechRequest,
-        reference: Callable[[], Reference],
+        reference: Reference | Callable[[], Reference],
         facts: dict[str, Any],
         names: tuple[str, ...],
     ) -> Results:
@@ -267,20 +266,37 @@ class StepAudioEngine:
             )
         return Results(synthesis, facts, self._pipeline.networks.finish, request.speed, names)
 
+    def _known_voice(self, voice_id: str) -> Reference | None:
+        """A library voice in memory: its request waits for no other one's recording. None if it changed."""
+        try:
+            signature, key = self._library_keys.get(voice_id, (None, ""))
+            return self._references.recall(key) if signature == self._signature(voice_id) else None
+        except (NotFound, OSError):
+            return None  # `_library_voice` says so
+
     def _library_voice(self, voice_id: str) -> Reference:
         """An encoded voice: from memory, from its file, or encoded now."""
         voice, path = self._voices.get(voice_id), self._voices.recording(voice_id)
-        key = self._key(path.read_bytes() + voice.transcript.encode(errors="replace"))
-        if key in self._references:
-            return self._recall(key)
-        file = path.parent / f"{key}.safetensors"
-        reference = _read(file)
-        if reference is None:
+        try:
+            signature = self._signature(voice_id)
+            key = self._key(path.read_bytes() + voice.transcript.encode(errors="replace"))
+            file = path.parent / f"{key}.safetensors"
+            reference = self._references.recall(key) or read_encoded(file)
+            clip = Clip(*self.decode(path)) if reference is None else None
+        except FileNotFoundError:
+            raise NotFound(f"The voice {voice_id!r} has just been deleted.", "voice") from None
+        if clip is not None:
             with renaming_params("voice", "voice"):
-                reference = self._encode(Clip(*self.decode(path)), voice.transcript)
-            _write(reference, file)
-        self._remember(key, reference)
-        return reference
+                reference = self._encode(clip, voice.transcript)
+            write_encoded(reference, file)
+        assert reference is not None
+        self._library_keys[voice_id] = signature, key
+        return self._references.remember(key, reference)
+
+    def _signature(self, voice_id: str) -> _Signature:
+        """What changes when a voice is made anew, without reading its recording."""
+        status = self._voices.recording(voice_id).stat()
+        return self._voices.get(voice_id), status.st_ino, status.st_mtime_ns
 
     def _encode(self, clip: Clip, transcript: str) -> Reference:
         """Encode a recording; of a long one, only the range that the model uses is transcribed."""
@@ -293,15 +309,6 @@ class StepAudioEngine:
 
     def _key(self, content: bytes) -> str:
         return hashlib.sha256(content + self._encoder_key.encode()).hexdigest()[:32]
-
-    def _remember(self, key: str, reference: Reference) -> None:
-        self._references[key] = reference
-        if len(self._references) > MAX_REFERENCES:
-            self._references.popitem(last=False)
-
-    def _recall(self, key: str) -> Reference:
-        self._references.move_to_end(key)
-        return self._references[key]
 
     def _transcribe(self, clip: Clip) -> str:
         """Transcribe a recording of up to 30 s.
@@ -356,27 +363,3 @@ def _device(setting: str) -> str:
             'from 0. Set another, "auto" or "cpu".'
         )
     return setting
-
-
-def _read(path: Path) -> Reference | None:
-    """An encoded voice; None if the file is missing, damaged or of another version."""
-    if not path.exists():
-        return None
-    try:
-        return Reference.from_tensors(load_file(path))
-    except (InvalidRequest, SafetensorError, KeyError):
-        return None
-
-
-def _write(reference: Reference, path: Path) -> None:
-    """Write an encoded voice; if that fails, it is encoded again by the next worker."""
-    sweep(path.parent)
-    try:
-        with TempDir(path.parent, UNFINISHED) as folder:
-            unfinished = folder / path.name
-            save_file(reference.to_tensors(), unfinished)
-            with unfinished.open("rb") as file:
-                os.fsync(file.fileno())  # before the rename: a power failure must not leave an empty file
-            unfinished.rename(path)
-    except (OSError, SafetensorError) as error:
-        log.warning("the encoded voice can't be written to %s: %s", path.parent, error)

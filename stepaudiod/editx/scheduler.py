@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from stepaudiod.audio.types import Waveform
@@ -152,8 +153,7 @@ class Scheduler:
         if not lane.is_free:
             return
         running = [each for each in self._admitted if each.is_in_language_model]
-        pieces = self._prompt_pieces(running)
-        decoding = [each for each in running if each.sequence.is_read]
+        pieces, decoding = self._prompt_pieces(running), self._read(running)
         if pieces and not (self._has_read and decoding):
             self._has_read = True
             self._stepped = [each for each, _ in pieces]
@@ -166,6 +166,10 @@ class Scheduler:
             lane.start(lambda: self._language_model.decode(sequences), self._after_language_model)
         else:
             self._capture(lane, self._language_model.capture_next)
+
+    def _read(self, running: list[_Admitted]) -> list[_Admitted]:
+        """Those whose prompts were read; one may consist of pages that one before it is still to fill."""
+        return list(takewhile(lambda each: each.sequence.is_read, running))
 
     def _prompt_pieces(self, running: list[_Admitted]) -> list[tuple[_Admitted, int]]:
         """Prompts in the order of admission, up to the tokens of one step.
@@ -190,9 +194,8 @@ class Scheduler:
         stepped, self._stepped = self._stepped, []
         if (error := future.exception()) is not None:
             # what is still to be read may share pages with what failed
-            unread = [
-                each for each in self._admitted if each.is_in_language_model and not each.sequence.is_read
-            ]
+            running = [each for each in self._admitted if each.is_in_language_model]
+            unread = running[len(self._read(running)) :]
             for each in {*stepped, *unread}:
                 self._leave_language_model(each)
                 self._end(each, error)

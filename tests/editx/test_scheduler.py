@@ -68,6 +68,24 @@ def test_a_sound_is_the_same_beside_others(make: Callable[..., Pipeline], refere
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
+def test_equal_prompts_of_whole_pages_are_read_before_they_are_used(
+    make: Callable[..., Pipeline], reference: Reference
+) -> None:
+    pipeline, size = make(), make().scheduler._language_model.pages.size
+
+    def is_whole(said: str) -> bool:
+        return len(pipeline._writer.clone(reference.ids, said, TEXT)) % size == 1
+
+    voice = replace(reference, transcript=next(said for n in range(size) if is_whole(said := "o" * n)))
+    alone = [make().clone(voice, TEXT, seed=seed).waveform() for seed in (1, 2)]
+    first = pipeline.clone(reference, TEXT, seed=3)
+    first.start()
+    pipeline.scheduler.step()  # its prompt is being read: then those that were read go on
+    results = [pipeline.clone(voice, TEXT, seed=seed) for seed in (1, 2)]
+    together, _ = in_turn([first, *results])
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together[1:], strict=True))
+
+
 def test_the_first_chunk_is_short_and_later_ones_grow(
     make: Callable[..., Pipeline], reference: Reference
 ) -> None:

@@ -193,9 +193,9 @@ class Scheduler:
     def _after_language_model(self, future: Future[Any]) -> None:
         stepped, self._stepped = self._stepped, []
         if (error := future.exception()) is not None:
-            # what is still to be read may share pages with what failed
             running = [each for each in self._admitted if each.is_in_language_model]
-            unread = running[len(self._read(running)) :]
+            # what is still to be read may share pages with a prompt that could not be read
+            unread = running[len(self._read(running)) :] if self._has_read else []
             for each in {*stepped, *unread}:
                 self._leave_language_model(each)
                 self._end(each, error)

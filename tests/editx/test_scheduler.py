@@ -18,6 +18,7 @@ from stepaudiod.editx.codes import GROUP_FRAMES
 from stepaudiod.editx.decoder.flow import Acoustics
 from stepaudiod.editx.decoder.runner import Chunk, ReferencePrefix
 from stepaudiod.editx.generation import STREAMED_FRAMES
+from stepaudiod.editx.lm.runner import Sequence
 from stepaudiod.editx.pipeline import Pipeline, PipelineOptions, Reference, Synthesis
 from stepaudiod.editx.scheduler import Scheduler
 from stepaudiod.editx.tokenizers.features import HOP
@@ -238,6 +239,36 @@ def test_an_error_ends_only_the_requests_that_it_meets(
         next(failing)
     monkeypatch.undo()
     assert np.array_equal(pipeline.clone(reference, TEXT, seed=2).waveform(), right)
+
+
+def test_a_failed_decode_step_ends_no_request_that_is_not_in_it(
+    make: Callable[..., Pipeline], reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = make().clone(reference, TEXT, seed=2).waveform()
+    scheduler = (pipeline := make()).scheduler
+    begun, may_fail = threading.Event(), threading.Event()
+
+    def fail(sequences: list[Sequence]) -> None:
+        begun.set()
+        assert may_fail.wait(30)
+        raise MemoryError("no memory")
+
+    failing, other = (pipeline.clone(reference, TEXT, seed=seed) for seed in (1, 2))
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler._language_model, "decode", fail)
+        failing.start()
+        while not begun.is_set():
+            scheduler.step()
+            begun.wait(0.01)
+        other.start()
+        scheduler.step()
+        assert len(scheduler._admitted) == 2
+    may_fail.set()
+    assert np.array_equal(other.waveform(), right)
+    with pytest.raises(MemoryError):
+        next(failing)
+    run(scheduler)
+    assert not scheduler._admitted
 
 
 def test_a_long_text_that_is_not_read_stops_making_sound(

@@ -64,7 +64,7 @@ class Generation:
         seed: of the decoder's noise.
         chunk_frames: the sizes of its chunks; later ones are as the last.
         on_sound: gets each chunk, and whether it is the last.
-        is_usable: whether a sequence that has ended may be decoded, if none of its sound has been passed on.
+        is_usable: whether a sequence that has ended may be decoded, if its first chunk is incomplete.
         on_end: called once, with an error or None; not if the generation is cancelled.
     """
 
@@ -91,6 +91,14 @@ class Generation:
     def frames(self) -> int:
         """The most frames at 25 Hz that the decoder may get, the reference's last ones included."""
         return math.ceil(self.sequence.max_tokens / GROUP) * GROUP_FRAMES + LOOKAHEAD
+
+    @property
+    def has_first_chunk(self) -> bool:
+        """Whether the codes of the first chunk are complete: its sound is passed on, or soon will be.
+
+        What to do with a bad output depends on this, and not on what the decoder has had time for.
+        """
+        return len(self.sequence.ids) >= self.chunk_frames[0] // GROUP_FRAMES * GROUP + LOOKAHEAD_CODES
 
     def next_size(self) -> int | None:
         """Number of frames of the next chunk, 0 of a last one; None while its codes are missing."""

@@ -206,7 +206,7 @@ class Scheduler:
             if sequence.has_ended or len(sequence.ids) >= sequence.max_tokens:
                 generation.is_written = True
                 self._leave_language_model(each)
-                is_wanted = generation.has_sounded or generation.is_usable(sequence)
+                is_wanted = generation.has_first_chunk or generation.is_usable(sequence)
                 if generation.acoustics is None or not is_wanted:
                     self._end(each, None)
 

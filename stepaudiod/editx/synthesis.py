@@ -2,7 +2,7 @@
 
 A request is a chain of calls. Each call's codes go into the next call's prompt; only those of the last are
 decoded, as they arrive. Output that is silent, runs on or stops short is tried once more with another seed,
-as long as none of its sound has been passed on.
+if its first chunk is incomplete.
 
 A request is written as a script: a generator that yields what it waits for, and is resumed with the result.
 """
@@ -280,7 +280,7 @@ class Speaker:
         yield generation
         self.stats.output_tokens += len(generation.sequence.ids)
         problem = self._problem(generation.sequence, bounds)
-        if problem is not None and not generation.has_sounded:
+        if problem is not None and not generation.has_first_chunk:
             return problem
         if problem is None and self.is_checked and max(peaks) < SILENT_RMS:
             problem = "it was silent"

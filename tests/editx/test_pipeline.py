@@ -182,6 +182,15 @@ def test_speech_that_runs_on_is_tried_again_and_then_an_error(
     assert stats.retries == 1
 
 
+def test_speech_that_runs_on_behind_its_first_chunk_is_an_error_at_once(
+    pipeline: Pipeline, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client has, or will have, sound of the first attempt, however fast the decoder is."""
+    stats, error = failing(pipeline, Bounds(0.0, 0.48), reference, monkeypatch)
+    assert "ran on" in str(error)
+    assert stats.retries == 0
+
+
 def test_speech_that_stops_short_is_an_error(
     pipeline: Pipeline, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:

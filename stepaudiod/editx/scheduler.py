@@ -153,7 +153,7 @@ class Scheduler:
         if not lane.is_free:
             return
         running = [each for each in self._admitted if each.is_in_language_model]
-        pieces, decoding = self._prompt_pieces(running), self._read(running)
+        pieces, decoding = self._prompt_pieces(running), self._decodable(running)
         if pieces and not (self._has_read and decoding):
             self._has_read = True
             self._stepped = [each for each, _ in pieces]
@@ -167,7 +167,7 @@ class Scheduler:
         else:
             self._capture(lane, self._language_model.capture_next)
 
-    def _read(self, running: list[_Admitted]) -> list[_Admitted]:
+    def _decodable(self, running: list[_Admitted]) -> list[_Admitted]:
         """Those whose prompts were read; one may consist of pages that one before it is still to fill."""
         return list(takewhile(lambda each: each.sequence.is_read, running))
 
@@ -195,7 +195,7 @@ class Scheduler:
         if (error := future.exception()) is not None:
             running = [each for each in self._admitted if each.is_in_language_model]
             # what is still to be read may share pages with a prompt that could not be read
-            unread = running[len(self._read(running)) :] if self._has_read else []
+            unread = running[len(self._decodable(running)) :] if self._has_read else []
             for each in {*stepped, *unread}:
                 self._leave_language_model(each)
                 self._end(each, error)

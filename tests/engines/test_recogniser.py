@@ -21,7 +21,7 @@ from stepaudiod.worker.loaded import LoadedEngines
 from stepaudiod.worker.protocol import EngineDropped, EngineLoaded, EngineOrder, ToFront
 from tests.editx.trees import write_tree
 from tests.engines.conftest import Say
-from tests.engines.test_step_audio import settings
+from tests.engines.step_audio import settings
 from tests.engines.test_whisper_transformers import write_model
 
 SIZE = 1_000_000

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
-import wave
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -22,13 +18,12 @@ import pytest
 
 from stepaudiod.audio.decode import decode
 from stepaudiod.audio.types import Waveform
-from stepaudiod.config import StepAudio
 from stepaudiod.edits import Edit
 from stepaudiod.editx.pipeline import PipelineOptions
 from stepaudiod.engines.base import Clip
 from stepaudiod.engines.hibari import HibariEngine
 from stepaudiod.engines.local_models import LocalEngines
-from stepaudiod.engines.registry import BEST_FIRST, WHISPER_TINY, Catalog
+from stepaudiod.engines.registry import WHISPER_TINY
 from stepaudiod.engines.step_audio.engine import StepAudioEngine
 from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound
 from stepaudiod.requests import EditRequest, Facts, Recording, SpeechRequest
@@ -38,7 +33,7 @@ from stepaudiod.worker.job import Job
 from stepaudiod.worker.loaded import LoadedEngines
 from stepaudiod.worker.protocol import EngineOrder, StartJob
 from tests.conftest import StartDaemon
-from tests.editx.trees import write_tree
+from tests.engines.step_audio import recording, settings, write_data
 
 STEP_AUDIO: dict[str, object] = {
     "engine": "step-audio-editx",
@@ -49,27 +44,7 @@ STEP_AUDIO: dict[str, object] = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with the smallest checkpoint and one voice."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "models").mkdir()
-    write_tree(folder / "models", "micro")
-    VoiceLibrary(folder / "voices").create("Hum", recording(folder / "hum.wav"), "a hum", "mine")
-    return folder
-
-
-def recording(path: Path) -> Path:
-    t = np.arange(72000) / 24000
-    phase = 2 * np.pi * np.cumsum(140 + 30 * np.sin(2 * np.pi * 0.7 * t)) / 24000
-    sound = sum(np.sin(k * phase) / k for k in range(1, 8)) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * t))
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, 24000, 0, "NONE", "not compressed"))
-        file.writeframes((8000 * sound / np.abs(sound).max()).astype("<i2").tobytes())
-    return path
-
-
-def settings(**changes: Any) -> StepAudio:
-    """Random weights make no speech: their output is taken as it is."""
-    return StepAudio(**{"device": "cpu", "dtype": "fp32", "check_output": False} | changes)
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 def engine(data: Path) -> StepAudioEngine:
@@ -307,30 +282,6 @@ def test_a_missing_transcript_is_made_by_the_recogniser(data: Path, hibari: Hiba
     assert facts.values["transcript_by"] == WHISPER_TINY.name
 
 
-def test_auto_takes_it_for_what_it_can_do_at_the_moment(data: Path, tmp_path: Path) -> None:
-    ready = Catalog(BEST_FIRST, LocalEngines(data, settings()))
-    assert ready.choose("auto").engine.name == "step-audio-editx"
-    assert ready.choose("auto", "emotion").engine.name == "step-audio-editx"
-    os.symlink(data / "models", tmp_path / "models")
-    voiceless = Catalog(BEST_FIRST, LocalEngines(tmp_path, settings()))
-    assert voiceless.choose("auto", "clone").engine.name == "step-audio-editx"
-    choice = voiceless.choose("auto")
-    assert choice.engine.name != "step-audio-editx"
-    assert "no voice yet" in choice.reason
-    VoiceLibrary(tmp_path / "voices").create("Hum", data / "hum.wav", "a hum", "mine")
-    assert voiceless.choose("auto").engine.name == "step-audio-editx"
-
-
-def test_without_weights_it_says_how_to_have_them(tmp_path: Path) -> None:
-    empty = Catalog(BEST_FIRST, LocalEngines(tmp_path, settings()))
-    with pytest.raises(EngineUnavailable, match="models pull"):
-        empty.choose("auto", "emotion")
-    with pytest.raises(EngineUnavailable, match="models pull"):
-        empty.get("step-audio-editx")
-    with pytest.raises(NotFound, match="no model"):
-        empty.get("step-audio-editx-int3")
-
-
 def test_the_daemon_loads_it_and_tells_how_far(start_daemon: StartDaemon, data: Path) -> None:
     daemon = start_daemon(STEP_AUDIO | {"data_dir": data})
     with daemon.client() as client:
@@ -381,47 +332,3 @@ def test_a_damaged_cache_of_a_voice_is_made_anew(data: Path, loaded: StepAudioEn
     again, _ = sound(engine(data).speak(request))
     assert np.array_equal(first, again)
     assert kept.stat().st_size > 100
-
-
-def test_a_model_that_is_copied_by_hand_is_noticed_when_it_is_whole(data: Path, tmp_path: Path) -> None:
-    shutil.copytree(data / "models", tmp_path / "models")
-    whole = next((tmp_path / "models" / "Step-Audio-Tokenizer").rglob("model.pt"))
-    content = whole.read_bytes()
-    whole.write_bytes(content[:1000])
-    catalog = Catalog(BEST_FIRST, LocalEngines(tmp_path, settings()))
-    with pytest.raises(EngineUnavailable, match=r"model\.pt"):
-        catalog.get("step-audio-editx")
-    whole.write_bytes(content)
-    assert catalog.get("step-audio-editx").name == "step-audio-editx"
-
-
-def test_looking_whether_anything_has_changed_opens_no_file(data: Path) -> None:
-    """The front looks at least once a second: it must not read an index of hundreds of tensors for that."""
-    program = """
-import sys
-from pathlib import Path
-from stepaudiod.config import Settings
-from stepaudiod.engines.installed import catalog_of
-data = Path(sys.argv[1])
-catalog = catalog_of(Settings(data_dir=data))
-before = catalog.engines
-opened = []
-sys.addaudithook(lambda event, given: opened.append(given[0]) if event == "open" else None)
-assert catalog.engines is before
-assert not opened, opened
-(data / "models" / "whisper-tiny").mkdir()
-(data / "models" / "whisper-tiny" / "model.safetensors").touch()
-assert "whisper-tiny" in [engine.name for engine in catalog.engines]
-"""
-    shutil.copytree(data, data.parent / "copied")
-    done = subprocess.run(
-        [sys.executable, "-c", program, data.parent / "copied"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_what_a_configured_engine_cannot_do_others_do(tmp_path: Path) -> None:
-    empty = Catalog(BEST_FIRST, LocalEngines(tmp_path, settings()))
-    assert empty.choose("step-audio-editx", "transcribe").engine.name == WHISPER_TINY.name
-    with pytest.raises(EngineUnavailable, match="models pull"):
-        empty.choose("step-audio-editx")

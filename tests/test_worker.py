@@ -63,7 +63,8 @@ def test_a_request_is_tried_again_when_its_worker_dies_before_the_first_chunk(da
 
 
 def test_a_second_worker_that_dies_gives_a_503_that_says_so(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon({"timeouts.stall": 0.5, "timeouts.load": 0.001, "timeouts.heartbeat": 0.4})
+    # heartbeats every 25 ms: of each load, which takes a third of a second, the front sees several
+    daemon = start_daemon({"timeouts.stall": 0.5, "timeouts.load": 0.001, "timeouts.heartbeat": 0.1})
     with daemon.client() as client:
         answer = client.post("/v1/audio/speech", json=SAY)
         assert answer.status_code == 503

@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import numpy as np
 
 from stepaudiod.audio.types import Waveform
 from stepaudiod.editx.codes import AUDIO_BASE, GROUP, GROUP_FRAMES
@@ -20,6 +22,7 @@ from stepaudiod.editx.decoder.flow import Acoustics
 from stepaudiod.editx.decoder.runner import DecoderStream
 from stepaudiod.editx.lm.runner import Sequence
 from stepaudiod.editx.tokenizers.features import SAMPLE_RATE
+from stepaudiod.editx.voice_memory import Voice
 
 STREAMED_FRAMES = (6, 9, 18, 36, 72, 96)
 """Frames at 25 Hz of the first chunks, 0.24 s to 3.84 s; later ones are as the last. Each takes less time to
@@ -55,37 +58,41 @@ class Listener:
 
 @dataclass(eq=False)
 class Generation:
-    """One call.
+    """One call; below the empty line is what the scheduler keeps of it.
 
     Args:
         sequence: of the language model.
         listener: of the request.
+        on_end: called once, with an error or None; not if the generation is cancelled.
         acoustics: of the voice; None if only the codes are wanted.
         seed: of the decoder's noise.
         chunk_frames: the sizes of its chunks; later ones are as the last.
-        on_sound: gets each chunk, and whether it is the last.
-        is_usable: whether a sequence that has ended may be decoded, if its first chunk is incomplete.
-        on_end: called once, with an error or None; not if the generation is cancelled.
+        on_sound: gets each chunk, and whether it is the first and the last.
+        problem: what is wrong with its output, None if nothing is; output that ends, with a problem, before
+            its first chunk is complete isn't decoded.
+        voice: in the decoder.
+        stream: in the decoder, from the first chunk on.
+        is_written: whether the language model has nothing more to do; then it holds no pages and no row.
+        has_ended: with its sound, an error, or because it was cancelled.
+        peak: of its sound, None before any.
     """
 
     sequence: Sequence
     listener: Listener
+    on_end: Callable[[BaseException | None], None]
     acoustics: Acoustics | None = None
     seed: int = 0
     chunk_frames: tuple[int, ...] = WHOLE_FRAMES
-    on_sound: Callable[[Waveform, bool], None] = lambda sound, is_last: None
-    is_usable: Callable[[Sequence], bool] = lambda sequence: True
-    on_end: Callable[[Exception | None], None] = lambda error: None
+    on_sound: Callable[[Waveform, bool, bool], None] = lambda sound, is_first, is_last: None
+    problem: Callable[[Generation], str | None] = lambda generation: None
+
+    voice: Voice | None = None
     stream: DecoderStream | None = None
     is_written: bool = False
-    """Whether the language model has nothing more to do."""
-    has_sounded: bool = False
     has_ended: bool = False
+    peak: float | None = None
     _given: int = 0
-    _sizes: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._sizes = list(self.chunk_frames)
+    _chunks: int = 0
 
     @property
     def frames(self) -> int:
@@ -102,21 +109,25 @@ class Generation:
 
     def next_size(self) -> int | None:
         """Number of frames of the next chunk, 0 of a last one; None while its codes are missing."""
-        wanted = self._sizes[0] // GROUP_FRAMES * GROUP
+        size = self.chunk_frames[min(self._chunks, len(self.chunk_frames) - 1)]
         have = len(self.sequence.ids) - self._given
-        if have >= wanted + LOOKAHEAD_CODES:
-            return self._sizes[0]
+        if have >= size // GROUP_FRAMES * GROUP + LOOKAHEAD_CODES:
+            return size
         return have // GROUP * GROUP_FRAMES if self.is_written else None
 
     def take_chunk(self) -> tuple[list[int], bool]:
-        """The codes of the next chunk, and whether it is the last."""
-        wanted = self._sizes[0] // GROUP_FRAMES * GROUP
+        """The codes of the next chunk, with those that it only reads, and whether it is the last."""
+        size = self.next_size()
+        assert size is not None
+        count = size // GROUP_FRAMES * GROUP
         codes = [id - AUDIO_BASE for id in self.sequence.ids[self._given :]]
-        is_last = len(codes) < wanted + LOOKAHEAD_CODES
-        if is_last:
-            self._given = len(self.sequence.ids)
-            return codes[: len(codes) // GROUP * GROUP], True
-        self._given += wanted
-        if len(self._sizes) > 1:
-            self._sizes.pop(0)
-        return codes[: wanted + LOOKAHEAD_CODES], False
+        is_last = len(codes) < count + LOOKAHEAD_CODES
+        self._given, self._chunks = self._given + count, self._chunks + 1
+        return codes[: count if is_last else count + LOOKAHEAD_CODES], is_last
+
+    def hear(self, sound: Waveform, is_last: bool) -> None:
+        """Pass on a chunk."""
+        is_first, peak = self.peak is None, float(np.abs(sound).max(initial=0.0))
+        self.peak = max(self.peak or 0.0, peak)
+        self.listener.hear(sound.size)
+        self.on_sound(sound, is_first, is_last)

@@ -7,7 +7,7 @@ each uses all cores that it may use.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -22,23 +22,27 @@ class Lane:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._on_done = on_done
         self._running: tuple[Future[Any], Callable[[Future[Any]], None]] | None = None
+        self.users: Sequence[object] = ()
+        """What its task needs, which must not be released before it has ended."""
 
     @property
     def is_free(self) -> bool:
         return self._running is None
 
-    def start(self, task: Callable[[], Any], then: Callable[[Future[Any]], None]) -> None:
+    def start(
+        self, task: Callable[[], Any], then: Callable[[Future[Any]], None], users: Sequence[object] = ()
+    ) -> None:
         """Run a task; `collect` passes its future to `then`, in the caller's thread."""
         assert self._running is None
         future = self._thread.submit(self._run, task)
-        self._running = future, then
+        self._running, self.users = (future, then), users
         future.add_done_callback(lambda _: self._on_done())
 
     def collect(self) -> bool:
         """Pass on the result of the task if it has ended."""
         if self._running is None or not self._running[0].done():
             return False
-        (future, then), self._running = self._running, None
+        (future, then), self._running, self.users = self._running, None, ()
         then(future)
         return True
 
@@ -72,12 +76,13 @@ class Lanes:
             thread = ThreadPoolExecutor(1, name) if device.type == "cuda" else shared
             return Lane(thread, device, self.notify)
 
-        self.language_model, self.decoder, self.recordings = map(lane, ("language", "decoder", "recordings"))
+        self._all = tuple(map(lane, ("language", "decoder", "recordings")))
+        self.language_model, self.decoder, self.recordings = self._all
 
     def collect(self) -> int:
         """Pass on the results of all tasks that have ended; returns their number."""
         self._changed.clear()
-        return sum(lane.collect() for lane in (self.language_model, self.decoder, self.recordings))
+        return sum(lane.collect() for lane in self._all)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Block until there is something to do since the last `collect`; False if there isn't in time."""
@@ -85,12 +90,12 @@ class Lanes:
 
     def settle(self) -> None:
         """Wait until the running tasks have ended, without starting others."""
-        for lane in (self.language_model, self.decoder, self.recordings):
+        for lane in self._all:
             lane.settle()
 
     def close(self) -> None:
         """Wait until the running tasks have ended; no other one may be started."""
-        for lane in (self.language_model, self.decoder, self.recordings):
+        for lane in self._all:
             lane.close()
 
     def notify(self) -> None:

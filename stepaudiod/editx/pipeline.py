@@ -19,36 +19,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stepaudiod.audio.types import Waveform
 from stepaudiod.edits import Edit, with_language
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.codes import GROUP, SECONDS_PER_GROUP
 from stepaudiod.editx.lanes import Lanes
-from stepaudiod.editx.lengths import MAX_SECONDS, bounds_for_edit, bounds_for_text, is_silent, share_text
+from stepaudiod.editx.lengths import (
+    MAX_SECONDS,
+    Bounds,
+    bounds_for_edit,
+    bounds_for_text,
+    is_silent,
+    share_text,
+)
 from stepaudiod.editx.lm.config import DEFAULT_LENGTH, DEFAULT_POSITIONS, Quantization
 from stepaudiod.editx.lm.prompts import PromptWriter
 from stepaudiod.editx.loading import LoadProgress, Networks, OnProgress, load_networks
 from stepaudiod.editx.reference import Recording, Reference, ReferenceEncoder
 from stepaudiod.editx.runners import make_decoder_runner, make_lm_runner
 from stepaudiod.editx.scheduler import Scheduler
-from stepaudiod.editx.segments import (
-    TimeRange,
-    cut_points,
-    fade,
-    loudest_range,
-    surrounding_silence,
-    take,
-)
-from stepaudiod.editx.synthesis import (
-    Background,
-    LMCall,
-    RequestStats,
-    Room,
-    Script,
-    Speaker,
-    Synthesis,
-    new_seed,
-)
+from stepaudiod.editx.segments import TimeRange, cut_points, loudest_range, surrounding_silence, take
+from stepaudiod.editx.synthesis import Call, RequestStats, Script, Synthesis, new_seed
 from stepaudiod.editx.tokenizers.features import SAMPLE_RATE
 from stepaudiod.errors import InvalidRequest
 from stepaudiod.tags import count_tags, spelled
@@ -201,16 +191,15 @@ class Pipeline:
             stats.reference_range = reference.time_range
 
         def speak(synthesis: Synthesis) -> Script:
-            voice = reference if isinstance(reference, Reference) else (yield Background(reference))
+            voice = reference if isinstance(reference, Reference) else (yield reference)
             stats.reference_range = voice.time_range
             for index, piece in enumerate(pieces):
-                yield Room()
+                yield None
                 calls = [self._clone_call(voice, piece)]
                 calls += self._edit_calls(edit, piece) if edit is not None else []
-                emit = _Softener(synthesis.emit, is_joined=len(pieces) > 1)
-                yield from self._speaker(synthesis).run(calls, voice, index, emit)
+                yield from synthesis.say(calls, voice, index, is_joined=len(pieces) > 1)
 
-        return Synthesis(self.scheduler, speak, stats, is_streamed)
+        return self._synthesis(speak, stats, is_streamed)
 
     def edit(
         self,
@@ -255,55 +244,40 @@ class Pipeline:
 
         def speak(synthesis: Synthesis) -> Script:
             for index, (piece, said) in enumerate(zip(pieces, texts, strict=True)):
-                yield Room()
+                yield None
                 part = take(mono, sample_rate, piece)
                 if long and is_silent(part):  # there is nothing to change
                     if edit.kind != "vad":
                         synthesis.emit(np.zeros(round(piece.seconds * SAMPLE_RATE), np.float32))
                     continue
-                recording: Reference = yield Background(partial(encode, piece, said))
+                recording: Reference = yield partial(encode, piece, said)
                 calls = self._edit_calls(edit, recording.transcript)
-                emit = _Softener(synthesis.emit, is_joined=long)
                 # encoding cuts the silence around a piece off
                 around = surrounding_silence(part, sample_rate) if long and edit.kind != "vad" else (0, 0)
                 before, after = (np.zeros(round(seconds * SAMPLE_RATE), np.float32) for seconds in around)
                 synthesis.emit(before)
-                yield from self._speaker(synthesis).run(calls, recording, index, emit)
+                yield from synthesis.say(calls, recording, index, is_joined=long)
                 synthesis.emit(after)
 
-        return Synthesis(self.scheduler, speak, stats, is_streamed)
+        return self._synthesis(speak, stats, is_streamed)
 
-    def _speaker(self, synthesis: Synthesis) -> Speaker:
+    def _synthesis(
+        self, script: Callable[[Synthesis], Script], stats: RequestStats, is_streamed: bool
+    ) -> Synthesis:
         seconds = self.options.forced_seconds
         forced = None if seconds is None else round(seconds / SECONDS_PER_GROUP) * GROUP
-        return Speaker(synthesis.stats, synthesis.listener, self.options.is_output_checked, forced)
+        is_checked = self.options.is_output_checked
+        return Synthesis(self.scheduler, script, stats, is_streamed, is_checked, forced)
 
-    def _clone_call(self, reference: Reference, piece: str) -> LMCall:
-        prompt = self._writer.clone(reference.ids, reference.transcript, piece)
-        bounds = bounds_for_text(piece)
-        return LMCall(lambda _: prompt, lambda _: bounds)
+    def _clone_call(self, reference: Reference, piece: str) -> Call:
+        return lambda ids: (self._writer.clone(ids, reference.transcript, piece), bounds_for_text(piece))
 
-    def _edit_calls(self, edit: Edit, said: str) -> list[LMCall]:
+    def _edit_calls(self, edit: Edit, said: str) -> list[Call]:
         """One call per iteration, each changing the last result and bounded by its length."""
-        instruction = edit.instruction(said)
-        tags = count_tags(edit.text or "")
-        call = LMCall(
-            lambda ids: self._writer.edit(ids, instruction),
-            lambda ids: bounds_for_edit(edit.kind, edit.info, len(ids) / GROUP * SECONDS_PER_GROUP, tags),
-        )
+        instruction, tags = edit.instruction(said), count_tags(edit.text or "")
+
+        def call(ids: list[int]) -> tuple[list[int], Bounds]:
+            bounds = bounds_for_edit(edit.kind, edit.info, len(ids) / GROUP * SECONDS_PER_GROUP, tags)
+            return self._writer.edit(ids, instruction), bounds
+
         return [call] * edit.iterations
-
-
-class _Softener:
-    """Passes on the chunks of one piece; those of a piece that is joined to others fade in and out."""
-
-    def __init__(self, emit: Callable[[Waveform], None], is_joined: bool) -> None:
-        self._emit = emit
-        self._is_joined = is_joined
-        self._is_first = True
-
-    def __call__(self, sound: Waveform, is_last: bool) -> None:
-        if self._is_joined:
-            sound = fade(sound, SAMPLE_RATE, self._is_first, is_last)
-        self._is_first = False
-        self._emit(sound)

@@ -12,19 +12,20 @@ decoded in the order in which their listeners run out of sound. Everything is ca
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
 from stepaudiod.audio.types import Waveform
 from stepaudiod.editx.codes import GROUP
-from stepaudiod.editx.decoder.runner import Chunk, DecoderRunner
+from stepaudiod.editx.decoder.runner import Chunk, DecoderRunner, DecoderStream
 from stepaudiod.editx.generation import Generation
 from stepaudiod.editx.lanes import Lane, Lanes
-from stepaudiod.editx.lm.runner import LMRunner, Sequence
+from stepaudiod.editx.lm.runner import LMRunner
 from stepaudiod.editx.voice_memory import Voice, VoiceMemory
 from stepaudiod.errors import InvalidRequest
 
@@ -34,19 +35,8 @@ PROMPT_TOKENS = 512
 """Prompt positions that are read before running sequences get their next codes."""
 PROMPT_ALIGNMENT = 256
 """A prompt is divided at multiples of this."""
-
-
-@dataclass(eq=False)
-class _Admitted:
-    """A generation with what it holds; each part is released as soon as it isn't needed."""
-
-    generation: Generation
-    voice: Voice | None
-    is_in_language_model: bool = True
-
-    @property
-    def sequence(self) -> Sequence:
-        return self.generation.sequence
+CAPTURE_S = 0.1
+"""Sound that each listener has unheard while a graph is captured, which takes up to half of it."""
 
 
 class Scheduler:
@@ -58,21 +48,20 @@ class Scheduler:
         self._decoder = decoder
         self._memory = VoiceMemory(decoder.costs, decoder_bytes)
         self._waiting: deque[Generation] = deque()
-        self._admitted: list[_Admitted] = []
-        self._stepped: list[_Admitted] = []
-        """What the language model's lane works on."""
-        self._decoded: list[_Admitted] = []
-        self._prefilled: Voice | None = None
-        """What the decoder's lane works on, as `_decoded`."""
+        self._admitted: list[Generation] = []
         self._background: deque[tuple[Callable[[], Any], Callable[[Future[Any]], None]]] = deque()
         self._has_read = False
+        """Whether the language model's last task was to read prompts."""
         self._captures = {lanes.language_model: False, lanes.decoder: False}
         """Whether a lane may have graphs to capture."""
 
     @property
     def is_working(self) -> bool:
-        lanes = self.lanes
-        return bool(self._waiting or self._admitted or self._background) or not lanes.recordings.is_free
+        return bool(self._waiting or self._admitted) or self._is_recording
+
+    @property
+    def _is_recording(self) -> bool:
+        return bool(self._background) or not self.lanes.recordings.is_free
 
     def submit(self, generation: Generation) -> None:
         """Queue a generation.
@@ -116,190 +105,147 @@ class Scheduler:
         """Collect what has been done and start what comes next; returns the number of tasks that ended."""
         count = self.lanes.collect()
         self._release()
-        self._admit()
+        # in order, until one has to wait
+        while self._waiting and self._admit(self._waiting[0]):
+            self._admitted.append(self._waiting.popleft())
         # the decoder first: where both share a thread, sound comes before more codes
-        self._start_decoder()
-        self._start_language_model()
+        if self.lanes.decoder.is_free:
+            self._start_decoder()
+        if self.lanes.language_model.is_free:
+            self._start_language_model()
         if self._background and self.lanes.recordings.is_free:
             self.lanes.recordings.start(*self._background.popleft())
         return count
 
-    def _admit(self) -> None:
-        """Admit waiting generations in order, until one has to wait for pages, a row or memory."""
-        while self._waiting and (admitted := self._reserve(self._waiting[0])) is not None:
-            self._waiting.popleft()
-            self._admitted.append(admitted)
-
-    def _reserve(self, generation: Generation) -> _Admitted | None:
+    def _admit(self, generation: Generation) -> bool:
+        """Give a generation its row, pages and decoder's memory, all at once; False if it must wait."""
         runner, sequence, acoustics = self._language_model, generation.sequence, generation.acoustics
-        taken = {each.sequence.slot for each in self._admitted if each.is_in_language_model}
-        slot = next((slot for slot in range(runner.rows) if slot not in taken), None)
-        if slot is None:
-            return None
-        voice = None
-        if acoustics is not None and (voice := self._memory.reserve(acoustics, generation.frames)) is None:
-            return None
+        free = set(range(runner.rows)) - {each.sequence.slot for each in self._in_language_model}
+        if not free:
+            return False
+        if acoustics is not None:
+            generation.voice = self._memory.reserve(acoustics, generation.frames)
+            if generation.voice is None:
+                return False
         allocation = runner.pages.allocate(sequence.prompt, sequence.positions)
         if allocation is None:
-            if voice is not None:
-                self._memory.release(voice, generation.frames)
-            return None
-        sequence.slot, sequence.allocation, sequence.read = slot, allocation, allocation.known
-        return _Admitted(generation, voice)
+            self._release_voice(generation)
+            return False
+        sequence.slot, sequence.allocation, sequence.read = min(free), allocation, allocation.known
+        return True
+
+    @property
+    def _in_language_model(self) -> list[Generation]:
+        return [each for each in self._admitted if not each.is_written]
 
     def _start_language_model(self) -> None:
         """Read prompts and decode in turn, so that neither waits long for the other."""
-        lane = self.lanes.language_model
-        if not lane.is_free:
+        lane, runner = self.lanes.language_model, self._language_model
+        running = self._in_language_model
+        pieces, decoding = _prompt_pieces(running), _decodable(running)
+        if not running:
+            self._capture(lane, runner.capture_next)
             return
-        running = [each for each in self._admitted if each.is_in_language_model]
-        pieces, decoding = self._prompt_pieces(running), self._decodable(running)
-        if pieces and not (self._has_read and decoding):
-            self._has_read = True
-            self._stepped = [each for each, _ in pieces]
-            given = [(each.sequence, count) for each, count in pieces]
-            lane.start(lambda: self._language_model.prefill(given), self._after_language_model)
-        elif decoding:
-            self._has_read = False
-            self._stepped = decoding
-            sequences = [each.sequence for each in decoding]
-            lane.start(lambda: self._language_model.decode(sequences), self._after_language_model)
+        self._has_read = bool(pieces) and not (self._has_read and decoding)
+        if self._has_read:
+            users = [each for each, _ in pieces]
+            task = partial(runner.prefill, [(each.sequence, count) for each, count in pieces])
         else:
-            self._capture(lane, self._language_model.capture_next)
+            users = decoding
+            task = partial(runner.decode, [each.sequence for each in decoding])
+        lane.start(task, partial(self._after_language_model, users), users)
 
-    def _decodable(self, running: list[_Admitted]) -> list[_Admitted]:
-        """Those whose prompts were read; one may consist of pages that one before it is still to fill."""
-        return list(takewhile(lambda each: each.sequence.is_read, running))
-
-    def _prompt_pieces(self, running: list[_Admitted]) -> list[tuple[_Admitted, int]]:
-        """Prompts in the order of admission, up to the tokens of one step.
-
-        A later prompt may share pages with an earlier one, so it is read after that or with it.
-        """
-        pieces, room = [], PROMPT_TOKENS
-        for each in running:
-            left = len(each.sequence.prompt) - 1 - each.sequence.read
-            if left <= 0:
-                continue
-            count = left if left <= room else room // PROMPT_ALIGNMENT * PROMPT_ALIGNMENT
-            if not count:
-                break
-            pieces.append((each, count))
-            room -= count
-            if count < left:
-                break
-        return pieces
-
-    def _after_language_model(self, future: Future[Any]) -> None:
-        stepped, self._stepped = self._stepped, []
+    def _after_language_model(self, stepped: list[Generation], future: Future[Any]) -> None:
         if (error := future.exception()) is not None:
-            running = [each for each in self._admitted if each.is_in_language_model]
+            running = self._in_language_model
             # what is still to be read may share pages with a prompt that could not be read
-            unread = running[len(self._decodable(running)) :] if self._has_read else []
+            unread = running[len(_decodable(running)) :] if self._has_read else []
             for each in {*stepped, *unread}:
                 self._leave_language_model(each)
                 self._end(each, error)
             return
         self._captures[self.lanes.language_model] = True
         for each in stepped:
-            generation, sequence = each.generation, each.sequence
+            sequence = each.sequence
             if sequence.has_ended or len(sequence.ids) >= sequence.max_tokens:
-                generation.is_written = True
                 self._leave_language_model(each)
-                is_wanted = generation.has_first_chunk or generation.is_usable(sequence)
-                if generation.acoustics is None or not is_wanted:
-                    self._end(each, None)
+                if each.acoustics is None or not (each.has_first_chunk or each.problem(each) is None):
+                    self._end(each)
 
     def _start_decoder(self) -> None:
         """Compute the voice, or decode the chunks, whose listener runs out of sound first."""
-        lane = self.lanes.decoder
-        if not lane.is_free:
-            return
-        ready = [each for each in self._admitted if each.voice and not each.generation.has_ended]
-        unread = [each for each in ready if each.voice and each.voice.prefix is None]
-        sizes = {
+        ready = {
             each: size
-            for each in ready
-            if each not in unread and (size := each.generation.next_size()) is not None
+            for each in self._admitted
+            if each.voice and not each.has_ended
+            if (size := each.next_size() if each.voice.prefix else 0) is not None
         }
-        order = sorted([*unread, *sizes], key=lambda each: each.generation.listener.deadline)
-        if not order:
-            self._capture(lane, self._decoder.capture_next)
-        elif (voice := order[0].voice) is not None and voice.prefix is None:
+        if not ready:
+            self._capture(self.lanes.decoder, self._decoder.capture_next)
+            return
+        order = sorted(ready, key=lambda each: each.listener.deadline)
+        voice = order[0].voice
+        assert voice is not None
+        if voice.prefix is None:
             self._read_voice(voice)
-        else:
-            # longer chunks than the first would make it late
-            group = [each for each in order if each in sizes and sizes[each] <= sizes[order[0]]]
-            self._decode(group[: self._decoder.slots])
+            return
+        # longer chunks than the first would make it late
+        group = [
+            each for each in order if each.voice and each.voice.prefix and ready[each] <= ready[order[0]]
+        ]
+        self._decode(group[: self._decoder.slots])
 
     def _read_voice(self, voice: Voice) -> None:
-        self._prefilled = voice
-
         def then(future: Future[Any]) -> None:
-            self._prefilled = None
             if (error := future.exception()) is None:
                 voice.prefix = future.result()
                 return
-            for each in list(self._admitted):
-                if each.voice is voice:
-                    self._end(each, error)
+            for each in [each for each in self._admitted if each.voice is voice]:
+                self._end(each, error)
 
-        self.lanes.decoder.start(lambda: self._decoder.prefill(voice.acoustics), then)
+        users = [each for each in self._admitted if each.voice is voice]
+        self.lanes.decoder.start(partial(self._decoder.prefill, voice.acoustics), then, users)
 
-    def _decode(self, group: list[_Admitted]) -> None:
-        self._decoded = group
-        taken = {each: each.generation.take_chunk() for each in group}
-        failed: dict[_Admitted, Exception] = {}
+    def _decode(self, group: list[Generation]) -> None:
+        taken = {each: each.take_chunk() for each in group}
+        failed: dict[Generation, BaseException] = {}
 
         def decode() -> list[Waveform]:
-            for each in group:
+            chunks = []
+            for each, (codes, is_last) in taken.items():
                 try:
-                    self._open(each)
+                    chunks.append(Chunk(self._stream(each), codes, is_last))
                 except Exception as error:  # for want of memory, which the others have
                     failed[each] = error
-            chunks = [
-                Chunk(each.generation.stream, *taken[each])
-                for each in group
-                if each.generation.stream is not None
-            ]
             return self._decoder.decode(chunks) if chunks else []
 
         def then(future: Future[list[Waveform]]) -> None:
-            self._decoded = []
             self._captures[self.lanes.decoder] = True
             error = future.exception()
             sounds = iter(future.result() if error is None else ())
-            for each in group:
-                if (problem := failed.get(each, error)) is not None:
+            for each, (_, is_last) in taken.items():
+                problem = failed.get(each, error)
+                sound = next(sounds) if problem is None else None
+                if sound is not None and not each.has_ended:
+                    each.hear(sound, is_last)
+                if problem is not None or is_last:
                     self._end(each, problem)
-                elif not each.generation.has_ended:
-                    self._pass_on(each, next(sounds), taken[each][1])
-                else:
-                    next(sounds)
 
-        self.lanes.decoder.start(decode, then)
+        self.lanes.decoder.start(decode, then, group)
 
-    def _open(self, each: _Admitted) -> None:
-        """Give a generation its stream in the decoder, before its first chunk."""
-        generation, voice = each.generation, each.voice
-        assert voice is not None
-        assert voice.prefix is not None
-        if generation.stream is None:
-            generation.stream = self._decoder.open(voice.prefix, generation.seed, generation.frames)
-
-    def _pass_on(self, each: _Admitted, sound: Waveform, is_last: bool) -> None:
-        generation = each.generation
-        generation.has_sounded = generation.has_sounded or sound.size > 0
-        generation.listener.hear(sound.size)
-        generation.on_sound(sound, is_last)
-        if is_last:
-            self._end(each, None)
+    def _stream(self, each: Generation) -> DecoderStream:
+        """A generation's stream in the decoder, which begins with its first chunk."""
+        assert each.voice is not None
+        assert each.voice.prefix is not None
+        if each.stream is None:
+            each.stream = self._decoder.open(each.voice.prefix, each.seed, each.frames)
+        return each.stream
 
     def _capture(self, lane: Lane, capture_next: Callable[[], bool]) -> None:
-        """Capture one of the graphs that were missed, if every request has its first sound."""
-        if not self._captures[lane] or self._waiting:
-            return
-        if not all(each.generation.has_sounded for each in self._admitted):
+        """Capture one of the graphs that were missed, if no request waits and no listener has to."""
+        until = time.monotonic() + CAPTURE_S
+        is_busy = any(each.peak is None or each.listener.deadline < until for each in self._admitted)
+        if not self._captures[lane] or self._waiting or self._is_recording or is_busy:
             return
 
         def then(future: Future[bool]) -> None:
@@ -309,35 +255,52 @@ class Scheduler:
 
         lane.start(capture_next, then)
 
-    def _end(self, each: _Admitted, error: BaseException | None) -> None:
+    def _end(self, each: Generation, error: BaseException | None = None) -> None:
         """Tell a generation that it has ended, and release what it holds."""
-        generation = each.generation
-        if generation.has_ended or each not in self._admitted:
-            return
-        generation.has_ended = True
-        self._release()
-        if error is not None and not isinstance(error, Exception):
-            raise error
-        generation.on_end(error)
+        if not each.has_ended:
+            each.has_ended = True
+            self._release()
+            each.on_end(error)
 
     def _release(self) -> None:
-        """Release what cancelled generations hold, if no lane is working on it."""
+        """Release what those that have ended hold, if no lane needs it."""
+        used = [*self.lanes.language_model.users, *self.lanes.decoder.users]
         for each in list(self._admitted):
-            if not each.generation.has_ended or each in self._stepped or each in self._decoded:
-                continue
-            if each.voice is not None and each.voice is self._prefilled:
-                continue
             # other prompts may share the pages of one that has begun
-            if each.is_in_language_model and not each.sequence.is_read:
-                continue
-            self._leave_language_model(each)
-            if each.voice is not None:
-                self._memory.release(each.voice, each.generation.frames)
-            self._admitted.remove(each)
+            if each.has_ended and each not in used and (each.is_written or each.sequence.is_read):
+                self._leave_language_model(each)
+                self._release_voice(each)
+                self._admitted.remove(each)
 
-    def _leave_language_model(self, each: _Admitted) -> None:
-        if each.is_in_language_model:
-            pages, sequence = self._language_model.pages, each.sequence
-            assert sequence.allocation is not None
-            pages.release(sequence.allocation, is_known=sequence.is_read)
-            each.is_in_language_model = False
+    def _leave_language_model(self, each: Generation) -> None:
+        if not each.is_written:
+            assert each.sequence.allocation is not None
+            self._language_model.pages.release(each.sequence.allocation, is_known=each.sequence.is_read)
+            each.is_written = True
+
+    def _release_voice(self, each: Generation) -> None:
+        if each.voice is not None:
+            self._memory.release(each.voice, each.frames)
+            each.voice = each.stream = None
+
+
+def _decodable(running: list[Generation]) -> list[Generation]:
+    """Those whose prompts were read; one may consist of pages that one before it is still to fill."""
+    return list(takewhile(lambda each: each.sequence.is_read, running))
+
+
+def _prompt_pieces(running: list[Generation]) -> list[tuple[Generation, int]]:
+    """Prompts in the order of admission, up to the tokens of one step.
+
+    A later prompt may share pages with an earlier one, so it is read after that or with it.
+    """
+    pieces, room = [], PROMPT_TOKENS
+    for each in running:
+        left = len(each.sequence.prompt) - 1 - each.sequence.read
+        count = left if left <= room else room // PROMPT_ALIGNMENT * PROMPT_ALIGNMENT
+        if count > 0:
+            pieces.append((each, count))
+            room -= count
+        if count < left:
+            break
+    return pieces

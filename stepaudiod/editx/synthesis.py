@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from stepaudiod.editx.lm.runner import Sequence
 from stepaudiod.editx.lm.sampling import TEMPERATURE
 from stepaudiod.editx.reference import Reference
 from stepaudiod.editx.scheduler import Scheduler
-from stepaudiod.editx.segments import TimeRange
+from stepaudiod.editx.segments import TimeRange, fade
 from stepaudiod.editx.tokenizers.features import SAMPLE_RATE
 from stepaudiod.errors import SynthesisFailed
 
@@ -40,16 +41,9 @@ UNREAD_SAMPLES = 5 * SAMPLE_RATE
 _ATTEMPT_STRIDE = 0x9E3779B97F4A7C15
 
 
-@dataclass(frozen=True)
-class LMCall:
-    """One call of the language model.
-
-    The prompt, and the bounds of the output's length, are made from the last call's ids, at first the
-    reference's.
-    """
-
-    prompt: Callable[[list[int]], list[int]]
-    bounds: Callable[[list[int]], Bounds]
+Call = Callable[[list[int]], tuple[list[int], Bounds]]
+"""Makes the prompt of a call of the language model, and the bounds of its output's length, from the last
+call's ids, at first the reference's."""
 
 
 @dataclass
@@ -73,19 +67,9 @@ class RequestStats:
     complaints: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Background:
-    """A step of a script: a function that runs beside the engine; the script gets its result."""
-
-    function: Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Room:
-    """A step of a script: waits until most of the sound has been read."""
-
-
-Script = Generator[Generation | Background | Room, Any, Any]
+Script = Generator[Generation | Callable[[], Any] | None, Any, Any]
+"""Yields a generation; a function, to have it run beside the engine and to get its result; or None, to wait
+until most of the sound has been read."""
 
 
 def new_seed() -> int:
@@ -97,6 +81,12 @@ class Synthesis:
 
     Iterating it runs the scheduler until there is a chunk. A caller that runs the scheduler itself asks
     `is_ready` first. Closing it ends the request.
+
+    Args:
+        script: given this, it says what is to be done, by `say` and `emit`.
+        is_streamed: whether the client plays the sound as it comes.
+        is_checked: whether silent, runaway and truncated output is detected.
+        forced_tokens: the length of every output, for measurements; None lets the model choose.
     """
 
     def __init__(
@@ -105,21 +95,26 @@ class Synthesis:
         script: Callable[[Synthesis], Script],
         stats: RequestStats,
         is_streamed: bool,
+        is_checked: bool,
+        forced_tokens: int | None = None,
     ) -> None:
         self.stats = stats
-        self.listener = Listener(is_streamed)
+        self._listener = Listener(is_streamed)
         self._scheduler = scheduler
         self._script = script(self)
+        self._is_checked, self._forced_tokens = is_checked, forced_tokens
         self._chunks: deque[Waveform] = deque()
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._generation: Generation | None = None
         self._is_done = self._is_begun = self._waits_for_room = False
+
+    # ---- its client
 
     def start(self) -> None:
         """Begin; called by the first of `is_ready` and `next`."""
         if not self._is_begun:
             self._is_begun = True
-            self._advance(lambda: self._script.send(None))
+            self._advance()
 
     @property
     def is_ready(self) -> bool:
@@ -138,9 +133,9 @@ class Synthesis:
             error, self._error = self._error, None
             raise error or StopIteration
         chunk = self._chunks.popleft()
-        if self._waits_for_room and self._has_room():
+        if self._waits_for_room and self._has_room:
             self._waits_for_room = False
-            self._advance(lambda: self._script.send(None))
+            self._advance()
         return chunk
 
     def waveform(self) -> Waveform:
@@ -155,156 +150,104 @@ class Synthesis:
             self._scheduler.cancel(self._generation)
         self._script.close()
 
-    def emit(self, sound: Waveform) -> None:
-        """Pass on a chunk, from the script."""
-        if sound.size:
-            self._chunks.append(sound)
+    # ---- its script
 
+    @property
     def _has_room(self) -> bool:
         return sum(chunk.size for chunk in self._chunks) < UNREAD_SAMPLES
 
-    def _advance(self, resume: Callable[[], Generation | Background | Room]) -> None:
-        """Resume the script until it waits for something that is still to come."""
+    def _advance(self, result: Any = None, error: BaseException | None = None) -> None:
+        """Resume the script with what it waited for, until it waits for something that is still to come."""
         try:
-            while isinstance(step := resume(), Room):
-                if not self._has_room():
-                    self._waits_for_room = True
-                    return
-                resume = lambda: self._script.send(None)  # noqa: E731
-            if isinstance(step, Background):
-                function = step.function
-                # a request that was closed meanwhile keeps no other one waiting
-                self._scheduler.run(lambda: None if self._is_done else function(), self._after_background)
-            else:
-                step.on_end = self._after_generation
+            step = self._script.throw(error) if error is not None else self._script.send(result)
+            while step is None and self._has_room:
+                step = next(self._script)
+            if step is None:
+                self._waits_for_room = True
+            elif isinstance(step, Generation):
                 self._generation = step
                 self._scheduler.submit(step)
+            else:
+                # a request that was closed meanwhile keeps no other one waiting
+                function = step
+                self._scheduler.run(lambda: None if self._is_done else function(), self._after_background)
         except StopIteration:
             self._is_done = True
         except Exception as error:
             self._error, self._is_done = error, True
 
     def _after_background(self, future: Future[Any]) -> None:
-        if self._is_done:
-            return
-        error = future.exception()
-        if error is None:
-            self._advance(lambda: self._script.send(future.result()))
-        else:
-            self._advance(lambda: self._script.throw(error))
+        if not self._is_done:
+            error = future.exception()
+            self._advance(None if error is not None else future.result(), error)
 
-    def _after_generation(self, error: Exception | None) -> None:
+    def _after_generation(self, error: BaseException | None) -> None:
         self._generation = None
-        if error is None:
-            self._advance(lambda: self._script.send(None))
-        else:
-            self._advance(lambda: self._script.throw(error))
+        self._advance(error=error)
 
+    def emit(self, sound: Waveform) -> None:
+        """Pass on a chunk."""
+        if sound.size:
+            self._chunks.append(sound)
 
-@dataclass(frozen=True)
-class Speaker:
-    """Runs the calls of one piece of a request.
+    def say(self, calls: list[Call], reference: Reference, piece: int, is_joined: bool) -> Script:
+        """Run all calls for a piece of the request, and decode the last; the first reads the reference.
 
-    Args:
-        stats: of the request.
-        listener: of the request.
-        is_checked: whether silent, runaway and truncated output is detected.
-        forced_tokens: the length of every output, for measurements; None lets the model choose.
-    """
-
-    stats: RequestStats
-    listener: Listener
-    is_checked: bool
-    forced_tokens: int | None = None
-
-    def run(
-        self, calls: list[LMCall], reference: Reference, piece: int, emit: Callable[[Waveform, bool], None]
-    ) -> Script:
-        """Run all calls for a piece, the first of which reads the reference, and decode the last.
+        The sound of a piece that is joined to others fades in and out.
 
         Raises:
             SynthesisFailed: the output can't be used, twice.
         """
-        ids, seed = reference.ids, self.stats.seed + piece
-        chunk_frames = self.listener.chunk_frames(piece == 0)
-        for number, call in enumerate(calls[:-1]):
-            ids = yield from self._codes(call, ids, seed + number)
-        for attempt in range(ATTEMPTS):
-            last_seed = _seed(seed + len(calls) - 1, attempt)
-            problem = yield from self._sound(calls[-1], ids, reference, last_seed, chunk_frames, emit)
-            if problem is None:
-                return
-            self._complain(problem, attempt)
+        ids = reference.ids
 
-    def _codes(self, call: LMCall, ids: list[int], seed: int) -> Script:
-        """Run a call whose codes are the input of another; returns whole groups of ids."""
-        for attempt in range(ATTEMPTS):
-            bounds = call.bounds(ids)
-            generation = Generation(self._sequence(call, ids, bounds, _seed(seed, attempt)), self.listener)
-            yield generation
-            found = generation.sequence.ids
-            self.stats.output_tokens += len(found)
-            problem = self._problem(generation.sequence, bounds)
-            if problem is None and len(found) < GROUP:
-                problem = "it gave nothing"
-            if problem is None:
-                return found[: len(found) // GROUP * GROUP]
-            self._complain(problem, attempt)
-        raise AssertionError("unreachable")
+        def hear(sound: Waveform, is_first: bool, is_last: bool) -> None:
+            self.emit(fade(sound, SAMPLE_RATE, is_first, is_last) if is_joined else sound)
 
-    def _sound(
-        self,
-        call: LMCall,
-        ids: list[int],
-        reference: Reference,
-        seed: int,
-        chunk_frames: tuple[int, ...],
-        emit: Callable[[Waveform, bool], None],
-    ) -> Script:
-        """Run a call and decode its codes as they arrive; returns a problem found before any sound."""
-        bounds, peaks = call.bounds(ids), [0.0]
+        for number, call in enumerate(calls):
+            is_heard = number + 1 == len(calls)
+            for attempt in range(ATTEMPTS):
+                prompt, bounds = call(ids)
+                sequence = self._sequence(prompt, bounds, _seed(self.stats.seed + piece + number, attempt))
+                generation = Generation(
+                    sequence,
+                    self._listener,
+                    self._after_generation,
+                    reference.acoustics if is_heard else None,
+                    sequence.seed,
+                    self._listener.chunk_frames(piece == 0),
+                    hear,
+                    partial(self._problem, bounds),
+                )
+                yield generation
+                self.stats.output_tokens += len(sequence.ids)
+                if (problem := self._problem(bounds, generation)) is None:
+                    break
+                has_sound = is_heard and (generation.has_first_chunk or generation.peak is not None)
+                self._complain(problem, has_sound or attempt + 1 == ATTEMPTS)
+            ids = sequence.ids[: len(sequence.ids) // GROUP * GROUP]
 
-        def on_sound(sound: Waveform, is_last: bool) -> None:
-            peaks.append(float(np.abs(sound).max(initial=0.0)))
-            emit(sound, is_last)
-
-        generation = Generation(
-            self._sequence(call, ids, bounds, seed),
-            self.listener,
-            reference.acoustics,
-            seed,
-            chunk_frames,
-            on_sound,
-            lambda sequence: self._problem(sequence, bounds) is None,
-        )
-        yield generation
-        self.stats.output_tokens += len(generation.sequence.ids)
-        problem = self._problem(generation.sequence, bounds)
-        if problem is not None and not generation.has_first_chunk:
-            return problem
-        if problem is None and self.is_checked and max(peaks) < SILENT_RMS:
-            problem = "it was silent"
-        if problem is not None:
-            self._complain(problem, ATTEMPTS - 1)
-        return None
-
-    def _sequence(self, call: LMCall, ids: list[int], bounds: Bounds, seed: int) -> Sequence:
-        prompt = call.prompt(ids)
+    def _sequence(self, prompt: list[int], bounds: Bounds, seed: int) -> Sequence:
         self.stats.input_tokens += len(prompt)
-        if self.forced_tokens is None:
+        if self._forced_tokens is None:
             return Sequence(prompt, seed, TEMPERATURE, bounds.max_tokens)
-        return Sequence(prompt, seed, TEMPERATURE, self.forced_tokens, least_tokens=self.forced_tokens)
+        return Sequence(prompt, seed, TEMPERATURE, self._forced_tokens, least_tokens=self._forced_tokens)
 
-    def _problem(self, sequence: Sequence, bounds: Bounds) -> str | None:
-        if not self.is_checked:
+    def _problem(self, bounds: Bounds, generation: Generation) -> str | None:
+        """What is wrong with the codes, and with the sound if there is any."""
+        if not self._is_checked:
             return None
-        return complaint(len(sequence.ids), sequence.has_ended, bounds)
+        sequence, is_silent = (
+            generation.sequence,
+            generation.peak is not None and generation.peak < SILENT_RMS,
+        )
+        problem = complaint(len(sequence.ids), sequence.has_ended, bounds)
+        return "it was silent" if problem is None and is_silent else problem
 
-    def _complain(self, problem: str, attempt: int) -> None:
+    def _complain(self, problem: str, is_final: bool) -> None:
         """Count a failed attempt; the last one is an error."""
         stats = self.stats
         stats.complaints = (*stats.complaints, problem)
-        if attempt + 1 >= ATTEMPTS:
+        if is_final:
             raise SynthesisFailed(
                 f"the speech can't be used: {problem}; it was tried with {len(stats.complaints)} seeds; "
                 "try a shorter or plainer text, or another reference"

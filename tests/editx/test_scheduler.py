@@ -205,7 +205,7 @@ def test_a_voice_whose_listener_leaves_while_it_is_computed_is_computed_once(
         scheduler.step()
         begun.wait(0.01)
     left.close()
-    while scheduler._stepped:
+    while not scheduler.lanes.language_model.is_free:
         scheduler.lanes.wait(30)
         scheduler.step()
     assert scheduler._memory.used_bytes  # the lane still fills it

@@ -146,6 +146,8 @@ class CudaDecoder:
             torch.cuda.current_stream(device).synchronize()  # other streams will use all this
         self._flow_graphs: dict[int, tuple[Callable[[], None], Callable[[], None]]] = {}
         self._sound_graphs: dict[int, Callable[[], None]] = {}
+        self._rows, self._frames = ROWS[0], SOUND_FRAMES[0]
+        """Sizes of the last call."""
 
     def prefill(self, acoustics: Acoustics) -> CudaPrefix:
         columns, device = acoustics.columns.cpu().numpy(), self._network.device
@@ -206,7 +208,8 @@ class CudaDecoder:
     def capture_next(self) -> bool:
         if self._recorder is None:
             return False
-        for rows, frames in zip_longest(ROWS, SOUND_FRAMES):  # small ones are used first
+        # from the last call's on, since chunks grow
+        for rows, frames in zip_longest(_from(ROWS, self._rows), _from(SOUND_FRAMES, self._frames)):
             if rows is not None and rows not in self._flow_graphs:
                 self._flow_graph(rows)
                 return True
@@ -257,7 +260,7 @@ class CudaDecoder:
 
     def _solve(self, parts: list[FlowPart]) -> list[int]:
         """Decode parts to mel; returns each one's first row."""
-        size = _round_up(sum(part.rows for part in parts), ROWS)
+        size = self._rows = _round_up(sum(part.rows for part in parts), ROWS)
         begin, step = self._flow_graph(size)
         firsts = self._table.send(size, parts)
         begin()
@@ -277,7 +280,7 @@ class CudaDecoder:
 
     def _speak(self, parts: list[SoundPart]) -> Iterator[Tensor]:
         """Decode to `(samples,)` each, on the host; complete after `_wait`."""
-        size = _round_up(sum(part.frames + GAP for part in parts) - GAP, SOUND_FRAMES)
+        size = self._frames = _round_up(sum(part.frames + GAP for part in parts) - GAP, SOUND_FRAMES)
         run = self._sound_graph(size)
         firsts = self._sounds.send(size, parts)
         run()
@@ -325,6 +328,10 @@ def _grouped(items: Sequence[T], size: Callable[[T], int], most: int) -> Iterato
 
 def _round_up(count: int, sizes: Sequence[int]) -> int:
     return next(size for size in sizes if size >= count)
+
+
+def _from(sizes: Sequence[int], first: int) -> Iterator[int]:
+    return (size for is_before in (False, True) for size in sizes if (size < first) is is_before)
 
 
 def _free(*networks: nn.Module) -> None:

@@ -58,7 +58,7 @@ class Recorder:
 
 
 class BatchGraphs:
-    """A function of a batch, in graphs.
+    """A function of a batch, in graphs, or without them on the same padded batch.
 
     It maps tensors with the batch first to such a tensor, and an item doesn't depend on later ones.
     """
@@ -69,9 +69,12 @@ class BatchGraphs:
         self._graphs: dict[int, tuple[Callable[[], None], list[Tensor], Tensor]] = {}
         self._lock = threading.Lock()
 
-    def run(self, *given: Tensor) -> Tensor:
+    def run(self, *given: Tensor, is_recorded: bool) -> Tensor:
+        """Run it; what it reads besides must have fixed addresses if `is_recorded`."""
         count = given[0].shape[0]
         size = -(-count // SMALL) * SMALL
+        if not is_recorded:
+            return self._run(*(_filled(x, size) for x in given))[:count]
         with self._lock:
             if size not in self._graphs:
                 self._graphs[size] = self._capture([_filled(x, size) for x in given])

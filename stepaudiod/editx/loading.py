@@ -129,12 +129,14 @@ def load_networks(
     quantized_folder: Path | None = None,
     progress: OnProgress | None = None,
     prepared_folder: Path | None = None,
+    keeps_encoders: bool = True,
 ) -> Networks:
     """Load the networks; to a GPU, the language model, which has most bytes, is copied beside the others.
 
     `dtype` is the language model's; everything else is float32, on which the codes depend. Quantized weights
     are read instead of the full model if `quantized_folder` contains them. `progress` is called from several
-    threads, one at a time; the stage is the other networks'.
+    threads, one at a time; the stage is the other networks'. The encoders' weights stay on the host, unless
+    `keeps_encoders`.
 
     Raises:
         ModelFileError: a file is missing, cut short or wrong.
@@ -147,7 +149,9 @@ def load_networks(
         step1, copies = begin_step1(checkpoint, device, dtype, quantization, quantized_folder, meter.add)
         try:
             meter.begin("text vocabulary")
-            files = NetworkFiles(checkpoint, device, prepared_folder if device.type == "cuda" else None)
+            files = NetworkFiles(
+                checkpoint, device, prepared_folder if device.type == "cuda" else None, keeps_encoders
+            )
             tokenizer = files.tokenizer()
             meter.begin("flow decoder")
             flow = files.flow()

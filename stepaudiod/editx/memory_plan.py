@@ -1,9 +1,11 @@
 """How a GPU's memory is divided, estimated from the headers of the files before anything is loaded.
 
-    │ weights │ working memory │ keys and values of all sequences │ decoder: prefixes and streams │
-      known     measured         allocated at once                  grows up to here, then requests wait
+    │ driver   │ weights │ working memory │ keys and values    │ decoder: prefixes and streams │
+      measured   known     measured         allocated at once    grows up to here, then requests wait
 
-A budget below the weights and one request is an error that says how much is needed. Imports no torch.
+The whole is what the card shows. The encoders of recordings have a fifth of the weights: theirs stay on the
+host, and cross the bus for each recording, unless all else has its usual size. A budget below what one
+request needs is an error that says how much that is. Imports no torch.
 """
 
 from __future__ import annotations
@@ -29,18 +31,21 @@ from stepaudiod.editx.lm.config import (
 )
 from stepaudiod.errors import EngineUnavailable
 
-WORKING_BYTES = 450_000_000
-"""Graphs, their buffers and intermediate results. Measured on an H100: 0.35 GB with buffers for one chunk of
-a reference of 6 s; buffers for several chunks or a long reference take 0.07 GB more."""
-MARGIN_BYTES = 600_000_000
-"""Free memory that is left unused: for other processes, and for what the driver loads later."""
+CONTEXT_BYTES = 650_000_000
+"""What the driver takes of a card as soon as a process uses it, on an H200, which has the most processors."""
+DRIVER_BYTES = 950_000_000
+"""The same, with all kernels, libraries and graphs."""
+WORKING_BYTES = 500_000_000
+"""Buffers, workspaces and intermediate results, and what is lost between blocks."""
+MARGIN_BYTES = 300_000_000
+"""Free memory that is left unused, for other processes."""
 STREAMS = 16
 """The most in one batch: `kernels.ROWS`, which can't be imported without Triton."""
 LEAST_POSITIONS = 4096
 """Positions of the longest single request: a reference of 30 s and the longest piece of text."""
 LEAST_VOICE_SECONDS = 6.0
 """A reference of this length always fits."""
-POOLS_SHARE = 1 / 3
+POOLS_SHARE = 1 / 4
 """The pool's least share of the memory beyond one request, until it has its usual size."""
 FLOAT_BYTES = 4
 """Bytes per value of an encoder's weights, on which codes depend."""
@@ -53,7 +58,8 @@ class MemoryPlan:
     """The parts of the memory.
 
     The positions and the pool are of the keys and values of all sequences, the decoder's part of its prefixes
-    and streams; the longest reference fits beside a stream of its own.
+    and streams; the longest reference fits beside a stream of its own. The encoders' weights are among the
+    others if `keeps_encoders`.
     """
 
     weights_bytes: int
@@ -61,9 +67,16 @@ class MemoryPlan:
     pool_bytes: int
     decoder_bytes: int
     longest_voice_s: float
+    keeps_encoders: bool
 
     @property
     def total_bytes(self) -> int:
+        """What the card shows."""
+        return DRIVER_BYTES + self.allocated_bytes
+
+    @property
+    def allocated_bytes(self) -> int:
+        """The part of it that PyTorch allocates."""
         return self.weights_bytes + WORKING_BYTES + self.pool_bytes + self.decoder_bytes
 
 
@@ -74,6 +87,7 @@ class MemoryNeeds:
     config: Step1Config
     value_bytes: int
     weights_bytes: int
+    encoder_bytes: int
     costs: FlowCosts
 
     @classmethod
@@ -95,13 +109,15 @@ class MemoryNeeds:
             + 2 * (AUDIO_CODES + 1) * config.hidden_size * value_bytes  # codes in, codes out
             + _values(flow, lambda name: not any(part in name for part in OF_TIMES_ONLY)) * STATE_BYTES
             + _values(torch_header(checkpoint.vocoder)) * STATE_BYTES
-            + _values(linguistic, lambda name: name.startswith("encoder.")) * FLOAT_BYTES
+        )
+        encoders = (
+            _values(linguistic, lambda name: name.startswith("encoder.")) * FLOAT_BYTES
             + checkpoint.centroids.stat().st_size
             + 2 * checkpoint.speaker_encoder.stat().st_size  # most of it runs in float64
             + checkpoint.semantic.stat().st_size
         )
         costs = FlowCosts.of(FlowConfig.read(flow, checkpoint.flow), STATE_BYTES)
-        return cls(config, value_bytes, weights, costs)
+        return cls(config, value_bytes, weights, encoders, costs)
 
     @property
     def stream_bytes(self) -> int:
@@ -116,14 +132,16 @@ class MemoryNeeds:
     def most(self) -> MemoryPlan:
         """Memory for a full batch with one reference of the longest; more would hardly be used."""
         voice = self.costs.prefix_bytes(_frames(MAX_SECONDS))
-        return self._divide(DEFAULT_POSITIONS, voice + STREAMS * self.stream_bytes)
+        return self._divide(DEFAULT_POSITIONS, voice + STREAMS * self.stream_bytes, keeps_encoders=True)
 
     def wanted_bytes(self, budget_bytes: int | None) -> int:
-        """Memory that must be free for a plan: the budget, or the least, plus the margin."""
+        """Memory that must be free before this process uses the card: budget, or the least, and margin."""
         return (self.least().total_bytes if budget_bytes is None else budget_bytes) + MARGIN_BYTES
 
     def plan(self, budget_bytes: int | None, free_bytes: int) -> MemoryPlan:
         """Divide the budget, or without one the memory of `most`, or all that is free of the card.
+
+        `free_bytes` are those before this process used it.
 
         Raises:
             EngineUnavailable: it is too little for the weights and one request.
@@ -138,27 +156,33 @@ class MemoryNeeds:
                 f"step_audio.gpu_memory requires {_gb(budget)}, and of this GPU {_gb(usable)} are available "
                 "at the moment. nvidia-smi lists the processes that use it; end them, or set less."
             )
+        if budget >= most.total_bytes:
+            return most
         spare = budget - least.total_bytes
         wanted = most.pool_bytes - least.pool_bytes
         beside_decoder = spare - (most.decoder_bytes - least.decoder_bytes)  # what that would hardly use
         share = min(max(spare * POOLS_SHARE, beside_decoder), wanted)
         more = share / wanted * (DEFAULT_POSITIONS - LEAST_POSITIONS)
         positions = LEAST_POSITIONS + int(more) // PAGE * PAGE
-        decoder = budget - self.weights_bytes - WORKING_BYTES - self._pool_bytes(positions)
-        return self._divide(positions, decoder)
+        decoder = budget - DRIVER_BYTES - self.weights_bytes - WORKING_BYTES - self._pool_bytes(positions)
+        return self._divide(positions, min(decoder, most.decoder_bytes))
 
-    def _divide(self, positions: int, decoder_bytes: int) -> MemoryPlan:
+    def _divide(self, positions: int, decoder_bytes: int, keeps_encoders: bool = False) -> MemoryPlan:
         voice = self.costs.frames_in(decoder_bytes - self.stream_bytes)
         seconds = min(MAX_SECONDS, voice / GROUP_FRAMES * SECONDS_PER_GROUP)
-        return MemoryPlan(self.weights_bytes, positions, self._pool_bytes(positions), decoder_bytes, seconds)
+        weights = self.weights_bytes + (self.encoder_bytes if keeps_encoders else 0)
+        return MemoryPlan(
+            weights, positions, self._pool_bytes(positions), decoder_bytes, seconds, keeps_encoders
+        )
 
     def _pool_bytes(self, positions: int) -> int:
         return self.config.pool_bytes(positions, self.value_bytes)
 
     def _too_little(self, budget_bytes: int | None, usable: int, least: MemoryPlan) -> str:
-        request = least.total_bytes - self.weights_bytes
+        request = least.total_bytes - DRIVER_BYTES - self.weights_bytes
         needs = (
-            f"{_gb(least.total_bytes)}: {_gb(self.weights_bytes)} for weights, {_gb(request)} for one request"
+            f"{_gb(least.total_bytes)}: {_gb(self.weights_bytes)} for weights, {_gb(DRIVER_BYTES)} for the "
+            f"driver, {_gb(request)} for one request"
         )
         less = 'step_audio.quantization = "int8" or "int4" needs less'
         if budget_bytes is not None:

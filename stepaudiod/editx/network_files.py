@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stepaudiod.editx.checkpoint.file_copies import FileCopies
 from stepaudiod.editx.checkpoint.layout import Checkpoint
@@ -23,6 +23,7 @@ from stepaudiod.editx.checkpoint.prepared import PreparedFile, read_bytes
 from stepaudiod.editx.checkpoint.weights import Arriving, Stored, read_torch_file
 from stepaudiod.editx.decoder.flow import Flow, build_flow, load_flow
 from stepaudiod.editx.decoder.vocoder import Vocoder, build_vocoder, read_vocoder
+from stepaudiod.editx.host_weights import run_from_host
 from stepaudiod.editx.lm.text_tokenizer import Pieces, TextTokenizer, read_pieces
 from stepaudiod.editx.reference import Encoders
 from stepaudiod.editx.tokenizers.linguistic import build_linguistic, read_linguistic
@@ -33,6 +34,7 @@ from stepaudiod.errors import ModelFileError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Encoder = TypeVar("Encoder", bound=nn.Module)
 State = Mapping[str, Tensor]
 VOCABULARY = "vocabulary"
 
@@ -54,11 +56,18 @@ class NetworkFiles:
         checkpoint: the published files.
         device: where networks go.
         prepared_folder: of the prepared file; None for none.
+        keeps_encoders: whether the encoders' weights stay on the device; else see `host_weights`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, prepared_folder: Path | None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        prepared_folder: Path | None,
+        keeps_encoders: bool = True,
+    ) -> None:
         c = self._checkpoint = checkpoint
-        self._device = device
+        self._device, self._keeps_encoders = device, keeps_encoders
         self._flow = _Network("flow", c.flow, lambda: read_torch_file(c.flow), build_flow)
         self._vocoder = _Network("vocoder", c.vocoder, lambda: read_vocoder(c.vocoder), build_vocoder)
         model = c.linguistic / "model.pt"
@@ -99,8 +108,15 @@ class NetworkFiles:
     def encoders(self) -> Encoders:
         with torch.inference_mode():
             return Encoders(
-                self._load(self._linguistic), self._load(self._semantic), self._load(self._speaker)
+                self._encoder(self._linguistic), self._encoder(self._semantic), self._encoder(self._speaker)
             )
+
+    def _encoder(self, network: _Network[Encoder]) -> Encoder:
+        if self._keeps_encoders:
+            return self._load(network)
+        encoder = network.build(network.read(), network.path, torch.device("cpu"))
+        run_from_host(encoder, self._device)
+        return encoder
 
     def prepare(self) -> None:
         """Write the prepared file, if one is wanted and doesn't exist.

@@ -72,6 +72,7 @@ class PipelineOptions:
         length: tokens of one request, prompt and output.
         positions: tokens of all requests together, on a GPU; more wait.
         decoder_bytes: memory of the decoder's voices and streams; None for no limit. More wait.
+        keeps_encoders: whether the weights that encode recordings stay on a GPU.
         forced_seconds: the length of every output, for measurements; None lets the model choose.
     """
 
@@ -80,6 +81,7 @@ class PipelineOptions:
     length: int = DEFAULT_LENGTH
     positions: int = DEFAULT_POSITIONS
     decoder_bytes: int | None = None
+    keeps_encoders: bool = True
     forced_seconds: float | None = None
 
 
@@ -117,7 +119,7 @@ class Pipeline:
             InvalidRequest: the quantization isn't known.
         """
         kind = Quantization.named(quantization) if isinstance(quantization, str) else quantization
-        checkpoint = Checkpoint(Path(models_dir))
+        checkpoint, options = Checkpoint(Path(models_dir)), options or PipelineOptions()
         with torch.inference_mode():
             networks = load_networks(
                 checkpoint,
@@ -127,6 +129,7 @@ class Pipeline:
                 quantized_folder,
                 progress,
                 prepared_folder,
+                options.keeps_encoders,
             )
         return cls(networks, options)
 

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.checkpoint.prepared import PREFIX
@@ -23,8 +24,9 @@ from tests.bench.cold import VOICE, activated, lay_out
 from tests.bench.endless import text_of
 from tests.bench.listeners import LENGTHS_S, STREAMS, Listener, summary
 from tests.bench.measure import spread
-from tests.bench.table import Table, name_of, on_the_card
+from tests.bench.table import Card, Table, name_of
 
+MODEL = "step-audio-editx"
 SAMPLE_BYTES = 2
 COLD_STARTS = 4
 DOZES = 3
@@ -36,7 +38,7 @@ LIMITS = {None: "9.5G", Quantization.INT8: "6G", Quantization.INT4: "4.5G"}
 
 async def _hear(port: int, text: str, seed: int) -> Listener:
     """Send one request and play its PCM."""
-    asked = {"model": "step-audio-editx", "voice": VOICE, "input": text, "seed": seed}
+    asked = {"model": MODEL, "voice": VOICE, "input": text, "seed": seed}
     body = json.dumps(asked | {"response_format": "pcm"}).encode()
     head = f"POST /v1/audio/speech HTTP/1.0\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     listener = Listener(time.perf_counter())
@@ -90,9 +92,9 @@ def dozing(table: Table) -> None:
             _hear_at_once(port, LENGTHS_S[0], 1)
             firsts = []
             for _ in range(DOZES):
-                while _worker_state(port) != "dozing":
+                while _status(port)["daemon"]["worker_state"] != "dozing":
                     time.sleep(0.1)
-                held = on_the_card()
+                held = f"{Card().used_gb():.2f} GB on the card"
                 firsts.append(_hear_at_once(port, LENGTHS_S[0], 1)[0].first_s)
             first = f"**{spread(firsts, digits=2)}**; meanwhile {held}"
             table.add(f"connect → first byte, dozing, {name_of(kind)}", first, "2.2 s; 0.00 GB")
@@ -106,25 +108,35 @@ def _wait_until_prepared(settings: list[str]) -> None:
         time.sleep(0.1)
 
 
-def _worker_state(port: int) -> str:
+def _status(port: int) -> dict[str, Any]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/models/status") as response:
-        return str(json.load(response)["daemon"]["worker_state"])
+        status: dict[str, Any] = json.load(response)
+        return status
 
 
 def memory(table: Table) -> None:
-    """What the card shows with 16 clients, a voice encoded before, in the memory that a setting allows."""
+    """The most that the card shows from the start to 16 clients, in the memory that a setting allows."""
     for kind in table.kinds:
         limit, most = LIMITS[kind], MemoryNeeds.of(Checkpoint(table.models), "bf16", kind).most()
         goals = {limit: f"{limit[:-1]} GB", "auto": f"{most.total_bytes / 1e9:.2f} GB, as planned"}
         for setting, goal in goals.items():
             with (
                 _laid_out(table, kind) as settings,
+                Card().watched() as most_gb,
                 activated([*settings, f"step_audio.gpu_memory={setting}"]) as port,
             ):
                 for seconds in LENGTHS_S:
                     listeners = _hear_at_once(port, seconds, max(STREAMS))
+                    time.sleep(CAPTURE_S)
+                held = _status(port)[MODEL]
                 name = f'clients of the daemon: {max(STREAMS)}, gpu_memory = "{setting}", {name_of(kind)}'
-                table.add(name, f"**{on_the_card()}**; {summary(listeners)}", goal)
+                reserved, allocated = (held[f"gpu_memory_{each}_gb"] for each in ("reserved", "allocated"))
+                table.add(
+                    name,
+                    f"**{most_gb[0]:.2f} GB on the card**, of which PyTorch's {reserved:.2f}, in use "
+                    f"{allocated:.2f}; {summary(listeners)}",
+                    goal,
+                )
 
 
 @contextlib.contextmanager
@@ -133,6 +145,6 @@ def _laid_out(table: Table, kind: Quantization | None) -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings = [f"data_dir={lay_out(folder, table.models)}", f"cache_dir={folder / 'cache'}"]
-        settings += ["engine=step-audio-editx", "step_audio.device=cuda", "step_audio.check_output=false"]
+        settings += [f"engine={MODEL}", "step_audio.device=cuda", "step_audio.check_output=false"]
         settings += [f"step_audio.quantization={kind.value if kind else 'none'}", "log_level=warning"]
         yield [*settings, f"limits.concurrency={max(STREAMS)}"]

@@ -18,12 +18,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.lm.config import Quantization
-from stepaudiod.editx.memory_plan import MemoryNeeds
+from stepaudiod.editx.memory_plan import CONTEXT_BYTES, MemoryNeeds
 from stepaudiod.editx.pipeline import SAMPLE_RATE, Pipeline, PipelineOptions, Reference
 from tests.bench.endless import text_of
 from tests.bench.listeners import LENGTHS_S, STREAMS, Listener, summary
 from tests.bench.model import Bench
-from tests.bench.table import Table, name_of, on_the_card, timed
+from tests.bench.table import Card, Table, name_of, timed
 
 CUDA = torch.device("cuda")
 SAID = "The quick brown fox jumps over the lazy dog."
@@ -53,7 +53,7 @@ def streams(table: Table) -> None:
                 goal = "85 times (110)" if count == max(STREAMS) else "–"
                 what = f"requests without streaming: {count} of {LENGTHS_S[-1]:g} s, {name}"
                 table.add(what, summary(listeners).partition(";")[0], goal)
-            table.add(f"memory after all of that, {name}", on_the_card())
+            table.add(f"memory after all of that, {name}", f"{Card().used_gb():.2f} GB on the card")
 
 
 def parts(table: Table) -> None:
@@ -116,9 +116,12 @@ def _warm_up(
 def _loaded(table: Table, kind: Quantization | None) -> Iterator[tuple[Pipeline, Reference]]:
     """A pipeline with the memory that it takes by itself, and a voice."""
     checkpoint = Checkpoint(table.models)
-    plan = MemoryNeeds.of(checkpoint, "bf16", kind).plan(None, torch.cuda.mem_get_info()[0])
+    plan = MemoryNeeds.of(checkpoint, "bf16", kind).plan(None, torch.cuda.mem_get_info()[0] + CONTEXT_BYTES)
     options = PipelineOptions(
-        is_output_checked=False, positions=plan.positions, decoder_bytes=plan.decoder_bytes
+        is_output_checked=False,
+        positions=plan.positions,
+        decoder_bytes=plan.decoder_bytes,
+        keeps_encoders=plan.keeps_encoders,
     )
     pipeline = Pipeline.load(
         table.models, "cuda", quantization=kind, options=options, quantized_folder=checkpoint.quantized

@@ -138,11 +138,10 @@ class SanmEncoder(nn.Module):
         x = F.pad(x, (0, 0, CONTEXT_ROWS, chunks * CHUNK_ROWS - rows))
         x = x.unfold(0, WINDOW_ROWS, CHUNK_ROWS).transpose(1, 2)  # (chunks, 560, 9) -> (chunks, 9, 560)
         is_row, mask = _window_masks(rows, chunks, features.device)
-        return (
-            self._graphs.run(x, is_row.to(x.dtype), mask)
-            if x.is_cuda
-            else self.run(x, is_row.to(x.dtype), mask)
-        )
+        windows = x, is_row.to(x.dtype), mask
+        if not x.is_cuda:
+            return self.run(*windows)
+        return self._graphs.run(*windows, is_recorded=self.after_norm.weight.is_cuda)  # or see `host_weights`
 
     def run(self, x: Tensor, is_row: Tensor, mask: Tensor) -> Tensor:
         """Run all layers over windows `(chunks, 9, 560)`; see `SanmLayer`."""

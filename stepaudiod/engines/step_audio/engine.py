@@ -22,7 +22,7 @@ from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.lengths import MAX_SECONDS
 from stepaudiod.editx.lm.config import DTYPES, Quantization
 from stepaudiod.editx.lm.quantize import size_bytes
-from stepaudiod.editx.memory_plan import MemoryNeeds
+from stepaudiod.editx.memory_plan import CONTEXT_BYTES, DRIVER_BYTES, MemoryNeeds, MemoryPlan
 from stepaudiod.editx.pipeline import (
     SAMPLE_RATE,
     LoadProgress,
@@ -31,6 +31,7 @@ from stepaudiod.editx.pipeline import (
     Reference,
 )
 from stepaudiod.engines.base import Clip, Decode, Progress, Recognisers
+from stepaudiod.engines.gpu_limit import limit
 from stepaudiod.engines.step_audio.recogniser import NO_RECOGNISER, Recogniser, renaming_params
 from stepaudiod.engines.step_audio.references import References, read_encoded, write_encoded
 from stepaudiod.engines.step_audio.results import Results
@@ -108,7 +109,14 @@ class StepAudioEngine:
             progress("GPU", 0.0)
             if torch.device(device).index is not None:
                 torch.cuda.set_device(device)  # graphs and Triton's kernels run on the thread's device
-            options = self._planned(torch.cuda.mem_get_info(device)[0])
+            plan = self._planned(torch.cuda.mem_get_info(device)[0] + CONTEXT_BYTES)
+            limit(device, plan.allocated_bytes)
+            options = replace(
+                options,
+                positions=plan.positions,
+                decoder_bytes=plan.decoder_bytes,
+                keeps_encoders=plan.keeps_encoders,
+            )
         self._encoder_key = self._checkpoint.encoder_key()
         self._pipeline = Pipeline.load(
             self._checkpoint.root,
@@ -121,8 +129,10 @@ class StepAudioEngine:
             prepared_folder=self._cache_dir,
         )
 
-    def _planned(self, free_bytes: int) -> PipelineOptions:
+    def _planned(self, free_bytes: int) -> MemoryPlan:
         """Divide the GPU's memory before anything is loaded; later use never exceeds it.
+
+        `free_bytes` are those before this process used it.
 
         Raises:
             EngineUnavailable: there is too little.
@@ -135,14 +145,17 @@ class StepAudioEngine:
             free_bytes -= self._recogniser.reserve_gpu(free_bytes - needs.wanted_bytes(self._gpu_memory))
         plan = needs.plan(self._gpu_memory, free_bytes)
         log.info(
-            "GPU memory: %.2f GB for weights, %d positions for all requests, %.2f GB for voices and streams; "
-            "voices up to %.0f s",
+            "GPU memory: %.2f GB, of which %.2f for the driver and %.2f for weights; %d positions for all "
+            "requests, %.2f GB for voices and streams; voices up to %.0f s; encoders on the %s",
+            plan.total_bytes / 1e9,
+            DRIVER_BYTES / 1e9,
             plan.weights_bytes / 1e9,
             plan.positions,
             plan.decoder_bytes / 1e9,
             plan.longest_voice_s,
+            "GPU" if plan.keeps_encoders else "host",
         )
-        return replace(self._options, positions=plan.positions, decoder_bytes=plan.decoder_bytes)
+        return plan
 
     @property
     def _recogniser(self) -> Recogniser | None:

@@ -37,6 +37,8 @@ LEAST_OF_ENGLISH, AT_THE_ENDS = -1.3, 5.2
 """The least mean log-probability of English, and by how much one rare word and the ends of speech may lower
 the sum. In another language a model of English alone is less certain."""
 
+WORKING_BYTES = 500_000_000
+"""Of GPU memory, besides the weights."""
 MAX_PROMPT = 200
 """Tokens; the decoder's context is twice as long, and the rest is for the transcript."""
 
@@ -78,6 +80,8 @@ class WhisperEngine:
                 WhisperTokenizer,
             )
             from transformers.utils import logging as transformers_logging
+
+            from stepaudiod.engines.gpu_limit import raise_limit
         except ImportError as error:
             raise EngineUnavailable(
                 f"The engine {self._name} can't be imported ({error}). To have it, {INSTALL}."
@@ -104,6 +108,8 @@ class WhisperEngine:
         # Its own retries and its check for speech run the encoder again: `_WindowTranscriber` does both.
         for threshold in ("compression_ratio_threshold", "logprob_threshold", "no_speech_threshold"):
             setattr(model.generation_config, threshold, None)
+        if device != "cpu":
+            raise_limit(device, model.get_memory_footprint() + WORKING_BYTES)
         self._model = model.to(device).eval()
         progress("ready", 1.0)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stepaudiod.editx.decoder.arena import Arena
 from stepaudiod.editx.decoder.dit import MELS
-from stepaudiod.editx.decoder.products import Act, Mask, Weights, multiply
+from stepaudiod.editx.decoder.products import EXACT, Act, Mask, Weights, multiply
 from stepaudiod.editx.decoder.runner import SOURCE_NOISE
 from stepaudiod.editx.decoder.sound_kernels import (
     accumulate,
@@ -236,7 +236,7 @@ class VocoderKernels:
         )  # fmt: skip
         analyse[(triton.cdiv(rows, 64),)](
             buffers.source, self._forward, buffers.spectra, tables.sounds, tables.places, rows,
-            HOP=HOP, STEP=FFT_HOP, SIZE=FFT, BLOCK=64,
+            HOP=HOP, STEP=FFT_HOP, SIZE=FFT, BLOCK=64, **EXACT,
         )  # fmt: skip
 
     def _convolve(self, buffers: _Buffers, tables: SoundTables) -> None:
@@ -270,13 +270,13 @@ class VocoderKernels:
         _run_branch(stage.source, source, source, narrow, mask)
         combine[(triton.cdiv(rows, block),)](
             up, source, mixed, mask.times, rows, (KERNELS[index] - step) // 2, mask.rate,
-            IS_LAST=is_last, BLOCK=block, SIZE=channels,
+            IS_LAST=is_last, BLOCK=block, SIZE=channels, **EXACT,
         )  # fmt: skip
         for branch, to in zip(stage.branches, branches, strict=True):
             _run_branch(branch, mixed, to, narrow, mask)
         average[(triton.cdiv(rows, block),)](
             *branches, y, mask.times, rows, mask.rate, mask.extra, 0.01 if is_last else 0.1,
-            BLOCK=block, SIZE=channels,
+            BLOCK=block, SIZE=channels, **EXACT,
         )  # fmt: skip
 
 
@@ -284,8 +284,9 @@ def _run_branch(branch: _Branch, x: Tensor, y: Tensor, narrow: list[Tensor], mas
     """Y = x and the branch's three pairs of convolutions, each added; y may be x."""
     (rows, channels), block = x.shape, triton.cdiv(ELEMENTS, x.shape[1])
     bend[(triton.cdiv(rows, block),)](
-        x, narrow[0], branch.alphas1[0], mask.times, rows, mask.rate, mask.extra, BLOCK=block, SIZE=channels
-    )
+        x, narrow[0], branch.alphas1[0], mask.times, rows, mask.rate, mask.extra,
+        BLOCK=block, SIZE=channels, **EXACT,
+    )  # fmt: skip
     for index, (conv1, conv2) in enumerate(zip(branch.convs1, branch.convs2, strict=True)):
         dilation, is_last = DILATIONS[index], index + 1 == len(DILATIONS)
         multiply(

@@ -6,8 +6,11 @@ they are read. Rows of many sequences lie behind each other:
     x    ·· sequence ··│gap│·· sequence ··        (rows, inputs)
     y    row r  =  sum over taps j of  x[(stride * r + dilation * j - offset) / up]  times  weight[:, j]
 
-A row's sums are made in the same order in tiles of every size, so they don't depend on other rows.
-Independent of networks. Imported on CUDA only.
+A row's sums are made in the same order in tiles of every size, so they don't depend on other rows. Nor does
+their rounding: whether a multiplication and an addition are one instruction would otherwise be the
+assembler's choice, and it differs between the places of a tile. So kernels whose programs take rows of
+several sequences are compiled with `EXACT`, and fuse where they say so. Independent of networks. Imported on
+CUDA only.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from torch import Tensor, nn
 
 SMALL_ROWS, LARGE_ROWS = 512, 2048
 """Up to so many rows the tiles are small, and beyond so many they are large."""
+EXACT = {"enable_fp_fusion": False}
+"""Options of a kernel: no operations are fused but by `tl.fma`."""
 
 
 class Act(IntEnum):
@@ -105,11 +110,12 @@ def snake(x, alpha):
     times slower.
     """
     angle = x * alpha
-    turns = tl.floor(angle * 0.3183098861837907 + 0.5)
-    angle = (angle - turns * 3.140625) - turns * 9.676535897932e-4
+    turns = tl.floor(tl.fma(angle, 0.3183098861837907, 0.5))
+    angle = tl.fma(turns, -9.676535897932e-4, tl.fma(turns, -3.140625, angle))
     square = angle * angle
-    sine = 1.0 + square * (-1 / 6 + square * (1 / 120 + square * (-1 / 5040 + square * (1 / 362880))))
-    return x + square * sine * sine / (alpha + 1e-9)
+    sine = tl.fma(square, tl.fma(square, 1 / 362880, -1 / 5040), 1 / 120)
+    sine = tl.fma(square, tl.fma(square, sine, -1 / 6), 1.0)
+    return tl.fma(square * sine * sine, 1.0 / (alpha + 1e-9), x)
 
 
 @triton.jit
@@ -283,5 +289,5 @@ def multiply(
         IS_MASKED=mask is not None, IS_PLACED=places is not None, UP=up,
         BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k,
         PRECISION="ieee" if x.dtype is torch.float32 else "tf32", num_warps=tile.warps,
-        num_stages=tile.stages,
+        num_stages=tile.stages, **EXACT,
     )  # fmt: skip

@@ -170,7 +170,7 @@ def analyse(
         sample = tl.where(sample < 0, -sample, sample)
         sample = tl.where(sample >= samples, 2 * (samples - 1) - sample, sample)
         x = tl.load(source_ptr + first * HOP + sample, mask=is_used, other=0.0)
-        spectrum += x[:, None] * tl.load(basis_ptr + n * 32 + i)[None]
+        spectrum = tl.fma(x[:, None], tl.load(basis_ptr + n * 32 + i)[None], spectrum)
     dtype: tl.constexpr = spectrum_ptr.dtype.element_ty
     tl.store(spectrum_ptr + row[:, None] * 32 + i[None], rounded(spectrum, dtype), mask=is_row[:, None])
 

@@ -38,9 +38,10 @@ Progress = Callable[[str, float], None]
 class Engine(Protocol):
     """The common part; `Speaking`, `Cloning`, `Editing` and `Transcribing` are optional abilities.
 
-    The worker calls everything from one thread, and steps the iterators of several requests in turn: an
-    iterator holds all state of its request, and each step is short (a sentence, not a text). Closing an
-    iterator ends its request. An iterator with an attribute `is_ready` is stepped only while that is true.
+    The worker calls everything from one thread, a recogniser also from others, one at a time. It steps the
+    iterators of several requests in turn: an iterator holds all state of its request, and each step is short
+    (a sentence, not a text). Closing an iterator ends its request. An iterator with an attribute `is_ready`
+    is stepped only while that is true.
     """
 
     sample_rate: int

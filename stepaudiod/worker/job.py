@@ -26,29 +26,37 @@ from stepaudiod.requests import (
     SpeechRequest,
     TranscriptionRequest,
 )
+from stepaudiod.worker.decoder_process import Decoders
 from stepaudiod.worker.protocol import WINDOW_BYTES, EngineOrder, StartJob, to_plain
 
 if TYPE_CHECKING:
     from stepaudiod.audio.encode import Encoder
     from stepaudiod.engines.base import Clip, Cloning, Editing, Engine, Speaking, Transcribing, Waveform
-    from stepaudiod.worker.decoder_process import Decoders
 
 UNCOMPRESSED = ("wav", "pcm")
+DECODED_AT_ONCE = 2
+"""Recordings that are decoded, and held in memory meanwhile, at a time."""
+
+
+class Recordings:
+    """What decodes the recordings of all jobs."""
+
+    def __init__(self) -> None:
+        self.decoders = Decoders()
+        self.turns = threading.Semaphore(DECODED_AT_ONCE)
 
 
 class Job:
     """One request: its results, and how many bytes it may still send.
 
-    `decoding` bounds how many recordings are decoded, and held in memory meanwhile, at a time. `on_ready` is
-    called, from another thread, when the recording has been decoded.
+    `on_ready` is called, from another thread, when the recording has been decoded.
     """
 
     def __init__(
         self,
         order: StartJob,
         load: Callable[[EngineOrder], Engine],
-        decoders: Decoders,
-        decoding: threading.Semaphore,
+        recordings: Recordings,
         on_ready: Callable[[], None],
     ) -> None:
         self.engine = order.engine
@@ -67,19 +75,19 @@ class Job:
         self.is_ready = recording is None
         if recording is not None:
             path, is_unwanted = Path(recording.path), self._is_closed.is_set
-            decode = partial(decoders.decode, path, order.limits, is_unwanted=is_unwanted)
-            arguments = (decode, decoding, on_ready)
+            decode = partial(recordings.decoders.decode, path, order.limits, is_unwanted=is_unwanted)
+            arguments = (decode, recordings.turns, on_ready)
             threading.Thread(target=self._decode, args=arguments, name="decode", daemon=True).start()
             threading.Thread(target=self._import, name="import", daemon=True).start()
 
     def _decode(
         self,
         decode: partial[tuple[Waveform, int]],
-        decoding: threading.Semaphore,
+        turns: threading.Semaphore,
         on_ready: Callable[[], None],
     ) -> None:
         """Decode the recording; its error is raised by the first step."""
-        with decoding:
+        with turns:
             try:
                 decoded = decode()
                 from stepaudiod.engines.base import Clip

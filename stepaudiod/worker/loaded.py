@@ -1,7 +1,8 @@
 """The engines in the worker's memory: each is loaded at its first use, one of each kind.
 
 Two engines of one factory are variants of one model, and there is memory for one of them: the other replaces
-it once no request uses it.
+it once no request uses it. The threads of several models load engines. An engine is used by its model's
+thread, and a recogniser also by that of a model that lacks a transcript.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from stepaudiod.worker.cuda_context import make_context
 from stepaudiod.worker.protocol import EngineDropped, EngineLoaded, EngineLoading, EngineOrder, ToFront
 
 if TYPE_CHECKING:
-    from stepaudiod.engines.base import Batching, Decode, Engine, Reading, Transcribing
+    from stepaudiod.engines.base import Batching, Clip, Decode, Engine, Reading, Transcribing
+    from stepaudiod.requests import Facts, Segment, TranscriptionRequest
 
 READ_AHEAD_BYTES = 16 << 20
 """Bytes requested from the kernel at a time: a request for gigabytes would block the disk for all others."""
@@ -35,7 +37,6 @@ class LoadedEngines:
         threads: processor threads an engine may use.
         tell: sends a frame to the front.
         decode: given to engines that read recordings of their own, see `engines.base.Reading`.
-        wake: given to engines that batch requests, see `engines.base.Batching`.
     """
 
     def __init__(
@@ -44,50 +45,40 @@ class LoadedEngines:
         threads: int,
         tell: Callable[[ToFront], None],
         decode: Decode,
-        wake: Callable[[], None],
     ) -> None:
         self._cache_dir = cache_dir
         self._threads = threads
         self._tell = tell
         self._decode = decode
-        self._wake = wake
-        self._loading = threading.Lock()
-        """An engine that transcribes for another one is loaded in a thread of that one."""
+        self._changing = {uses_device: threading.Lock() for uses_device in (False, True)}
+        """Engines that may use a GPU share its memory, so they change one by one; others wait for none."""
         self._engines: dict[str, Engine] = {}
         self._orders: dict[str, EngineOrder] = {}
         self._on_cpu: set[str] = set()
         self._recognisers: set[str] = set()
         """Names of engines that transcribe for another one; they stay loaded."""
 
-    def get(self, order: EngineOrder) -> Engine:
+    def get(self, order: EngineOrder, wake: Callable[[], None] = lambda: None) -> Engine:
         """The engine, loaded at its first use; the caller ensures that no request uses another variant.
+
+        `wake` is given to an engine that batches requests, see `engines.base.Batching`.
 
         Raises:
             StepaudiodError: it can't be loaded.
         """
-        if self._name_of(order) is None:
-            for other, loaded in list(self._orders.items()):
-                if loaded.factory == order.factory and other not in self._recognisers:
-                    self._drop(other)
-        return self._loaded(order)
+        with self._changes_of(order):
+            if self._name_of(order) is None:
+                for other, loaded in list(self._orders.items()):
+                    if loaded.factory == order.factory and other not in self._recognisers:
+                        self._drop(other)
+            return self._loaded(order, wake)
 
-    def step(self) -> int:
-        """Advance the engines that batch requests; returns the number of tasks that have ended."""
-        return sum(engine.step() for engine in self._batching())
-
-    @property
-    def are_working(self) -> bool:
-        """Whether an engine that batches requests has work."""
-        return any(engine.is_working for engine in self._batching())
-
-    def settle(self) -> None:
-        """Wait for what those engines are doing; nothing starts before the next `step`."""
-        for engine in self._batching():
-            engine.settle()
-
-    def _batching(self) -> list[Batching]:
-        engines = list(self._engines.values())  # another thread may add one
-        return [cast("Batching", each) for each in engines if hasattr(each, "attach")]
+    def batching(self, factory: str) -> list[Batching]:
+        """The loaded engines of a factory that batch requests; to be called by their model's thread."""
+        found = [
+            self._engines[name] for name, order in list(self._orders.items()) if order.factory == factory
+        ]
+        return [cast("Batching", each) for each in found if hasattr(each, "attach")]
 
     def _name_of(self, order: EngineOrder) -> str | None:
         """The name under which the engine is loaded: the same weights may have several names."""
@@ -99,8 +90,9 @@ class LoadedEngines:
         It is loaded beside another variant, which a request may be using.
         """
         wanted = _order(order)
-        self._recognisers.add(self._name_of(wanted) or wanted.name)
-        return cast("Transcribing", self._loaded(wanted))
+        with self._changes_of(wanted):
+            self._recognisers.add(self._name_of(wanted) or wanted.name)
+            return cast("Transcribing", self._loaded(wanted, lambda: None))
 
     def is_loaded(self, order: dict[str, Any]) -> bool:
         """Whether an engine is in memory."""
@@ -110,13 +102,19 @@ class LoadedEngines:
         """Choose where an engine will be loaded: on the CPU where the GPU has no memory for it."""
         (self._on_cpu.add if is_on_cpu else self._on_cpu.discard)(_order(order).key)
 
-    def _loaded(self, order: EngineOrder) -> Engine:
-        with self._loading:
-            if (name := self._name_of(order)) is None:
-                self._load(order)
-            return self._engines[name or order.name]
+    def _changes_of(self, order: EngineOrder) -> threading.Lock:
+        return self._changing["device" in order.options]
 
-    def _load(self, order: EngineOrder) -> None:
+    def _loaded(self, order: EngineOrder, wake: Callable[[], None]) -> Engine:
+        if (name := self._name_of(order)) is None:
+            try:
+                self._load(order, wake)
+            except Exception:
+                self._tell(EngineDropped(order.name))
+                raise
+        return self._engines[name or order.name]
+
+    def _load(self, order: EngineOrder, wake: Callable[[], None]) -> None:
         started = time.monotonic()
         options = order.options | ({"device": "cpu"} if order.key in self._on_cpu else {})
         threading.Thread(target=_read_ahead, args=(order.files,), name="read ahead", daemon=True).start()
@@ -134,9 +132,11 @@ class LoadedEngines:
                 reading.decode, reading.engines = self._decode, self
             engine.load(lambda stage, fraction: self._report(order.name, stage, fraction))
         if hasattr(engine, "attach"):
-            cast("Batching", engine).attach(self._wake)
-        self._engines[order.name], self._orders[order.name] = engine, order
+            cast("Batching", engine).attach(wake)
         about = getattr(engine, "about", None)
+        if hasattr(engine, "transcribe"):
+            engine = cast("Engine", Shared(cast("Transcribing", engine), engine.sample_rate))
+        self._engines[order.name], self._orders[order.name] = engine, order
         duration_s = time.monotonic() - started
         self._tell(EngineLoaded(order.name, duration_s, about() if about is not None else {}))
 
@@ -147,11 +147,12 @@ class LoadedEngines:
         """Free an engine's memory for its successor in this process."""
         if hasattr(engine := self._engines[name], "attach"):
             cast("Batching", engine).close()
-        del engine, self._engines[name], self._orders[name]
+        del engine, self._orders[name], self._engines[name]
         gc.unfreeze()
         gc.collect()
         if (torch := sys.modules.get("torch")) is not None:
-            torch.cuda.empty_cache()
+            with suppress(RuntimeError):  # PyTorch's, while another thread captures a graph
+                torch.cuda.empty_cache()
         self._tell(EngineDropped(name))
 
     def gpu_memory(self) -> dict[str, int]:
@@ -166,6 +167,38 @@ class LoadedEngines:
             "allocated_bytes": sum(map(cuda.memory_allocated, devices)),
             "reserved_bytes": sum(map(cuda.memory_reserved, devices)),
         }
+
+
+class Shared:
+    """A recogniser that several threads use: a step each, in the order in which they ask."""
+
+    def __init__(self, engine: Transcribing, sample_rate: int) -> None:
+        self.sample_rate = sample_rate
+        self._engine = engine
+        self._changed = threading.Condition()
+        self._given = self._served = 0
+        """Numbers of turns. With a lock, the thread that has just had it could take it again and again."""
+
+    def transcribe(self, request: TranscriptionRequest, clip: Clip) -> Iterator[Segment | Facts]:
+        steps = iter(self._engine.transcribe(request, clip))
+        while True:
+            with self._turn():
+                result = next(steps, None)
+            if result is None:
+                return
+            yield result
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._changed:
+            mine, self._given = self._given, self._given + 1
+            self._changed.wait_for(lambda: self._served == mine)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._served += 1
+                self._changed.notify_all()
 
 
 def _order(table: dict[str, Any]) -> EngineOrder:

@@ -1,10 +1,10 @@
 """The worker: the child process that owns the engines. Independent of HTTP and of systemd.
 
-The main thread works: it steps the requests in turn, a chunk each, so that a short request isn't held up by
-a long one and a cancelled one stops within a chunk. An engine that batches requests has threads of its own,
-and the main thread gives it its next work. One thread receives frames. One sends heartbeats with a count of
-the progress made, so that the front can tell slow from stuck. Short-lived ones decode recordings (`job.py`)
-and read ahead (`loaded.py`). When the front dies, the kernel kills this process.
+The main thread receives frames and passes them on: each model has a thread of its own (`loop.py`), so that
+neither a recording that is transcribed nor an engine that loads holds up another one's requests. One thread
+sends heartbeats with a count of the progress made, so that the front can tell slow from stuck. Short-lived
+ones decode recordings (`job.py`) and read ahead (`loaded.py`). When the front dies, the kernel kills this
+process.
 """
 
 from __future__ import annotations
@@ -13,32 +13,24 @@ import argparse
 import ctypes
 import logging
 import os
-import queue
 import signal
 import socket
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 
 from stepaudiod.core_dumps import forbid_core_dumps
-from stepaudiod.errors import InvalidRequest, StepaudiodError
 from stepaudiod.worker import held_gpu
-from stepaudiod.worker.decoder_process import Decoders
-from stepaudiod.worker.job import Job
+from stepaudiod.worker.job import Recordings
 from stepaudiod.worker.loaded import LoadedEngines
+from stepaudiod.worker.loop import Loop
 from stepaudiod.worker.protocol import (
-    NO_JOB,
     AddCredit,
     CancelJob,
     EndCheckpoint,
-    EngineOrder,
     Heartbeat,
-    JobDone,
-    JobFailed,
     LoadEngine,
-    Piece,
     PrepareCheckpoint,
     StartJob,
     ToFront,
@@ -50,12 +42,6 @@ from stepaudiod.worker.protocol import (
 log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
-DECODED_AT_ONCE = 2
-"""Recordings that are decoded at a time."""
-HARMLESS_CUDA_ERRORS = (2, 100, 101)
-"""Out of memory, no device, no such device: these of cudaError_t leave a context as it was."""
-HELD = ""
-"""The key of no engine."""
 
 
 class Worker:
@@ -72,71 +58,58 @@ class Worker:
         self._connection = connection
         self._beat_s = beat_s
         self._sending = threading.Lock()
-        self._orders: queue.SimpleQueue[ToWorker | None] = queue.SimpleQueue()
-        """Frames of the front, and None to wake the main thread."""
-        self._jobs: dict[int, Job] = {}
-        self._decoders = Decoders()
+        self._recordings = Recordings()
         self._engines = LoadedEngines(
-            cache_dir, threads, self._tell_loading, self._decoders.decode, self._wake
+            cache_dir, threads, self._tell_loading, self._recordings.decoders.decode
         )
-        self._progress = 0
-        self._is_busy = False
-        self._is_held = False
-        """Whether a checkpoint is being made or restored: nothing may use the GPU."""
-        self._decoding = threading.Semaphore(DECODED_AT_ONCE)
+        self._loops: dict[str, Loop] = {}
+        """By the factory of a model's variants."""
+        self._load_steps = 0
 
     def run(self) -> None:
-        """Work until the process ends."""
-        threading.Thread(target=self._receive, name="receive", daemon=True).start()
+        """Pass on the front's frames; when the front is gone, end this process."""
         threading.Thread(target=self._beat, name="beat", daemon=True).start()
-        while True:
-            if not self._is_held:
-                self._progress += self._engines.step()
-            runnable = self._runnable()
-            # a job that waits for a slow reader, a recording or another variant does not hang
-            self._is_busy = bool(runnable) or self._engines.are_working
-            self._take_orders(wait=not runnable)
-            for id in runnable:
-                if id in self._jobs:
-                    self._step(id)
-                    self._take_orders(wait=False)
-
-    def _runnable(self) -> list[int]:
-        """Return the jobs that can take a step now.
-
-        Jobs are begun in the order they came. A job that needs another variant of a model waits for those
-        that use the present one, and later jobs of that model wait behind it.
-        """
-        runnable: list[int] = []
-        in_use = {job.engine.factory: job.engine.key for job in self._jobs.values() if job.is_begun}
-        for id, job in self._jobs.items():
-            if job.is_begun or job.has_failed:
-                runnable += [id] if job.can_step else []
-            elif job.is_ready:
-                # the first that waits decides which variant comes next; no engine has the key HELD
-                key = in_use.setdefault(job.engine.factory, job.engine.key)
-                if key == job.engine.key:
-                    runnable.append(id)
-                else:
-                    in_use[job.engine.factory] = HELD
-        return runnable
-
-    def _receive(self) -> None:
-        """Queue the front's frames; when the front is gone, end this process."""
         file = self._connection.makefile("rb")
         while True:
             try:
-                self._orders.put(receive_frame(file))
+                frame = receive_frame(file)
             except (EOFError, OSError):
                 os._exit(0)
             except Exception:
                 log.exception("the front sent a frame that can't be read")
                 os._exit(1)
+            self._pass_on(frame)
+
+    def _pass_on(self, frame: ToWorker) -> None:
+        match frame:
+            case StartJob(engine=engine) | LoadEngine(engine):
+                if engine.factory not in self._loops:
+                    loop = Loop(engine.factory, self._engines, self._recordings, self._send)
+                    self._loops = {**self._loops, engine.factory: loop}  # another thread reads the old one
+                self._loops[engine.factory].put(frame)
+            case CancelJob() | AddCredit():
+                for loop in self._loops.values():
+                    loop.put(frame)
+            case PrepareCheckpoint():
+                for held in [loop.hold() for loop in self._loops.values()]:
+                    held.wait()
+                self._send(held_gpu.prepare())
+            case EndCheckpoint():
+                for loop in self._loops.values():
+                    loop.put(frame)
+                forbid_core_dumps()
 
     def _beat(self) -> None:
-        """Send heartbeats, with the progress of the work."""
+        """Send heartbeats, whose progress grows when every busy model has moved since it last did."""
+        progress, before = 0, dict[str, int]()
         while True:
-            self._send(Heartbeat(self._progress, self._is_busy, self._engines.gpu_memory()))
+            loops = self._loops
+            is_busy = {factory: loop.is_busy for factory, loop in loops.items()}
+            # loading counts for all: some wait for one another's
+            steps = {factory: loop.steps + self._load_steps for factory, loop in loops.items()}
+            if all(steps[factory] != before.get(factory) for factory in loops if is_busy[factory]):
+                progress, before = progress + 1, steps
+            self._send(Heartbeat(progress, any(is_busy.values()), self._engines.gpu_memory()))
             time.sleep(self._beat_s)
 
     def _send(self, frame: ToFront) -> None:
@@ -145,87 +118,8 @@ class Worker:
             self._connection.sendall(pack(frame))
 
     def _tell_loading(self, frame: ToFront) -> None:
-        """Count loading as progress."""
-        self._progress += 1
+        self._load_steps += 1
         self._send(frame)
-
-    def _take_orders(self, *, wait: bool) -> None:
-        """Carry out the orders that have come; with `wait`, block until there is one."""
-        try:
-            while True:
-                match self._orders.get(block=wait):
-                    case StartJob() as order:
-                        self._jobs[order.id] = Job(
-                            order, self._engines.get, self._decoders, self._decoding, self._wake
-                        )
-                    case LoadEngine(engine) if not self._jobs:  # a job loads the engine that it needs
-                        self._load(engine)
-                    case PrepareCheckpoint():
-                        self._engines.settle()
-                        self._is_held = True
-                        self._send(held_gpu.prepare())
-                    case EndCheckpoint():
-                        self._is_held = False
-                        forbid_core_dumps()
-                    case AddCredit(id, size_bytes) if job := self._jobs.get(id):
-                        job.credit_bytes += size_bytes
-                    case CancelJob(id) if job := self._jobs.pop(id, None):
-                        job.close()
-                wait = False
-        except queue.Empty:
-            pass
-
-    def _wake(self) -> None:
-        self._orders.put(None)
-
-    def _load(self, order: EngineOrder) -> None:
-        """Load an engine before a request needs it; the first request that does gets the error."""
-        try:
-            self._engines.get(order)
-        except Exception as error:
-            log.warning("%s could not be loaded beforehand: %s", order.name, error)
-            self._send(_failed(NO_JOB, error))
-            _die_of(error)
-
-    def _step(self, id: int) -> None:
-        """Take one step of a job; an error ends that job alone, unless the GPU has failed."""
-        job = self._jobs[id]
-        self._progress += 1
-        try:
-            result = next(job.results)
-        except Exception as error:
-            del self._jobs[id]
-            self._send(_failed(id, error))
-            _die_of(error)
-            return
-        if result is not None:
-            self._send(Piece(id, result))
-        if job.is_done:
-            del self._jobs[id]
-            job.close()
-            self._send(JobDone(id, round(job.work_s, 6)))
-
-
-def _failed(id: int, error: Exception) -> JobFailed:
-    """Describe an error: one of ours by its class, any other as an `EngineError`."""
-    if isinstance(error, StepaudiodError):
-        param = error.param if isinstance(error, InvalidRequest) else None
-        return JobFailed(id, type(error).__name__, error.message, param)
-    # the journal gets no message of the error: it may quote what a user wrote
-    where = "".join(traceback.format_tb(error.__traceback__))
-    log.error("the engine raised %s\n%s", type(error).__name__, where)
-    message = (
-        f"The engine failed on this request ({type(error).__name__}: {error}). The journal has the details."
-    )
-    return JobFailed(id, "EngineError", message)
-
-
-def _die_of(error: Exception) -> None:
-    """End this process if a GPU's context is lost: every later operation in it would fail."""
-    is_gpus = isinstance(error, getattr(sys.modules.get("torch"), "AcceleratorError", ()))
-    if is_gpus and getattr(error, "error_code", None) not in HARMLESS_CUDA_ERRORS:
-        log.critical("the GPU failed, and the next request gets a new worker")
-        os._exit(1)
 
 
 def _die_with(parent: int) -> None:

@@ -128,8 +128,7 @@ class WorkerProcess:
         self.pid = process.pid
         self.loaded: dict[str, dict[str, Any]] = {}
         """Engines in memory, and what each reports about itself: `load_s` and more."""
-        self.loading: protocol.EngineLoading | None = None
-        """What is being loaded; None when nothing is."""
+        self._loading: dict[str, protocol.EngineLoading] = {}
         self.is_lost = False
         self._process = process
         self._reader = reader
@@ -243,7 +242,6 @@ class WorkerProcess:
                             reply.work_s = work_s
                             reply.put(None)
                     case protocol.JobFailed(id):
-                        self.loading = None
                         if reply := self._replies.pop(id, None):
                             reply.put(_error(frame))
                     case protocol.Heartbeat(progress, is_busy):
@@ -273,16 +271,22 @@ class WorkerProcess:
         self, frame: protocol.EngineLoading | protocol.EngineLoaded | protocol.EngineDropped
     ) -> None:
         match frame:
-            case protocol.EngineLoading():
-                self.loading = frame
+            case protocol.EngineLoading(engine):
+                self._loading[engine] = frame
             case protocol.EngineLoaded(engine, duration_s, about):
-                self.loading = None
+                self._loading.pop(engine, None)
                 self.loaded[engine] = {"load_s": round(duration_s, 3), **about}
                 self._counters.loaded(engine, duration_s)
                 log.info("%s loaded in %.2f s", engine, duration_s)
             case protocol.EngineDropped(engine):
+                self._loading.pop(engine, None)
                 self._counters.unloads[engine] += self.loaded.pop(engine, None) is not None
         self._on_change()
+
+    @property
+    def loading(self) -> protocol.EngineLoading | None:
+        """What is being loaded, the first of several; None when nothing is."""
+        return next(iter(self._loading.values()), None)
 
     @property
     def is_working(self) -> bool:
@@ -331,7 +335,7 @@ class WorkerProcess:
     def _lose(self, message: str) -> None:
         """Mark the worker as gone, and end all of its requests with an error."""
         self.is_lost = True
-        self.loading = None
+        self._loading.clear()
         self._counters.unloads.update(list(self.loaded))
         self.loaded.clear()
         self._writer.close()

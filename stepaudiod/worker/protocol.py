@@ -120,7 +120,7 @@ class Heartbeat:
     """Worker to front, at a fixed interval.
 
     Attributes:
-        progress: counts steps; it stops when the work hangs.
+        progress: grows while the work moves; it stops when that of any model hangs.
         is_busy: whether a step is being taken.
         gpu: `allocated_bytes` and `reserved_bytes`; empty without a GPU.
     """
@@ -160,7 +160,7 @@ class EngineLoaded:
 
 @dataclass(slots=True)
 class EngineDropped:
-    """Worker to front: an engine has been freed."""
+    """Worker to front: an engine has been freed, or could not be loaded."""
 
     engine: str
 

@@ -52,7 +52,7 @@ def told() -> list[ToFront]:
 
 @pytest.fixture
 def engines(tmp_path: Path, told: list[ToFront]) -> LoadedEngines:
-    return LoadedEngines(tmp_path, 1, told.append, Decoders().decode, lambda: None)
+    return LoadedEngines(tmp_path, 1, told.append, Decoders().decode)
 
 
 def test_a_recogniser_on_the_gpu_is_reserved_memory(weights: Path, engines: LoadedEngines) -> None:
@@ -88,7 +88,7 @@ def test_an_edit_and_a_transcription_share_one_whisper(
     folder.mkdir()
     write_model(folder)
     model, whisper = (EngineOrder.of(each) for each in LocalEngines(tmp_path, settings()).describe())
-    engines = LoadedEngines(tmp_path, 1, told.append, decode, lambda: None)
+    engines = LoadedEngines(tmp_path, 1, told.append, decode)
     clip = Clip(say(hibari, "The salt breeze came across from the sea.", "heart"), hibari.sample_rate)
     step_audio = cast("StepAudioEngine", engines.get(model))
     with pytest.raises(InvalidRequest, match=r"whisper-small .* Send its transcript") as refusal:

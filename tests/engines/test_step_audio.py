@@ -28,8 +28,7 @@ from stepaudiod.engines.step_audio.engine import StepAudioEngine
 from stepaudiod.errors import EngineUnavailable, InvalidRequest, NotFound
 from stepaudiod.requests import EditRequest, Facts, Recording, SpeechRequest
 from stepaudiod.voice_library import VoiceLibrary
-from stepaudiod.worker.decoder_process import Decoders
-from stepaudiod.worker.job import Job
+from stepaudiod.worker.job import Job, Recordings
 from stepaudiod.worker.loaded import LoadedEngines
 from stepaudiod.worker.protocol import EngineOrder, StartJob
 from tests.conftest import StartDaemon
@@ -227,7 +226,7 @@ def test_a_request_that_is_cancelled_before_its_first_sound_holds_nothing(
     (description,) = LocalEngines(data, settings()).describe()
     work = SpeechRequest("A sentence of some words. " * 20, "hum", seed=1)
     order = StartJob(1, EngineOrder.of(description), work, "pcm", {})
-    job = Job(order, lambda _: loaded, Decoders(), threading.Semaphore(), lambda: None)
+    job = Job(order, lambda _: loaded, Recordings(), lambda: None)
     next(job.results)
     assert not job.can_step  # it has begun
     scheduler = loaded._pipeline.scheduler
@@ -271,7 +270,7 @@ def test_a_missing_transcript_is_made_by_the_recogniser(data: Path, hibari: Hiba
     )
     (description,) = LocalEngines(data, settings(), (WHISPER_TINY,)).describe()
     order = EngineOrder.of(description)
-    listening = LoadedEngines(data, 1, lambda header: None, decode, lambda: None).get(order)
+    listening = LoadedEngines(data, 1, lambda header: None, decode).get(order)
     assert isinstance(listening, StepAudioEngine)
     request = SpeechRequest("Hello.", "", seed=1, reference=Recording("unused.wav"))
     facts = next(listening.clone(request, spoken))

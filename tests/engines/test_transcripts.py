@@ -22,7 +22,7 @@ from tests.engines.conftest import Say
 def test_the_transcript_of_a_recording_in_another_language_is_asked_for(
     kokoro: KokoroEngine, say: Say, tmp_path: Path
 ) -> None:
-    engines = LoadedEngines(tmp_path, 1, lambda frame: None, decode, lambda: None)
+    engines = LoadedEngines(tmp_path, 1, lambda frame: None, decode)
     order = {"name": WHISPER_TINY.name, "factory": WHISPER_TINY.factory, "options": {}, "files": []}
     chinese = Clip(say(kokoro, "我总觉得，有人在跟着我。", "zf_xiaobei"), kokoro.sample_rate)
     with pytest.raises(InvalidRequest, match=r"Send what the recording says.*English only") as refusal:

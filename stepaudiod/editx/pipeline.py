@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,7 @@ class Pipeline:
                 networks.step1, self.options.rows, self.options.length, self.options.positions
             )
             decoder = make_decoder_runner(networks.flow, networks.vocoder)
+        self._runners = runner, decoder
         self.scheduler = Scheduler(runner, decoder, Lanes(networks.step1.device), self.options.decoder_bytes)
 
     @classmethod
@@ -132,6 +134,21 @@ class Pipeline:
                 options.keeps_encoders,
             )
         return cls(networks, options)
+
+    def compile_kernels(self, kind: str, progress: Callable[[str, float], None]) -> None:
+        """Compile what a GPU runs before the first request, once a machine.
+
+        `kind` is how the language model is stored; `progress` gets the stage and the fraction done.
+        """
+        step1, flow = self.networks.step1, self.networks.flow
+        if step1.device.type == "cuda":
+            from stepaudiod.editx.compiling import (
+                compile_missing,
+            )  # Triton comes with PyTorch's CUDA build only
+
+            launches = chain.from_iterable(runner.launches() for runner in self._runners)
+            with torch.inference_mode():
+                compile_missing(launches, f"{kind} {step1.config} {flow.config}", progress)
 
     def encode_reference(
         self,

@@ -218,6 +218,12 @@ class CudaDecoder:
                 return True
         return False
 
+    def launches(self) -> Iterator[Callable[[], None]]:
+        for rows in ROWS:
+            yield from self._flow_launches(rows)
+        for frames in SOUND_FRAMES:
+            yield self._sound_launches(frames)
+
     # ---- the flow decoder
 
     def _new_state(self, mel_frames: int, frames: int, after: State | None = None) -> State:
@@ -270,11 +276,17 @@ class CudaDecoder:
 
     def _flow_graph(self, rows: int) -> tuple[Callable[[], None], Callable[[], None]]:
         if rows not in self._flow_graphs:
-            tables = self._table.views(rows)
-            self._table.send(rows, [])  # recording runs the kernels once
-            begin = self._record(lambda: self._estimator.begin(self._encoder.encode(tables), tables))
-            self._flow_graphs[rows] = begin, self._record(lambda: self._estimator.step(tables))
+            begin, step = self._flow_launches(rows)
+            self._flow_graphs[rows] = self._record(begin), self._record(step)
         return self._flow_graphs[rows]
+
+    def _flow_launches(self, rows: int) -> tuple[Callable[[], None], Callable[[], None]]:
+        tables = self._table.views(rows)
+        self._table.send(rows, [])  # recording runs the kernels once
+        return (
+            lambda: self._estimator.begin(self._encoder.encode(tables), tables),
+            lambda: self._estimator.step(tables),
+        )
 
     # ---- the vocoder
 
@@ -291,13 +303,13 @@ class CudaDecoder:
 
     def _sound_graph(self, frames: int) -> Callable[[], None]:
         if frames not in self._sound_graphs:
-            tables = self._sounds.views(frames)
-            self._sounds.send(frames, [])
-            sound = self._sound[:frames]
-            self._sound_graphs[frames] = self._record(
-                lambda: self._vocoder.run(frames, tables, self._estimator.mel, sound)
-            )
+            self._sound_graphs[frames] = self._record(self._sound_launches(frames))
         return self._sound_graphs[frames]
+
+    def _sound_launches(self, frames: int) -> Callable[[], None]:
+        tables, sound = self._sounds.views(frames), self._sound[:frames]
+        self._sounds.send(frames, [])
+        return lambda: self._vocoder.run(frames, tables, self._estimator.mel, sound)
 
     def _record(self, run: Callable[[], None]) -> Callable[[], None]:
         return run if self._recorder is None else self._recorder.record(run)[0]

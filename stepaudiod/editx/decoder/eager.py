@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -46,6 +46,9 @@ class EagerDecoder:
 
     def capture_next(self) -> bool:
         return False
+
+    def launches(self) -> Iterable[Callable[[], None]]:
+        return ()
 
     def _decode(self, chunk: Chunk) -> Waveform:
         stream = chunk.stream

@@ -9,7 +9,7 @@ requests, deadlines, or the memory of all streams together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,6 +75,9 @@ class DecoderRunner(Protocol):
 
     def capture_next(self) -> bool:
         """Prepare one more size of call; False when there is nothing to prepare."""
+
+    def launches(self) -> Iterable[Callable[[], None]]:
+        """What its graphs record, one after the other; while it is idle they change nothing."""
 
 
 def mel_noise(seed: int, first: int, frames: int, device: torch.device) -> Tensor:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Sequences
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -117,14 +118,21 @@ class CudaRunner:
         missing = [size for size in (*ROW_COUNTS, PACK) if size not in self._graphs]
         if self._recorder is None or not missing:
             return False
-        # a capture runs kernels, which must not write to pages that others may have by now
+        self._be_idle()
+        self._capture(self._recorder, missing[0])
+        torch.cuda.current_stream().synchronize()  # before the numbers here are written again
+        return True
+
+    def launches(self) -> list[Callable[[], None]]:
+        self._be_idle()
+        return [partial(self._run, size) for size in (*ROW_COUNTS, PACK)]
+
+    def _be_idle(self) -> None:
+        """Have kernels write to no pages: others may have them by now."""
         self._numbers.numbers[:, POSITION] = IDLE
         self._tiles.numbers[:, [COUNT, TOKENS]] = 0
         self._numbers.send()
         self._tiles.send()
-        self._capture(self._recorder, missing[0])
-        torch.cuda.current_stream().synchronize()  # before the numbers here are written again
-        return True
 
     def _describe(self, sequence: Sequence) -> None:
         row = self._numbers.numbers[sequence.slot]

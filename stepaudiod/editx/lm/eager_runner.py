@@ -6,6 +6,7 @@ a decode step always has all rows, prompts are read alone, in blocks that begin 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Sequences
 
 import torch
@@ -58,6 +59,9 @@ class EagerRunner:
 
     def capture_next(self) -> bool:
         return False
+
+    def launches(self) -> Iterable[Callable[[], None]]:
+        return ()
 
     def _places(self, sequence: Sequence) -> Tensor:
         """Where the cache has a sequence's positions."""

@@ -6,6 +6,7 @@ Independent of requests.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Sequences
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -90,3 +91,6 @@ class LMRunner(Protocol):
 
     def capture_next(self) -> bool:
         """Capture a graph that was missed; False if there is none."""
+
+    def launches(self) -> Iterable[Callable[[], None]]:
+        """What its graphs record, one after the other; while it is idle they change nothing."""

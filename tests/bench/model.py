@@ -20,7 +20,7 @@ from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.decoder.config import LOOKAHEAD_CODES
 from stepaudiod.editx.decoder.flow import Acoustics, load_flow
 from stepaudiod.editx.decoder.runner import Chunk
-from stepaudiod.editx.decoder.vocoder import load_vocoder
+from stepaudiod.editx.decoder.vocoder import build_vocoder, read_vocoder
 from stepaudiod.editx.interleaving import to_columns
 from stepaudiod.editx.lm.config import Quantization
 from stepaudiod.editx.lm.quantize import size_bytes
@@ -28,10 +28,10 @@ from stepaudiod.editx.loading import LoadProgress, load_step1
 from stepaudiod.editx.pipeline import Edit, Pipeline, PipelineOptions
 from stepaudiod.editx.runners import make_decoder_runner
 from stepaudiod.editx.tokenizers import features
-from stepaudiod.editx.tokenizers.linguistic import load_linguistic
+from stepaudiod.editx.tokenizers.linguistic import build_linguistic, read_linguistic
 from stepaudiod.editx.tokenizers.resample import resample
-from stepaudiod.editx.tokenizers.semantic import load_semantic
-from stepaudiod.editx.tokenizers.speaker import load_speaker_encoder
+from stepaudiod.editx.tokenizers.semantic import build_semantic, read_semantic
+from stepaudiod.editx.tokenizers.speaker import build_speaker_encoder, read_speaker_encoder
 from tests.parity.language import logits
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -87,21 +87,24 @@ def memory() -> str:
 
 def vq02(bench: Bench) -> None:
     """Linguistic codes."""
-    tokenizer = load_linguistic(bench.checkpoint.linguistic, bench.checkpoint.centroids, bench.device)
+    path = bench.checkpoint.linguistic
+    tokenizer = build_linguistic(read_linguistic(path, bench.checkpoint.centroids), path, bench.device)
     trimmed = features.trim_for_codes(resample(bench.waveform(), 24000, features.CODE_RATE, torch.float64))
     bench.timed(f"vq02, {bench.seconds:g} s", lambda: tokenizer(trimmed))
 
 
 def vq06(bench: Bench) -> None:
     """Semantic codes."""
-    tokenizer = load_semantic(bench.checkpoint.semantic, bench.device)
+    path = bench.checkpoint.semantic
+    tokenizer = build_semantic(read_semantic(path), path, bench.device)
     trimmed = features.trim_for_codes(resample(bench.waveform(), 24000, features.CODE_RATE, torch.float64))
     bench.timed(f"vq06, {bench.seconds:g} s", lambda: tokenizer(trimmed))
 
 
 def speaker(bench: Bench) -> None:
     """The speaker embedding."""
-    encoder = load_speaker_encoder(bench.checkpoint.speaker_encoder, bench.device)
+    path = bench.checkpoint.speaker_encoder
+    encoder = build_speaker_encoder(read_speaker_encoder(path), path, bench.device)
     waveform = resample(bench.waveform(), 24000, features.CODE_RATE, torch.float64)
     bench.timed(f"speaker embedding, {bench.seconds:g} s", lambda: encoder.embed(waveform))
 
@@ -140,9 +143,9 @@ def fidelity(bench: Bench) -> None:
 
 def decoder(bench: Bench) -> None:
     """Decode codes to sound, 5.4 s in chunks after a reference of 5.4 s."""
-    runner = make_decoder_runner(
-        load_flow(bench.checkpoint.flow, bench.device), load_vocoder(bench.checkpoint.vocoder, bench.device)
-    )
+    path = bench.checkpoint.vocoder
+    vocoder = build_vocoder(read_vocoder(path), path, bench.device)
+    runner = make_decoder_runner(load_flow(bench.checkpoint.flow, bench.device), vocoder)
     codes = [100, 200, 1100, 1200, 1300] * 45
     acoustics = Acoustics(to_columns(torch.tensor(codes)), torch.randn(270, 80), torch.randn(192))
     bench.timed("a reference of 5.4 s", lambda: runner.prefill(acoustics), repeats=1)

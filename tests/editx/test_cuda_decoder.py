@@ -19,7 +19,7 @@ from stepaudiod.editx.decoder.eager import EagerDecoder, EagerStream
 from stepaudiod.editx.decoder.flow import load_flow
 from stepaudiod.editx.decoder.runner import Chunk
 from stepaudiod.editx.decoder.source import VOICED_HZ
-from stepaudiod.editx.decoder.vocoder import Vocoder, load_vocoder
+from stepaudiod.editx.decoder.vocoder import Vocoder, build_vocoder, read_vocoder
 from stepaudiod.editx.tokenizers.features import HOP
 from stepaudiod.errors import InvalidRequest
 from tests.editx.test_decoder import chunks, codes, reference, sound
@@ -68,7 +68,7 @@ def calm_vocoder(checkpoint: Checkpoint) -> Vocoder:
 
     Pitches add up to phases: with large ones, what half precision makes of them would hide other differences.
     """
-    vocoder = load_vocoder(checkpoint.vocoder, DEVICE)
+    vocoder = build_vocoder(read_vocoder(checkpoint.vocoder), checkpoint.vocoder, DEVICE)
     classifier = vocoder.f0_predictor.classifier
     classifier.weight.mul_(0.01)
     classifier.bias.fill_(VOICED_HZ + 1)

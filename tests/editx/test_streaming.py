@@ -14,7 +14,7 @@ from stepaudiod.editx.decoder.eager import EagerDecoder
 from stepaudiod.editx.decoder.flow import Flow, load_flow
 from stepaudiod.editx.decoder.runner import mel_noise, source_noise
 from stepaudiod.editx.decoder.streaming import FADE_FRAMES, FlowStream, VocoderStream, sine_fade
-from stepaudiod.editx.decoder.vocoder import Vocoder, load_vocoder
+from stepaudiod.editx.decoder.vocoder import Vocoder, build_vocoder, read_vocoder
 from stepaudiod.editx.interleaving import to_columns
 from stepaudiod.editx.tokenizers.features import HOP
 from tests.editx.test_decoder import codes, reference, sound
@@ -42,7 +42,7 @@ def flow(tiny: Checkpoint) -> Flow:
 @pytest.fixture(scope="module")
 def vocoder(tiny: Checkpoint) -> Vocoder:
     with torch.inference_mode():
-        return load_vocoder(tiny.vocoder, CPU)
+        return build_vocoder(read_vocoder(tiny.vocoder), tiny.vocoder, CPU)
 
 
 @pytest.fixture(scope="module")

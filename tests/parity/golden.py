@@ -14,13 +14,13 @@ from torch import Tensor
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.checkpoint.weights import SafetensorsFolder, install
 from stepaudiod.editx.decoder.flow import Flow, load_flow
-from stepaudiod.editx.decoder.vocoder import Vocoder, load_vocoder
+from stepaudiod.editx.decoder.vocoder import Vocoder, build_vocoder, read_vocoder
 from stepaudiod.editx.lm.config import Step1Config
 from stepaudiod.editx.lm.step1 import Step1ForCausalLM
 from stepaudiod.editx.lm.text_tokenizer import TextTokenizer, read_pieces
-from stepaudiod.editx.tokenizers.linguistic import LinguisticTokenizer, load_linguistic
-from stepaudiod.editx.tokenizers.semantic import SemanticTokenizer, load_semantic
-from stepaudiod.editx.tokenizers.speaker import SpeakerEncoder, load_speaker_encoder
+from stepaudiod.editx.tokenizers.linguistic import LinguisticTokenizer, build_linguistic, read_linguistic
+from stepaudiod.editx.tokenizers.semantic import SemanticTokenizer, build_semantic, read_semantic
+from stepaudiod.editx.tokenizers.speaker import SpeakerEncoder, build_speaker_encoder, read_speaker_encoder
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -95,15 +95,18 @@ class Networks:
 
     @cached_property
     def linguistic(self) -> LinguisticTokenizer:
-        return load_linguistic(self.checkpoint.linguistic, self.checkpoint.centroids, self.device)
+        path = self.checkpoint.linguistic
+        return build_linguistic(read_linguistic(path, self.checkpoint.centroids), path, self.device)
 
     @cached_property
     def semantic(self) -> SemanticTokenizer:
-        return load_semantic(self.checkpoint.semantic, self.device)
+        path = self.checkpoint.semantic
+        return build_semantic(read_semantic(path), path, self.device)
 
     @cached_property
     def speaker(self) -> SpeakerEncoder:
-        return load_speaker_encoder(self.checkpoint.speaker_encoder, self.device)
+        path = self.checkpoint.speaker_encoder
+        return build_speaker_encoder(read_speaker_encoder(path), path, self.device)
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
@@ -123,4 +126,5 @@ class Networks:
 
     @cached_property
     def vocoder(self) -> Vocoder:
-        return load_vocoder(self.checkpoint.vocoder, self.device)
+        path = self.checkpoint.vocoder
+        return build_vocoder(read_vocoder(path), path, self.device)

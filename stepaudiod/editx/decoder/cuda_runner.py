@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from stepaudiod.audio.types import Waveform
 from stepaudiod.editx.codes import MEL_FRAMES_PER_FRAME
 from stepaudiod.editx.cuda_graphs import Recorder
+from stepaudiod.editx.decoder import table
 from stepaudiod.editx.decoder.arena import Arena
 from stepaudiod.editx.decoder.config import (
     LOOKAHEAD,
@@ -45,7 +46,6 @@ from stepaudiod.editx.decoder.packing import (
 from stepaudiod.editx.decoder.reference_prefix import NOISE_SEED
 from stepaudiod.editx.decoder.runner import Chunk, ReferencePrefix
 from stepaudiod.editx.decoder.streaming import OVERLAP_FRAMES, crossfade
-from stepaudiod.editx.decoder.table import SLOTS, Part, Sound
 from stepaudiod.editx.decoder.vocoder import Vocoder
 from stepaudiod.editx.interleaving import to_columns
 from stepaudiod.editx.tokenizers.features import HOP
@@ -93,16 +93,16 @@ class _Job:
         """`row` is the chunk's first among the flow decoder's."""
         stream = self.stream
         fields = {
-            Sound.SEEN: stream.seen,
-            Sound.KNOWN: self.known,
-            Sound.DROPPED: self.dropped,
-            Sound.MADE: row + self.waiting,
-            Sound.SEED: stream.seed,
-            Sound.POSITION: stream.first,
-            Sound.MEL: stream.mel.data_ptr(),
-            Sound.PITCH: stream.pitch.data_ptr(),
-            Sound.TURNS: stream.turns.data_ptr(),
-            Sound.HAS_TURNS: int(stream.first > 0),
+            table.SOUND_SEEN: stream.seen,
+            table.SOUND_KNOWN: self.known,
+            table.SOUND_DROPPED: self.dropped,
+            table.SOUND_MADE: row + self.waiting,
+            table.SOUND_SEED: stream.seed,
+            table.SOUND_POSITION: stream.first,
+            table.SOUND_MEL: stream.mel.data_ptr(),
+            table.SOUND_PITCH: stream.pitch.data_ptr(),
+            table.SOUND_TURNS: stream.turns.data_ptr(),
+            table.SOUND_HAS_TURNS: int(stream.first > 0),
         }
         return SoundPart(fields, self.total)
 
@@ -124,7 +124,7 @@ class CudaDecoder:
         dtype: of products; float32 is for comparison.
     """
 
-    slots = SLOTS
+    slots = table.SLOTS
 
     def __init__(self, flow: Flow, vocoder: Vocoder, dtype: torch.dtype = torch.float16) -> None:
         self._network, self._dtype, device = flow, dtype, flow.device
@@ -134,7 +134,7 @@ class CudaDecoder:
         self._encoder = EncoderKernels(flow, dtype, ROWS[-1], arena)
         self._estimator = EstimatorKernels(flow, dtype, ROWS[-1], arena)
         self._vocoder = VocoderKernels(vocoder, dtype, arena)
-        self._vocoder.reserve(SOUND_FRAMES[-1], SLOTS)
+        self._vocoder.reserve(SOUND_FRAMES[-1], table.SLOTS)
         arena.allocate()
         _free(flow.encoder, flow.encoder_proj, flow.estimator, vocoder)
         self._table, self._sounds = FlowTable(ROWS[-1], device), SoundTable(SOUND_FRAMES[-1], device)
@@ -239,13 +239,14 @@ class CudaDecoder:
         speaker: Tensor,
         known: Tensor,
         frames: int,
-    ) -> dict[Part, int]:
-        return state.fields(prompt) | {
-            Part.SEED: seed,
-            Part.POSITION: position,
-            Part.CONDITION: known.data_ptr(),
-            Part.CONDITION_FRAMES: frames,
-            Part.SPEAKER: speaker.data_ptr(),
+    ) -> table.Fields:
+        return {
+            **state.fields(prompt),
+            table.SEED: seed,
+            table.POSITION: position,
+            table.CONDITION: known.data_ptr(),
+            table.CONDITION_FRAMES: frames,
+            table.SPEAKER: speaker.data_ptr(),
         }
 
     def _job(self, chunk: Chunk) -> _Job:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from stepaudiod.audio.types import Waveform
 from stepaudiod.editx.codes import MEL_FRAMES_PER_FRAME
+from stepaudiod.editx.decoder import table
 from stepaudiod.editx.decoder.config import STEPS, FlowConfig
 from stepaudiod.editx.decoder.packing import Numbers
 from stepaudiod.editx.decoder.runner import DecoderStream, ReferencePrefix
-from stepaudiod.editx.decoder.table import Part
 
 
 @dataclass(eq=False)
@@ -58,19 +58,19 @@ class State:
         """Mel frames whose keys are kept."""
         return self.keys.shape[5]
 
-    def fields(self, prompt: State | None) -> dict[Part, int]:
+    def fields(self, prompt: State | None) -> table.Fields:
         return {
-            Part.OWN: self.keys.data_ptr(),
-            Part.OWN_SIZE: self.size,
-            Part.OWN_COUNT: self.count,
-            Part.PROMPT: 0 if prompt is None else prompt.keys.data_ptr(),
-            Part.PROMPT_FRAMES: 0 if prompt is None else prompt.count,
-            Part.COLUMNS: self.columns.data_ptr(),
-            Part.CACHE: self.cache.data_ptr(),
-            Part.CACHE_SIZE: self.frames,
-            Part.CACHE_COUNT: self.count // MEL_FRAMES_PER_FRAME,
-            Part.CACHE_PROMPT: 0 if prompt is None else prompt.cache.data_ptr(),
-            Part.CACHE_COLUMNS: self.cache_columns.data_ptr(),
+            table.OWN: self.keys.data_ptr(),
+            table.OWN_SIZE: self.size,
+            table.OWN_COUNT: self.count,
+            table.PROMPT: 0 if prompt is None else prompt.keys.data_ptr(),
+            table.PROMPT_FRAMES: 0 if prompt is None else prompt.count,
+            table.COLUMNS: self.columns.data_ptr(),
+            table.CACHE: self.cache.data_ptr(),
+            table.CACHE_SIZE: self.frames,
+            table.CACHE_COUNT: self.count // MEL_FRAMES_PER_FRAME,
+            table.CACHE_PROMPT: 0 if prompt is None else prompt.cache.data_ptr(),
+            table.CACHE_COLUMNS: self.cache_columns.data_ptr(),
         }
 
 
@@ -100,7 +100,7 @@ class CudaStream(DecoderStream):
     """A stream.
 
     Args:
-        mel: `(24, 80)`, pitch: `(24,)`, turns: `(16,)` float64: what the vocoder reads again; see `Sound`.
+        mel: `(24, 80)`, pitch: `(24,)`, turns: `(16,)` float64: what the vocoder reads again; see `table`.
         seen: the number of these frames.
         first: the position of the first of them.
         tail: the sound that was held back.

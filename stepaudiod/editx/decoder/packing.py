@@ -6,7 +6,7 @@ A table is of a fixed size for each graph; what isn't used is marked so, and ski
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,19 @@ from torch import Tensor
 
 from stepaudiod.editx.decoder.attention import TILE
 from stepaudiod.editx.decoder.config import LOOKAHEAD
-from stepaudiod.editx.decoder.table import SLOTS, FlowTables, Part, Sound, SoundTables
+from stepaudiod.editx.decoder.table import (
+    CODED,
+    FIRST,
+    FRAMES,
+    SLOTS,
+    SOUND_FRAMES,
+    SOUND_ROW,
+    SOUND_WIDTH,
+    WIDTH,
+    Fields,
+    FlowTables,
+    SoundTables,
+)
 
 Numbers = NDArray[np.int64]
 
@@ -34,11 +46,11 @@ class FlowPart:
     """A chunk for the flow decoder.
 
     Args:
-        fields: of `Part`, but for its rows.
+        fields: of the table, but for its rows.
         codes: `(frames + 3, 2)`, the frames that are looked at ahead included; -1 for zeros.
     """
 
-    fields: Mapping[Part, int]
+    fields: Fields
     codes: Numbers
 
     @property
@@ -87,9 +99,9 @@ class FlowTable:
         row, coded_row, firsts, cuts, coded_cuts = 0, 0, [], [], []
         for slot, part in enumerate(parts):
             frames, first, coded_first = 2 * part.frames, row + PAST, coded_row + PAST
-            place = {Part.FIRST: first, Part.FRAMES: frames, Part.CODED: coded_first}
+            place = {FIRST: first, FRAMES: frames, CODED: coded_first}
             for field, value in (place | dict(part.fields)).items():
-                fields[slot, field] = value
+                fields[slot, field.value] = value
             row, coded_row = first + frames, coded_first + len(part.codes)
             places[first - PAST : row] = _places(slot, frames)
             coded[coded_first - PAST : coded_row] = _places(slot, len(part.codes))
@@ -106,9 +118,9 @@ class FlowTable:
 
 @dataclass(frozen=True)
 class SoundPart:
-    """A sequence for the vocoder: fields of `Sound`, but for its rows."""
+    """A sequence for the vocoder: fields of the table, but for its rows."""
 
-    fields: Mapping[Sound, int]
+    fields: Fields
     frames: int
 
 
@@ -130,9 +142,9 @@ class SoundTable:
         sounds[:] = 0
         fields, places, row, firsts = sounds.reshape(SLOTS, -1), places.reshape(-1, 2), 0, []
         for slot, part in enumerate(parts):
-            place = {Sound.ROW: row, Sound.FRAMES: part.frames}
+            place = {SOUND_ROW: row, SOUND_FRAMES: part.frames}
             for field, value in (place | dict(part.fields)).items():
-                fields[slot, field] = value
+                fields[slot, field.value] = value
             places[row : row + part.frames] = _places(slot, part.frames)[PAST:]
             times[row : row + part.frames] = np.arange(part.frames)
             firsts.append(row)
@@ -147,11 +159,11 @@ def _flow_sizes(rows: int) -> list[int]:
     parts = min(SLOTS, rows // LEAST)
     coded = rows // 2 + 4 * parts
     tiles, coded_tiles = (count // TILE + parts for count in (rows, coded))
-    return [SLOTS * len(Part), 2 * rows, 2 * coded, 2 * coded, rows, 2 * tiles, 2 * coded_tiles]
+    return [SLOTS * WIDTH.value, 2 * rows, 2 * coded, 2 * coded, rows, 2 * tiles, 2 * coded_tiles]
 
 
 def _sound_sizes(frames: int) -> list[int]:
-    return [SLOTS * len(Sound), 2 * (frames + 1), frames + 2]
+    return [SLOTS * SOUND_WIDTH.value, 2 * (frames + 1), frames + 2]
 
 
 def _places(slot: int, frames: int) -> Numbers:

@@ -69,8 +69,8 @@ class DecoderRunner(Protocol):
     def decode(self, chunks: Sequence[Chunk]) -> list[Waveform]:
         """Decode chunks of different streams: the new samples of each, at 24 kHz.
 
-        The streams go on unless this raises; then they are as before, if it was raised before the device
-        failed.
+        It allocates no memory, and what the language model can write is no error: when it raises, the device
+        has failed for all of them. Only what was found wrong before leaves the streams as they were.
         """
 
     def capture_next(self) -> bool:

@@ -141,13 +141,8 @@ class Vocoder(nn.Module):
         return waveform.clamp(-LIMIT, LIMIT)
 
 
-def load_vocoder(path: Path, device: torch.device) -> Vocoder:
-    """Load the vocoder from the published `hift.pt`."""
-    return build_vocoder(read_vocoder(path), path, device)
-
-
 def read_vocoder(path: Path) -> dict[str, Tensor]:
-    """Memory-map the vocoder's tensors and fold its weight norms."""
+    """Memory-map the tensors of `hift.pt` and fold their weight norms."""
     state = fold_weight_norms(read_torch_file(path))
     for name, tensor in state.items():
         if name.endswith(".alpha"):

@@ -212,13 +212,8 @@ class LinguisticTokenizer(nn.Module):
         return codes
 
 
-def load_linguistic(folder: Path, centroids: Path, device: torch.device) -> LinguisticTokenizer:
-    """Load the tokeniser from its published files; see `read_linguistic`."""
-    return build_linguistic(read_linguistic(folder, centroids), folder / "model.pt", device)
-
-
 def read_linguistic(folder: Path, centroids: Path) -> dict[str, Tensor]:
-    """Memory-map the tokeniser's tensors.
+    """Memory-map the tokeniser's tensors, in its published files.
 
     The folder holds `model.pt`, whose decoder is not read, and `am.mvn`; the centroids are `(1024, size)`
     float32.

@@ -106,13 +106,8 @@ class SemanticTokenizer(nn.Module):
         return (hidden @ self.codebook - self.half_norms).argmax(dim=1)
 
 
-def load_semantic(path: Path, device: torch.device) -> SemanticTokenizer:
-    """Load the tokeniser from the published `speech_tokenizer_v1.onnx`."""
-    return build_semantic(read_semantic(path), path, device)
-
-
 def read_semantic(path: Path) -> dict[str, Tensor]:
-    """Memory-map the tokeniser's tensors, under our module's names."""
+    """Memory-map the tensors of `speech_tokenizer_v1.onnx`, under our module's names."""
     graph = OnnxGraph(path)
     state = {f"encoder.{name}": tensor for name, tensor in _named_state(graph).items()}
     state["codebook"] = graph.operand("/quantizer/rq/model/layers.0/_codebook/MatMul", 1).float()

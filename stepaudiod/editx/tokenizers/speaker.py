@@ -153,13 +153,8 @@ class SpeakerEncoder(nn.Module):
         return embedding
 
 
-def load_speaker_encoder(path: Path, device: torch.device) -> SpeakerEncoder:
-    """Load the network from the published `campplus.onnx`."""
-    return build_speaker_encoder(read_speaker_encoder(path), path, device)
-
-
 def read_speaker_encoder(path: Path) -> dict[str, Tensor]:
-    """Memory-map the network's tensors, under our module's names, in the precision in which they are used."""
+    """Memory-map the tensors of `campplus.onnx`, under our module's names, as precise as they are used."""
     state = {name: tensor.float() for name, tensor in _named_state(OnnxGraph(path)).items()}
     return {name: t if name.startswith("head.") else t.double() for name, t in state.items()}
 

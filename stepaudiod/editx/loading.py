@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from stepaudiod.editx.checkpoint.file_copies import FileCopies
 from stepaudiod.editx.checkpoint.headers import mend
 from stepaudiod.editx.checkpoint.layout import QUANTIZED, Checkpoint
+from stepaudiod.editx.checkpoint.prepared import NAMES, PreparedFile
 from stepaudiod.editx.checkpoint.weights import (
     Progress,
     SafetensorsFolder,
@@ -134,7 +136,8 @@ def load_networks(
     """Load the networks; to a GPU, the language model, which has most bytes, is copied beside the others.
 
     `dtype` is the language model's; everything else is float32, on which the codes depend. Quantized weights
-    are read instead of the full model if `quantized_folder` contains them. `progress` is called from several
+    are read instead of the full model if `quantized_folder` contains them, or `prepared_folder` those that an
+    earlier load made for a GPU. `progress` is called from several
     threads, one at a time; the stage is the other networks'. The encoders' weights stay on the host, unless
     `keeps_encoders`.
 
@@ -145,13 +148,17 @@ def load_networks(
     first = (*checkpoint.shards(), checkpoint.flow, checkpoint.vocoder)
     meter = _Meter(sum(path.stat().st_size for path in first), progress)
     meter.begin("language model")
+    prepared_folder = prepared_folder if device.type == "cuda" else None
+    kept = None
+    if quantization is not None and prepared_folder is not None:
+        kept = kept_quantized(checkpoint, dtype, quantization, prepared_folder)
     with _short_turns():
-        step1, copies = begin_step1(checkpoint, device, dtype, quantization, quantized_folder, meter.add)
+        step1, copies = begin_step1(
+            checkpoint, device, dtype, quantization, quantized_folder, meter.add, kept
+        )
         try:
             meter.begin("text vocabulary")
-            files = NetworkFiles(
-                checkpoint, device, prepared_folder if device.type == "cuda" else None, keeps_encoders
-            )
+            files = NetworkFiles(checkpoint, device, prepared_folder, keeps_encoders)
             tokenizer = files.tokenizer()
             meter.begin("flow decoder")
             flow = files.flow()
@@ -167,7 +174,10 @@ def load_networks(
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # from here on they are used by other streams
     encoders = Lazy(files.encoders)
-    return Networks(tokenizer, step1, flow, vocoder, encoders, _Behind(encoders.get, files.prepare).start)
+    behind: list[Callable[[], object]] = [encoders.get, files.prepare]
+    if kept is not None and _saved(quantization, quantized_folder) is None:
+        behind.append(partial(keep_quantized, step1, kept))
+    return Networks(tokenizer, step1, flow, vocoder, encoders, _Behind(*behind).start)
 
 
 @contextmanager
@@ -215,8 +225,9 @@ def begin_step1(
     quantization: Quantization | None,
     quantized_folder: Path | None,
     progress: Progress | None,
+    kept: PreparedFile | None = None,
 ) -> tuple[Step1ForCausalLM, FileCopies]:
-    """Begin to load the language model; it can be used when the copies are done."""
+    """Begin to load the language model; it can be used when the copies are done. For `kept` see below."""
     on_host = ON_HOST if device.type == "cuda" else ()
     config = Step1Config.read(checkpoint.config)
     if config.vocab_size <= AUDIO_BASE:
@@ -234,17 +245,48 @@ def begin_step1(
         install(model, mapped, source, device, dtype, progress)
         return FileCopies((), device)
 
-    if quantization is not None and quantized_folder is not None:
-        saved = quantized_folder / QUANTIZED.format(quantization.value)
-        if saved.exists():
-            prepare(model, quantization)
-            return model, fill(read_saved(saved, quantization), stored_tensors(saved), saved)
+    if quantization is not None and (saved := _saved(quantization, quantized_folder)) is not None:
+        prepare(model, quantization)
+        return model, fill(read_saved(saved, quantization), stored_tensors(saved), saved)
     folder = SafetensorsFolder(checkpoint.model)
     if quantization is None:
         return model, fill(folder, folder.stored, checkpoint.model)
+    if kept is not None and (stored := kept.find()) is not None:
+        prepare(model, quantization)
+        stored |= {name: folder.stored[name] for name in ON_HOST}
+        return model, install_copied(
+            model, folder, stored, kept.path, device, dtype, progress, ON_HOST, _neighbours
+        )
     install(model, folder, checkpoint.model, torch.device("cpu"), None, progress)
     quantize(model, quantization, device, dtype, on_host)
     return model, FileCopies((), device)
+
+
+def _saved(quantization: Quantization | None, folder: Path | None) -> Path | None:
+    """The file that `write_quantized` wrote; None if there is none."""
+    if quantization is None or folder is None:
+        return None
+    path = folder / QUANTIZED.format(quantization.value)
+    return path if path.exists() else None
+
+
+def kept_quantized(
+    checkpoint: Checkpoint, dtype: torch.dtype, quantization: Quantization, folder: Path
+) -> PreparedFile:
+    """The file of what `keep_quantized` keeps of the language model; it may not exist."""
+    published = [checkpoint.config, *checkpoint.shards()]
+    return PreparedFile(folder, published, f"quantized-{quantization.value}-{NAMES[dtype]}-")
+
+
+def keep_quantized(model: Step1ForCausalLM, kept: PreparedFile) -> None:
+    """Write what was quantized at a load, for the next one; the tables of the whole vocabulary aren't.
+
+    Raises:
+        OSError: it can't be written, or the disk has too little room.
+    """
+    if not kept.path.exists():
+        kept.write({name: tensor for name, tensor in model.state_dict().items() if name not in ON_HOST})
+        log.info("wrote %s: the next start reads it instead of quantizing", kept.path)
 
 
 def _neighbours(name: str) -> tuple[str, ...]:

@@ -21,8 +21,9 @@ from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.checkpoint.prepared import PreparedFile
 from stepaudiod.editx.checkpoint.weights import install_copied, stored_tensors
 from stepaudiod.editx.lazy import Lazy
+from stepaudiod.editx.lm.config import Quantization
 from stepaudiod.editx.lm.text_tokenizer import Segment
-from stepaudiod.editx.loading import load_networks
+from stepaudiod.editx.loading import begin_step1, keep_quantized, kept_quantized, load_networks, load_step1
 from stepaudiod.editx.network_files import NetworkFiles
 from stepaudiod.editx.pipeline import Pipeline, PipelineOptions
 from stepaudiod.errors import ModelFileError
@@ -222,17 +223,38 @@ def test_the_encoders_are_loaded_behind_the_first_request(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("kind", Quantization)
+def test_what_was_quantized_at_a_load_is_kept_for_the_next(
+    copy: Checkpoint, tmp_path: Path, kind: Quantization
+) -> None:
+    kept = kept_quantized(copy, torch.bfloat16, kind, tmp_path)
+    assert kept.find() is None
+    model = load_step1(copy, DEVICE, torch.bfloat16, kind)
+    model.model.norm.weight.data += 1  # to be told from what the published files give
+    keep_quantized(model, kept)
+    again, copies = begin_step1(copy, DEVICE, torch.bfloat16, kind, None, None, kept)
+    copies.wait()
+    right = model.state_dict()
+    assert all(torch.equal(tensor, right[name]) for name, tensor in again.state_dict().items())
+    os.utime(copy.shards()[0])
+    assert kept_quantized(copy, torch.bfloat16, kind, tmp_path).find() is None
+
+
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="the prepared file is for GPUs")
-def test_the_second_start_on_a_gpu_reads_the_prepared_file(micro: Checkpoint, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [None, *Quantization])
+def test_the_second_start_on_a_gpu_reads_the_prepared_file(
+    micro: Checkpoint, tmp_path: Path, kind: Quantization | None
+) -> None:
     starts = []
     for _ in range(2):
-        networks = load_networks(micro, DEVICE, torch.bfloat16, prepared_folder=tmp_path)
+        networks = load_networks(micro, DEVICE, torch.bfloat16, kind, prepared_folder=tmp_path)
         networks.finish()
         for thread in threading.enumerate():
             if thread.name == "load behind":
                 thread.join()
         starts.append([networks.step1, networks.flow, networks.vocoder, *networks.encoders.get()])
         assert the_file(tmp_path)
+        assert len(list(tmp_path.glob("quantized-*"))) == (kind is not None)
     for first, second in zip(*starts, strict=True):
         right = first.state_dict()
         assert all(torch.equal(tensor, right[name]) for name, tensor in second.state_dict().items())

@@ -39,9 +39,13 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class PreparedFile:
-    """The file that belongs to these published files, in a folder; it may not exist."""
+    """The file that belongs to these published files, in a folder; it may not exist.
 
-    def __init__(self, folder: Path, published: Sequence[Path]) -> None:
+    `prefix` is that of its name, and of others whose place it takes.
+    """
+
+    def __init__(self, folder: Path, published: Sequence[Path], prefix: str = PREFIX) -> None:
+        self._prefix = prefix
         digest = hashlib.sha256(f"{VERSION}".encode())
         for path in published:
             found = path.stat()
@@ -51,7 +55,7 @@ class PreparedFile:
                 file.seek(max(0, found.st_size - KEY_BYTES))
                 digest.update(file.read(KEY_BYTES))
         self._key = digest.hexdigest()
-        self.path = folder / f"{PREFIX}{self._key[:16]}.safetensors"
+        self.path = folder / f"{prefix}{self._key[:16]}.safetensors"
 
     def find(self) -> dict[str, Stored] | None:
         """Where its tensors are; None if it doesn't exist. A damaged one is removed."""
@@ -96,11 +100,11 @@ class PreparedFile:
             with (unfinished / self.path.name).open("wb") as file:
                 file.write(len(text).to_bytes(8, "little") + text)
                 for name in header:
-                    file.write(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
+                    file.write(tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy().data)
                 file.flush()
                 os.fsync(file.fileno())  # before the rename: a power failure must not leave an empty file
             (unfinished / self.path.name).rename(self.path)
-        for other in folder.glob(f"{PREFIX}*.safetensors"):
+        for other in folder.glob(f"{self._prefix}*.safetensors"):
             if other != self.path:
                 other.unlink(missing_ok=True)
 

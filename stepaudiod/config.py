@@ -152,7 +152,7 @@ class StepAudio(Section):
     quantization: Literal["none", "int8", "int4"] = Field("none", description="quantization of its weights")
     gpu_memory: MemorySize = Field(
         "auto",
-        description='GPU memory that it may use, the driver included, as "9.5G"; "auto" is a good size, if free',
+        description='GPU memory that it may use, the driver included, as "9.5G"; "auto" is a good size',
     )
     doze_after: Annotated[Seconds, Field(gt=0)] | Literal["never"] = Field(
         60.0,  # no int: the serializer of a union warns of one

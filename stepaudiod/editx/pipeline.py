@@ -142,9 +142,8 @@ class Pipeline:
         """
         step1, flow = self.networks.step1, self.networks.flow
         if step1.device.type == "cuda":
-            from stepaudiod.editx.compiling import (
-                compile_missing,
-            )  # Triton comes with PyTorch's CUDA build only
+            # Triton comes with PyTorch's CUDA build only
+            from stepaudiod.editx.compiling import compile_missing
 
             launches = chain.from_iterable(runner.launches() for runner in self._runners)
             with torch.inference_mode():

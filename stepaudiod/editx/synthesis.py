@@ -55,7 +55,6 @@ class RequestStats:
         reference_range: the part of a long reference that was used.
         output_tokens: of all calls, discarded ones included.
         pieces: that a long text or recording was cut into.
-        complaints: the reasons for the retries.
     """
 
     seed: int
@@ -64,7 +63,6 @@ class RequestStats:
     output_tokens: int = 0
     retries: int = 0
     pieces: int = 1
-    complaints: tuple[str, ...] = ()
 
 
 Script = Generator[Generation | Callable[[], Any] | None, Any, Any]
@@ -236,23 +234,19 @@ class Synthesis:
         """What is wrong with the codes, and with the sound if there is any."""
         if not self._is_checked:
             return None
-        sequence, is_silent = (
-            generation.sequence,
-            generation.peak is not None and generation.peak < SILENT_RMS,
-        )
+        sequence, peak = generation.sequence, generation.peak
         problem = complaint(len(sequence.ids), sequence.has_ended, bounds)
+        is_silent = peak is not None and peak < SILENT_RMS
         return "it was silent" if problem is None and is_silent else problem
 
     def _complain(self, problem: str, is_final: bool) -> None:
         """Count a failed attempt; the last one is an error."""
-        stats = self.stats
-        stats.complaints = (*stats.complaints, problem)
         if is_final:
             raise SynthesisFailed(
-                f"the speech can't be used: {problem}; it was tried with {len(stats.complaints)} seeds; "
+                f"the speech can't be used: {problem}; it was tried with {self.stats.retries + 1} seeds; "
                 "try a shorter or plainer text, or another reference"
             )
-        stats.retries += 1
+        self.stats.retries += 1
         log.warning("an attempt can't be used: %s; trying another seed", problem)
 
 

@@ -17,7 +17,7 @@ from stepaudiod.editx.codes import AUDIO_CODES
 from stepaudiod.editx.decoder.config import LOOKAHEAD, STATE_BYTES
 from stepaudiod.editx.decoder.eager import EagerDecoder, EagerStream
 from stepaudiod.editx.decoder.flow import load_flow
-from stepaudiod.editx.decoder.runner import Chunk
+from stepaudiod.editx.decoder.runner import Chunk, DecoderRunner
 from stepaudiod.editx.decoder.source import VOICED_HZ
 from stepaudiod.editx.decoder.vocoder import Vocoder, build_vocoder, read_vocoder
 from stepaudiod.editx.tokenizers.features import HOP
@@ -131,9 +131,9 @@ def test_streams_sound_as_they_do_kernel_by_kernel(eager: EagerDecoder, cuda: Cu
     """Of voices of several lengths, one of which is too short to be prefilled."""
     groups = 3 if IS_INTERPRETED else 6
     for voice in (4,) if IS_INTERPRETED else (1, 4, 100):
+        runners: tuple[DecoderRunner, ...] = eager, cuda
         exact, stream = (
-            runner.open(runner.prefill(reference(voice)), 7, 3 * groups + LOOKAHEAD)
-            for runner in (eager, cuda)
+            runner.open(runner.prefill(reference(voice)), 7, 3 * groups + LOOKAHEAD) for runner in runners
         )
         assert isinstance(exact, EagerStream)
         assert isinstance(stream, CudaStream)

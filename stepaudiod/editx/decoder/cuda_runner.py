@@ -44,7 +44,7 @@ from stepaudiod.editx.decoder.packing import (
     SoundTable,
 )
 from stepaudiod.editx.decoder.reference_prefix import NOISE_SEED
-from stepaudiod.editx.decoder.runner import Chunk, ReferencePrefix
+from stepaudiod.editx.decoder.runner import Chunk
 from stepaudiod.editx.decoder.streaming import OVERLAP_FRAMES, crossfade
 from stepaudiod.editx.decoder.vocoder import Vocoder
 from stepaudiod.editx.interleaving import to_columns
@@ -172,8 +172,7 @@ class CudaDecoder:
         # a copy: a view would keep the whole in memory
         return CudaPrefix(state, columns[ends:], mel[MEL_FRAMES_PER_FRAME * ends :].clone(), speaker)
 
-    def open(self, prefix: ReferencePrefix, seed: int, frames: int) -> CudaStream:
-        assert isinstance(prefix, CudaPrefix)
+    def open(self, prefix: CudaPrefix, seed: int, frames: int) -> CudaStream:
         mel_frames = MEL_FRAMES_PER_FRAME * frames
         if prefix.frames + mel_frames > POSITIONS:
             raise InvalidRequest(
@@ -250,8 +249,7 @@ class CudaDecoder:
         }
 
     def _job(self, chunk: Chunk) -> _Job:
-        stream = chunk.stream
-        assert isinstance(stream, CudaStream)
+        stream: CudaStream = chunk.stream
         prefix, codes = stream.prefix, to_columns(torch.tensor(chunk.codes, dtype=torch.int64)).numpy()
         waiting = 0 if stream.has_begun else len(prefix.condition)
         if waiting:
@@ -322,8 +320,8 @@ class CudaDecoder:
 
 def _last(chunk: Chunk) -> Waveform:
     """What is left of a stream when no codes follow."""
-    assert isinstance(chunk.stream, CudaStream)
-    tail, chunk.stream.tail = chunk.stream.tail, chunk.stream.tail[:0]
+    stream: CudaStream = chunk.stream
+    tail, stream.tail = stream.tail, stream.tail[:0]
     return tail
 
 

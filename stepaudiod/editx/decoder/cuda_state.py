@@ -15,7 +15,6 @@ from stepaudiod.editx.codes import MEL_FRAMES_PER_FRAME
 from stepaudiod.editx.decoder import table
 from stepaudiod.editx.decoder.config import STEPS, FlowConfig
 from stepaudiod.editx.decoder.packing import Numbers
-from stepaudiod.editx.decoder.runner import DecoderStream, ReferencePrefix
 
 
 @dataclass(eq=False)
@@ -75,7 +74,7 @@ class State:
 
 
 @dataclass(frozen=True, eq=False)
-class CudaPrefix(ReferencePrefix):
+class CudaPrefix:
     """A prefilled voice.
 
     Args:
@@ -96,7 +95,7 @@ class CudaPrefix(ReferencePrefix):
 
 
 @dataclass(eq=False)
-class CudaStream(DecoderStream):
+class CudaStream:
     """A stream.
 
     Args:

@@ -10,13 +10,13 @@ from stepaudiod.audio.types import Waveform
 from stepaudiod.editx.decoder.config import FlowCosts
 from stepaudiod.editx.decoder.flow import Acoustics, Flow
 from stepaudiod.editx.decoder.reference_prefix import EagerPrefix, prefill
-from stepaudiod.editx.decoder.runner import Chunk, DecoderStream, ReferencePrefix, mel_noise, source_noise
+from stepaudiod.editx.decoder.runner import Chunk, mel_noise, source_noise
 from stepaudiod.editx.decoder.streaming import FlowStream, VocoderStream
 from stepaudiod.editx.decoder.vocoder import Vocoder
 from stepaudiod.editx.interleaving import to_columns
 
 
-class EagerStream(DecoderStream):
+class EagerStream:
     def __init__(self, flow: FlowStream, vocoder: VocoderStream) -> None:
         self.flow, self.vocoder = flow, vocoder
 
@@ -33,9 +33,8 @@ class EagerDecoder:
     def prefill(self, acoustics: Acoustics) -> EagerPrefix:
         return prefill(self._flow, acoustics)
 
-    def open(self, prefix: ReferencePrefix, seed: int, frames: int) -> EagerStream:
+    def open(self, prefix: EagerPrefix, seed: int, frames: int) -> EagerStream:
         """Its memory grows with the stream, up to what so many frames need."""
-        assert isinstance(prefix, EagerPrefix)
         device = self._flow.device
         flow = FlowStream(self._flow, prefix, lambda first, n: mel_noise(seed, first, n, device))
         vocoder = VocoderStream(self._vocoder, lambda first, n: source_noise(seed, first, n, device))
@@ -51,8 +50,7 @@ class EagerDecoder:
         return ()
 
     def _decode(self, chunk: Chunk) -> Waveform:
-        stream = chunk.stream
-        assert isinstance(stream, EagerStream)
+        stream: EagerStream = chunk.stream
         flow, vocoder = stream.flow.fork(), stream.vocoder.fork()
         if chunk.codes:
             mel = flow.decode(to_columns(torch.tensor(chunk.codes, dtype=torch.int64)), chunk.is_last)

@@ -20,7 +20,7 @@ from stepaudiod.editx.codes import MEL_FRAMES_PER_FRAME
 from stepaudiod.editx.decoder.config import STEPS, prefilled
 from stepaudiod.editx.decoder.dit import EstimatorState, KVState
 from stepaudiod.editx.decoder.flow import Acoustics, Flow, FlowPart, align_mel
-from stepaudiod.editx.decoder.runner import ReferencePrefix, mel_noise
+from stepaudiod.editx.decoder.runner import mel_noise
 from stepaudiod.editx.decoder.token_encoder import EncoderState
 
 NOISE_SEED = 0x5EED
@@ -28,7 +28,7 @@ NOISE_SEED = 0x5EED
 
 
 @dataclass(frozen=True)
-class EagerPrefix(ReferencePrefix):
+class EagerPrefix:
     """A prefilled reference, immutable.
 
     Args:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,16 +23,12 @@ from stepaudiod.editx.decoder.flow import Acoustics
 from stepaudiod.editx.decoder.source import HARMONICS
 from stepaudiod.editx.philox import normal
 
+ReferencePrefix = Any
+"""A runner's state after a voice, immutable. Only the runner that made it knows what it is."""
+DecoderStream = Any
+"""A runner's state of one stream between chunks; the same."""
 MEL_NOISE, SOURCE_NOISE = 0x51ED2701, 0x2F8A6C3B
 """Streams of a seed's random numbers; see `philox`."""
-
-
-class ReferencePrefix:
-    """A runner's state after a voice, immutable."""
-
-
-class DecoderStream:
-    """A runner's state of one stream between chunks."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,8 @@
 """`stepaudioctl warm`: load a model and fill its caches, so that no later request waits for that.
 
-It sends small requests, since the caches belong to the daemon's user, and its worker has the GPU. Kernels are
-compiled for one sequence, for up to four and for more, so it sends 1, 3 and 16 requests at a time. After the
-first, the worker prepares the networks for the next start on a GPU.
+It sends a small request, since the caches belong to the daemon's user, and its worker has the GPU. The worker
+compiles all kernels while it loads; after the request it captures all graphs, which it keeps, and prepares
+the networks for the next start on a GPU.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import argparse
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
+from stepaudiod.ctl.client import Client
 from stepaudiod.ctl.connect import DaemonProgress, connect
 from stepaudiod.ctl.daemons import find_daemon
 from stepaudiod.ctl.errors import DaemonRefused
@@ -26,11 +26,12 @@ SUMMARY = "load a model and fill its caches, so that later requests start faster
 
 TEXTS = {"en": "The birch canoe slid on the smooth planks.", "zh": "今天天气很好，我们出去走走。"}
 """One for each language that has its own files in the cache."""
-BATCHES = (3, 16)
-"""Requests at a time, after a single one; the daemon serves up to `limits.concurrency` of them."""
 SPEAKER = "hibari"
 """Speaks the recording to edit for a model without a voice: this engine is part of every installation."""
 MODE = "denoise"
+LOOK_S = 0.1
+GRAPHS_S = 120.0
+"""How long a worker may take to capture its graphs; other requests delay it."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,12 +49,17 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
             raise DaemonRefused(reason, 503, "engine_unavailable")
         model = client.get(f"/v1/models/{quote(name, safe='')}")
         request = _make_request(model, options, terminal)
-    stages = [_send_batch(1, request, options, terminal, "loading and the first request")]
+    started = time.monotonic()
+    with DaemonProgress(options, terminal) as waiting:
+        request()
+        waiting.end()
+    terminal.end_progress()
+    stages = [("loading and the first request", time.monotonic() - started)]
     with connect(options, terminal) as client:
-        device = str(client.get("/api/v1/models/status").get(name, {}).get("device", "cpu"))
-    is_compiled = device.startswith("cuda")
-    for count in BATCHES if is_compiled else ():
-        stages.append(_send_batch(count, request, options, terminal, f"{count} requests at once"))
+        device = str(_status(client, name).get("device", "cpu"))
+        is_compiled = device.startswith("cuda")
+        if is_compiled:
+            stages.append(("all graphs", _wait_until_warm(client, name)))
     terminal.result(
         {
             "model": name,
@@ -65,7 +71,20 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
     )
 
 
-def _make_request(model: dict[str, Any], options: Options, terminal: Terminal) -> Callable[[int], None]:
+def _status(client: Client, name: str) -> dict[str, Any]:
+    status: dict[str, Any] = client.get("/api/v1/models/status").get(name, {})
+    return status
+
+
+def _wait_until_warm(client: Client, name: str) -> float:
+    """Wait until the worker has nothing left to prepare, or is gone; returns the seconds."""
+    started = time.monotonic()
+    while time.monotonic() < started + GRAPHS_S and _status(client, name).get("warm") is False:
+        time.sleep(LOOK_S)
+    return time.monotonic() - started
+
+
+def _make_request(model: dict[str, Any], options: Options, terminal: Terminal) -> Callable[[], None]:
     """Return a function that sends one request that the model supports and reads the whole response."""
     name, abilities = model["id"], model["capabilities"]
     if not abilities["speak"] and MODE not in abilities["edits"]:
@@ -79,15 +98,15 @@ def _make_request(model: dict[str, Any], options: Options, terminal: Terminal) -
     texts = [text for language, text in TEXTS.items() if language in languages] or list(TEXTS.values())[:1]
     recording = b"" if abilities["speak"] else _recording(options, terminal)
 
-    def request(seed: int) -> None:
+    def request() -> None:
         with connect(options, terminal) as client:
             if recording:
-                fields = {"model": name, "mode": MODE, "seed": str(seed), "response_format": "wav"}
+                fields = {"model": name, "mode": MODE, "seed": "1", "response_format": "wav"}
                 with client.edit(fields, recording) as audio:
                     deque(audio, maxlen=0)
                 return
             for text in texts:
-                form = {"model": name, "voice": "", "input": text, "seed": seed, "response_format": "wav"}
+                form = {"model": name, "voice": "", "input": text, "seed": 1, "response_format": "wav"}
                 with client.speak(form) as audio:
                     deque(audio, maxlen=0)
 
@@ -100,25 +119,12 @@ def _recording(options: Options, terminal: Terminal) -> bytes:
         return b"".join(audio)
 
 
-def _send_batch(
-    count: int, request: Callable[[int], None], options: Options, terminal: Terminal, what: str
-) -> tuple[str, float]:
-    """Send `count` requests at once; return the description with the seconds. Raises the first error."""
-    started = time.monotonic()
-    with DaemonProgress(options, terminal) as waiting, ThreadPoolExecutor(count) as pool:
-        for response in [pool.submit(request, seed) for seed in range(1, count + 1)]:
-            response.result()
-        waiting.end()
-    terminal.end_progress()
-    return what, time.monotonic() - started
-
-
 def _report(name: str, device: str, is_compiled: bool, stages: Sequence[tuple[str, float]]) -> str:
     width = max(len(what) for what, _ in stages)
     lines = [f"{name}, on {'the CPU' if device == 'cpu' else device}"]
     lines += [f"  {what.ljust(width)}  {duration_s:6.1f} s" for what, duration_s in stages]
     if is_compiled:
-        lines.append("The compiled kernels are in the cache for the next start.")
+        lines.append("The compiled kernels are in the cache for the next start; the worker keeps the graphs.")
     else:
         lines.append("Nothing is compiled for a CPU; the model's other caches are filled.")
     return "\n".join(lines)

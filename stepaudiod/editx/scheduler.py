@@ -52,12 +52,17 @@ class Scheduler:
         self._background: deque[tuple[Callable[[], Any], Callable[[Future[Any]], None]]] = deque()
         self._has_read = False
         """Whether the language model's last task was to read prompts."""
-        self._captures = {lanes.language_model: False, lanes.decoder: False}
-        """Whether a lane may have graphs to capture."""
+        self._captures: dict[Lane, bool | None] = {lanes.language_model: None, lanes.decoder: None}
+        """Whether a lane may have graphs to capture; None before its first task."""
 
     @property
     def is_working(self) -> bool:
         return bool(self._waiting or self._admitted) or self._is_recording
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether all graphs have been captured."""
+        return all(may is False for may in self._captures.values())
 
     @property
     def _is_recording(self) -> bool:

@@ -62,6 +62,10 @@ class Batching(Engine, Protocol):
     def is_working(self) -> bool:
         """Whether any request is still to be advanced."""
 
+    @property
+    def is_warm(self) -> bool:
+        """Whether nothing is left to prepare after the first request; the status says so in `warm`."""
+
     def attach(self, on_change: Callable[[], None]) -> None:
         """Have a function called, from another thread, whenever `step` has something to do."""
 

@@ -73,12 +73,11 @@ class LoadedEngines:
                         self._drop(other)
             return self._loaded(order, wake)
 
-    def batching(self, factory: str) -> list[Batching]:
+    def batching(self, factory: str) -> dict[str, Batching]:
         """The loaded engines of a factory that batch requests; to be called by their model's thread."""
-        found = [
-            self._engines[name] for name, order in list(self._orders.items()) if order.factory == factory
-        ]
-        return [cast("Batching", each) for each in found if hasattr(each, "attach")]
+        names = [name for name, order in list(self._orders.items()) if order.factory == factory]
+        found = {name: self._engines[name] for name in names}
+        return {name: cast("Batching", each) for name, each in found.items() if hasattr(each, "attach")}
 
     def _name_of(self, order: EngineOrder) -> str | None:
         """The name under which the engine is loaded: the same weights may have several names."""

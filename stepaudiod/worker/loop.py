@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from stepaudiod.errors import InvalidRequest, StepaudiodError
 from stepaudiod.worker.job import Job, Recordings
@@ -25,6 +26,7 @@ from stepaudiod.worker.protocol import (
     CancelJob,
     EndCheckpoint,
     EngineOrder,
+    EngineWarm,
     JobDone,
     JobFailed,
     LoadEngine,
@@ -32,6 +34,9 @@ from stepaudiod.worker.protocol import (
     StartJob,
     ToFront,
 )
+
+if TYPE_CHECKING:
+    from stepaudiod.engines.base import Batching
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +72,8 @@ class Loop:
     ) -> None:
         self.steps = 0
         self.is_busy = False
+        self._warm: set[str] = set()
+        """Engines whose front knows that they are."""
         self._factory = factory
         self._engines = engines
         self._recordings = recordings
@@ -103,15 +110,22 @@ class Loop:
         """Advance the engine that batches requests, and step each job that can take a step."""
         batching = self._engines.batching(self._factory)
         if not self._is_held:
-            self.steps += sum(engine.step() for engine in batching)
+            self.steps += sum(engine.step() for engine in batching.values())
+            self._tell_warm(batching)
         runnable = self._runnable()
         # a job that waits for a slow reader, a recording or another variant does not hang
-        self.is_busy = bool(runnable) or any(engine.is_working for engine in batching)
+        self.is_busy = bool(runnable) or any(each.is_working for each in batching.values())
         self._take_orders(wait=not runnable)
         for id in runnable:
             if id in self._jobs:
                 self._step(id)
                 self._take_orders(wait=False)
+
+    def _tell_warm(self, batching: dict[str, Batching]) -> None:
+        warm = {name for name, engine in batching.items() if engine.is_warm}
+        for name in warm - self._warm:
+            self._send(EngineWarm(name))
+        self._warm = (self._warm | warm) & batching.keys()
 
     def _runnable(self) -> list[int]:
         """Return the jobs that can take a step now.
@@ -140,11 +154,11 @@ class Loop:
                 match self._orders.get(block=wait):
                     case StartJob() as order:
                         self._jobs[order.id] = Job(order, self._load, self._recordings, self._wake)
-                    case LoadEngine(engine) if not self._jobs:  # a job loads the engine that it needs
-                        self._load_beforehand(engine)
+                    case LoadEngine(wanted) if not self._jobs:  # a job loads the engine that it needs
+                        self._load_beforehand(wanted)
                     case _Hold(is_held):
-                        for batching in self._engines.batching(self._factory):
-                            batching.settle()
+                        for engine in self._engines.batching(self._factory).values():
+                            engine.settle()
                         self._is_held = True
                         is_held.set()
                     case EndCheckpoint():

@@ -267,9 +267,7 @@ class WorkerProcess:
             log.error("worker %d died (%s)", self.pid, await self._ended())
             await self.doze.end()
 
-    def _note_engine(
-        self, frame: protocol.EngineLoading | protocol.EngineLoaded | protocol.EngineDropped
-    ) -> None:
+    def _note_engine(self, frame: protocol.EngineChange) -> None:
         match frame:
             case protocol.EngineLoading(engine):
                 self._loading[engine] = frame
@@ -278,6 +276,8 @@ class WorkerProcess:
                 self.loaded[engine] = {"load_s": round(duration_s, 3), **about}
                 self._counters.loaded(engine, duration_s)
                 log.info("%s loaded in %.2f s", engine, duration_s)
+            case protocol.EngineWarm(engine) if engine in self.loaded:
+                self.loaded[engine]["warm"] = True
             case protocol.EngineDropped(engine):
                 self._loading.pop(engine, None)
                 self._counters.unloads[engine] += self.loaded.pop(engine, None) is not None

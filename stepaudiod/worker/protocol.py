@@ -159,6 +159,13 @@ class EngineLoaded:
 
 
 @dataclass(slots=True)
+class EngineWarm:
+    """Worker to front: an engine has prepared everything that it prepares after its first request."""
+
+    engine: str
+
+
+@dataclass(slots=True)
 class EngineDropped:
     """Worker to front: an engine has been freed, or could not be loaded."""
 
@@ -200,13 +207,15 @@ NO_JOB = 0
 """The id of no job."""
 
 ToWorker = StartJob | CancelJob | AddCredit | LoadEngine | PrepareCheckpoint | EndCheckpoint
-ToFront = Heartbeat | HeldGpu | EngineLoading | EngineLoaded | EngineDropped | Piece | JobDone | JobFailed
+EngineChange = EngineLoading | EngineLoaded | EngineWarm | EngineDropped
+ToFront = Heartbeat | HeldGpu | EngineChange | Piece | JobDone | JobFailed
 
 _TYPES: dict[str, Any] = {
     each.__name__: each
     for each in (
         *(StartJob, CancelJob, AddCredit, LoadEngine, PrepareCheckpoint, EndCheckpoint, EngineOrder),
-        *(Heartbeat, HeldGpu, EngineLoading, EngineLoaded, EngineDropped, Piece, JobDone, JobFailed),
+        *(Heartbeat, HeldGpu, EngineLoading, EngineLoaded, EngineWarm, EngineDropped),
+        *(Piece, JobDone, JobFailed),
         *(SpeechRequest, EditRequest, TranscriptionRequest, Recording, Edit),
         *(Audio, Segment, Word, Facts),
     )

@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 
 from stepaudiod.ctl import warm
-from stepaudiod.ctl.connect import connect
-from stepaudiod.ctl.options import Options
-from stepaudiod.ctl.terminal import Terminal
 from stepaudiod.engines.kokoro.weights import FILE_NAME
 from tests.ctl.conftest import Ctl, HandStarted, StartByHand
 from tests.editx.trees import write_tree
@@ -61,7 +58,9 @@ def test_a_model_without_a_voice_is_warmed_by_an_edit(
     ctl = control(daemon, programs)
     lines = ctl.ok("warm", "step-audio-editx").decode().splitlines()
     assert lines[0] == "step-audio-editx, on the CPU"
-    assert json.loads(ctl.ok("status", "--json"))["step-audio-editx"]["loaded"] is True
+    status = json.loads(ctl.ok("status", "--json"))["step-audio-editx"]
+    assert status["loaded"] is True
+    assert status["warm"] is True
 
 
 @pytest.mark.parametrize(
@@ -78,15 +77,11 @@ def test_a_model_that_cannot_be_warmed_is_an_error(shared_ctl: Ctl, model: str, 
     assert done.stdout == b""
 
 
-def test_requests_at_once_are_all_served(shared_daemon: HandStarted, shared_ctl: Ctl) -> None:
-    """These requests compile a GPU's kernels for several sequences."""
-    options = Options(shared_daemon.socket, None, None, 60.0)
-    terminal = Terminal(as_json=False, is_quiet=True)
-    with connect(options, terminal) as client:
-        request = warm._make_request(client.get("/v1/models/hibari"), options, terminal)
-    before = served(shared_ctl)
-    stages = [warm._send_batch(n, request, options, terminal, f"{n} at once") for n in warm.BATCHES]
-    assert served(shared_ctl) == before + sum(warm.BATCHES)
-    report = warm._report("step-audio-editx", "cuda:0", is_compiled=True, stages=stages)
-    assert report.splitlines()[0] == "step-audio-editx, on cuda:0"
-    assert report.splitlines()[-1] == "The compiled kernels are in the cache for the next start."
+def test_what_a_gpu_keeps_is_told() -> None:
+    stages = [("loading and the first request", 12.3), ("all graphs", 1.5)]
+    report = warm._report("step-audio-editx", "cuda:0", is_compiled=True, stages=stages).splitlines()
+    assert report[0] == "step-audio-editx, on cuda:0"
+    assert report[2] == "  all graphs                        1.5 s"
+    assert (
+        report[-1] == "The compiled kernels are in the cache for the next start; the worker keeps the graphs."
+    )

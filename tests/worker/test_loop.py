@@ -23,7 +23,7 @@ from stepaudiod.worker.job import Recordings
 from stepaudiod.worker.loaded import LoadedEngines
 from stepaudiod.worker.loop import Loop
 from stepaudiod.worker.process import WorkerOptions, WorkerProcess
-from stepaudiod.worker.protocol import EngineOrder, JobDone, Piece, StartJob, ToFront
+from stepaudiod.worker.protocol import EngineOrder, EngineWarm, JobDone, Piece, StartJob, ToFront
 from tests.activation import DEADLINE_S
 from tests.engines.step_audio import settings, write_data
 from tests.worker.engines import SlowVoice
@@ -54,9 +54,12 @@ def test_a_voice_goes_on_while_another_one_loads_or_is_slow(tmp_path: Path, plac
     speak(1, slow, "Wait.")
     assert SlowVoice.waiting.wait(DEADLINE_S)
     speak(2, voice, "Hello there, this is a longer one.")
-    heard = [frame for frame in until(2) if isinstance(frame, Piece)]
+    sent = until(2)
+    heard = [frame for frame in sent if isinstance(frame, Piece)]
     assert len(heard) > 2
     assert {frame.id for frame in heard} == {2}
+    while EngineWarm(voice.name) not in sent:  # a processor has nothing to prepare
+        sent.append(frames.get(timeout=DEADLINE_S))
     SlowVoice.told.set()
     assert [frame.id for frame in until(1) if isinstance(frame, Piece)] == [1]
 

@@ -164,12 +164,13 @@ class StepAudioEngine:
             return None
         return Recogniser(self._recogniser_order, self.engines)
 
-    def about(self) -> dict[str, str | int]:
+    def about(self) -> dict[str, str | int | bool]:
         step1 = self._pipeline.networks.step1
         return {
             "device": str(step1.device),
             "dtype": self._dtype,
             "quantization": self._quantization,
+            "warm": False,
             "language_model_bytes": size_bytes(step1),
         }
 
@@ -184,6 +185,10 @@ class StepAudioEngine:
     @property
     def is_working(self) -> bool:
         return self._pipeline.scheduler.is_working
+
+    @property
+    def is_warm(self) -> bool:
+        return self._pipeline.scheduler.is_warm
 
     def settle(self) -> None:
         """Wait for what is running; nothing starts before the next `step`."""

@@ -35,7 +35,7 @@ from stepaudiod.editx.lengths import (
 from stepaudiod.editx.lm.config import DEFAULT_LENGTH, DEFAULT_POSITIONS, Quantization
 from stepaudiod.editx.lm.prompts import PromptWriter
 from stepaudiod.editx.loading import LoadProgress, Networks, OnProgress, load_networks
-from stepaudiod.editx.reference import Recording, Reference, ReferenceEncoder
+from stepaudiod.editx.reference import Recording, Reference, to_mono
 from stepaudiod.editx.runners import make_decoder_runner, make_lm_runner
 from stepaudiod.editx.scheduler import Scheduler
 from stepaudiod.editx.segments import TimeRange, cut_points, loudest_range, surrounding_silence, take
@@ -91,7 +91,6 @@ class Pipeline:
         self.options = options or PipelineOptions()
         self.networks = networks
         self._writer = PromptWriter(networks.tokenizer)
-        self._encoder = ReferenceEncoder(networks.encoders, networks.flow.device)
         with torch.inference_mode():
             runner = make_lm_runner(
                 networks.step1, self.options.rows, self.options.length, self.options.positions
@@ -164,10 +163,10 @@ class Pipeline:
         Raises:
             InvalidRequest: it is silent or too short.
         """
-        mono = self._encoder.to_mono(waveform)
+        mono = to_mono(waveform)
         total = mono.shape[-1] / sample_rate
         if total <= MAX_SECONDS:
-            return self._encoder.encode(mono, sample_rate, TimeRange(0.0, total), transcript)
+            return self._encode(mono, sample_rate, TimeRange(0.0, total), transcript)
         time_range = loudest_range(mono, sample_rate)
         part = take(mono, sample_rate, time_range)
         if transcribe is not None:
@@ -175,7 +174,7 @@ class Pipeline:
         elif transcript:
             lengths = [time_range.start, time_range.seconds, total - time_range.end]
             transcript = share_text(transcript, lengths)[1]
-        return self._encoder.encode(part, sample_rate, time_range, transcript)
+        return self._encode(part, sample_rate, time_range, transcript)
 
     def clone(
         self,
@@ -241,7 +240,7 @@ class Pipeline:
             InvalidRequest: a transcript is missing; while iterating: it is silent or too short.
             SynthesisFailed: while iterating: the output can't be used, twice.
         """
-        mono = self._encoder.to_mono(waveform)
+        mono = to_mono(waveform)
         long = mono.shape[-1] / sample_rate > MAX_SECONDS
         pieces = cut_points(mono, sample_rate) if long else [TimeRange(0.0, mono.shape[-1] / sample_rate)]
         if edit.needs_transcript and not transcript.strip() and transcribe is None:
@@ -259,7 +258,7 @@ class Pipeline:
             part = take(mono, sample_rate, piece)
             if transcribe is not None and edit.needs_transcript and (long or not said):
                 said = transcribe(part, sample_rate)
-            return self._encoder.encode(part, sample_rate, piece, said)
+            return self._encode(part, sample_rate, piece, said)
 
         def speak(synthesis: Synthesis) -> Script:
             for index, (piece, said) in enumerate(zip(pieces, texts, strict=True)):
@@ -279,6 +278,10 @@ class Pipeline:
                 synthesis.emit(after)
 
         return self._synthesis(speak, stats, is_streamed)
+
+    def _encode(self, part: Tensor, sample_rate: int, time_range: TimeRange, transcript: str) -> Reference:
+        device = self.networks.flow.device
+        return self.networks.encoders.get().encode(part.to(device), sample_rate, time_range, transcript)
 
     def _synthesis(
         self, script: Callable[[Synthesis], Script], stats: RequestStats, is_streamed: bool

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from stepaudiod.editx.decoder.flow import Acoustics
 from stepaudiod.editx.interleaving import code_ids, interleave, to_columns
-from stepaudiod.editx.lazy import Lazy
 from stepaudiod.editx.segments import TimeRange, cut_silence
 from stepaudiod.editx.tokenizers import features
 from stepaudiod.editx.tokenizers.linguistic import LinguisticTokenizer
@@ -86,6 +85,18 @@ class Reference:
         return cls(tensors["codes"], tensors["mel"], tensors["embedding"], TimeRange(start, end), transcript)
 
 
+def to_mono(waveform: Recording) -> Tensor:
+    """Convert a recording to `(samples,)` float32 on the host.
+
+    Raises:
+        InvalidRequest: it is empty, or some samples are no numbers.
+    """
+    tensor = torch.as_tensor(waveform).to("cpu", torch.float32)
+    if tensor.numel() == 0 or not bool(torch.isfinite(tensor).all()):
+        raise InvalidRequest("the recording holds no samples, or some that are no numbers", "waveform")
+    return features.to_mono(tensor)
+
+
 class Encoders(NamedTuple):
     """The networks that encode recordings; a voice that has been encoded needs none of them."""
 
@@ -93,36 +104,17 @@ class Encoders(NamedTuple):
     semantic: SemanticTokenizer
     speaker: SpeakerEncoder
 
-
-class ReferenceEncoder:
-    """Encodes recordings of up to 30 s."""
-
-    def __init__(self, encoders: Lazy[Encoders], device: torch.device) -> None:
-        self._encoders = encoders
-        self._device = device
-
-    def to_mono(self, waveform: Recording) -> Tensor:
-        """Convert a recording to `(samples,)` float32 on the host.
-
-        Raises:
-            InvalidRequest: it is empty, or some samples are no numbers.
-        """
-        tensor = torch.as_tensor(waveform).to("cpu", torch.float32)
-        if tensor.numel() == 0 or not bool(torch.isfinite(tensor).all()):
-            raise InvalidRequest("the recording holds no samples, or some that are no numbers", "waveform")
-        return features.to_mono(tensor)
-
     @torch.inference_mode()
     def encode(self, waveform: Tensor, sample_rate: int, time_range: TimeRange, transcript: str) -> Reference:
-        """Encode `(samples,)` at any rate, with its position in the whole recording and its own transcript.
+        """Encode `(samples,)` on the encoders' device, of up to 30 s at any rate.
+
+        The time range is its position in the whole recording; the transcript is its own.
 
         Raises:
             InvalidRequest: it is silent or too short.
-            ModelFileError: the first recording loads the encoders, and a file is missing, cut short or wrong.
         """
         if waveform.numel() == 0 or float(waveform.abs().max()) < SILENT_PEAK:
             raise InvalidRequest("the recording is silent", "waveform")
-        waveform = waveform.to(self._device)
         waveform = cut_silence(features.limit_peak(waveform), sample_rate)
         seconds = waveform.shape[-1] / sample_rate
         if seconds < SHORTEST_SECONDS:
@@ -130,12 +122,11 @@ class ReferenceEncoder:
                 f"the recording has {seconds:.2f} s of sound; expected {SHORTEST_SECONDS} s or more",
                 "waveform",
             )
-        encoders = self._encoders.get()
         exact = resample(waveform, sample_rate, features.CODE_RATE, torch.float64)
         trimmed = features.trim_for_codes(exact)
         # codes are near ties: rounding convolutions to TF32 on a GPU would change some
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            codes = interleave(encoders.linguistic(trimmed), encoders.semantic(trimmed))
+            codes = interleave(self.linguistic(trimmed), self.semantic(trimmed))
         mel = features.prompt_mel(resample(waveform, sample_rate, features.SAMPLE_RATE))
-        embedding = encoders.speaker.embed(resample(waveform, sample_rate, features.CODE_RATE))
+        embedding = self.speaker.embed(resample(waveform, sample_rate, features.CODE_RATE))
         return Reference(codes, mel, embedding, time_range, transcript)

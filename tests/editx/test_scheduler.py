@@ -285,3 +285,27 @@ def test_a_long_text_that_is_not_read_stops_making_sound(
     rest = slow.waveform()
     assert slow.stats.output_tokens > made
     assert rest.size
+
+
+def test_no_graph_is_captured_while_a_request_waits_for_its_first_sound(
+    make: Callable[..., Pipeline], reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = (pipeline := make(rows=1)).scheduler
+    captured = list[bool]()
+    first, second = (pipeline.clone(reference, TEXT, seed=seed) for seed in (1, 2))
+
+    def capture() -> bool:
+        captured.append(bool(second._chunks))
+        return len(captured) < 9
+
+    for runner in (scheduler._language_model, scheduler._decoder):
+        monkeypatch.setattr(runner, "capture_next", capture)
+    first.start()
+    second.start()  # waits behind the first
+    first.waveform()
+    run(scheduler)
+    while not all(lane.is_free for lane in scheduler.lanes._all):
+        scheduler.lanes.wait(30)
+        scheduler.step()
+    assert len(captured) >= 9
+    assert all(captured)

@@ -92,7 +92,7 @@ class _Buffers:
         turns: `(slots, 16)` and phases `(frames, 16)`; see `sound_kernels.accumulate`.
         source: `(frames, 480)`, and its short spectra `(120 * frames + 1, 32)`.
         pitched: two of the pitch's network.
-        ends: two for inputs of stages; narrow: two for inputs of convolutions in a stage.
+        narrow: two for inputs of convolutions in a stage; the first also has the stage's input and result.
         wide: four for sums in a stage, float32.
         spectrum: `(120 * frames + 1, 32)`, of the sound.
     """
@@ -105,7 +105,6 @@ class _Buffers:
     source: Tensor
     spectra: Tensor
     pitched: list[Tensor]
-    ends: list[Tensor]
     wide: list[Tensor]
     narrow: list[Tensor]
     spectrum: Tensor
@@ -171,7 +170,6 @@ class VocoderKernels:
             arena.take(frames, HOP),
             arena.take(frames * HOP // FFT_HOP + 1, CHANNELS, dtype),
             [arena.take(frames, pitched, dtype) for _ in range(2)],
-            [arena.take(1, values, dtype) for _ in range(2)],
             [arena.take(1, values) for _ in range(4)],
             [arena.take(1, values, dtype) for _ in range(2)],
             arena.take(frames * HOP // FFT_HOP + 1, CHANNELS),
@@ -242,21 +240,22 @@ class VocoderKernels:
     def _convolve(self, buffers: _Buffers, tables: SoundTables) -> None:
         """Mel and source to what the inverse transform reads."""
         rate, last, frames = 1, len(self._stages) - 1, buffers.mel.shape[0]
-        x = _part(buffers.ends[0], frames, self._pre.weight.shape[0])
+        x = _part(buffers.narrow[0], frames, self._pre.weight.shape[0])
         mask = Mask(tables.times, 1)
         multiply(buffers.mel, self._pre, x, offset=3, act=Act.LEAKY, slope=0.1, mask=mask)
-        for index, stage in enumerate(self._stages):
+        for index in range(len(self._stages)):
             rate *= RATES[index]
             mask = Mask(tables.times, rate, int(index == last))
-            rows = rate * frames + mask.extra
-            y = _part(buffers.ends[1 - index % 2], rows, stage.down.weight.shape[0])
-            self._run_stage(index, x, y, buffers, mask)
-            x = y
+            x = self._run_stage(index, x, rate * frames + mask.extra, buffers, mask)
         multiply(x, self._post, buffers.spectrum, offset=3)
 
-    def _run_stage(self, index: int, x: Tensor, y: Tensor, buffers: _Buffers, mask: Mask) -> None:
-        """Upsample x, add the source, and run the three branches; y is their mean after a leaky ReLU."""
-        stage, (rows, channels), step = self._stages[index], y.shape, RATES[index]
+    def _run_stage(self, index: int, x: Tensor, rows: int, buffers: _Buffers, mask: Mask) -> Tensor:
+        """Upsample x, add the source, and run the three branches; their mean after a leaky ReLU.
+
+        It is where x was, which is read first.
+        """
+        stage, step = self._stages[index], RATES[index]
+        channels = stage.down.weight.shape[0]
         mixed, *branches = (_part(each, rows, channels) for each in buffers.wide)
         narrow = [_part(each, rows, channels) for each in buffers.narrow]
         block, is_last = triton.cdiv(ELEMENTS, channels), index + 1 == len(self._stages)
@@ -275,9 +274,10 @@ class VocoderKernels:
         for branch, to in zip(stage.branches, branches, strict=True):
             _run_branch(branch, mixed, to, narrow, mask)
         average[(triton.cdiv(rows, block),)](
-            *branches, y, mask.times, rows, mask.rate, mask.extra, 0.01 if is_last else 0.1,
+            *branches, narrow[0], mask.times, rows, mask.rate, mask.extra, 0.01 if is_last else 0.1,
             BLOCK=block, SIZE=channels, **EXACT,
         )  # fmt: skip
+        return narrow[0]
 
 
 def _run_branch(branch: _Branch, x: Tensor, y: Tensor, narrow: list[Tensor], mask: Mask) -> None:

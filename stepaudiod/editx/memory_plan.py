@@ -31,9 +31,9 @@ from stepaudiod.editx.lm.config import (
 )
 from stepaudiod.errors import EngineUnavailable
 
-CONTEXT_BYTES = 650_000_000
-"""What the driver takes of a card as soon as a process uses it, on an H200, which has the most processors."""
-DRIVER_BYTES = 950_000_000
+CONTEXT_BYTES = 280_000_000
+"""What the driver takes of an H200 as soon as a process uses it; see `worker.cuda_context`."""
+DRIVER_BYTES = 800_000_000
 """The same, with all kernels, libraries and graphs."""
 WORKING_BYTES = 500_000_000
 """Buffers, workspaces and intermediate results, and what is lost between blocks."""

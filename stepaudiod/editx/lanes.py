@@ -21,37 +21,31 @@ class Lane:
         self._thread = thread
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._on_done = on_done
-        self._running: tuple[Future[Any], Callable[[Future[Any]], None]] | None = None
+        self.running: tuple[Future[Any], Callable[[Future[Any]], None]] | None = None
+        """The task, and what gets its future."""
         self.users: Sequence[object] = ()
         """What its task needs, which must not be released before it has ended."""
 
     @property
     def is_free(self) -> bool:
-        return self._running is None
+        return self.running is None
 
     def start(
         self, task: Callable[[], Any], then: Callable[[Future[Any]], None], users: Sequence[object] = ()
     ) -> None:
         """Run a task; `collect` passes its future to `then`, in the caller's thread."""
-        assert self._running is None
+        assert self.running is None
         future = self._thread.submit(self._run, task)
-        self._running, self.users = (future, then), users
+        self.running, self.users = (future, then), users
         future.add_done_callback(lambda _: self._on_done())
 
     def collect(self) -> bool:
         """Pass on the result of the task if it has ended."""
-        if self._running is None or not self._running[0].done():
+        if self.running is None or not self.running[0].done():
             return False
-        (future, then), self._running, self.users = self._running, None, ()
+        (future, then), self.running, self.users = self.running, None, ()
         then(future)
         return True
-
-    def settle(self) -> None:
-        if self._running is not None:
-            wait([self._running[0]])
-
-    def close(self) -> None:
-        self._thread.shutdown()
 
     def _run(self, task: Callable[[], Any]) -> Any:
         with torch.inference_mode():
@@ -90,13 +84,7 @@ class Lanes:
 
     def settle(self) -> None:
         """Wait until the running tasks have ended, without starting others."""
-        for lane in self._all:
-            lane.settle()
-
-    def close(self) -> None:
-        """Wait until the running tasks have ended; no other one may be started."""
-        for lane in self._all:
-            lane.close()
+        wait([lane.running[0] for lane in self._all if lane.running is not None])
 
     def notify(self) -> None:
         self._changed.set()

@@ -76,10 +76,7 @@ class Batching(Engine, Protocol):
         """
 
     def settle(self) -> None:
-        """Wait for what is running; nothing starts before the next `step`."""
-
-    def close(self) -> None:
-        """The same, before the engine is freed."""
+        """Wait for what is running, before a checkpoint or the engine's end; `step` starts more."""
 
 
 class Reading(Engine, Protocol):

@@ -145,7 +145,7 @@ class LoadedEngines:
     def _drop(self, name: str) -> None:
         """Free an engine's memory for its successor in this process."""
         if hasattr(engine := self._engines[name], "attach"):
-            cast("Batching", engine).close()
+            cast("Batching", engine).settle()
         del engine, self._orders[name], self._engines[name]
         gc.unfreeze()
         gc.collect()

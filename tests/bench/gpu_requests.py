@@ -132,7 +132,7 @@ def _loaded(table: Table, kind: Quantization | None) -> Iterator[tuple[Pipeline,
         f"a reference of {VOICE_S:g} s, encoded, {name_of(kind)}", f"{timed(encode) * 1e3:.0f} ms", "60 ms"
     )
     yield pipeline, encode()
-    pipeline.scheduler.lanes.close()
+    pipeline.scheduler.lanes.settle()
     del pipeline, encode
     gc.collect()
     torch.cuda.empty_cache()

@@ -194,10 +194,6 @@ class StepAudioEngine:
         """Wait for what is running; nothing starts before the next `step`."""
         self._pipeline.scheduler.lanes.settle()
 
-    def close(self) -> None:
-        """The same, before the engine is freed."""
-        self._pipeline.scheduler.lanes.close()
-
     def speak(self, request: SpeechRequest) -> Results:
         """Speak the text in a voice of the library, streamed.
 

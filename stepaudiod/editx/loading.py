@@ -107,23 +107,17 @@ class _Meter:
             self._report(LoadProgress(self._stage, self._done, self._total))
 
 
-class _Behind:
-    """Work that nothing waits for: a thread does it, once."""
+def _behind(*steps: Callable[[], object]) -> Callable[[], None]:
+    """Work that nothing waits for: what has a thread do it, once."""
 
-    def __init__(self, *steps: Callable[[], object]) -> None:
-        self._steps = steps
-        self._is_started = threading.Lock()
-
-    def start(self) -> None:
-        if self._is_started.acquire(blocking=False):
-            threading.Thread(target=self._run, name="load behind", daemon=True).start()
-
-    def _run(self) -> None:
-        for step in self._steps:
+    def run() -> None:
+        for step in steps:
             try:
                 step()
             except (OSError, RuntimeError, ValueError, StepaudiodError) as error:
                 log.warning("not done beforehand: %s", error)  # the request that needs it gets the error
+
+    return Lazy(lambda: threading.Thread(target=run, name="load behind", daemon=True).start()).get
 
 
 def load_networks(
@@ -180,7 +174,7 @@ def load_networks(
     behind: list[Callable[[], object]] = [encoders.get, files.prepare]
     if kept is not None and _saved(quantization, quantized_folder) is None:
         behind.append(partial(keep_quantized, step1, kept))
-    return Networks(tokenizer, step1, flow, vocoder, encoders, _Behind(*behind).start)
+    return Networks(tokenizer, step1, flow, vocoder, encoders, _behind(*behind))
 
 
 @contextmanager

@@ -18,11 +18,12 @@ import triton.language as tl
 from torch import Tensor
 
 from stepaudiod.editx.lm.config import PAGE
-from stepaudiod.editx.lm.kernels import ROWS, overlap, wait
+from stepaudiod.editx.lm.kernel_parts import options, start_next, wait
+from stepaudiod.editx.lm.kernels import ROWS
 
 TILE = 16
 """Positions of one prompt that are consecutive rows."""
-CHUNK, SPLITS = 128, 8
+CHUNK, SPLITS = 128, 4
 """A row's keys are split among so many programs, so many at a time. Fixed: sums depend on it."""
 HEADS = 4
 """Heads per program of `_attend_prompt`."""
@@ -74,6 +75,7 @@ def _attend(
     k, v = _load_keys(keys_ptr, values_ptr, pages_ptr, key, position, first, PAGE, HEAD)
     newest = (first + tl.load(pages_ptr + position // PAGE) * PAGE + position % PAGE) * HEAD + d
     wait(IS_OVERLAPPED)  # the keys above were stored long before
+    start_next(IS_OVERLAPPED)
     row_ptr = qkv_ptr + row * (GROUPS * SHARED + 2 * GROUPS) * HEAD
     q = tl.load(row_ptr + head[:, None] * HEAD + d[None], mask=is_head[:, None], other=0.0)
     new = row_ptr + GROUPS * SHARED * HEAD + group * HEAD + d
@@ -130,6 +132,7 @@ def _store(
     if count == 0:
         return
     wait(IS_OVERLAPPED)
+    start_next(IS_OVERLAPPED)
     token, d = tl.arange(0, TILE), tl.arange(0, HEAD)
     position, mask = first + token, (token < count)[:, None]
     page = tl.load(tile_ptr + AT_PAGES + position // PAGE, mask=token < count, other=0)
@@ -153,6 +156,7 @@ def _attend_prompt(
     if count == 0:
         return
     wait(IS_OVERLAPPED)
+    start_next(IS_OVERLAPPED)
     r, d, at = tl.arange(0, TILE * HEADS), tl.arange(0, HEAD), tl.arange(0, PAGE)
     token, h = r // HEADS, part * HEADS + r % HEADS
     is_query, head, position = ((token < count) & (h < SHARED))[:, None], group * SHARED + h, first + token
@@ -234,8 +238,8 @@ class Attention:
             qkv, keys, values, self.slopes, rows, self.part, self.top, self.total, self.done, y, pool,
             rows.stride(0), place, AT_POSITION=self.position, AT_PAGES=self.pages, PAGE=PAGE, GROUPS=groups,
             SHARED=self.slopes.shape[0] // groups, HEAD=head, CHUNK=CHUNK, SPLITS=SPLITS,
-            PRECISION=_precision(qkv), IS_OVERLAPPED=self.is_overlapped, num_warps=4,
-            **overlap(self.is_overlapped),
+            PRECISION=_precision(qkv), IS_OVERLAPPED=self.is_overlapped, num_warps=8,
+            **options(self.is_overlapped),
         )  # fmt: skip
 
     def prompts(self, qkv: Tensor, keys: Tensor, values: Tensor, tiles: Tensor, y: Tensor) -> None:
@@ -250,7 +254,7 @@ class Attention:
         _attend_prompt[(tiles.shape[0], groups, triton.cdiv(shared, HEADS))](
             qkv, keys, values, self.slopes, tiles, y, pool, tiles.stride(0), AT_PAGES=self.pages, PAGE=PAGE,
             TILE=TILE, HEADS=HEADS, GROUPS=groups, SHARED=shared, HEAD=head, PRECISION=_precision(qkv),
-            IS_OVERLAPPED=self.is_overlapped, num_warps=4, num_stages=3, **overlap(self.is_overlapped),
+            IS_OVERLAPPED=self.is_overlapped, num_warps=4, num_stages=3, **options(self.is_overlapped),
         )  # fmt: skip
 
     def store(self, qkv: Tensor, keys: Tensor, values: Tensor, tiles: Tensor) -> None:
@@ -259,7 +263,7 @@ class Attention:
         _store[(tiles.shape[0], groups)](
             qkv, keys, values, tiles, pool, tiles.stride(0), AT_PAGES=self.pages, PAGE=PAGE, TILE=TILE,
             GROUPS=groups, SHARED=self.slopes.shape[0] // groups, HEAD=head,
-            IS_OVERLAPPED=self.is_overlapped, num_warps=4, **overlap(self.is_overlapped),
+            IS_OVERLAPPED=self.is_overlapped, num_warps=4, **options(self.is_overlapped),
         )  # fmt: skip
 
 

@@ -15,18 +15,18 @@ import triton.language as tl
 from torch import Tensor
 
 from stepaudiod.editx.codes import AUDIO_CODES, GROUP, LINGUISTIC_CODES, LINGUISTIC_IN_GROUP
-from stepaudiod.editx.lm.kernels import (
-    ROWS,
-    Rows,
+from stepaudiod.editx.lm.kernel_parts import (
     fit,
     inputs_first,
-    overlap,
+    options,
     power_up_to,
     prefetch_weights,
     sliced,
-    start_row,
+    start_next,
+    sum_pairs,
     wait,
 )
+from stepaudiod.editx.lm.kernels import ROWS, Rows, start_row
 from stepaudiod.editx.lm.tuning import Blocks
 from stepaudiod.editx.philox_kernels import gumbel
 
@@ -41,7 +41,7 @@ def _choose(
     ready_ptr, head_ptr, squares_ptr, rows_ptr, best_ptr, code_ptr, rows, eps, stride, place,
     K: tl.constexpr, FIRST: tl.constexpr, COUNT: tl.constexpr, END: tl.constexpr, AT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SLICES: tl.constexpr,
-    AHEAD: tl.constexpr, PARTS: tl.constexpr, PARTS_UP: tl.constexpr, STRIDE: tl.constexpr,
+    AHEAD: tl.constexpr, PARTS: tl.constexpr, PARTS_UP: tl.constexpr,
     PRECISION: tl.constexpr, IS_OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """The best of some codes; of linguistic ones the last is the end."""
@@ -61,9 +61,10 @@ def _choose(
     if IS_OVERLAPPED:
         prefetch_weights(head_ptr, tl.minimum(code, END), K, AHEAD)
     wait(IS_OVERLAPPED)
-    part = tl.arange(0, PARTS_UP)[:, None]
-    mask = (part < PARTS) & is_row[None]
-    squares = tl.load(squares_ptr + part * STRIDE + row[None], mask=mask, other=0.0)
+    start_next(IS_OVERLAPPED)
+    part = tl.arange(0, PARTS_UP)[None]
+    mask = (part < PARTS) & is_row[:, None]
+    squares = tl.load(squares_ptr + row[:, None] * PARTS + part, mask=mask, other=0.0)
     row_at, k_at = sliced(row, BLOCK_K, SLICES)
     code_at, k_at = sliced(code, BLOCK_K, SLICES)
     scores = tl.zeros((BLOCK_N, BLOCK_M) if SLICES == 1 else (SLICES, BLOCK_N, BLOCK_M), tl.float32)
@@ -73,7 +74,7 @@ def _choose(
         scores = tl.dot(w, inputs_first(x, SLICES), scores, input_precision=PRECISION)
     if SLICES > 1:
         scores = tl.sum(scores, 0)
-    scores *= tl.rsqrt(tl.sum(squares, 0) / K + eps)[None]
+    scores *= tl.rsqrt(sum_pairs(squares, PARTS_UP) / K + eps)[None]
     scores = tl.where(inverse > 0, scores * inverse + noise, scores)
     allowed = (n < COUNT)[:, None] & ((code[:, None] != END) | ((may_end[None] != 0) & (place == 0)))
     scores = tl.where(allowed, scores, -float("inf"))
@@ -88,20 +89,19 @@ def _choose(
 def _pick(
     best_ptr, code_ptr, chosen_ptr, table_ptr, gain_ptr, x_ptr, ready_ptr, squares_ptr,
     PROGRAMS: tl.constexpr, PROGRAMS_UP: tl.constexpr, IS_LAST: tl.constexpr, END: tl.constexpr,
-    K: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, PARTS_UP: tl.constexpr, STRIDE: tl.constexpr,
+    K: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, PARTS_UP: tl.constexpr,
     IS_OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """The best of all codes for one row, the first of equal ones."""
     row, p = tl.program_id(0), tl.arange(0, PROGRAMS_UP)
     wait(IS_OVERLAPPED)
+    start_next(IS_OVERLAPPED)
     best = tl.load(best_ptr + p * 16 + row, mask=p < PROGRAMS, other=-float("inf"))
     code = tl.load(code_ptr + p * 16 + row, mask=p < PROGRAMS, other=END)
     chosen = tl.min(tl.where(best == tl.max(best, 0), code, END), 0)
     tl.store(chosen_ptr + row, chosen)
     if not IS_LAST:
-        start_row(
-            chosen, row, table_ptr, gain_ptr, x_ptr, ready_ptr, squares_ptr, K, BLOCK, PARTS, PARTS_UP, STRIDE
-        )
+        start_row(chosen, row, table_ptr, gain_ptr, x_ptr, ready_ptr, squares_ptr, K, BLOCK, PARTS, PARTS_UP)
 
 
 class Chooser:
@@ -130,14 +130,14 @@ class Chooser:
             eps: of the norm before.
             blocks: for the output layer.
         """
-        (count, hidden), parts = rows.x.shape, rows.squares.shape[0]
+        (count, hidden), parts = rows.x.shape, rows.squares.shape[1]
         is_linguistic = place < LINGUISTIC_IN_GROUP
         first = 0 if is_linguistic else LINGUISTIC_CODES
         codes = LINGUISTIC_CODES + 1 if is_linguistic else AUDIO_CODES - LINGUISTIC_CODES
         programs, block_k = triton.cdiv(codes, blocks.n), fit(blocks.k, hidden)
         shape = {
             "K": hidden, "PARTS": parts, "PARTS_UP": triton.next_power_of_2(parts), "END": AUDIO_CODES,
-            "STRIDE": rows.squares.shape[1], "IS_OVERLAPPED": rows.is_overlapped,
+            "IS_OVERLAPPED": rows.is_overlapped,
         }  # fmt: skip
         _choose[(programs,)](
             rows.ready, self._head, rows.squares, numbers, self._best, self._codes, count, eps,
@@ -145,11 +145,11 @@ class Chooser:
             BLOCK_N=blocks.n, BLOCK_K=block_k, SLICES=min(blocks.slices, block_k // 64) or 1,
             AHEAD=power_up_to(min(blocks.ahead, hidden)),
             PRECISION="ieee" if rows.x.dtype is torch.float32 else "tf32", num_warps=blocks.warps,
-            num_stages=blocks.stages, **shape, **overlap(rows.is_overlapped),
+            num_stages=blocks.stages, **shape, **options(rows.is_overlapped),
         )  # fmt: skip
         _pick[(count,)](
             self._best, self._codes, self.chosen[place], self._table, self._gain, rows.x, rows.ready,
             rows.squares, PROGRAMS=programs, PROGRAMS_UP=triton.next_power_of_2(programs),
             IS_LAST=place == GROUP - 1, BLOCK=triton.next_power_of_2(hidden), **shape,
-            **overlap(rows.is_overlapped),
+            **options(rows.is_overlapped),
         )  # fmt: skip

@@ -25,7 +25,8 @@ from stepaudiod.editx.cuda_graphs import Recorder
 from stepaudiod.editx.lm.attention_kernels import TILE, Attention
 from stepaudiod.editx.lm.choice_kernels import NUMBERS, Chooser
 from stepaudiod.editx.lm.config import PAGE
-from stepaudiod.editx.lm.kernels import ROWS, Matrix, Rows, begin, can_overlap, multiply
+from stepaudiod.editx.lm.kernel_parts import can_overlap
+from stepaudiod.editx.lm.kernels import ROWS, Matrix, Rows, begin, multiply
 from stepaudiod.editx.lm.pages import Pages
 from stepaudiod.editx.lm.quantize import Int4Linear, Int8Linear
 from stepaudiod.editx.lm.runner import Sequence
@@ -258,7 +259,8 @@ class _Buffers:
 
     def first(self, count: int) -> _Buffers:
         """Those of fewer rows."""
-        rows = replace(self.rows, x=self.rows.x[:count], ready=self.rows.ready[:count])
+        block = min(self.rows.block, 8 if count <= 8 else ROWS)
+        rows = replace(self.rows, x=self.rows.x[:count], ready=self.rows.ready[:count], block=block)
         return _Buffers(rows, self.tuning, self.qkv[:count], self.attended[:count], self.inner[:count])
 
 

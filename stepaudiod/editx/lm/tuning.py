@@ -15,7 +15,9 @@ class Blocks:
     """Outputs and stored inputs at a time of one program, its warps, and blocks in flight.
 
     `ahead` stored inputs of each output are prefetched while the kernel before runs. Of several slices of the
-    inputs each is summed by other warps; int4 has slices of 64.
+    inputs each is summed by other warps; int4 has slices of 64. If late, the next kernel starts only once the
+    sums are made: what it prefetches then comes while nothing else is read, and doesn't compete with the
+    weights of this one.
     """
 
     n: int
@@ -24,6 +26,7 @@ class Blocks:
     stages: int
     ahead: int = 0
     slices: int = 1
+    is_late: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,27 +48,27 @@ _EXACT = Blocks(32, 64, 4, 2)
 _STEPS = {
     16: Tuning(
         16,
-        qkv=Blocks(16, 256, 4, 4, 0, 4),
-        out=Blocks(16, 256, 4, 4, 2048, 4),
-        gate_up=Blocks(16, 256, 4, 3, 1024, 4),
-        down=Blocks(16, 256, 4, 4, 0, 4),
-        head=Blocks(16, 256, 4, 4, 1024, 4),
+        qkv=Blocks(16, 256, 4, 6, 512, 4),
+        out=Blocks(16, 256, 4, 4, 1024, 4, is_late=True),
+        gate_up=Blocks(16, 512, 4, 3, 256, 4, is_late=True),
+        down=Blocks(16, 512, 4, 4, 512, 4, is_late=True),
+        head=Blocks(16, 512, 4, 3, 1024, 4),
     ),
     8: Tuning(
         16,
-        qkv=Blocks(32, 256, 4, 4, 0, 4),
-        out=Blocks(32, 512, 4, 3, 2048, 4),
-        gate_up=Blocks(16, 256, 4, 4, 1024, 4),
-        down=Blocks(32, 512, 4, 3, 0, 4),
-        head=Blocks(16, 256, 4, 4, 1024, 4),
+        qkv=Blocks(16, 512, 4, 4, 512, 4),
+        out=Blocks(32, 512, 4, 3, 2048, 4, is_late=True),
+        gate_up=Blocks(16, 512, 4, 3, 0, 4, is_late=True),
+        down=Blocks(32, 512, 4, 3, 1024, 4, is_late=True),
+        head=Blocks(16, 512, 4, 3, 1024, 4),
     ),
     4: Tuning(
         16,
-        qkv=Blocks(16, 512, 8, 3, 0, 8),
-        out=Blocks(16, 512, 8, 3, 1024, 8),
-        gate_up=Blocks(16, 256, 4, 3, 512, 4),
-        down=Blocks(16, 512, 8, 3, 0, 8),
-        head=Blocks(16, 256, 4, 4, 1024, 4),
+        qkv=Blocks(16, 512, 8, 3, 1024, 8),
+        out=Blocks(16, 512, 8, 2, 512, 8),
+        gate_up=Blocks(16, 256, 4, 3, 1024, 4),
+        down=Blocks(16, 512, 8, 3, 2048, 8, is_late=True),
+        head=Blocks(16, 512, 4, 3, 1024, 4),
     ),
 }
 _PROMPTS = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
@@ -17,9 +18,20 @@ SMALL = 32
 """`BatchGraphs` pads to multiples of this."""
 CAPTURE = "thread_local"
 """Capture mode in which other threads may use the GPU meanwhile."""
-_CAPTURING = threading.Lock()  # PyTorch allows one capture at a time in a process
+_CAPTURING = threading.RLock()  # PyTorch allows one capture at a time in a process
 
 T = TypeVar("T")
+
+
+def with_memory(run: Callable[[], T]) -> T:
+    """Run what allocates memory, and once more, beside no capture, if there was too little.
+
+    While a graph is captured, PyTorch doesn't free what it has cached for other sizes and streams.
+    """
+    with suppress(torch.OutOfMemoryError):  # and what it had allocated until then is freed
+        return run()
+    with _CAPTURING:
+        return run()
 
 
 class Recorder:

@@ -23,6 +23,7 @@ from torch import Tensor
 from stepaudiod.edits import Edit, with_language
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.codes import GROUP, SECONDS_PER_GROUP
+from stepaudiod.editx.cuda_graphs import with_memory
 from stepaudiod.editx.lanes import Lanes
 from stepaudiod.editx.lengths import (
     MAX_SECONDS,
@@ -280,8 +281,8 @@ class Pipeline:
         return self._synthesis(speak, stats, is_streamed)
 
     def _encode(self, part: Tensor, sample_rate: int, time_range: TimeRange, transcript: str) -> Reference:
-        device = self.networks.flow.device
-        return self.networks.encoders.get().encode(part.to(device), sample_rate, time_range, transcript)
+        device, encoders = self.networks.flow.device, self.networks.encoders.get()
+        return with_memory(lambda: encoders.encode(part.to(device), sample_rate, time_range, transcript))
 
     def _synthesis(
         self, script: Callable[[Synthesis], Script], stats: RequestStats, is_streamed: bool

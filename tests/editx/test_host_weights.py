@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
-from stepaudiod.editx.cuda_graphs import BatchGraphs
 from stepaudiod.editx.host_weights import run_from_host
 from stepaudiod.editx.network_files import NetworkFiles
 
@@ -31,16 +30,3 @@ def test_an_error_leaves_nothing_on_the_device() -> None:
     with pytest.raises(RuntimeError):
         network(torch.zeros(2, 8, device=META))
     assert not any(parameter.is_meta for parameter in network.parameters())
-
-
-def test_a_batch_has_one_size_with_graphs_and_without() -> None:
-    """Products of another size would round in another way."""
-    sizes = []
-
-    def run(x: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(x))
-        return x
-
-    x = torch.arange(33.0)
-    assert torch.equal(BatchGraphs(run).run(x, is_recorded=False), x)
-    assert sizes == [64]

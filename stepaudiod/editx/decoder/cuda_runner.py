@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from stepaudiod.audio.types import Waveform
 from stepaudiod.editx.codes import MEL_FRAMES_PER_FRAME
-from stepaudiod.editx.cuda_graphs import Recorder
+from stepaudiod.editx.cuda_graphs import Recorder, with_memory
 from stepaudiod.editx.decoder import table
 from stepaudiod.editx.decoder.arena import Arena
 from stepaudiod.editx.decoder.config import (
@@ -227,7 +227,7 @@ class CudaDecoder:
 
     def _new_state(self, mel_frames: int, frames: int, after: State | None = None) -> State:
         like = torch.empty(0, dtype=self._dtype, device=self._network.device)
-        return State.new(self._config, mel_frames, frames, like, after)
+        return with_memory(lambda: State.new(self._config, mel_frames, frames, like, after))
 
     def _fields(
         self,

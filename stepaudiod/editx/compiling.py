@@ -45,7 +45,7 @@ def compile_missing(launches: Iterable[Launch], model: str, progress: Callable[[
         missing = _missing(launches)
         device = torch.cuda.current_device() if torch.cuda.is_available() else None
         with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "compile", _use, (device,)) as pool:
-            tasks = [pool.submit(function.preload, data) for (function, _), data in missing.items()]
+            tasks = [pool.submit(_compile, function, data) for (function, _), data in missing.items()]
             for count, task in enumerate(as_completed(tasks), 1):
                 task.result()
                 progress(f"compiling kernels, {count} of {len(tasks)}", count / len(tasks))
@@ -53,6 +53,11 @@ def compile_missing(launches: Iterable[Launch], model: str, progress: Callable[[
         done.touch()
     except Exception as error:
         log.warning("kernels are not compiled beforehand: %s: %s", type(error).__name__, error)
+
+
+def _compile(function: Any, data: str) -> None:
+    """Compile a kernel, and the C module that launches it, which is made when `run` is first asked for."""
+    _ = function.preload(data).run
 
 
 def _missing(launches: Iterable[Launch]) -> dict[tuple[Any, str], str]:

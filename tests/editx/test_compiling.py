@@ -17,6 +17,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 from triton.runtime import driver
 
 from stepaudiod.editx.compiling import compile_missing
@@ -28,6 +29,9 @@ pytestmark = pytest.mark.gpu
 class NoGpu:
     """A driver that can't launch, of a device for which no other test has compiled anything."""
 
+    def __init__(self) -> None:
+        self.launchers: dict[str, str] = {}
+
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", 90, 32)
 
@@ -36,6 +40,19 @@ class NoGpu:
 
     def get_current_stream(self, device: int) -> int:
         return 0
+
+    def launcher_cls(self, src: ASTSource, metadata: object) -> str:
+        return self.launchers.setdefault(src.fn.__name__, "launches it")
+
+    @property
+    def utils(self) -> NoGpu:
+        return self
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": 232448}
+
+    def load_binary(self, *_: object) -> tuple[object, object, int, int, int]:
+        return object(), object(), 0, 0, 1024
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +74,7 @@ def test_all_kernels_are_compiled_once_a_machine(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     told: list[tuple[str, float]] = []
     compile_missing(runner.launches(), "bf16", lambda *each: told.append(each))
+    assert {"_begin", "_multiply", "_attend", "_choose", "_pick"} <= driver.active.launchers.keys()
     count = len(list(tmp_path.rglob("*.cubin")))
     assert count > 10
     assert told[-1] == (f"compiling kernels, {count} of {count}", 1.0)

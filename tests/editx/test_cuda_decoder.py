@@ -33,7 +33,7 @@ if IS_INTERPRETED:
 elif not torch.cuda.is_available():
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 
-from stepaudiod.editx.decoder.cuda_runner import CudaDecoder  # noqa: E402 (after the check for Triton)
+from stepaudiod.editx.decoder.cuda_runner import CudaDecoder, graph_size  # noqa: E402 (after the check for Triton)
 from stepaudiod.editx.decoder.cuda_state import CudaStream, State  # noqa: E402
 from stepaudiod.editx.decoder.cuda_vocoder import _transposed  # noqa: E402
 from stepaudiod.editx.decoder.products import Act, Mask, Weights, multiply  # noqa: E402
@@ -167,6 +167,13 @@ def test_a_sound_is_the_same_beside_others(cuda: CudaDecoder) -> None:
         made = np.concatenate(parts)
         # the interpreter multiplies with NumPy, whose last bits depend on where a row is
         assert difference(made, right) < 1e-4 if IS_INTERPRETED else np.array_equal(made, right)
+
+
+def test_a_call_takes_a_larger_graph_before_it_captures_one() -> None:
+    assert graph_size(32, {}, 320, 1600) == 320
+    assert graph_size(608, {32, 320}, 320, 1600) == 1600
+    assert graph_size(32, {48, 320}, 320, 1600) == 48
+    assert graph_size(48, {48, 320}, 320, 1600) == 48
 
 
 def test_a_call_that_fails_leaves_its_streams_as_they_were(cuda: CudaDecoder) -> None:

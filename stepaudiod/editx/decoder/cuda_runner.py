@@ -9,7 +9,7 @@ stream is, the host knows, and counts only once the whole call has succeeded. In
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TypeVar
@@ -56,6 +56,9 @@ ROWS = (32, 48, 80, 160, 208, 320, 448, 608, 800, 992, 1184, 1408, 1600)
 the other."""
 SOUND_FRAMES = (16, 32, 64, 96, 128, 176, 224, 288, 352, 440, 512)
 """Frames at 50 Hz of the vocoder's graphs, those that are read again and gaps included."""
+FIRST_ROWS, FIRST_FRAMES = 320, 224
+"""The graphs that are captured where none is large enough, or else the largest: these hold each chunk of one
+stream. A smaller one makes a call some milliseconds shorter, and its capture takes 50."""
 T = TypeVar("T")
 LONGEST_PREFILL = 747
 """Frames at 25 Hz of a voice that are read at once: 30 s."""
@@ -147,7 +150,7 @@ class CudaDecoder:
         self._flow_graphs: dict[int, tuple[Callable[[], None], Callable[[], None]]] = {}
         self._sound_graphs: dict[int, Callable[[], None]] = {}
         self._rows, self._frames = ROWS[0], SOUND_FRAMES[0]
-        """Sizes of the last call."""
+        """Sizes that would have been enough for the last call."""
 
     def prefill(self, acoustics: Acoustics) -> CudaPrefix:
         columns, device = acoustics.columns.cpu().numpy(), self._network.device
@@ -207,7 +210,7 @@ class CudaDecoder:
     def capture_next(self) -> bool:
         if self._recorder is None:
             return False
-        # from the last call's on, since chunks grow
+        # those that the last call lacked, and larger ones, since chunks grow
         for rows, frames in zip_longest(_from(ROWS, self._rows), _from(SOUND_FRAMES, self._frames)):
             if rows is not None and rows not in self._flow_graphs:
                 self._flow_graph(rows)
@@ -265,7 +268,10 @@ class CudaDecoder:
 
     def _solve(self, parts: list[FlowPart]) -> list[int]:
         """Decode parts to mel; returns each one's first row."""
-        size = self._rows = _round_up(sum(part.rows for part in parts), ROWS)
+        self._rows = _round_up(sum(part.rows for part in parts), ROWS)
+        size = self._rows
+        if self._recorder is not None:
+            size = graph_size(size, self._flow_graphs, FIRST_ROWS, ROWS[-1])
         begin, step = self._flow_graph(size)
         firsts = self._table.send(size, parts)
         begin()
@@ -291,7 +297,10 @@ class CudaDecoder:
 
     def _speak(self, parts: list[SoundPart]) -> Iterator[Tensor]:
         """Decode to `(samples,)` each, on the host; complete after `_wait`."""
-        size = self._frames = _round_up(sum(part.frames + GAP for part in parts) - GAP, SOUND_FRAMES)
+        self._frames = _round_up(sum(part.frames + GAP for part in parts) - GAP, SOUND_FRAMES)
+        size = self._frames
+        if self._recorder is not None:
+            size = graph_size(size, self._sound_graphs, FIRST_FRAMES, SOUND_FRAMES[-1])
         run = self._sound_graph(size)
         firsts = self._sounds.send(size, parts)
         run()
@@ -335,6 +344,11 @@ def _grouped(items: Sequence[T], size: Callable[[T], int], most: int) -> Iterato
         group.append(item)
     if group:
         yield group
+
+
+def graph_size(needed: int, there: Iterable[int], first: int, most: int) -> int:
+    """The smallest graph that is there and large enough; if there is none, the one to be captured."""
+    return min((size for size in there if size >= needed), default=first if needed <= first else most)
 
 
 def _round_up(count: int, sizes: Sequence[int]) -> int:

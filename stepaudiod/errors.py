@@ -127,7 +127,7 @@ class EngineUnavailable(EngineError):
 
 
 class GpuFull(EngineUnavailable):
-    """Other processes hold the GPU memory that the dozing model needs; the message names them."""
+    """Other processes hold the GPU memory that the model needs; the message names them."""
 
     code = "gpu_full"
 

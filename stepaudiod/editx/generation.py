@@ -72,6 +72,7 @@ class Generation:
             its first chunk is complete isn't decoded.
         voice: in the decoder.
         stream: in the decoder, from the first chunk on.
+        lacks_memory: whether its voice or stream waits for memory that others hold on a GPU.
         is_written: whether the language model has nothing more to do; then it holds no pages and no row.
         has_ended: with its sound, an error, or because it was cancelled.
         peak: of its sound, None before any.
@@ -88,6 +89,7 @@ class Generation:
 
     voice: Voice | None = None
     stream: DecoderStream | None = None
+    lacks_memory: bool = False
     is_written: bool = False
     has_ended: bool = False
     peak: float | None = None
@@ -115,18 +117,19 @@ class Generation:
             return size
         return have // GROUP * GROUP_FRAMES if self.is_written else None
 
-    def take_chunk(self) -> tuple[list[int], bool]:
+    def next_chunk(self) -> tuple[list[int], bool]:
         """The codes of the next chunk, with those that it only reads, and whether it is the last."""
         size = self.next_size()
         assert size is not None
         count = size // GROUP_FRAMES * GROUP
         codes = [id - AUDIO_BASE for id in self.sequence.ids[self._given :]]
         is_last = len(codes) < count + LOOKAHEAD_CODES
-        self._given, self._chunks = self._given + count, self._chunks + 1
         return codes[: count if is_last else count + LOOKAHEAD_CODES], is_last
 
-    def hear(self, sound: Waveform, is_last: bool) -> None:
-        """Pass on a chunk."""
+    def hear(self, sound: Waveform, codes: list[int], is_last: bool) -> None:
+        """Pass on the sound of the next chunk."""
+        self._given += len(codes) - (0 if is_last else LOOKAHEAD_CODES)
+        self._chunks += 1
         is_first, peak = self.peak is None, float(np.abs(sound).max(initial=0.0))
         self.peak = max(self.peak or 0.0, peak)
         self.listener.hear(sound.size)

@@ -20,6 +20,8 @@ from functools import partial
 from itertools import takewhile
 from typing import Any
 
+import torch
+
 from stepaudiod.audio.types import Waveform
 from stepaudiod.editx.codes import GROUP
 from stepaudiod.editx.decoder.runner import Chunk, DecoderRunner, DecoderStream
@@ -182,7 +184,7 @@ class Scheduler:
         ready = {
             each: size
             for each in self._admitted
-            if each.voice and not each.has_ended
+            if each.voice and not each.has_ended and not each.lacks_memory
             if (size := each.next_size() if each.voice.prefix else 0) is not None
         }
         if not ready:
@@ -206,13 +208,13 @@ class Scheduler:
                 voice.prefix = future.result()
                 return
             for each in [each for each in self._admitted if each.voice is voice]:
-                self._end(each, error)
+                self._fail(each, error)
 
         users = [each for each in self._admitted if each.voice is voice]
         self.lanes.decoder.start(partial(self._decoder.prefill, voice.acoustics), then, users)
 
     def _decode(self, group: list[Generation]) -> None:
-        taken = {each: each.take_chunk() for each in group}
+        taken = {each: each.next_chunk() for each in group}
         failed: dict[Generation, BaseException] = {}
 
         def decode() -> list[Waveform]:
@@ -228,13 +230,15 @@ class Scheduler:
             self._captures[self.lanes.decoder] = True
             error = future.exception()
             sounds = iter(future.result() if error is None else ())
-            for each, (_, is_last) in taken.items():
-                problem = failed.get(each, error)
-                sound = next(sounds) if problem is None else None
-                if sound is not None and not each.has_ended:
-                    each.hear(sound, is_last)
-                if problem is not None or is_last:
-                    self._end(each, problem)
+            problems = {each: problem for each in group if (problem := failed.get(each, error)) is not None}
+            for each, problem in problems.items():  # before others end, for which these may wait
+                self._fail(each, problem)
+            for each in [each for each in group if each not in problems]:
+                (codes, is_last), sound = taken[each], next(sounds)
+                if not each.has_ended:
+                    each.hear(sound, codes, is_last)
+                if is_last:
+                    self._end(each)
 
         self.lanes.decoder.start(decode, then, group)
 
@@ -260,6 +264,16 @@ class Scheduler:
 
         lane.start(capture_next, then)
 
+    def _fail(self, each: Generation, error: BaseException) -> None:
+        """End a generation; if it only lacks memory on a GPU that other processes fill, it waits for ours."""
+        if isinstance(error, torch.OutOfMemoryError) and each.stream is None:
+            if self._memory.drop_unused():
+                return  # it is tried again
+            each.lacks_memory = any(other.stream is not None for other in self._admitted)
+            if each.lacks_memory:
+                return
+        self._end(each, error)
+
     def _end(self, each: Generation, error: BaseException | None = None) -> None:
         """Tell a generation that it has ended, and release what it holds."""
         if not each.has_ended:
@@ -276,6 +290,8 @@ class Scheduler:
                 self._leave_language_model(each)
                 self._release_voice(each)
                 self._admitted.remove(each)
+                for other in self._admitted:
+                    other.lacks_memory = False
 
     def _leave_language_model(self, each: Generation) -> None:
         if not each.is_written:

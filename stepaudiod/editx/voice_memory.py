@@ -90,6 +90,13 @@ class VoiceMemory:
                 del self._voices[key]
                 unused -= each.size_bytes
 
+    def drop_unused(self) -> bool:
+        """Forget the voices that no stream uses; whether there were any."""
+        unused = [key for key, voice in self._voices.items() if not voice.users]
+        for key in unused:
+            del self._voices[key]
+        return bool(unused)
+
     def _evict(self, needed: int, keep: str) -> bool:
         """Evict unused voices but `keep` until `needed` bytes fit; none if that isn't enough."""
         if self._size_bytes is None:

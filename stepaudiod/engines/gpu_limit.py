@@ -5,7 +5,12 @@ At the limit PyTorch frees what it has cached, so that the card shows no more th
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
+
+from stepaudiod.errors import GpuFull
+from stepaudiod.nvml import Nvml
 
 
 def limit(device: str, size_bytes: int) -> None:
@@ -18,6 +23,22 @@ def raise_limit(device: str, size_bytes: int) -> None:
     share = torch.cuda.get_per_process_memory_fraction(torch.device(device).index)
     if share < 1:
         _allow(device, round(share * torch.cuda.mem_get_info(device)[1]) + size_bytes)
+
+
+def full() -> GpuFull:
+    """The error for want of memory on this thread's GPU, with what holds it."""
+    lack = "The GPU's memory is full"
+    with suppress(OSError, RuntimeError, AssertionError):  # without a driver, or without its library
+        uuid = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
+        nvml = Nvml()
+        for card in nvml.cards():
+            if card.uuid == uuid:
+                holders = "; ".join(map(str, nvml.holders(card))) or "other processes hold the rest"
+                lack += (
+                    f": of {card.total_bytes / 1e9:.1f} GB of the GPU {card.name}, "
+                    f"{card.free_bytes / 1e9:.1f} GB are free; {holders}"
+                )
+    return GpuFull(f"{lack}. Send the request again when there is more, or end what holds it.")
 
 
 def _allow(device: str, size_bytes: int) -> None:

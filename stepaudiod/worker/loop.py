@@ -201,6 +201,11 @@ class Loop:
 
 def _failed(id: int, error: Exception) -> JobFailed:
     """Describe an error: one of ours by its class, any other as an `EngineError`."""
+    if isinstance(error, getattr(sys.modules.get("torch"), "OutOfMemoryError", ())):
+        from stepaudiod.engines.gpu_limit import full  # PyTorch is there
+
+        error = full()
+        log.warning("%s", error)
     if isinstance(error, StepaudiodError):
         param = error.param if isinstance(error, InvalidRequest) else None
         return JobFailed(id, type(error).__name__, error.message, param)

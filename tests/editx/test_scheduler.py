@@ -12,11 +12,12 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from stepaudiod.editx.codes import GROUP_FRAMES
 from stepaudiod.editx.decoder.flow import Acoustics
-from stepaudiod.editx.decoder.runner import Chunk, ReferencePrefix
+from stepaudiod.editx.decoder.runner import Chunk, DecoderStream, ReferencePrefix
 from stepaudiod.editx.generation import STREAMED_FRAMES
 from stepaudiod.editx.lm.runner import Sequence
 from stepaudiod.editx.pipeline import Pipeline, PipelineOptions, Reference, Synthesis
@@ -239,6 +240,50 @@ def test_an_error_ends_only_the_requests_that_it_meets(
         next(failing)
     monkeypatch.undo()
     assert np.array_equal(pipeline.clone(reference, TEXT, seed=2).waveform(), right)
+
+
+def test_a_stream_for_which_a_gpu_has_no_memory_waits_for_others(
+    make: Callable[..., Pipeline], reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [TEXT, "Short.", TEXT * 2]
+    right = [make().clone(reference, text, seed=seed).waveform() for seed, text in enumerate(texts)]
+    pipeline = make()
+    scheduler, open_stream = pipeline.scheduler, pipeline.scheduler._decoder.open
+
+    def open_alone(prefix: ReferencePrefix, seed: int, frames: int) -> DecoderStream:
+        if any(each.stream for each in scheduler._admitted):
+            raise torch.OutOfMemoryError("other processes fill the card")
+        return open_stream(prefix, seed, frames)
+
+    monkeypatch.setattr(scheduler._decoder, "open", open_alone)
+    made, _ = in_turn([pipeline.clone(reference, text, seed=seed) for seed, text in enumerate(texts)])
+    assert all(np.array_equal(a, b) for a, b in zip(made, right, strict=True))
+
+
+def test_unused_voices_leave_a_gpu_that_has_no_memory_and_then_the_request_fails(
+    make: Callable[..., Pipeline],
+    reference: Reference,
+    voice: NDArray[np.float32],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipeline = make()
+    other = pipeline.encode_reference(voice[::-1].copy(), 24000, "the quick brown fox")
+    assert pipeline.clone(other, TEXT, seed=1).waveform().size
+    memory, prefill = pipeline.scheduler._memory, pipeline.scheduler._decoder.prefill
+    most = 1
+
+    def prefill_few(acoustics: Acoustics) -> ReferencePrefix:
+        if len(memory._voices) > most:
+            raise torch.OutOfMemoryError("other processes fill the card")
+        return prefill(acoustics)
+
+    monkeypatch.setattr(pipeline.scheduler._decoder, "prefill", prefill_few)
+    assert pipeline.clone(reference, TEXT, seed=1).waveform().size
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        pipeline.clone(other, TEXT, seed=1).waveform()
+    most = 1
+    assert pipeline.clone(other, TEXT, seed=1).waveform().size
 
 
 def test_a_failed_decode_step_ends_no_request_that_is_not_in_it(

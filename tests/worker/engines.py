@@ -38,6 +38,23 @@ class SlowVoice:
             assert self.told.wait(DEADLINE_S)
 
 
+class NoRoom:
+    """Finds its GPU full."""
+
+    sample_rate = 24_000
+
+    def __init__(self, *, cache_dir: Path, threads: int) -> None:
+        pass
+
+    def load(self, progress: Progress) -> None:
+        pass
+
+    def speak(self, request: SpeechRequest) -> Iterator[Waveform]:
+        import torch
+
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+
 class Listening:
     """A recogniser that notices when two threads use it at once."""
 

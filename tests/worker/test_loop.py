@@ -23,7 +23,7 @@ from stepaudiod.worker.job import Recordings
 from stepaudiod.worker.loaded import LoadedEngines
 from stepaudiod.worker.loop import Loop
 from stepaudiod.worker.process import WorkerOptions, WorkerProcess
-from stepaudiod.worker.protocol import EngineOrder, EngineWarm, JobDone, Piece, StartJob, ToFront
+from stepaudiod.worker.protocol import EngineOrder, EngineWarm, JobDone, JobFailed, Piece, StartJob, ToFront
 from tests.activation import DEADLINE_S
 from tests.engines.step_audio import settings, write_data
 from tests.worker.engines import SlowVoice
@@ -62,6 +62,18 @@ def test_a_voice_goes_on_while_another_one_loads_or_is_slow(tmp_path: Path, plac
         sent.append(frames.get(timeout=DEADLINE_S))
     SlowVoice.told.set()
     assert [frame.id for frame in until(1) if isinstance(frame, Piece)] == [1]
+
+
+def test_a_full_gpu_is_an_error_of_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frames: queue.SimpleQueue[ToFront] = queue.SimpleQueue()
+    order = EngineOrder("full", f"{HERE}:NoRoom", {}, ())
+    loop = Loop(order.factory, LoadedEngines(tmp_path, 1, frames.put, decode), Recordings(), frames.put)
+    loop.put(StartJob(1, order, SpeechRequest("Hello.", ""), "pcm", {}))
+    while not isinstance(failed := frames.get(timeout=DEADLINE_S), JobFailed):
+        pass
+    assert (failed.id, failed.error) == (1, "GpuFull")
+    assert failed.message.startswith("The GPU's memory is full")
+    assert [record.message for record in caplog.records] == [failed.message]
 
 
 def test_two_threads_take_turns_with_one_recogniser(tmp_path: Path) -> None:

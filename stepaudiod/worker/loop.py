@@ -102,6 +102,8 @@ class Loop:
         try:
             while True:
                 self._take_turns()
+        except ConnectionError:  # the front is gone
+            os._exit(0)
         except Exception:
             log.exception("the worker has a fault, and the next request gets a new one")
             os._exit(1)

@@ -64,6 +64,20 @@ def test_a_voice_goes_on_while_another_one_loads_or_is_slow(tmp_path: Path, plac
     assert [frame.id for frame in until(1) if isinstance(frame, Piece)] == [1]
 
 
+def test_a_checkpoint_waits_for_the_step_that_is_being_taken(tmp_path: Path) -> None:
+    SlowVoice.waiting.clear()
+    SlowVoice.told.clear()
+    frames: queue.SimpleQueue[ToFront] = queue.SimpleQueue()
+    order = EngineOrder("slow", f"{HERE}:SlowVoice", {"place": "speak"}, ())
+    loop = Loop(order.factory, LoadedEngines(tmp_path, 1, frames.put, decode), Recordings(), frames.put)
+    loop.put(StartJob(1, order, SpeechRequest("Wait.", ""), "pcm", {}))
+    assert SlowVoice.waiting.wait(DEADLINE_S)
+    is_held = loop.hold()
+    assert not is_held.is_set()
+    SlowVoice.told.set()
+    assert is_held.wait(DEADLINE_S)
+
+
 def test_a_full_gpu_is_an_error_of_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     frames: queue.SimpleQueue[ToFront] = queue.SimpleQueue()
     order = EngineOrder("full", f"{HERE}:NoRoom", {}, ())

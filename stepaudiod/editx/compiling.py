@@ -44,6 +44,8 @@ def compile_missing(launches: Iterable[Launch], model: str, progress: Callable[[
             return
         missing = _missing(launches)
         device = torch.cuda.current_device() if torch.cuda.is_available() else None
+        if device is not None:
+            torch.cuda.current_stream().synchronize()  # what was launched is read by other streams
         with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "compile", _use, (device,)) as pool:
             tasks = [pool.submit(_compile, function, data) for (function, _), data in missing.items()]
             for count, task in enumerate(as_completed(tasks), 1):

@@ -134,9 +134,8 @@ def load_networks(
 
     `dtype` is the language model's; everything else is float32, on which the codes depend. Quantized weights
     are read instead of the full model if `quantized_folder` contains them, or `prepared_folder` those that an
-    earlier load made for a GPU. `progress` is called from several
-    threads, one at a time; the stage is the other networks'. The encoders' weights stay on the host, unless
-    `keeps_encoders`.
+    earlier load made for a GPU. `progress` is called from several threads, one at a time; the stage is the
+    other networks'. The encoders' weights stay on the host, unless `keeps_encoders`.
 
     Raises:
         ModelFileError: a file is missing, cut short or wrong.

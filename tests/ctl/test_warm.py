@@ -17,10 +17,6 @@ def control(daemon: HandStarted, programs: Path) -> Ctl:
     return Ctl(("--socket", daemon.socket), str(programs))
 
 
-def served(ctl: Ctl) -> int:
-    return int(json.loads(ctl.ok("status", "--json"))["daemon"]["requests"]["served"])
-
-
 def test_nothing_is_compiled_for_a_cpu(shared_ctl: Ctl) -> None:
     lines = shared_ctl.ok("warm").decode().splitlines()
     assert lines[0] == "hibari, on the CPU"

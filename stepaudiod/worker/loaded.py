@@ -66,6 +66,9 @@ class LoadedEngines:
         Raises:
             StepaudiodError: it can't be loaded.
         """
+        if self._name_of(order) is None:
+            for engine in self.batching(order.factory).values():
+                engine.settle()  # not below: what it does may load a recogniser
         with self._changes_of(order):
             if self._name_of(order) is None:
                 for other, loaded in list(self._orders.items()):

@@ -268,6 +268,7 @@ class WorkerProcess:
             await self.doze.end()
 
     def _note_engine(self, frame: protocol.EngineChange) -> None:
+        self._stalled_s = 0.0  # the end of a long load comes before the heartbeat that counts it
         match frame:
             case protocol.EngineLoading(engine):
                 self._loading[engine] = frame

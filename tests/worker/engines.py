@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from stepaudiod.audio.types import Waveform
-from stepaudiod.engines.base import Clip, Progress
+from stepaudiod.engines.base import Clip, Progress, Recognisers
 from stepaudiod.requests import Segment, SpeechRequest, TranscriptionRequest
 
 DEADLINE_S = 60.0
+LISTENING: dict[str, Any] = {
+    "name": "listening",
+    "factory": f"{__name__}:Listening",
+    "options": {},
+    "files": [],
+}
+"""The order of a recogniser."""
 
 
 class SlowVoice:
@@ -53,6 +60,37 @@ class NoRoom:
         import torch
 
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+
+class Asking:
+    """Batches requests, and still asks a recogniser when it is to be replaced."""
+
+    sample_rate = 24_000
+    is_working = is_warm = False
+    decode: object = None
+    engines: Recognisers
+
+    def __init__(self, *, cache_dir: Path, threads: int, variant: int) -> None:
+        self._has_asked = False
+
+    def load(self, progress: Progress) -> None:
+        pass
+
+    def attach(self, on_change: Callable[[], None]) -> None:
+        pass
+
+    def step(self) -> int:
+        return 0
+
+    def settle(self) -> None:
+        if not self._has_asked:
+            self._has_asked = True
+            asking = threading.Thread(target=self.engines.recogniser, args=(LISTENING,))
+            asking.start()
+            asking.join(DEADLINE_S)
+            assert not asking.is_alive()
+
+    close = settle
 
 
 class Listening:

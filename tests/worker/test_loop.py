@@ -7,7 +7,6 @@ import queue
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +22,19 @@ from stepaudiod.worker.job import Recordings
 from stepaudiod.worker.loaded import LoadedEngines
 from stepaudiod.worker.loop import Loop
 from stepaudiod.worker.process import WorkerOptions, WorkerProcess
-from stepaudiod.worker.protocol import EngineOrder, EngineWarm, JobDone, JobFailed, Piece, StartJob, ToFront
+from stepaudiod.worker.protocol import (
+    EngineLoaded,
+    EngineOrder,
+    EngineWarm,
+    JobDone,
+    JobFailed,
+    Piece,
+    StartJob,
+    ToFront,
+)
 from tests.activation import DEADLINE_S
 from tests.engines.step_audio import settings, write_data
-from tests.worker.engines import SlowVoice
+from tests.worker.engines import LISTENING, SlowVoice
 
 HERE = "tests.worker.engines"
 
@@ -92,23 +100,26 @@ def test_a_full_gpu_is_an_error_of_its_own(tmp_path: Path, caplog: pytest.LogCap
 
 def test_two_threads_take_turns_with_one_recogniser(tmp_path: Path) -> None:
     """A transcription, and a voice without a transcript."""
-    order: dict[str, Any] = {
-        "name": "listening",
-        "factory": f"{HERE}:Listening",
-        "options": {},
-        "files": [],
-    }
     engines = LoadedEngines(tmp_path, 1, lambda frame: None, decode)
     clip = Clip(np.random.default_rng(1).standard_normal(16000).astype(np.float32), 16000)
 
     def transcribe(number: int) -> list[str]:
-        found = engines.recogniser(order).transcribe(TranscriptionRequest(Recording("")), clip)
+        found = engines.recogniser(LISTENING).transcribe(TranscriptionRequest(Recording("")), clip)
         return [each.text for each in found if isinstance(each, Segment)]
 
     with ThreadPoolExecutor(4) as pool:
         first, *others = pool.map(transcribe, range(4))
     assert len(first) == 50
     assert others == [first] * 3
+
+
+def test_a_variant_is_replaced_while_it_asks_a_recogniser(tmp_path: Path) -> None:
+    told: list[ToFront] = []
+    engines = LoadedEngines(tmp_path, 1, told.append, decode)
+    one, two = (EngineOrder(f"v{n}", f"{HERE}:Asking", {"variant": n}, ()) for n in (1, 2))
+    assert engines.get(one) is not engines.get(two)
+    loaded = [frame.engine for frame in told if isinstance(frame, EngineLoaded)]
+    assert loaded == ["v1", "listening", "v2"]
 
 
 def test_a_model_that_hangs_is_found_while_another_one_speaks(tmp_path: Path) -> None:

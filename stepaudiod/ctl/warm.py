@@ -30,8 +30,8 @@ SPEAKER = "hibari"
 """Speaks the recording to edit for a model without a voice: this engine is part of every installation."""
 MODE = "denoise"
 LOOK_S = 0.1
-GRAPHS_S = 120.0
-"""How long a worker may take to capture its graphs; other requests delay it."""
+PREPARING_S = 600.0
+"""How long a worker may take to capture its graphs and to write its files; other requests delay it."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -57,9 +57,9 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
     stages = [("loading and the first request", time.monotonic() - started)]
     with connect(options, terminal) as client:
         device = str(_status(client, name).get("device", "cpu"))
-        is_compiled = device.startswith("cuda")
+        is_compiled, duration_s = device.startswith("cuda"), _wait_until_warm(client, name)
         if is_compiled:
-            stages.append(("all graphs", _wait_until_warm(client, name)))
+            stages.append(("graphs, and files for the next start", duration_s))
     terminal.result(
         {
             "model": name,
@@ -79,7 +79,7 @@ def _status(client: Client, name: str) -> dict[str, Any]:
 def _wait_until_warm(client: Client, name: str) -> float:
     """Wait until the worker has nothing left to prepare, or is gone; returns the seconds."""
     started = time.monotonic()
-    while time.monotonic() < started + GRAPHS_S and _status(client, name).get("warm") is False:
+    while time.monotonic() < started + PREPARING_S and _status(client, name).get("warm") is False:
         time.sleep(LOOK_S)
     return time.monotonic() - started
 
@@ -124,7 +124,7 @@ def _report(name: str, device: str, is_compiled: bool, stages: Sequence[tuple[st
     lines = [f"{name}, on {'the CPU' if device == 'cpu' else device}"]
     lines += [f"  {what.ljust(width)}  {duration_s:6.1f} s" for what, duration_s in stages]
     if is_compiled:
-        lines.append("The compiled kernels are in the cache for the next start; the worker keeps the graphs.")
+        lines.append("The cache has what the next start needs; the worker keeps the graphs.")
     else:
         lines.append("Nothing is compiled for a CPU; the model's other caches are filled.")
     return "\n".join(lines)

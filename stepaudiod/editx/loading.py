@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -75,8 +75,7 @@ class Networks:
 
     Args:
         encoders: loaded at their first use.
-        finish: starts loading them, and preparing the next start, in a thread; does so once, and returns at
-            once. To be called when no request waits.
+        finish: loads them, and prepares the next start. Nothing waits for that: what fails is logged.
     """
 
     tokenizer: TextTokenizer
@@ -84,7 +83,7 @@ class Networks:
     flow: Flow
     vocoder: Vocoder
     encoders: Lazy[Encoders]
-    finish: Callable[[], None]
+    finish: Callable[[], object]
 
 
 class _Meter:
@@ -107,17 +106,12 @@ class _Meter:
             self._report(LoadProgress(self._stage, self._done, self._total))
 
 
-def _behind(*steps: Callable[[], object]) -> Callable[[], None]:
-    """Work that nothing waits for: what has a thread do it, once."""
-
-    def run() -> None:
-        for step in steps:
-            try:
-                step()
-            except (OSError, RuntimeError, ValueError, StepaudiodError) as error:
-                log.warning("not done beforehand: %s", error)  # the request that needs it gets the error
-
-    return Lazy(lambda: threading.Thread(target=run, name="load behind", daemon=True).start()).get
+def _finish(steps: Sequence[Callable[[], object]]) -> None:
+    for step in steps:
+        try:
+            step()
+        except (OSError, RuntimeError, ValueError, StepaudiodError) as error:
+            log.warning("not done beforehand: %s", error)  # the request that needs it gets the error
 
 
 def load_networks(
@@ -173,7 +167,7 @@ def load_networks(
     behind: list[Callable[[], object]] = [encoders.get, files.prepare]
     if kept is not None and _saved(quantization, quantized_folder) is None:
         behind.append(partial(keep_quantized, step1, kept))
-    return Networks(tokenizer, step1, flow, vocoder, encoders, _behind(*behind))
+    return Networks(tokenizer, step1, flow, vocoder, encoders, partial(_finish, behind))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ Everything is called from one thread. Several results may be iterated in turn: a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -98,6 +99,8 @@ class Pipeline:
             )
             decoder = make_decoder_runner(networks.flow, networks.vocoder)
         self._runners = runner, decoder
+        self._finishing = threading.Thread(target=self._finish, name="load behind", daemon=True)
+        self._is_finished = False
         self.scheduler = Scheduler(runner, decoder, Lanes(networks.step1.device), self.options.decoder_bytes)
 
     @classmethod
@@ -134,6 +137,30 @@ class Pipeline:
                 options.keeps_encoders,
             )
         return cls(networks, options)
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether all graphs are captured, and the next start is prepared."""
+        return self._is_finished and self.scheduler.is_warm
+
+    def finish(self) -> None:
+        """Have a thread load what the first request didn't need, and prepare the next start, once.
+
+        To be called when a request has ended; returns at once.
+        """
+        if self._finishing.ident is None:
+            self._finishing.start()
+
+    def _finish(self) -> None:
+        self.networks.finish()
+        self._is_finished = True
+        self.scheduler.lanes.notify()
+
+    def close(self) -> None:
+        """Wait for all that uses the networks, before they are freed."""
+        self.scheduler.lanes.settle()
+        if self._finishing.ident is not None:
+            self._finishing.join()
 
     def compile_kernels(self, kind: str, progress: Callable[[str, float], None]) -> None:
         """Compile what a GPU runs before the first request, once a machine.

@@ -76,7 +76,10 @@ class Batching(Engine, Protocol):
         """
 
     def settle(self) -> None:
-        """Wait for what is running, before a checkpoint or the engine's end; `step` starts more."""
+        """Wait for what is running, before a checkpoint; `step` starts more."""
+
+    def close(self) -> None:
+        """Wait for all that uses its memory, before it is freed."""
 
 
 class Reading(Engine, Protocol):

@@ -148,7 +148,7 @@ class LoadedEngines:
     def _drop(self, name: str) -> None:
         """Free an engine's memory for its successor in this process."""
         if hasattr(engine := self._engines[name], "attach"):
-            cast("Batching", engine).settle()
+            cast("Batching", engine).close()
         del engine, self._orders[name], self._engines[name]
         gc.unfreeze()
         gc.collect()

@@ -74,10 +74,8 @@ def test_a_model_that_cannot_be_warmed_is_an_error(shared_ctl: Ctl, model: str, 
 
 
 def test_what_a_gpu_keeps_is_told() -> None:
-    stages = [("loading and the first request", 12.3), ("all graphs", 1.5)]
+    stages = [("loading and the first request", 12.3), ("graphs, and files for the next start", 1.5)]
     report = warm._report("step-audio-editx", "cuda:0", is_compiled=True, stages=stages).splitlines()
     assert report[0] == "step-audio-editx, on cuda:0"
-    assert report[2] == "  all graphs                        1.5 s"
-    assert (
-        report[-1] == "The compiled kernels are in the cache for the next start; the worker keeps the graphs."
-    )
+    assert report[2] == "  graphs, and files for the next start     1.5 s"
+    assert report[-1] == "The cache has what the next start needs; the worker keeps the graphs."

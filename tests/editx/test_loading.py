@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,27 @@ def test_the_encoders_are_loaded_behind_the_first_request(
     assert not caplog.records
 
 
+def test_a_model_is_warm_when_the_next_start_is_prepared_too(
+    micro: Checkpoint, voice: NDArray[np.float32]
+) -> None:
+    written, changed = threading.Event(), threading.Event()
+    networks = load_networks(micro, CPU, torch.float32)
+    options = PipelineOptions(is_output_checked=False, rows=1, length=2048)
+    pipeline = Pipeline(replace(networks, finish=lambda: written.wait(30)), options)
+    pipeline.clone(pipeline.encode_reference(voice, 24000, WORDS), WORDS, seed=1).waveform()
+    pipeline.finish()
+    pipeline.finish()
+    while not pipeline.scheduler.is_warm:
+        pipeline.scheduler.lanes.wait(30)
+        pipeline.scheduler.step()
+    assert not pipeline.is_warm
+    pipeline.scheduler.lanes.on_change = changed.set
+    written.set()
+    assert changed.wait(30)
+    assert pipeline.is_warm
+    pipeline.close()
+
+
 @pytest.mark.parametrize("kind", Quantization)
 def test_what_was_quantized_at_a_load_is_kept_for_the_next(
     copy: Checkpoint, tmp_path: Path, kind: Quantization
@@ -249,9 +271,6 @@ def test_the_second_start_on_a_gpu_reads_the_prepared_file(
     for _ in range(2):
         networks = load_networks(micro, DEVICE, torch.bfloat16, kind, prepared_folder=tmp_path)
         networks.finish()
-        for thread in threading.enumerate():
-            if thread.name == "load behind":
-                thread.join()
         starts.append([networks.step1, networks.flow, networks.vocoder, *networks.encoders.get()])
         assert the_file(tmp_path)
         assert len(list(tmp_path.glob("quantized-*"))) == (kind is not None)

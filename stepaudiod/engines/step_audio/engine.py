@@ -188,11 +188,15 @@ class StepAudioEngine:
 
     @property
     def is_warm(self) -> bool:
-        return self._pipeline.scheduler.is_warm
+        return self._pipeline.is_warm
 
     def settle(self) -> None:
         """Wait for what is running; nothing starts before the next `step`."""
         self._pipeline.scheduler.lanes.settle()
+
+    def close(self) -> None:
+        """Wait for all that uses its memory, before it is freed."""
+        self._pipeline.close()
 
     def speak(self, request: SpeechRequest) -> Results:
         """Speak the text in a voice of the library, streamed.
@@ -261,7 +265,7 @@ class StepAudioEngine:
                 transcribe=heard if transcribe is not None or (is_whole and not said) else None,
                 is_streamed=request.is_streamed,
             )
-        return Results(synthesis, facts, self._pipeline.networks.finish)
+        return Results(synthesis, facts, self._pipeline.finish)
 
     def _say(
         self,
@@ -279,7 +283,7 @@ class StepAudioEngine:
                 seed=request.seed,
                 is_streamed=request.is_streamed,
             )
-        return Results(synthesis, facts, self._pipeline.networks.finish, request.speed, names)
+        return Results(synthesis, facts, self._pipeline.finish, request.speed, names)
 
     def _known_voice(self, voice_id: str) -> Reference | None:
         """A library voice in memory: its request waits for no other one's recording. None if it changed."""

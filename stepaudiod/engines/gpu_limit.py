@@ -26,11 +26,17 @@ def raise_limit(device: str, size_bytes: int) -> None:
 
 
 def full() -> GpuFull:
-    """The error for want of memory on this thread's GPU, with what holds it."""
+    """The error for want of memory on this thread's GPU: what holds it, or that the limit is reached."""
     lack = "The GPU's memory is full"
     with suppress(OSError, RuntimeError, AssertionError):  # without a driver, or without its library
-        uuid = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
-        nvml = Nvml()
+        device, (free, total) = torch.cuda.current_device(), torch.cuda.mem_get_info()
+        held = torch.cuda.memory_reserved()
+        if torch.cuda.get_per_process_memory_fraction(device) * total - held < free:
+            return GpuFull(
+                f"The models hold {held / 1e9:.1f} GB of the GPU, and step_audio.gpu_memory allows no more. "
+                "Send the request again when others have ended, or raise it."
+            )
+        uuid, nvml = f"GPU-{torch.cuda.get_device_properties(device).uuid}", Nvml()
         for card in nvml.cards():
             if card.uuid == uuid:
                 holders = "; ".join(map(str, nvml.holders(card))) or "other processes hold the rest"

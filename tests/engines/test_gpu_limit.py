@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from stepaudiod.engines.gpu_limit import limit, raise_limit
+from stepaudiod.engines.gpu_limit import full, limit, raise_limit
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,6 +40,7 @@ def test_what_one_stream_has_cached_makes_room_for_another(held: int) -> None:
 def test_what_another_engine_takes_comes_on_top(held: int) -> None:
     with pytest.raises(torch.cuda.OutOfMemoryError):
         allocate(160)
+    assert "step_audio.gpu_memory allows no more" in full().message
     raise_limit("cuda", 100 * MIB)
     allocate(160)
     assert torch.cuda.memory_reserved() <= held + 200 * MIB

@@ -31,7 +31,7 @@ from stepaudiod.editx.lm.config import (
 )
 from stepaudiod.errors import EngineUnavailable
 
-CONTEXT_BYTES = 280_000_000
+CONTEXT_BYTES = 350_000_000
 """What the driver takes of an H200 as soon as a process uses it; see `worker.cuda_context`."""
 DRIVER_BYTES = 800_000_000
 """The same, with all kernels, libraries and graphs."""

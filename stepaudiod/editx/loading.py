@@ -138,7 +138,10 @@ def load_networks(
     first = (*checkpoint.shards(), checkpoint.flow, checkpoint.vocoder)
     meter = _Meter(sum(path.stat().st_size for path in first), progress)
     meter.begin("language model")
-    prepared_folder = prepared_folder if device.type == "cuda" else None
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", WORKSPACES)  # read at the first product
+    else:
+        prepared_folder = None
     kept = None
     if quantization is not None and prepared_folder is not None:
         kept = kept_quantized(checkpoint, dtype, quantization, prepared_folder)
@@ -183,7 +186,6 @@ def _short_turns() -> Iterator[None]:
 
 def _start_kernels(device: torch.device) -> None:
     """Import what runs on a GPU only, and have cuBLAS and Triton start, while files are read."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", WORKSPACES)
     with suppress(ImportError):  # the runner that needs it reports it
         for module in ("lm.cuda_runner", "decoder.cuda_runner"):
             import_module(f"stepaudiod.editx.{module}")

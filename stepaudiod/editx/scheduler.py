@@ -259,7 +259,7 @@ class Scheduler:
 
         def then(future: Future[bool]) -> None:
             if (error := future.exception()) is not None:
-                log.warning("a graph could not be captured, and its kernels run one by one: %s", error)
+                log.warning("a graph can't be captured before it is needed: %s", error)
             self._captures[lane] = error is None and future.result()
 
         lane.start(capture_next, then)

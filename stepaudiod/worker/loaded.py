@@ -153,7 +153,8 @@ class LoadedEngines:
         gc.unfreeze()
         gc.collect()
         if (torch := sys.modules.get("torch")) is not None:
-            with suppress(RuntimeError):  # PyTorch's, while another thread captures a graph
+            # PyTorch's, while another thread captures a graph, or Python's, while one imports it
+            with suppress(RuntimeError, AttributeError):
                 torch.cuda.empty_cache()
         self._tell(EngineDropped(name))
 

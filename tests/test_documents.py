@@ -90,6 +90,12 @@ def prose(name: str) -> str:
     return BLOCK.sub("", text(name))
 
 
+def sections(path: Path) -> list[str]:
+    """What a link may say after `#`, by the rules of GitHub and MkDocs."""
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", path.read_text()), re.M)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings]
+
+
 def rows(name: str) -> list[list[str]]:
     """The cells of every table row."""
     lines = [line for line in prose(name).splitlines() if line.startswith("|")]
@@ -358,8 +364,11 @@ def test_both_languages_link_to_the_same_documents(name: str) -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_link_leads_somewhere(name: str) -> None:
-    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", prose(name)):
-        assert link.startswith("https://") or (ROOT / name).parent.joinpath(link).exists(), link
+    for link, section in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", prose(name)):
+        if not link.startswith("https://"):
+            path = (ROOT / name).parent.joinpath(link) if link else ROOT / name
+            assert path.exists(), link
+            assert not section or section in sections(path), f"{link}#{section}"
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 
@@ -19,4 +18,4 @@ class Poison(HibariEngine):
         if request.text != "die":
             yield from super().speak(request)
         if request.text.startswith("die"):
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.raise_signal(signal.SIGSEGV)  # to this thread, as a fault is

@@ -107,9 +107,12 @@ class NetworkFiles:
 
     def encoders(self) -> Encoders:
         with torch.inference_mode():
-            return Encoders(
+            made = Encoders(
                 self._encoder(self._linguistic), self._encoder(self._semantic), self._encoder(self._speaker)
             )
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()  # they are used by other streams
+        return made
 
     def _encoder(self, network: _Network[Encoder]) -> Encoder:
         if self._keeps_encoders:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from itertools import takewhile
@@ -207,8 +207,7 @@ class Scheduler:
             if (error := future.exception()) is None:
                 voice.prefix = future.result()
                 return
-            for each in [each for each in self._admitted if each.voice is voice]:
-                self._fail(each, error)
+            self._fail({each: error for each in self._admitted if each.voice is voice})
 
         users = [each for each in self._admitted if each.voice is voice]
         self.lanes.decoder.start(partial(self._decoder.prefill, voice.acoustics), then, users)
@@ -231,8 +230,7 @@ class Scheduler:
             error = future.exception()
             sounds = iter(future.result() if error is None else ())
             problems = {each: problem for each in group if (problem := failed.get(each, error)) is not None}
-            for each, problem in problems.items():  # before others end, for which these may wait
-                self._fail(each, problem)
+            self._fail(problems)  # before others end, for which these may wait
             for each in [each for each in group if each not in problems]:
                 (codes, is_last), sound = taken[each], next(sounds)
                 if not each.has_ended:
@@ -264,15 +262,22 @@ class Scheduler:
 
         lane.start(capture_next, then)
 
-    def _fail(self, each: Generation, error: BaseException) -> None:
-        """End a generation; if it only lacks memory on a GPU that other processes fill, it waits for ours."""
-        if isinstance(error, torch.OutOfMemoryError) and each.stream is None:
-            if self._memory.drop_unused():
-                return  # it is tried again
+    def _fail(self, problems: Mapping[Generation, BaseException]) -> None:
+        """End generations; those that only lack memory on a GPU that other processes fill wait for ours."""
+        lacking = {
+            each: error
+            for each, error in problems.items()
+            if isinstance(error, torch.OutOfMemoryError) and each.stream is None
+        }
+        for each, error in problems.items():
+            if each not in lacking:
+                self._end(each, error)
+        if lacking and self._memory.drop_unused():
+            return  # they are tried again
+        for each, error in lacking.items():
             each.lacks_memory = any(other.stream is not None for other in self._admitted)
-            if each.lacks_memory:
-                return
-        self._end(each, error)
+            if not each.lacks_memory:
+                self._end(each, error)
 
     def _end(self, each: Generation, error: BaseException | None = None) -> None:
         """Tell a generation that it has ended, and release what it holds."""

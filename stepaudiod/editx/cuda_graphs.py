@@ -26,11 +26,13 @@ T = TypeVar("T")
 def with_memory(run: Callable[[], T]) -> T:
     """Run what allocates memory, and once more, beside no capture, if there was too little.
 
-    While a graph is captured, PyTorch doesn't free what it has cached for other sizes and streams.
+    While a graph is captured, by this function or by another thread, PyTorch doesn't free what it has cached
+    for other sizes and streams.
     """
     with suppress(torch.OutOfMemoryError):  # and what it had allocated until then is freed
         return run()
     with _CAPTURING:
+        torch.cuda.empty_cache()
         return run()
 
 

@@ -24,6 +24,8 @@ from triton.runtime import driver
 
 log = logging.getLogger(__name__)
 
+MOST_THREADS = 32
+"""Each runs processes of its own, and the tasks of a service are limited."""
 Launch = Callable[[], None]
 
 
@@ -46,7 +48,8 @@ def compile_missing(launches: Iterable[Launch], model: str, progress: Callable[[
         device = torch.cuda.current_device() if torch.cuda.is_available() else None
         if device is not None:
             torch.cuda.current_stream().synchronize()  # what was launched is read by other streams
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "compile", _use, (device,)) as pool:
+        threads = min(len(os.sched_getaffinity(0)), MOST_THREADS)
+        with ThreadPoolExecutor(threads, "compile", _use, (device,)) as pool:
             tasks = [pool.submit(_compile, function, data) for (function, _), data in missing.items()]
             for count, task in enumerate(as_completed(tasks), 1):
                 task.result()

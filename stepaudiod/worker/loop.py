@@ -73,7 +73,7 @@ class Loop:
         self.steps = 0
         self.is_busy = False
         self._warm: set[str] = set()
-        """Engines whose front knows that they are."""
+        """Engines of which the front knows that they are warm."""
         self._factory = factory
         self._engines = engines
         self._recordings = recordings

@@ -109,7 +109,7 @@ class StepAudioEngine:
             progress("GPU", 0.0)
             if torch.device(device).index is not None:
                 torch.cuda.set_device(device)  # graphs and Triton's kernels run on the thread's device
-            plan = self._planned(torch.cuda.mem_get_info(device)[0] + CONTEXT_BYTES)
+            plan = self._planned(_free_bytes(device))
             limit(device, plan.allocated_bytes)
             options = replace(
                 options,
@@ -364,6 +364,12 @@ class StepAudioEngine:
         return lambda waveform, rate: recogniser.transcribe(
             Clip(waveform.cpu().numpy(), rate), may_guess=may_guess
         )
+
+
+def _free_bytes(device: str) -> int:
+    """What is free of a GPU, with what the driver holds of it for this process."""
+    has_allocated = torch.cuda.memory_stats(device).get("segment.all.allocated", 0) > 0
+    return torch.cuda.mem_get_info(device)[0] + (DRIVER_BYTES if has_allocated else CONTEXT_BYTES)
 
 
 def _device(setting: str) -> str:

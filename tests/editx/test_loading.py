@@ -165,14 +165,22 @@ def test_a_damaged_prepared_file_is_removed_and_made_again(
     assert path.read_bytes() == whole
 
 
-def test_a_prepared_file_that_cannot_be_read_is_no_obstacle(micro: Checkpoint, cache: Path) -> None:
+@pytest.mark.parametrize("share", [3, 2])
+def test_a_prepared_file_that_cannot_be_read_is_no_obstacle(
+    micro: Checkpoint, cache: Path, share: int
+) -> None:
     files = NetworkFiles(micro, CPU, cache)
     path = the_file(cache)
-    os.truncate(path, path.stat().st_size // 2)
+    os.truncate(path, path.stat().st_size // share)
+    assert files.tokenizer().encode(["fox"])
     vocoder, right = files.vocoder(), NetworkFiles(micro, CPU, None).vocoder()
     assert torch.equal(vocoder.conv_post.weight, right.conv_post.weight)
-    assert files.tokenizer().encode(["fox"])
     assert not path.exists()
+
+
+def test_a_cache_that_cannot_be_looked_into_is_no_obstacle(micro: Checkpoint, tmp_path: Path) -> None:
+    files = NetworkFiles(micro, CPU, tmp_path / ("a name that is too long" * 20))
+    assert files.tokenizer().encode(["fox"])
 
 
 def test_a_file_of_other_published_files_is_replaced(copy: Checkpoint, tmp_path: Path) -> None:

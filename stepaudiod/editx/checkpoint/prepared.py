@@ -60,7 +60,7 @@ class PreparedFile:
     def find(self) -> dict[str, Stored] | None:
         """Where its tensors are; None if it doesn't exist. A damaged one is removed."""
         try:
-            if not self.path.exists():
+            if not os.path.exists(self.path):  # false also where the folder can't be looked into
                 return None
             header = read_header(self.path)
             if header.pop("__metadata__", None) != self._metadata(header):
@@ -114,10 +114,17 @@ class PreparedFile:
 
 
 def read_bytes(stored: Stored) -> bytes:
-    """Read a tensor of bytes."""
+    """Read a tensor of bytes.
+
+    Raises:
+        ModelFileError: the file is missing, can't be read, or is cut short.
+    """
     with reading(stored.path, "readable file", OSError), stored.path.open("rb") as file:
         file.seek(stored.offset)
-        return file.read(stored.shape[0])
+        content = file.read(stored.shape[0])
+    if len(content) < stored.shape[0]:
+        raise ModelFileError(f"{stored.path} ends before byte {stored.offset + stored.shape[0]}")
+    return content
 
 
 def _plan(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Any]], int]:

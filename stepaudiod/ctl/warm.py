@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
             reason = client.get("/api/v1/models/status")["daemon"]["reason"]
             raise DaemonRefused(reason, 503, "engine_unavailable")
         model = client.get(f"/v1/models/{quote(name, safe='')}")
+        name = model.get("stands_for") or model["id"]  # the status has no other names
         request = _make_request(model, options, terminal)
     started = time.monotonic()
     with DaemonProgress(options, terminal) as waiting:

@@ -33,6 +33,10 @@ def test_json_has_the_duration_of_each_stage(shared_ctl: Ctl) -> None:
     assert 0 < stage["duration_s"] < 60
 
 
+def test_a_customary_name_warms_the_model_for_which_it_stands(shared_ctl: Ctl) -> None:
+    assert shared_ctl.ok("warm", "tts-1").splitlines()[0] == b"hibari, on the CPU"
+
+
 @pytest.mark.slow
 def test_the_caches_of_an_engine_are_filled(start_by_hand: StartByHand, programs: Path) -> None:
     daemon = start_by_hand(engine="kokoro")

@@ -143,7 +143,7 @@ def load_networks(
     else:
         prepared_folder = None
     kept = None
-    if quantization is not None and prepared_folder is not None:
+    if quantization and prepared_folder and not _saved(quantization, quantized_folder):
         kept = kept_quantized(checkpoint, dtype, quantization, prepared_folder)
     with _short_turns():
         step1, copies = begin_step1(
@@ -163,12 +163,13 @@ def load_networks(
             if device.type == "cuda":
                 _start_kernels(device)
         finally:
-            copies.wait()
+            with _mending(kept):
+                copies.wait()
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # from here on they are used by other streams
     encoders = Lazy(files.encoders)
     behind: list[Callable[[], object]] = [encoders.get, files.prepare]
-    if kept is not None and _saved(quantization, quantized_folder) is None:
+    if kept is not None:
         behind.append(partial(keep_quantized, step1, kept))
     return Networks(tokenizer, step1, flow, vocoder, encoders, partial(_finish, behind))
 
@@ -247,9 +248,10 @@ def begin_step1(
     if kept is not None and (stored := kept.find()) is not None:
         prepare(model, quantization)
         stored |= {name: folder.stored[name] for name in ON_HOST}
-        return model, install_copied(
-            model, folder, stored, kept.path, device, dtype, progress, ON_HOST, _neighbours
-        )
+        with _mending(kept):
+            return model, install_copied(
+                model, folder, stored, kept.path, device, dtype, progress, ON_HOST, _neighbours
+            )
     install(model, folder, checkpoint.model, torch.device("cpu"), None, progress)
     quantize(model, quantization, device, dtype, on_host)
     return model, FileCopies((), device)
@@ -280,6 +282,17 @@ def keep_quantized(model: Step1ForCausalLM, kept: PreparedFile) -> None:
     if not kept.path.exists():
         kept.write({name: tensor for name, tensor in model.state_dict().items() if name not in ON_HOST})
         log.info("wrote %s: the next start reads it instead of quantizing", kept.path)
+
+
+@contextmanager
+def _mending(kept: PreparedFile | None) -> Iterator[None]:
+    """Remove a file of `keep_quantized` that can't be read, so that the next load makes it again."""
+    try:
+        yield
+    except ModelFileError as error:
+        if kept is not None and kept.path.exists():
+            kept.remove(error)
+        raise
 
 
 def _neighbours(name: str) -> tuple[str, ...]:

@@ -270,6 +270,15 @@ def test_what_was_quantized_at_a_load_is_kept_for_the_next(
     assert kept_quantized(copy, torch.bfloat16, kind, tmp_path).find() is None
 
 
+def test_a_kept_file_that_cannot_be_used_is_removed(copy: Checkpoint, tmp_path: Path) -> None:
+    kept = kept_quantized(copy, torch.bfloat16, Quantization.INT8, tmp_path)
+    state = load_step1(copy, DEVICE, torch.bfloat16, Quantization.INT8).state_dict()
+    kept.write({name: tensor for name, tensor in state.items() if name == "model.norm.weight"})
+    with pytest.raises(ModelFileError):
+        begin_step1(copy, DEVICE, torch.bfloat16, Quantization.INT8, None, None, kept)
+    assert kept.find() is None
+
+
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="the prepared file is for GPUs")
 @pytest.mark.parametrize("kind", [None, *Quantization])
 def test_the_second_start_on_a_gpu_reads_the_prepared_file(

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
-from stepaudiod.editx.checkpoint.prepared import PREFIX
 from stepaudiod.editx.lm.config import Quantization
 from stepaudiod.editx.memory_plan import MemoryNeeds
 from stepaudiod.editx.pipeline import SAMPLE_RATE
@@ -69,7 +68,7 @@ def daemon(table: Table) -> None:
             for _ in range(COLD_STARTS):
                 with activated(settings) as port:
                     firsts.append(_hear_at_once(port, LENGTHS_S[0], 1)[0].first_s)
-                    _wait_until_prepared(settings)
+                    _wait_until_warm(port)
             first_time, *later = firsts
             what = "connect → first byte, nothing runs"
             table.add(f"{what}, {name}, with a new voice", f"{first_time:.2f} s")
@@ -100,11 +99,10 @@ def dozing(table: Table) -> None:
             table.add(f"connect → first byte, dozing, {name_of(kind)}", first, "2.2 s; 0.00 GB")
 
 
-def _wait_until_prepared(settings: list[str]) -> None:
-    """Wait up to a minute for the file that a daemon prepares for the next start, after its first sound."""
-    (cache,) = (each.partition("=")[2] for each in settings if each.startswith("cache_dir="))
+def _wait_until_warm(port: int) -> None:
+    """Wait up to a minute until a daemon has written what the next start reads, after its first sound."""
     until = time.monotonic() + 60
-    while time.monotonic() < until and not list(Path(cache).rglob(f"{PREFIX}*.safetensors")):
+    while time.monotonic() < until and not _status(port)[MODEL].get("warm"):
         time.sleep(0.1)
 
 

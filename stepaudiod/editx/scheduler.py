@@ -37,8 +37,8 @@ PROMPT_TOKENS = 512
 """Prompt positions that are read before running sequences get their next codes."""
 PROMPT_ALIGNMENT = 256
 """A prompt is divided at multiples of this."""
-CAPTURE_S = 0.1
-"""Sound that each listener has unheard while a graph is captured, which takes up to half of it."""
+CAPTURE_S = 0.25
+"""Sound that each listener has unheard when a capture begins; it takes 0.05 s, beside others up to 0.16."""
 
 
 class Scheduler:

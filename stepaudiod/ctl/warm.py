@@ -11,15 +11,17 @@ import argparse
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from stepaudiod.ctl.client import Client
 from stepaudiod.ctl.connect import DaemonProgress, connect
 from stepaudiod.ctl.daemons import find_daemon
 from stepaudiod.ctl.errors import DaemonRefused
 from stepaudiod.ctl.options import Options, word
 from stepaudiod.ctl.terminal import Terminal
+
+if TYPE_CHECKING:
+    from stepaudiod.ctl.client import Client
 
 NAME = "warm"
 SUMMARY = "load a model and fill its caches, so that later requests start faster"

@@ -33,10 +33,10 @@ from stepaudiod.errors import EngineUnavailable
 
 CONTEXT_BYTES = 350_000_000
 """What the driver takes of an H200 as soon as a process uses it; see `worker.cuda_context`."""
-DRIVER_BYTES = 800_000_000
-"""The same, with all kernels, libraries and graphs."""
+DRIVER_BYTES = 720_000_000
+"""The same, with all kernels, libraries and graphs: 0.65 GB were measured."""
 WORKING_BYTES = 500_000_000
-"""Buffers, workspaces and intermediate results, and what is lost between blocks."""
+"""Buffers, workspaces and intermediate results, 0.3 GB, and what is lost between blocks, up to 0.2."""
 MARGIN_BYTES = 300_000_000
 """Free memory that is left unused, for other processes."""
 STREAMS = 16
@@ -45,7 +45,7 @@ LEAST_POSITIONS = 4096
 """Positions of the longest single request: a reference of 30 s and the longest piece of text."""
 LEAST_VOICE_SECONDS = 6.0
 """A reference of this length always fits."""
-POOLS_SHARE = 1 / 4
+POOLS_SHARE = 1 / 5
 """The pool's least share of the memory beyond one request, until it has its usual size."""
 FLOAT_BYTES = 4
 """Bytes per value of an encoder's weights, on which codes depend."""

@@ -116,12 +116,12 @@ def test_too_little_says_how_much_it_takes() -> None:
     with pytest.raises(EngineUnavailable) as refusal:
         full().plan(8_000_000_000, PLENTY)
     assert refusal.value.message == (
-        "step_audio.gpu_memory allows 8.00 GB, and the model needs 8.21 GB: 6.48 GB for weights, 0.80 GB "
+        "step_audio.gpu_memory allows 8.00 GB, and the model needs 8.13 GB: 6.48 GB for weights, 0.72 GB "
         "for the driver, 0.94 GB for one request. Raise it; "
         'step_audio.quantization = "int8" or "int4" needs less.'
     )
     with pytest.raises(
-        EngineUnavailable, match=r"Of this GPU 7\.70 GB are available, and the model needs 8\.21 GB"
+        EngineUnavailable, match=r"Of this GPU 7\.70 GB are available, and the model needs 8\.13 GB"
     ):
         full().plan(None, 8_000_000_000)
 

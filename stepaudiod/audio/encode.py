@@ -181,3 +181,7 @@ class CodecEncoder:
         self._container.mux(self._stream.encode(None))
         self._container.close()
         return self._sink.take()
+
+    def close(self) -> None:
+        """End the threads that FFmpeg has for each encoder; else they stay until a garbage collection."""
+        self._container.close()

@@ -151,8 +151,9 @@ class Job:
                 self.is_done = item is None
                 yield result
         finally:
-            if (close := getattr(items, "close", None)) is not None:
-                close()
+            for each in (items, encoder):
+                if (close := getattr(each, "close", None)) is not None:
+                    close()
 
     def close(self) -> None:
         self._is_closed.set()

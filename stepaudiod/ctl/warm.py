@@ -60,9 +60,16 @@ def run(arguments: argparse.Namespace, options: Options, terminal: Terminal) -> 
     stages = [("loading and the first request", time.monotonic() - started)]
     with connect(options, terminal) as client:
         device = str(_status(client, name).get("device", "cpu"))
-        is_compiled, duration_s = device.startswith("cuda"), _wait_until_warm(client, name)
-        if is_compiled:
-            stages.append(("graphs, and files for the next start", duration_s))
+        is_compiled, (is_warm, duration_s) = device.startswith("cuda"), _wait_until_warm(client, name)
+    if is_compiled:
+        if not is_warm:
+            raise DaemonRefused(
+                f"{name} was unloaded, or did not prepare everything within {PREPARING_S:.0f} s; what is "
+                "missing is made by later requests. The journal may say why; run this again.",
+                503,
+                "engine_unavailable",
+            )
+        stages.append(("graphs, and files for the next start", duration_s))
     terminal.result(
         {
             "model": name,
@@ -79,12 +86,12 @@ def _status(client: Client, name: str) -> dict[str, Any]:
     return status
 
 
-def _wait_until_warm(client: Client, name: str) -> float:
-    """Wait until the worker has nothing left to prepare, or is gone; returns the seconds."""
+def _wait_until_warm(client: Client, name: str) -> tuple[bool, float]:
+    """Wait until the worker has nothing left to prepare, or is gone; returns whether, and the seconds."""
     started = time.monotonic()
     while time.monotonic() < started + PREPARING_S and _status(client, name).get("warm") is False:
         time.sleep(LOOK_S)
-    return time.monotonic() - started
+    return _status(client, name).get("warm") is True, time.monotonic() - started
 
 
 def _make_request(model: dict[str, Any], options: Options, terminal: Terminal) -> Callable[[], None]:

@@ -232,9 +232,11 @@ class Synthesis:
 
     def _problem(self, bounds: Bounds, generation: Generation) -> str | None:
         """What is wrong with the codes, and with the sound if there is any."""
+        sequence, peak = generation.sequence, generation.peak
+        if generation.acoustics is None and len(sequence.ids) < GROUP:
+            return "it gave nothing"  # the next call would have nothing to read
         if not self._is_checked:
             return None
-        sequence, peak = generation.sequence, generation.peak
         problem = complaint(len(sequence.ids), sequence.has_ended, bounds)
         is_silent = peak is not None and peak < SILENT_RMS
         return "it was silent" if problem is None and is_silent else problem

@@ -132,7 +132,7 @@ def _add_product(
         both = tl.load(w_ptr + n_at * (K // 2) + start + k_at, mask=n_at < N_END, other=0)
         low, high, one = _levels(both, x.dtype)
         group, high_group = start // 64, (K // 2 + start) // 64
-        if SLICES > 1:
+        if SLICES > 1:  # a slice is a group: its scale and its zero are left to its sums
             scale, zero = _group_scales(scale_ptr, zero_ptr, n, group, N_END, K, SLICES, x.dtype)
             sums = tl.fma(tl.dot(low, x, input_precision=PRECISION), scale, sums)
             sums = tl.fma(tl.dot(one, x, input_precision=PRECISION), zero, sums)

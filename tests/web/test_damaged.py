@@ -17,6 +17,8 @@ from tests.web.damage import Damaged, damaged, good
 AT_ONCE = 8
 FRONT_GROWTH_MB, WORKER_GROWTH_MB = 16, 48
 """What an allocator keeps of the second half, when the first has been through already."""
+AGAIN = 2
+"""How often the second half is sent again, if a process has grown by more."""
 
 OLD_EDIT = '{"input": "", "step_audio": {"mode": "speed", "edit_info": "faster"}}'
 FIELDS: dict[str, tuple[str, dict[str, str]]] = {
@@ -65,6 +67,12 @@ async def send_all(url: str, files: list[Damaged]) -> Counter[tuple[int, str]]:
     return answers
 
 
+def grown(before: tuple[float, float], after: tuple[float, float]) -> str | None:
+    """Which process has grown too much, the front or its worker."""
+    front, worker = after[0] - before[0], after[1] - before[1]
+    return "front" if front >= FRONT_GROWTH_MB else "worker" if worker >= WORKER_GROWTH_MB else None
+
+
 def survive(daemon: DaemonProcess, spool: Path, count: int, seed: int) -> Counter[tuple[int, str]]:
     """Send that many, and check that the daemon still works."""
     whole = [Damaged(name, data, name) for name, data in good().items()]
@@ -74,10 +82,15 @@ def survive(daemon: DaemonProcess, spool: Path, count: int, seed: int) -> Counte
     worker, front = daemon.worker_pid(), daemon.process.pid
     before = resident_mb(front), resident_mb(worker)
     answers += asyncio.run(send_all(daemon.url, files[count // 2 :]))
-    after = resident_mb(front), resident_mb(worker)
+    growth = grown(before, after := (resident_mb(front), resident_mb(worker)))
+    for _ in range(AGAIN):
+        if growth is None:
+            break
+        # an allocator may reach its peak so late, once; what is lost is lost each time
+        asyncio.run(send_all(daemon.url, files[count // 2 :]))
+        growth = grown(after, after := (resident_mb(front), resident_mb(worker)))
     assert daemon.worker_pid() == worker
-    assert after[0] - before[0] < FRONT_GROWTH_MB, (before, after)
-    assert after[1] - before[1] < WORKER_GROWTH_MB, (before, after)
+    assert growth is None, (before, after)
     daemon.shared_client.get("/healthz")  # by its answer, what the last response left has been cleared away
     assert list(spool.glob("stepaudiod-*")) == []
     return answers

@@ -29,8 +29,6 @@ MODEL = "step-audio-editx"
 SAMPLE_BYTES = 2
 COLD_STARTS = 4
 DOZES = 3
-CAPTURE_S = 1.0
-"""An idle worker captures the graphs that were missed meanwhile."""
 LIMITS = {None: "9.5G", Quantization.INT8: "6G", Quantization.INT4: "4.5G"}
 """Of GPU memory."""
 
@@ -78,7 +76,7 @@ def daemon(table: Table) -> None:
                 for seconds in LENGTHS_S:
                     for count in STREAMS:
                         _hear_at_once(port, seconds, count)
-                        time.sleep(CAPTURE_S)
+                        _wait_until_warm(port)
                         heard = summary(_hear_at_once(port, seconds, count))
                         goal = "first sound 0.12 s" if count == 1 else "no gap"
                         table.add(f"clients of the daemon: {count} of {seconds:g} s, {name}", heard, goal)
@@ -100,7 +98,7 @@ def dozing(table: Table) -> None:
 
 
 def _wait_until_warm(port: int) -> None:
-    """Wait up to a minute until a daemon has written what the next start reads, after its first sound."""
+    """Wait up to a minute, after the first sound, until all graphs and the next start's files are there."""
     until = time.monotonic() + 60
     while time.monotonic() < until and not _status(port)[MODEL].get("warm"):
         time.sleep(0.1)
@@ -125,7 +123,7 @@ def memory(table: Table) -> None:
             ):
                 for seconds in LENGTHS_S:
                     listeners = _hear_at_once(port, seconds, max(STREAMS))
-                    time.sleep(CAPTURE_S)
+                    _wait_until_warm(port)
                 held = _status(port)[MODEL]
                 name = f'clients of the daemon: {max(STREAMS)}, gpu_memory = "{setting}", {name_of(kind)}'
                 reserved, allocated = (held[f"gpu_memory_{each}_gb"] for each in ("reserved", "allocated"))

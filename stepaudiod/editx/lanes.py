@@ -15,10 +15,20 @@ import torch
 
 
 class Lane:
-    """Runs one task at a time; the next one starts when the result of the last one has been collected."""
+    """Runs one task at a time; the next one starts when the result of the last one has been collected.
 
-    def __init__(self, thread: ThreadPoolExecutor, device: torch.device, on_done: Callable[[], None]) -> None:
-        self._thread = thread
+    Where it is synchronous, a task ends when its work on the GPU has ended; else tasks wait for what they
+    need.
+    """
+
+    def __init__(
+        self,
+        thread: ThreadPoolExecutor,
+        device: torch.device,
+        on_done: Callable[[], None],
+        is_synchronous: bool,
+    ) -> None:
+        self._thread, self._is_synchronous = thread, is_synchronous
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._on_done = on_done
         self.running: tuple[Future[Any], Callable[[Future[Any]], None]] | None = None
@@ -53,8 +63,16 @@ class Lane:
                 return task()
             with torch.cuda.stream(self._stream):
                 result = task()
-                self._stream.synchronize()  # other streams may use the result
+                if self._is_synchronous:
+                    self._stream.synchronize()  # other streams may use the result
                 return result
+
+    def settle(self) -> None:
+        """Wait for the running task, and for what tasks have left the GPU to do."""
+        if self.running is not None:
+            wait([self.running[0]])
+        if self._stream is not None:
+            self._stream.synchronize()
 
 
 class Lanes:
@@ -66,12 +84,14 @@ class Lanes:
         """Called, from any thread, when a task has ended or there is work."""
         shared = ThreadPoolExecutor(1, "engine")
 
-        def lane(name: str) -> Lane:
+        def lane(name: str, is_synchronous: bool = True) -> Lane:
             thread = ThreadPoolExecutor(1, name) if device.type == "cuda" else shared
-            return Lane(thread, device, self.notify)
+            return Lane(thread, device, self.notify, is_synchronous)
 
-        self._all = tuple(map(lane, ("language", "decoder", "recordings")))
-        self.language_model, self.decoder, self.recordings = self._all
+        # the language model's next codes are being computed while the last ones are looked at
+        self.language_model = lane("language", is_synchronous=False)
+        self.decoder, self.recordings = lane("decoder"), lane("recordings")
+        self._all = (self.language_model, self.decoder, self.recordings)
 
     def collect(self) -> int:
         """Pass on the results of all tasks that have ended; returns their number."""
@@ -83,8 +103,9 @@ class Lanes:
         return self._changed.wait(timeout_s)
 
     def settle(self) -> None:
-        """Wait until the running tasks have ended, without starting others."""
-        wait([lane.running[0] for lane in self._all if lane.running is not None])
+        """Wait until the running tasks have ended, and their work on the GPU, without starting others."""
+        for lane in self._all:
+            lane.settle()
 
     def notify(self) -> None:
         self._changed.set()

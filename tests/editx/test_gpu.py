@@ -217,6 +217,21 @@ def test_prompts_are_read_in_pieces_and_together_and_share_their_beginning(micro
     assert [s.ids for s in sequences] == fresh
 
 
+def test_a_group_that_was_begun_for_one_that_left_means_nothing_to_the_next(micro: Checkpoint) -> None:
+    model = load(micro, torch.float32 if IS_INTERPRETED else torch.bfloat16)
+    stays, next_one = (alone(CudaRunner(model, 1024, 1024), PROMPT[:60], seed, TOKENS) for seed in (1, 2))
+    runner = CudaRunner(model, 1024, 4096)
+    first, leaver = (sequence(runner, PROMPT[:60], seed, TOKENS, slot=seed - 1) for seed in (1, 2))
+    runner.prefill([(first, 1000), (leaver, 1000)])
+    runner.decode([first, leaver])
+    assert leaver.allocation is not None
+    runner.pages.release(leaver.allocation)
+    late = sequence(runner, PROMPT[:60], 2, TOKENS, slot=leaver.slot)
+    runner.prefill([(late, 1000)])
+    finish(runner, [late, first])
+    assert (first.ids, late.ids) == (stays, next_one)
+
+
 def test_decode_steps_write_to_their_own_memory_only(micro: Checkpoint) -> None:
     runner = CudaRunner(load(micro), 1024, 2048)
     first = alone(runner, PROMPT, 3, 5)
@@ -233,6 +248,7 @@ def test_a_capture_between_steps_changes_nothing(micro: Checkpoint) -> None:
     alone(runner, PROMPT[100:160], 5, 5)  # its pages are given to the next
     sequences = [sequence(runner, PROMPT[:60], seed, 20, slot=seed) for seed in range(2)]
     runner.prefill([(each, 60) for each in sequences])
+    runner.decode(sequences)
     while runner.capture_next():
         pass
     finish(runner, sequences)

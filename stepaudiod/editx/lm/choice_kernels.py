@@ -1,7 +1,7 @@
 """The choice of the next id on a GPU, as `sampling` makes it on a processor. Imported on CUDA only.
 
     _choose   scores some codes, adds noise; the best of each program
-    _pick     the best of all; looks up its row, for the next step
+    _pick     the best of all; looks up its row, for the next step; the last has the row's numbers advance
 
 What is chosen depends on a row's scores, seed and position alone. The noise is made before the scores are
 ready.
@@ -27,12 +27,10 @@ from stepaudiod.editx.lm.kernel_parts import (
     wait,
 )
 from stepaudiod.editx.lm.kernels import ROWS, Rows, start_row
+from stepaudiod.editx.lm.step_rows import CHOICE, CODE, OUTPUT, POSITION
 from stepaudiod.editx.lm.tuning import Blocks
 from stepaudiod.editx.philox_kernels import gumbel
 
-NUMBERS = 5
-"""A row's int32 numbers: the seed's two halves, the group's position in the output, whether it may be an end,
-and a float32: 1 divided by the temperature, or 0 for the most likely."""
 MOST_PROGRAMS = 256
 
 
@@ -55,7 +53,7 @@ def _choose(
     low = tl.load(row_ptr, mask=is_row, other=0).to(tl.uint32, bitcast=True).to(tl.uint64)
     high = tl.load(row_ptr + 1, mask=is_row, other=0).to(tl.uint32, bitcast=True).to(tl.uint64)
     output = tl.load(row_ptr + 2, mask=is_row, other=0)
-    may_end = tl.load(row_ptr + 3, mask=is_row, other=0)
+    least = tl.load(row_ptr + 3, mask=is_row, other=0)
     inverse = tl.load(row_ptr + 4, mask=is_row, other=0).to(tl.float32, bitcast=True)[None]
     noise = gumbel((high << 32 | low)[None], (output + place)[None], code[:, None])  # (codes, rows)
     if IS_OVERLAPPED:
@@ -76,7 +74,7 @@ def _choose(
         scores = tl.sum(scores, 0)
     scores *= tl.rsqrt(sum_pairs(squares, PARTS_UP) / K + eps)[None]
     scores = tl.where(inverse > 0, scores * inverse + noise, scores)
-    allowed = (n < COUNT)[:, None] & ((code[:, None] != END) | ((may_end[None] != 0) & (place == 0)))
+    allowed = (n < COUNT)[:, None] & ((code[:, None] != END) | ((output >= least)[None] & (place == 0)))
     scores = tl.where(allowed, scores, -float("inf"))
     best = tl.max(scores, 0)
     tl.store(best_ptr + tl.program_id(0) * 16 + row, best)
@@ -85,9 +83,10 @@ def _choose(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride"])
 def _pick(
-    best_ptr, code_ptr, chosen_ptr, table_ptr, gain_ptr, x_ptr, ready_ptr, squares_ptr,
+    best_ptr, code_ptr, chosen_ptr, table_ptr, gain_ptr, x_ptr, ready_ptr, squares_ptr, rows_ptr, stride,
+    AT_CODE: tl.constexpr, AT_POSITION: tl.constexpr, AT_OUTPUT: tl.constexpr, GROUP: tl.constexpr,
     PROGRAMS: tl.constexpr, PROGRAMS_UP: tl.constexpr, IS_LAST: tl.constexpr, END: tl.constexpr,
     K: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, PARTS_UP: tl.constexpr,
     IS_OVERLAPPED: tl.constexpr,
@@ -100,7 +99,13 @@ def _pick(
     code = tl.load(code_ptr + p * 16 + row, mask=p < PROGRAMS, other=END)
     chosen = tl.min(tl.where(best == tl.max(best, 0), code, END), 0)
     tl.store(chosen_ptr + row, chosen)
-    if not IS_LAST:
+    if IS_LAST:  # no other kernel of this group reads these any more
+        row_ptr = rows_ptr + row * stride
+        position = tl.load(row_ptr + AT_POSITION)
+        tl.store(row_ptr + AT_CODE, chosen)
+        tl.store(row_ptr + AT_POSITION, tl.where(position < 0, position, position + GROUP))
+        tl.store(row_ptr + AT_OUTPUT, tl.load(row_ptr + AT_OUTPUT) + GROUP)
+    else:
         start_row(chosen, row, table_ptr, gain_ptr, x_ptr, ready_ptr, squares_ptr, K, BLOCK, PARTS, PARTS_UP)
 
 
@@ -119,13 +124,12 @@ class Chooser:
         self._codes = torch.zeros(MOST_PROGRAMS, ROWS, device=head.device, dtype=torch.int32)
         self.chosen = torch.zeros(GROUP, ROWS, device=head.device, dtype=torch.int32)
 
-    def choose(self, rows: Rows, numbers: Tensor, at: int, place: int, eps: float, blocks: Blocks) -> None:
-        """Choose a code of each row at a place of the group.
+    def choose(self, rows: Rows, numbers: Tensor, place: int, eps: float, blocks: Blocks) -> None:
+        """Choose a code of each row at a place of the group; the last one has the numbers advance.
 
         Args:
             rows: after the last layer.
-            numbers: `(rows, numbers)` int32, see `NUMBERS`.
-            at: where they begin in a row.
+            numbers: `(rows, numbers)` int32, see `step_rows`.
             place: 0 to 4.
             eps: of the norm before.
             blocks: for the output layer.
@@ -141,7 +145,7 @@ class Chooser:
         }  # fmt: skip
         _choose[(programs,)](
             rows.ready, self._head, rows.squares, numbers, self._best, self._codes, count, eps,
-            numbers.stride(0), place, FIRST=first, COUNT=codes, AT=at, BLOCK_M=rows.block,
+            numbers.stride(0), place, FIRST=first, COUNT=codes, AT=CHOICE, BLOCK_M=rows.block,
             BLOCK_N=blocks.n, BLOCK_K=block_k, SLICES=min(blocks.slices, block_k // 64) or 1,
             AHEAD=power_up_to(min(blocks.ahead, hidden)),
             PRECISION="ieee" if rows.x.dtype is torch.float32 else "tf32", num_warps=blocks.warps,
@@ -149,7 +153,8 @@ class Chooser:
         )  # fmt: skip
         _pick[(count,)](
             self._best, self._codes, self.chosen[place], self._table, self._gain, rows.x, rows.ready,
-            rows.squares, PROGRAMS=programs, PROGRAMS_UP=triton.next_power_of_2(programs),
+            rows.squares, numbers, numbers.stride(0), AT_CODE=CODE, AT_POSITION=POSITION, AT_OUTPUT=OUTPUT,
+            GROUP=GROUP, PROGRAMS=programs, PROGRAMS_UP=triton.next_power_of_2(programs),
             IS_LAST=place == GROUP - 1, BLOCK=triton.next_power_of_2(hidden), **shape,
             **options(rows.is_overlapped),
         )  # fmt: skip

@@ -2,7 +2,8 @@
 
     decode    row 0   last ─ begin ─ layers ─ choose ─┐
               row 1   last ─ begin ─ layers ─ choose ─┤ five times in the graph, each code begins the next
-              …                                       └─ 5 codes per row, read by the host once
+              …                                       └─ 5 codes per row, read by the host once, while the
+                                                         GPU computes the next five
     prefill   │ prompt A, 37 │··│ prompt B, 300        │·· free ··│      512 tokens, in tiles of 16
 
 All rows are at the same place of the code pattern, so only the codes allowed there are scored. A layer's
@@ -11,19 +12,18 @@ kernels are the same for both, and so is their work for a row, whatever else is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Sequences
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stepaudiod.editx.codes import AUDIO_BASE, AUDIO_CODES, GROUP
+from stepaudiod.editx.codes import AUDIO_CODES, GROUP
 from stepaudiod.editx.cuda_graphs import Recorder
 from stepaudiod.editx.lm.attention_kernels import TILE, Attention
-from stepaudiod.editx.lm.choice_kernels import NUMBERS, Chooser
+from stepaudiod.editx.lm.choice_kernels import Chooser
 from stepaudiod.editx.lm.config import PAGE
 from stepaudiod.editx.lm.kernel_parts import can_overlap
 from stepaudiod.editx.lm.kernels import ROWS, Matrix, Rows, begin, multiply
@@ -32,16 +32,22 @@ from stepaudiod.editx.lm.quantize import Int4Linear, Int8Linear
 from stepaudiod.editx.lm.runner import Sequence
 from stepaudiod.editx.lm.sampling import to_token
 from stepaudiod.editx.lm.step1 import DecoderLayer, Step1ForCausalLM, alibi_slopes
+from stepaudiod.editx.lm.step_rows import (
+    CODE,
+    FIRST_INPUT,
+    PAGES,
+    POSITION,
+    Numbers,
+    StepRows,
+    new_numbers,
+    set_pages,
+)
 from stepaudiod.editx.lm.tuning import Tuning, tune_prompts, tune_steps
 
 ROW_COUNTS = (1, 4, ROWS)
 """There is a graph of decode steps for so many rows."""
 PACK = 512
 """Tokens of prompts in one call."""
-CODE, POSITION, CHOICE, PAGES = 0, 1, 2, 2 + NUMBERS
-"""Indices of a row's int32 numbers: the row of its last id in the table, that id's position or `IDLE`, what
-`Chooser` reads, and its pages."""
-IDLE = -1
 FIRST, COUNT, TOKENS = 0, 1, 2
 """Indices of a tile's int32 numbers: its first position, how many it has, and in the first tile the rows of
 all tiles; its pages are at the same index as a row's."""
@@ -59,8 +65,9 @@ class CudaRunner:
         self._layers = [_layer(layer) for layer in model.model.layers if isinstance(layer, DecoderLayer)]
         self._norms = [*(layer.input_norm for layer in self._layers), model.model.norm.weight]
         self._cache = model.new_cache(self.pages.count * PAGE)
-        self._numbers = self._new_numbers(ROWS)
-        self._tiles = self._new_numbers(PACK // TILE)
+        pages = -(-self.length // PAGE)
+        self._rows = StepRows(ROWS, pages, model.device)
+        self._tiles = _Tiles.new(PACK // TILE, pages, model.device)
         tokens = torch.tensor([to_token(code) for code in range(AUDIO_CODES + 1)])
         # behind the codes, a row for the last id of each row's prompt
         self._table = torch.cat(
@@ -83,6 +90,9 @@ class CudaRunner:
         self._prompts = prompts.using(is_overlapped=is_overlapped, count=tokens_used)
         self._recorder = Recorder(model.device) if model.device.type == "cuda" else None
         self._graphs: dict[int, Callable[[], None]] = {}
+        self._codes = [self._host_codes() for _ in range(2)]
+        self._ahead: _Group | None = None
+        """What was launched and not yet read."""
 
     def prefill(self, pieces: Sequences[tuple[Sequence, int]]) -> None:
         for pack in _packs(pieces):
@@ -93,34 +103,39 @@ class CudaRunner:
                 for first in range(sequence.read, sequence.read + count, TILE):
                     tile = tiles[len(ids) // TILE]
                     tile[FIRST], tile[COUNT] = first, min(TILE, sequence.read + count - first)
-                    _set_pages(tile, sequence)
+                    set_pages(tile, PAGES, sequence)
                     ids += sequence.prompt[first : first + tile[COUNT]] + [0] * (TILE - tile[COUNT])
             tiles[0, TOKENS] = len(ids)
             self._embedded[: len(ids)] = self._model.model.embed(torch.tensor(ids))
             self._tiles.send()
-            self._replay(PACK)
+            self._graph(PACK)()
             if self._recorder is not None:
                 torch.cuda.current_stream().synchronize()
             for sequence, count in pack:
                 sequence.read += count
 
     def decode(self, sequences: Sequences[Sequence]) -> None:
-        self._numbers.numbers[:, POSITION] = IDLE
-        for sequence in sequences:
-            self._describe(sequence)
-        self._numbers.send()
-        last = max(sequence.slot for sequence in sequences)
-        self._replay(next(count for count in ROW_COUNTS if count > last))
-        codes = self._chooser.chosen.cpu()  # (5, rows); waits
-        for sequence in sequences:
-            sequence.add([to_token(code) for code in codes[:, sequence.slot].tolist()])
+        group, self._ahead = self._ahead, None
+        if group is None or not any(each in group.sequences for each in sequences):
+            if group is not None:
+                group.read()  # what was sent with it is written anew by the second of the next two
+            group = self._launch({each: len(each.ids) for each in sequences})
+        # those that came since are in the next group only
+        lengths = {each: len(each.ids) + (GROUP if each in group.sequences else 0) for each in sequences}
+        lengths = {each: length for each, length in lengths.items() if length < each.max_tokens}
+        ahead = self._launch(lengths) if lengths else None
+        codes = group.read()
+        for each in group.sequences:
+            if each in sequences:
+                each.add([to_token(code) for code in codes[each.slot]])
+        self._ahead = ahead
 
     def capture_next(self) -> bool:
-        missing = [size for size in (*ROW_COUNTS, PACK) if size not in self._graphs]
+        missing = [size for size in (ROWS, *ROW_COUNTS, PACK) if size not in self._graphs]
         if self._recorder is None or not missing:
             return False
         self._be_idle()
-        self._capture(self._recorder, missing[0])
+        self._graph(missing[0])
         torch.cuda.current_stream().synchronize()  # before the numbers here are written again
         return True
 
@@ -130,34 +145,39 @@ class CudaRunner:
 
     def _be_idle(self) -> None:
         """Have kernels write to no pages: others may have them by now."""
-        self._numbers.numbers[:, POSITION] = IDLE
+        self._ahead = None
+        self._rows.clear()
         self._tiles.numbers[:, [COUNT, TOKENS]] = 0
-        self._numbers.send()
         self._tiles.send()
 
-    def _describe(self, sequence: Sequence) -> None:
-        row = self._numbers.numbers[sequence.slot]
-        row[CODE] = sequence.last - AUDIO_BASE
-        if not sequence.ids:
-            row[CODE] = AUDIO_CODES + 1 + sequence.slot
-            self._table[row[CODE]] = self._model.model.embed(torch.tensor(sequence.prompt[-1:]))[0]
-        row[POSITION] = sequence.position
-        may_end = len(sequence.ids) >= sequence.least_tokens
-        seed = np.array([sequence.seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64).view(np.int32)
-        inverse = np.array([1.0 / sequence.temperature if sequence.temperature else 0.0], dtype=np.float32)
-        row[CHOICE : CHOICE + NUMBERS] = *seed, len(sequence.ids), may_end, *inverse.view(np.int32)
-        _set_pages(row, sequence)
+    def _launch(self, lengths: Mapping[Sequence, int]) -> _Group:
+        """Begin to compute the group of each sequence that follows so many ids."""
+        for each, length in lengths.items():
+            if not length:
+                first = self._model.model.embed(torch.tensor(each.prompt[-1:]))[0]
+                self._table[FIRST_INPUT + each.slot] = first
+        needed = max(each.slot for each in lengths) + 1
+        counts = [count for count in ROW_COUNTS if count >= needed]
+        # the largest is captured first: no row is in use then, and nothing waits when others join
+        size = next((count for count in counts if count in self._graphs), ROWS)
+        run = self._graph(size if self._recorder is not None else counts[0])
+        self._rows.hold(lengths, GROUP)
+        run()
+        self._codes.reverse()
+        self._codes[0].copy_(self._chooser.chosen, non_blocking=True)
+        done = torch.cuda.current_stream().record_event() if self._recorder is not None else None
+        return _Group(list(lengths), self._codes[0], done)
 
-    def _replay(self, size: int) -> None:
+    def _host_codes(self) -> Tensor:
+        chosen = self._chooser.chosen
+        return torch.zeros(chosen.shape, dtype=chosen.dtype, pin_memory=chosen.is_cuda)
+
+    def _graph(self, size: int) -> Callable[[], None]:
         if self._recorder is None:
-            self._run(size)
-            return
+            return partial(self._run, size)
         if size not in self._graphs:
-            self._capture(self._recorder, size)
-        self._graphs[size]()
-
-    def _capture(self, recorder: Recorder, size: int) -> None:
-        self._graphs[size], _ = recorder.record(lambda: self._run(size))
+            self._graphs[size], _ = self._recorder.record(lambda: self._run(size))
+        return self._graphs[size]
 
     def _run(self, size: int) -> None:
         """Launch the kernels of a graph."""
@@ -170,7 +190,7 @@ class CudaRunner:
             self._run_step(size, depth)
 
     def _run_step(self, count: int, depth: int) -> None:
-        buffers, numbers = self._steps.first(count), self._numbers.there[:count]
+        buffers, numbers = self._steps.first(count), self._rows.numbers[:count]
         begin(numbers[:, CODE], self._table, self._norms[0], buffers.rows)
         for place in range(GROUP):
             for index in range(depth):
@@ -179,7 +199,7 @@ class CudaRunner:
                 self._attention.step(buffers.qkv, keys, values, numbers, place, buffers.attended)
                 self._finish(index, buffers)
             self._chooser.choose(
-                buffers.rows, numbers, CHOICE, place, self._model.config.rms_norm_eps, buffers.tuning.head
+                buffers.rows, numbers, place, self._model.config.rms_norm_eps, buffers.tuning.head
             )
 
     def _run_prompts(self, depth: int) -> None:
@@ -206,22 +226,38 @@ class CudaRunner:
         multiply(rows.ready, layer.gate_up, buffers.inner, rows, tuning.gate_up, eps=eps, is_gated=True)
         multiply(buffers.inner, layer.down, rows.x, rows, tuning.down, gain=next_norm)
 
-    def _new_numbers(self, count: int) -> _Numbers:
-        here = torch.zeros(count, PAGES + -(-self.length // PAGE), dtype=torch.int32)
-        here = here.pin_memory() if self._model.device.type == "cuda" else here
-        return _Numbers(here, here.to(self._model.device, copy=True))
+
+@dataclass(frozen=True)
+class _Group:
+    """Five codes of each sequence, which the GPU computes; `codes` is `(5, rows)` on the host."""
+
+    sequences: list[Sequence]
+    codes: Tensor
+    done: torch.cuda.Event | None
+
+    def read(self) -> list[list[int]]:
+        """Wait for the codes; returns each row's."""
+        if self.done is not None:
+            self.done.synchronize()
+        codes: list[list[int]] = self.codes.T.tolist()
+        return codes
 
 
 @dataclass(frozen=True)
-class _Numbers:
-    """What the kernels read about rows or tiles: `(rows, numbers)` int32, on the host and on the GPU."""
+class _Tiles:
+    """What the kernels read about tiles: `(tiles, numbers)` int32, on the host and on the GPU."""
 
     here: Tensor
     there: Tensor
 
+    @classmethod
+    def new(cls, count: int, pages: int, device: torch.device) -> _Tiles:
+        here = new_numbers(count, pages, device)
+        return cls(here, here.to(device, copy=True))
+
     @property
-    def numbers(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
-        numbers: np.ndarray[tuple[int, ...], np.dtype[np.int32]] = self.here.numpy()
+    def numbers(self) -> Numbers:
+        numbers: Numbers = self.here.numpy()
         return numbers
 
     def send(self) -> None:
@@ -279,12 +315,6 @@ def _packs(pieces: Sequences[tuple[Sequence, int]]) -> Iterator[list[tuple[Seque
                 pack, free = [], PACK
     if pack:
         yield pack
-
-
-def _set_pages(row: np.ndarray[tuple[int, ...], np.dtype[np.int32]], sequence: Sequence) -> None:
-    assert sequence.allocation is not None
-    pages = sequence.allocation.pages
-    row[PAGES : PAGES + len(pages)] = pages
 
 
 def _layer(layer: DecoderLayer) -> _Layer:

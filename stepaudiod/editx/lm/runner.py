@@ -1,7 +1,8 @@
 """What runs the language model for a scheduler: prompts in pieces, and decode steps of five codes.
 
-A runner is called from one thread at a time, in inference mode, and blocks until its results are on the host.
-Independent of requests.
+A runner is called from one thread at a time, on one CUDA stream, in inference mode, and blocks until its
+results are on the host. A GPU may still write to pages of sequences that it was given, also after their
+release: what is launched later on that stream comes after that. Independent of requests.
 """
 
 from __future__ import annotations
@@ -87,7 +88,10 @@ class LMRunner(Protocol):
         """Read the next so many positions of each prompt, or a little more: up to a whole page."""
 
     def decode(self, sequences: Sequences[Sequence]) -> None:
-        """Run a decode step: a group of five ids for each, whose prompts were read."""
+        """Run a decode step: a group of five ids for each, whose prompts were read.
+
+        One that wasn't in the call before may get its first group in the next call.
+        """
 
     def capture_next(self) -> bool:
         """Capture a graph that was missed; False if there is none."""

@@ -24,10 +24,10 @@ from stepaudiod.editx.lm.runner import Sequence
 from stepaudiod.editx.tokenizers.features import SAMPLE_RATE
 from stepaudiod.editx.voice_memory import Voice
 
-STREAMED_FRAMES = (6, 9, 18, 36, 72, 96)
-"""Frames at 25 Hz of the first chunks, 0.24 s to 3.84 s; later ones are as the last. Each takes less time to
+STREAMED_FRAMES = (9, 12, 24, 48, 96)
+"""Frames at 25 Hz of the first chunks, 0.36 s to 3.84 s; later ones are as the last. Each takes less time to
 make than the chunks before it take to play, also beside 15 other streams: of the first, whose last frames are
-held back, 0.08 s can be played."""
+held back, 0.2 s can be played."""
 FOLLOWING_FRAMES = (48, 96)
 """The same for the next pieces of a text: the client still has sound of the piece before."""
 WHOLE_FRAMES = (96,)

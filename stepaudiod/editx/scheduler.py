@@ -228,11 +228,12 @@ class Scheduler:
         def then(future: Future[list[Waveform]]) -> None:
             self._captures[self.lanes.decoder] = True
             error = future.exception()
-            sounds = iter(future.result() if error is None else ())
+            sounds = future.result() if error is None else []
             problems = {each: problem for each in group if (problem := failed.get(each, error)) is not None}
             self._fail(problems)  # before others end, for which these may wait
-            for each in [each for each in group if each not in problems]:
-                (codes, is_last), sound = taken[each], next(sounds)
+            # what the decoder left out is ready again
+            for each, sound in zip((each for each in group if each not in problems), sounds, strict=False):
+                codes, is_last = taken[each]
                 if not each.has_ended:
                     each.hear(sound, codes, is_last)
                 if is_last:
@@ -287,7 +288,10 @@ class Scheduler:
             each.on_end(error)
 
     def _release(self) -> None:
-        """Release what those that have ended hold, if no lane needs it."""
+        """Release what those that have ended hold, if no lane needs it.
+
+        The language model may still compute codes of one, see `LMRunner`.
+        """
         used = [*self.lanes.language_model.users, *self.lanes.decoder.users]
         for each in list(self._admitted):
             # other prompts may share the pages of one that has begun

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -161,12 +161,37 @@ def test_a_sound_is_the_same_beside_others(cuda: CudaDecoder) -> None:
         given = {index: next(stream, None) for index, stream in streams.items()}
         call = {index: chunk for index, chunk in given.items() if chunk is not None}
         streams = {index: streams[index] for index in call}
-        for index, part in zip(call, cuda.decode(list(call.values())), strict=True):
+        for index, part in zip(call, decode_all(cuda, list(call.values())), strict=True):
             together[index].append(part)
     for parts, right in zip(together, alone, strict=True):
         made = np.concatenate(parts)
         # the interpreter multiplies with NumPy, whose last bits depend on where a row is
         assert difference(made, right) < 1e-4 if IS_INTERPRETED else np.array_equal(made, right)
+
+
+def decode_all(cuda: CudaDecoder, given: Sequence[Chunk]) -> list[Waveform]:
+    """In as many calls as it takes."""
+    made: list[Waveform] = []
+    while len(made) < len(given):
+        made += cuda.decode(given[len(made) :])
+    return made
+
+
+@pytest.mark.skipif(IS_INTERPRETED, reason="there are no graphs")
+def test_a_call_captures_nothing_while_a_graph_holds_its_first_chunk(micro: Checkpoint) -> None:
+    cuda = CudaDecoder(load_flow(micro.flow, DEVICE), calm_vocoder(micro), DTYPE)
+    prefix = cuda.prefill(reference(4))
+    ids = codes(8).tolist()
+    streams = [cuda.open(prefix, seed, 100) for seed in range(12)]
+    cuda.decode([Chunk(streams[0], ids, True)])
+    captured = {*cuda._flow_graphs}, {*cuda._sound_graphs}
+    left = [Chunk(stream, ids, True) for stream in streams[1:]]
+    assert 1 <= len(cuda.decode(left)) < len(left)
+    assert ({*cuda._flow_graphs}, {*cuda._sound_graphs}) == captured
+    while cuda.capture_next():
+        pass
+    again = [Chunk(cuda.open(prefix, seed, 100), ids, True) for seed in range(12)]
+    assert len(cuda.decode(again)) == 12
 
 
 def test_a_call_takes_a_larger_graph_before_it_captures_one() -> None:
@@ -182,7 +207,7 @@ def test_a_call_that_fails_leaves_its_streams_as_they_were(cuda: CudaDecoder) ->
     ids = codes(2).tolist()
     with pytest.raises(InvalidRequest):
         cuda.decode([Chunk(streams[0], ids, True), Chunk(streams[1], [AUDIO_CODES] * 5, True)])
-    made, right = cuda.decode([Chunk(streams[0], ids, True), Chunk(streams[2], ids, True)])
+    made, right = decode_all(cuda, [Chunk(streams[0], ids, True), Chunk(streams[2], ids, True)])
     assert difference(made, right) < 1e-4
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from typing import TypeVar
 
 import numpy as np
@@ -52,8 +52,7 @@ from stepaudiod.editx.tokenizers.features import HOP
 from stepaudiod.errors import InvalidRequest
 
 ROWS = (32, 48, 80, 160, 208, 320, 448, 608, 800, 992, 1184, 1408, 1600)
-"""Rows of a graph: the mel frames of a call's chunks, and two more for each. More are decoded one group after
-the other."""
+"""Rows of a graph: the mel frames of a call's chunks, and two more for each."""
 SOUND_FRAMES = (16, 32, 64, 96, 128, 176, 224, 288, 352, 440, 512)
 """Frames at 50 Hz of the vocoder's graphs, those that are read again and gaps included."""
 FIRST_ROWS, FIRST_FRAMES = 320, 224
@@ -150,7 +149,7 @@ class CudaDecoder:
         self._flow_graphs: dict[int, tuple[Callable[[], None], Callable[[], None]]] = {}
         self._sound_graphs: dict[int, Callable[[], None]] = {}
         self._rows, self._frames = ROWS[0], SOUND_FRAMES[0]
-        """Sizes that would have been enough for the last call."""
+        """Sizes that the last call could have used."""
 
     def prefill(self, acoustics: Acoustics) -> CudaPrefix:
         columns, device = acoustics.columns.cpu().numpy(), self._network.device
@@ -195,22 +194,32 @@ class CudaDecoder:
         )
 
     def decode(self, chunks: Sequence[Chunk]) -> list[Waveform]:
-        jobs = [self._job(chunk) for chunk in chunks if chunk.codes]
+        jobs = {chunk: self._job(chunk) for chunk in chunks if chunk.codes}
+        ends = list(accumulate(jobs[chunk].part.rows if chunk in jobs else 0 for chunk in chunks))
+        most = self._most(self._flow_graphs, FIRST_ROWS, ROWS[-1])
+        fitting = [chunk for chunk, end in zip(chunks, ends, strict=True) if end <= most] or chunks[:1]
+        group = [jobs[chunk] for chunk in fitting if chunk in jobs]
+        frames = sum(job.total + GAP for job in group)
+        self._rows = _round_up(min(ends[-1], ROWS[-1]), ROWS)
+        self._frames = _round_up(min(frames, SOUND_FRAMES[-1]), SOUND_FRAMES)
         running: list[tuple[_Job, Tensor]] = []
-        for group in _grouped(jobs, lambda job: job.part.rows, ROWS[-1]):
-            firsts = self._solve([job.part for job in group])
-            sounds = list(zip(group, firsts, strict=True))
-            for each in _grouped(sounds, lambda pair: pair[0].total + GAP, SOUND_FRAMES[-1] + GAP):
-                parts = [job.sound(first) for job, first in each]
-                running += zip((job for job, _ in each), self._speak(parts), strict=True)
+        sounds = list(zip(group, self._solve([job.part for job in group]), strict=True)) if group else []
+        most = self._most(self._sound_graphs, FIRST_FRAMES, SOUND_FRAMES[-1])
+        for each in _grouped(sounds, lambda pair: pair[0].total + GAP, most + GAP):
+            parts = [job.sound(first) for job, first in each]
+            running += zip((job for job, _ in each), self._speak(parts), strict=True)
         self._wait()
         made = {job.chunk: job.join(sound.numpy()) for job, sound in running}
-        return [made[chunk] if chunk in made else _last(chunk) for chunk in chunks]
+        return [made[chunk] if chunk in made else _last(chunk) for chunk in fitting]
+
+    def _most(self, graphs: Iterable[int], first: int, most: int) -> int:
+        """The size of a call that needs no capture; of the first one, of the graph that it captures."""
+        return max(graphs, default=first) if self._recorder is not None else most
 
     def capture_next(self) -> bool:
         if self._recorder is None:
             return False
-        # those that the last call lacked, and larger ones, since chunks grow
+        # those that the last call wanted, and larger ones, since chunks grow
         for rows, frames in zip_longest(_from(ROWS, self._rows), _from(SOUND_FRAMES, self._frames)):
             if rows is not None and rows not in self._flow_graphs:
                 self._flow_graph(rows)
@@ -268,8 +277,7 @@ class CudaDecoder:
 
     def _solve(self, parts: list[FlowPart]) -> list[int]:
         """Decode parts to mel; returns each one's first row."""
-        self._rows = _round_up(sum(part.rows for part in parts), ROWS)
-        size = self._rows
+        size = _round_up(sum(part.rows for part in parts), ROWS)
         if self._recorder is not None:
             size = graph_size(size, self._flow_graphs, FIRST_ROWS, ROWS[-1])
         begin, step = self._flow_graph(size)
@@ -297,8 +305,7 @@ class CudaDecoder:
 
     def _speak(self, parts: list[SoundPart]) -> Iterator[Tensor]:
         """Decode to `(samples,)` each, on the host; complete after `_wait`."""
-        self._frames = _round_up(sum(part.frames + GAP for part in parts) - GAP, SOUND_FRAMES)
-        size = self._frames
+        size = _round_up(sum(part.frames + GAP for part in parts) - GAP, SOUND_FRAMES)
         if self._recorder is not None:
             size = graph_size(size, self._sound_graphs, FIRST_FRAMES, SOUND_FRAMES[-1])
         run = self._sound_graph(size)

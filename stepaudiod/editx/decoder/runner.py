@@ -65,8 +65,9 @@ class DecoderRunner(Protocol):
     def decode(self, chunks: Sequence[Chunk]) -> list[Waveform]:
         """Decode chunks of different streams: the new samples of each, at 24 kHz.
 
-        It allocates no memory, and what the language model can write is no error: when it raises, the device
-        has failed for all of them. Only what was found wrong before leaves the streams as they were.
+        The first is always decoded, of those after it as many as a short call holds; the result tells how
+        many. It allocates no memory, and what the language model can write is no error: when it raises, the
+        device has failed for all of them. Only what was found wrong before leaves the streams as they were.
         """
 
     def capture_next(self) -> bool:

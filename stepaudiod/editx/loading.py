@@ -161,7 +161,9 @@ def load_networks(
             meter.add(checkpoint.vocoder.stat().st_size)
             meter.begin("language model")
             if device.type == "cuda":
-                _start_kernels(device)
+                F.linear(
+                    torch.zeros(2, 64, device=device), torch.zeros(64, 64, device=device)
+                )  # cuBLAS starts
         finally:
             with _mending(kept):
                 copies.wait()
@@ -185,13 +187,16 @@ def _short_turns() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def _start_kernels(device: torch.device) -> None:
-    """Import what runs on a GPU only, and have cuBLAS and Triton start, while files are read."""
+def load_kernels(key: str, device: torch.device) -> None:
+    """Import what runs on a GPU only, and load the kernels that were compiled; see `compile_missing`.
+
+    To be called by a thread of its own, while files are read.
+    """
     with suppress(ImportError):  # the runner that needs it reports it
+        compiling = import_module("stepaudiod.editx.compiling")
         for module in ("lm.cuda_runner", "decoder.cuda_runner"):
             import_module(f"stepaudiod.editx.{module}")
-        import_module("triton.runtime").driver.active.get_current_target()
-    F.linear(torch.zeros(2, 64, device=device), torch.zeros(64, 64, device=device))
+        compiling.load_compiled(key, device)
 
 
 def load_step1(

@@ -11,7 +11,8 @@ Everything is called from one thread. Several results may be iterated in turn: a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -36,7 +37,7 @@ from stepaudiod.editx.lengths import (
 )
 from stepaudiod.editx.lm.config import DEFAULT_LENGTH, DEFAULT_POSITIONS, Quantization
 from stepaudiod.editx.lm.prompts import PromptWriter
-from stepaudiod.editx.loading import LoadProgress, Networks, OnProgress, load_networks
+from stepaudiod.editx.loading import LoadProgress, Networks, OnProgress, load_kernels, load_networks
 from stepaudiod.editx.reference import Recording, Reference, to_mono
 from stepaudiod.editx.runners import make_decoder_runner, make_lm_runner
 from stepaudiod.editx.scheduler import Scheduler
@@ -89,9 +90,13 @@ class PipelineOptions:
 
 
 class Pipeline:
-    def __init__(self, networks: Networks, options: PipelineOptions | None = None) -> None:
+    def __init__(
+        self, networks: Networks, options: PipelineOptions | None = None, kernel_key: str = ""
+    ) -> None:
+        """`kernel_key` names what a GPU's kernels depend on: sizes and number formats."""
         self.options = options or PipelineOptions()
         self.networks = networks
+        self._kernel_key = kernel_key
         self._writer = PromptWriter(networks.tokenizer)
         with torch.inference_mode():
             runner = make_lm_runner(
@@ -125,18 +130,21 @@ class Pipeline:
         """
         kind = Quantization.named(quantization) if isinstance(quantization, str) else quantization
         checkpoint, options = Checkpoint(Path(models_dir)), options or PipelineOptions()
-        with torch.inference_mode():
-            networks = load_networks(
-                checkpoint,
-                torch.device(device),
-                dtype,
-                kind,
-                quantized_folder,
-                progress,
-                prepared_folder,
-                options.keeps_encoders,
-            )
-        return cls(networks, options)
+        checkpoint.verify()
+        on, kernel_key = torch.device(device), f"{dtype} {kind} {checkpoint.sizes_key()}"
+        with _beside(partial(load_kernels, kernel_key, on), is_wanted=on.type == "cuda"):
+            with torch.inference_mode():
+                networks = load_networks(
+                    checkpoint,
+                    on,
+                    dtype,
+                    kind,
+                    quantized_folder,
+                    progress,
+                    prepared_folder,
+                    options.keeps_encoders,
+                )
+            return cls(networks, options, kernel_key)
 
     @property
     def is_warm(self) -> bool:
@@ -162,19 +170,18 @@ class Pipeline:
         if self._finishing.ident is not None:
             self._finishing.join()
 
-    def compile_kernels(self, kind: str, progress: Callable[[str, float], None]) -> None:
+    def compile_kernels(self, progress: Callable[[str, float], None]) -> None:
         """Compile what a GPU runs before the first request, once a machine.
 
-        `kind` is how the language model is stored; `progress` gets the stage and the fraction done.
+        `progress` gets the stage and the fraction done.
         """
-        step1, flow = self.networks.step1, self.networks.flow
-        if step1.device.type == "cuda":
+        if self.networks.step1.device.type == "cuda":
             # Triton comes with PyTorch's CUDA build only
             from stepaudiod.editx.compiling import compile_missing
 
             launches = chain.from_iterable(runner.launches() for runner in self._runners)
             with torch.inference_mode():
-                compile_missing(launches, f"{kind} {step1.config} {flow.config}", progress)
+                compile_missing(launches, self._kernel_key, progress)
 
     def encode_reference(
         self,
@@ -331,3 +338,16 @@ class Pipeline:
             return self._writer.edit(ids, instruction), bounds
 
         return [call] * edit.iterations
+
+
+@contextmanager
+def _beside(task: Callable[[], None], is_wanted: bool) -> Iterator[None]:
+    """Run a task in a thread meanwhile, and wait for its end."""
+    thread = threading.Thread(target=task, name="kernels")
+    if is_wanted:
+        thread.start()
+    try:
+        yield
+    finally:
+        if is_wanted:
+            thread.join()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -17,10 +20,11 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.driver import make_launcher
 from triton.compiler import ASTSource
 from triton.runtime import driver
 
-from stepaudiod.editx.compiling import compile_missing
+from stepaudiod.editx.compiling import _missing, compile_missing, load_compiled
 from stepaudiod.editx.lm.cuda_runner import CudaRunner
 
 pytestmark = pytest.mark.gpu
@@ -29,20 +33,31 @@ pytestmark = pytest.mark.gpu
 class NoGpu:
     """A driver that can't launch, of a device for which no other test has compiled anything."""
 
+    numbers = count(50)
+
     def __init__(self) -> None:
-        self.launchers: dict[str, str] = {}
+        self.device = next(self.numbers)
+        self.launchers: set[str] = set()
+        self.making: list[str] = []
+        """The sources of the launchers that are being made."""
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", 90, 32)
 
     def get_current_device(self) -> int:
-        return 99
+        return self.device
 
     def get_current_stream(self, device: int) -> int:
         return 0
 
-    def launcher_cls(self, src: ASTSource, metadata: object) -> str:
-        return self.launchers.setdefault(src.fn.__name__, "launches it")
+    def launcher_cls(self, src: ASTSource, metadata: object) -> Callable[..., None]:
+        source = make_launcher({}, src.signature, None)
+        assert source not in self.making
+        self.making.append(source)
+        time.sleep(0.1)
+        self.making.remove(source)
+        self.launchers.add(src.fn.__name__)
+        return lambda *_: None
 
     @property
     def utils(self) -> NoGpu:
@@ -74,13 +89,45 @@ def test_all_kernels_are_compiled_once_a_machine(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     told: list[tuple[str, float]] = []
     compile_missing(runner.launches(), "bf16", lambda *each: told.append(each))
-    assert {"_begin", "_multiply", "_attend", "_choose", "_pick"} <= driver.active.launchers.keys()
-    count = len(list(tmp_path.rglob("*.cubin")))
-    assert count > 10
-    assert told[-1] == (f"compiling kernels, {count} of {count}", 1.0)
-    assert len(told) == count
+    assert {"_begin", "_multiply", "_attend", "_choose", "_pick"} <= driver.active.launchers
+    kernels = len(list(tmp_path.rglob("*.cubin")))
+    assert kernels > 10
+    assert told[-1] == (f"compiling kernels, {kernels} of {kernels}", 1.0)
+    assert len(told) == kernels
     compile_missing(runner.launches(), "bf16", lambda *each: told.append(each))
-    assert len(told) == count
+    assert len(told) == kernels
+
+
+def test_a_start_loads_all_that_was_compiled(
+    runner: CudaRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    load_compiled("bf16", torch.device("cpu"))
+    assert not driver.active.launchers
+    compile_missing(runner.launches(), "bf16", lambda *each: None)
+    compile_missing(runner.launches(), "another", lambda *each: None)
+    one, another = tmp_path.glob("stepaudiod-*")
+    assert len(json.loads(one.read_text())) == len(json.loads(another.read_text())) > 10
+    launchers = driver.active.launchers
+    driver.set_active(NoGpu())  # as in another process
+    load_compiled("bf16", torch.device("cpu"))
+    assert driver.active.launchers == launchers
+    assert not _missing(runner.launches())
+    assert not caplog.text
+
+
+def test_a_damaged_list_is_made_again(
+    runner: CudaRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    compile_missing(runner.launches(), "bf16", lambda *each: None)
+    (listed,) = tmp_path.glob("stepaudiod-*")
+    whole = listed.read_text()
+    listed.write_text(whole[:100])
+    load_compiled("bf16", torch.device("cpu"))
+    assert "kernels are not loaded beforehand: " in caplog.text
+    compile_missing(runner.launches(), "bf16", lambda *each: None)
+    assert sorted(json.loads(listed.read_text())) == sorted(json.loads(whole))
 
 
 def test_a_cache_that_cannot_be_written_is_told_and_nothing_worse(

@@ -130,6 +130,11 @@ class Checkpoint(NamedTuple):
         others = {self.config, *self.shards()}
         return [path for path in self.files() if path not in others]
 
+    def sizes_key(self) -> str:
+        """Name what the networks that speak are sized by: the configuration, and the sizes of files."""
+        sizes = self.flow.stat().st_size, self.vocoder.stat().st_size
+        return f"{self.config.read_text(encoding='utf-8')} {sizes}"
+
     def encoder_key(self) -> str:
         """Name what encodes recordings: references encoded under another key have to be encoded again."""
         digest = hashlib.sha256()

@@ -128,7 +128,7 @@ class StepAudioEngine:
             quantized_folder=self._checkpoint.quantized,
             prepared_folder=self._cache_dir,
         )
-        self._pipeline.compile_kernels(f"{self._dtype} {self._quantization}", progress)
+        self._pipeline.compile_kernels(progress)
 
     def _planned(self, free_bytes: int) -> MemoryPlan:
         """Divide the GPU's memory before anything is loaded; later use never exceeds it.

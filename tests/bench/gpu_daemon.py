@@ -10,22 +10,19 @@ import contextlib
 import json
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from stepaudiod.editx.checkpoint.layout import Checkpoint
 from stepaudiod.editx.lm.config import Quantization
 from stepaudiod.editx.memory_plan import MemoryNeeds
 from stepaudiod.editx.pipeline import SAMPLE_RATE
-from tests.bench.cold import VOICE, activated, lay_out
+from tests.bench.cold import MODEL, VOICE, activated, lay_out, status, wait_until_warm
 from tests.bench.endless import text_of
 from tests.bench.listeners import LENGTHS_S, STREAMS, Listener, summary
 from tests.bench.measure import spread
 from tests.bench.table import Card, Table, name_of
 
-MODEL = "step-audio-editx"
 SAMPLE_BYTES = 2
 COLD_STARTS = 4
 DOZES = 3
@@ -41,9 +38,9 @@ async def _hear(port: int, text: str, seed: int) -> Listener:
     listener = Listener(time.perf_counter())
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(head.encode() + body)
-    status = await reader.readuntil(b"\r\n\r\n")
-    if b" 200 " not in status.partition(b"\r\n")[0]:
-        raise RuntimeError((status + await reader.read()).decode())
+    answer = await reader.readuntil(b"\r\n\r\n")
+    if b" 200 " not in answer.partition(b"\r\n")[0]:
+        raise RuntimeError((answer + await reader.read()).decode())
     while part := await reader.read(65536):
         listener.hear(len(part) / SAMPLE_BYTES / SAMPLE_RATE, time.perf_counter())
     writer.close()
@@ -66,7 +63,7 @@ def daemon(table: Table) -> None:
             for _ in range(COLD_STARTS):
                 with activated(settings) as port:
                     firsts.append(_hear_at_once(port, LENGTHS_S[0], 1)[0].first_s)
-                    _wait_until_warm(port)
+                    wait_until_warm(port)
             first_time, *later = firsts
             what = "connect → first byte, nothing runs"
             table.add(f"{what}, {name}, with a new voice", f"{first_time:.2f} s")
@@ -76,7 +73,7 @@ def daemon(table: Table) -> None:
                 for seconds in LENGTHS_S:
                     for count in STREAMS:
                         _hear_at_once(port, seconds, count)
-                        _wait_until_warm(port)
+                        wait_until_warm(port)
                         heard = summary(_hear_at_once(port, seconds, count))
                         goal = "first sound 0.12 s" if count == 1 else "no gap"
                         table.add(f"clients of the daemon: {count} of {seconds:g} s, {name}", heard, goal)
@@ -89,25 +86,12 @@ def dozing(table: Table) -> None:
             _hear_at_once(port, LENGTHS_S[0], 1)
             firsts = []
             for _ in range(DOZES):
-                while _status(port)["daemon"]["worker_state"] != "dozing":
+                while status(port)["daemon"]["worker_state"] != "dozing":
                     time.sleep(0.1)
                 held = f"{Card().used_gb():.2f} GB on the card"
                 firsts.append(_hear_at_once(port, LENGTHS_S[0], 1)[0].first_s)
             first = f"**{spread(firsts, digits=2)}**; meanwhile {held}"
             table.add(f"connect → first byte, dozing, {name_of(kind)}", first, "2.2 s; 0.00 GB")
-
-
-def _wait_until_warm(port: int) -> None:
-    """Wait up to a minute, after the first sound, until all graphs and the next start's files are there."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until and not _status(port)[MODEL].get("warm"):
-        time.sleep(0.1)
-
-
-def _status(port: int) -> dict[str, Any]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/models/status") as response:
-        status: dict[str, Any] = json.load(response)
-        return status
 
 
 def memory(table: Table) -> None:
@@ -123,8 +107,8 @@ def memory(table: Table) -> None:
             ):
                 for seconds in LENGTHS_S:
                     listeners = _hear_at_once(port, seconds, max(STREAMS))
-                    _wait_until_warm(port)
-                held = _status(port)[MODEL]
+                    wait_until_warm(port)
+                held = status(port)[MODEL]
                 name = f'clients of the daemon: {max(STREAMS)}, gpu_memory = "{setting}", {name_of(kind)}'
                 reserved, allocated = (held[f"gpu_memory_{each}_gb"] for each in ("reserved", "allocated"))
                 table.add(

@@ -161,9 +161,8 @@ def load_networks(
             meter.add(checkpoint.vocoder.stat().st_size)
             meter.begin("language model")
             if device.type == "cuda":
-                F.linear(
-                    torch.zeros(2, 64, device=device), torch.zeros(64, 64, device=device)
-                )  # cuBLAS starts
+                # cuBLAS starts
+                F.linear(torch.zeros(2, 64, device=device), torch.zeros(64, 64, device=device))
         finally:
             with _mending(kept):
                 copies.wait()

@@ -118,7 +118,7 @@ class CudaRunner:
         group, self._ahead = self._ahead, None
         if group is None or not any(each in group.sequences for each in sequences):
             if group is not None:
-                group.read()  # what was sent with it is written anew by the second of the next two
+                group.read()  # its memory on the host is used again by the second of the next two
             group = self._launch({each: len(each.ids) for each in sequences})
         # those that came since are in the next group only
         lengths = {each: len(each.ids) + (GROUP if each in group.sequences else 0) for each in sequences}

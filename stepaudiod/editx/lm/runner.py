@@ -97,4 +97,4 @@ class LMRunner(Protocol):
         """Capture a graph that was missed; False if there is none."""
 
     def launches(self) -> Iterable[Callable[[], None]]:
-        """What its graphs record, one after the other; while it is idle they change nothing."""
+        """What its graphs record, one after the other; while it is idle they change nothing that is read."""

@@ -52,7 +52,7 @@ class StepRows:
     """
 
     def __init__(self, rows: int, pages: int, device: torch.device) -> None:
-        # what is sent with a group may still be read while the next one's is written; one more comes later
+        # two, in turn: what is sent with a group may still be read while the next group's is written
         self._here = [new_numbers(rows, pages, device) for _ in range(2)]
         self.numbers = self._here[0].to(device, copy=True)
         self._held: list[tuple[Sequence, int] | None] = [None] * rows

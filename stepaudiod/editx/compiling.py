@@ -84,7 +84,10 @@ def load_compiled(key: str, device: torch.device) -> None:
         _use(device.index)
         listed = _list_of(key)
         if listed.exists():
-            for module, name, data in json.loads(listed.read_text()):
+            kernels = json.loads(listed.read_text())
+            if not kernels:
+                raise ValueError(f"{listed} is empty")
+            for module, name, data in kernels:
                 _ = getattr(import_module(module), name).preload(data).run
     except Exception as error:
         log.warning("kernels are not loaded beforehand: %s: %s", type(error).__name__, error)

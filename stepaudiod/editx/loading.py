@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -191,11 +191,14 @@ def load_kernels(key: str, device: torch.device) -> None:
 
     To be called by a thread of its own, while files are read.
     """
-    with suppress(ImportError):  # the runner that needs it reports it
+    try:
         compiling = import_module("stepaudiod.editx.compiling")
         for module in ("lm.cuda_runner", "decoder.cuda_runner"):
             import_module(f"stepaudiod.editx.{module}")
-        compiling.load_compiled(key, device)
+    except Exception as error:  # the runner that needs it reports it, unless another thread was importing it
+        log.warning("kernels are not loaded beforehand: %s: %s", type(error).__name__, error)
+        return
+    compiling.load_compiled(key, device)
 
 
 def load_step1(

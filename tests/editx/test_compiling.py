@@ -126,11 +126,13 @@ def test_a_damaged_list_is_made_again(
     compile_missing(runner.launches(), "bf16", lambda *each: None)
     (listed,) = tmp_path.glob("stepaudiod-*")
     whole = listed.read_text()
-    listed.write_text(whole[:100])
-    load_compiled("bf16", torch.device("cpu"))
-    assert "kernels are not loaded beforehand: " in caplog.text
-    compile_missing(runner.launches(), "bf16", lambda *each: None)
-    assert sorted(json.loads(listed.read_text())) == sorted(json.loads(whole))
+    for damaged in (whole[:100], "[]", "", '[["stepaudiod.editx.lm.kernels", "_no_such", "{}"]]'):
+        caplog.clear()
+        listed.write_text(damaged)
+        load_compiled("bf16", torch.device("cpu"))
+        assert "kernels are not loaded beforehand: " in caplog.text
+        compile_missing(runner.launches(), "bf16", lambda *each: None)
+        assert sorted(json.loads(listed.read_text())) == sorted(json.loads(whole))
 
 
 def test_a_cache_that_cannot_be_written_is_told_and_nothing_worse(

@@ -75,9 +75,17 @@ def test_chunks_that_a_call_leaves_out_are_decoded_later(
 ) -> None:
     alone = [make().clone(reference, TEXT, seed=seed).waveform() for seed in range(3)]
     pipeline = make()
-    decode = pipeline.scheduler._decoder.decode
-    monkeypatch.setattr(pipeline.scheduler._decoder, "decode", lambda chunks: decode(chunks[:1]))
+    decoder, sizes = pipeline.scheduler._decoder, list[int]()
+    decode = decoder.decode
+
+    def decode_first(chunks: list[Chunk]) -> list[NDArray[np.float32]]:
+        sizes.append(len(chunks))
+        return decode(chunks[:1])
+
+    monkeypatch.setattr(decoder, "slots", 3, raising=False)
+    monkeypatch.setattr(decoder, "decode", decode_first)
     together, _ = in_turn([pipeline.clone(reference, TEXT, seed=seed) for seed in range(3)])
+    assert max(sizes) > 1
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 

@@ -4,9 +4,9 @@
                                                                                           │ their list
     each start        ──▶ a thread loads all of the list, while others read weights ◀─────┘
 
-One after the other, as they are first launched, they are compiled in most of a minute, and loaded in a
-second, since a kernel is not loaded while the GPU runs another. The list, in Triton's cache, belongs to these
-sources, this GPU and this model. Imported on CUDA only.
+One after the other, as they are first launched, they are compiled in most of a minute. To load them then,
+beside kernels that run, takes most of a second; before any runs, a twentieth. The list, in Triton's cache,
+belongs to these sources, this GPU and this model. Imported on CUDA only.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ def compile_missing(launches: Iterable[Launch], key: str, progress: Callable[[st
         listed = _list_of(key)
         if listed.exists():
             return
-        missing = _kernels_of(launches)
+        kernels = _kernels_of(launches)
         device = torch.cuda.current_device() if torch.cuda.is_available() else None
         if device is not None:
             torch.cuda.current_stream().synchronize()  # what was launched is read by other streams
         threads = min(len(os.sched_getaffinity(0)), MOST_THREADS)
         with ThreadPoolExecutor(threads, "compile", _use, (device,)) as pool:
-            locks = {_launcher(data): threading.Lock() for data in missing.values()}
+            locks = {_launcher(data): threading.Lock() for data in kernels.values()}
             tasks = [
                 pool.submit(_compile, function, data, locks[_launcher(data)])
-                for (function, _), data in missing.items()
+                for (function, _), data in kernels.items()
             ]
             for count, task in enumerate(as_completed(tasks), 1):
                 task.result()
                 progress(f"compiling kernels, {count} of {len(tasks)}", count / len(tasks))
-        found = [[function.__module__, function.__name__, data] for (function, _), data in missing.items()]
+        found = [[function.__module__, function.__name__, data] for (function, _), data in kernels.items()]
         listed.parent.mkdir(parents=True, exist_ok=True)
         unfinished = listed.with_suffix(f".{os.getpid()}")
         unfinished.write_text(json.dumps(found))
@@ -108,7 +108,7 @@ def _compile(function: Any, data: str, launcher: threading.Lock) -> None:
 
 
 def _launcher(data: str) -> tuple[str, ...]:
-    """What differs between the sources of kernels' launchers, at least: pointers, constants, numbers."""
+    """Which arguments are pointers, constants and numbers: the same for launchers of the same source."""
     kinds = {"*": "pointer", "c": "constant"}
     return tuple(kinds.get(str(each)[0], "number") for each in json.loads(data)["signature"].values())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import time
+import threading
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import driver
 
-from stepaudiod.editx.compiling import _missing, compile_missing, load_compiled
+from stepaudiod.editx.compiling import _compile, _launcher, _missing, compile_missing, load_compiled
 from stepaudiod.editx.lm.cuda_runner import CudaRunner
 
 pytestmark = pytest.mark.gpu
@@ -37,8 +37,6 @@ class NoGpu:
     def __init__(self) -> None:
         self.device = next(self.numbers)
         self.launchers: set[str] = set()
-        self.making: list[list[str]] = []
-        """What the sources of the launchers that are being made depend on."""
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", 90, 32)
@@ -50,12 +48,6 @@ class NoGpu:
         return 0
 
     def launcher_cls(self, src: ASTSource, metadata: object) -> Callable[..., None]:
-        types = map(str, src.signature.values())
-        source = ["pointer" if each.startswith("*") else each for each in types]
-        assert source not in self.making
-        self.making.append(source)
-        time.sleep(0.1)
-        self.making.remove(source)
         self.launchers.add(src.fn.__name__)
         return lambda *_: None
 
@@ -117,6 +109,27 @@ def test_a_start_loads_all_that_was_compiled(
     assert driver.active.launchers == launchers
     assert not _missing(runner.launches())
     assert not caplog.text
+
+
+def test_launchers_of_the_same_source_are_made_one_after_the_other() -> None:
+    """A pointer is a pointer there, whatever it points to."""
+    half, single = (
+        json.dumps({"signature": {"x": kind, "count": "i32", "SIZE": "constexpr"}})
+        for kind in ("*fp16", "*fp32")
+    )
+    assert _launcher(half) == _launcher(single)
+    lock, is_held = threading.Lock(), list[bool]()
+
+    class Kernel:
+        @property
+        def run(self) -> None:
+            is_held.append(lock.locked())
+
+        def preload(self, data: str) -> Kernel:
+            return self
+
+    _compile(Kernel(), half, lock)
+    assert is_held == [True]
 
 
 def test_a_damaged_list_is_made_again(

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -34,6 +34,7 @@ from stepaudiod.editx.checkpoint.weights import (
     install,
     install_copied,
     stored_tensors,
+    without_values,
 )
 from stepaudiod.editx.codes import AUDIO_BASE
 from stepaudiod.editx.decoder.flow import Flow
@@ -75,7 +76,8 @@ class Networks:
 
     Args:
         encoders: loaded at their first use.
-        finish: loads them, and prepares the next start. Nothing waits for that: what fails is logged.
+        wait: returns when the language model has its weights; raises a `ModelFileError` if it can't get them.
+        finish: loads the encoders, and prepares the next start. Nothing waits for that: what fails is logged.
     """
 
     tokenizer: TextTokenizer
@@ -83,6 +85,7 @@ class Networks:
     flow: Flow
     vocoder: Vocoder
     encoders: Lazy[Encoders]
+    wait: Callable[[], None]
     finish: Callable[[], object]
 
 
@@ -126,6 +129,7 @@ def load_networks(
 ) -> Networks:
     """Load the networks; to a GPU, the language model, which has most bytes, is copied beside the others.
 
+    It can be used after `Networks.wait`, and the others at once: a GPU's work on them may begin meanwhile.
     `dtype` is the language model's; everything else is float32, on which the codes depend. Quantized weights
     are read instead of the full model if `quantized_folder` contains them, or `prepared_folder` those that an
     earlier load made for a GPU. `progress` is called from several threads, one at a time; the stage is the
@@ -145,34 +149,35 @@ def load_networks(
     kept = None
     if quantization and prepared_folder and not _saved(quantization, quantized_folder):
         kept = kept_quantized(checkpoint, dtype, quantization, prepared_folder)
-    with _short_turns():
+    with _short_turns(), ExitStack() as on_failure:
         step1, copies = begin_step1(
             checkpoint, device, dtype, quantization, quantized_folder, meter.add, kept
         )
-        try:
-            meter.begin("text vocabulary")
-            files = NetworkFiles(checkpoint, device, prepared_folder, keeps_encoders)
-            tokenizer = files.tokenizer()
-            meter.begin("flow decoder")
-            flow = files.flow()
-            meter.add(checkpoint.flow.stat().st_size)
-            meter.begin("vocoder")
-            vocoder = files.vocoder()
-            meter.add(checkpoint.vocoder.stat().st_size)
-            meter.begin("language model")
-            if device.type == "cuda":
-                # cuBLAS starts
-                F.linear(torch.zeros(2, 64, device=device), torch.zeros(64, 64, device=device))
-        finally:
-            with _mending(kept):
-                copies.wait()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # from here on they are used by other streams
+        wait = partial(_wait, copies, device, kept)
+        on_failure.callback(wait)
+        meter.begin("text vocabulary")
+        files = NetworkFiles(checkpoint, device, prepared_folder, keeps_encoders)
+        tokenizer = files.tokenizer()
+        meter.begin("flow decoder")
+        flow = files.flow()
+        meter.add(checkpoint.flow.stat().st_size)
+        meter.begin("vocoder")
+        vocoder = files.vocoder()
+        meter.add(checkpoint.vocoder.stat().st_size)
+        meter.begin("language model")
+        on_failure.pop_all()
     encoders = Lazy(files.encoders)
     behind: list[Callable[[], object]] = [encoders.get, files.prepare]
     if kept is not None:
         behind.append(partial(keep_quantized, step1, kept))
-    return Networks(tokenizer, step1, flow, vocoder, encoders, partial(_finish, behind))
+    return Networks(tokenizer, step1, flow, vocoder, encoders, wait, partial(_finish, behind))
+
+
+def _wait(copies: FileCopies, device: torch.device, kept: PreparedFile | None) -> None:
+    with _mending(kept):
+        copies.wait()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # from here on all networks are used by other streams
 
 
 @contextmanager
@@ -187,7 +192,7 @@ def _short_turns() -> Iterator[None]:
 
 
 def load_kernels(key: str, device: torch.device) -> None:
-    """Import what runs on a GPU only, and load the kernels that were compiled; see `compile_missing`.
+    """Import what runs on a GPU only, load its compiled kernels (see `compile_missing`), and start cuBLAS.
 
     To be called by a thread of its own, while files are read.
     """
@@ -195,10 +200,10 @@ def load_kernels(key: str, device: torch.device) -> None:
         compiling = import_module("stepaudiod.editx.compiling")
         for module in ("lm.cuda_runner", "decoder.cuda_runner"):
             import_module(f"stepaudiod.editx.{module}")
+        compiling.load_compiled(key, device)
+        F.linear(torch.zeros(2, 64, device=device), torch.zeros(64, 64, device=device))
     except Exception as error:  # the runner that needs it reports it, unless another thread was importing it
         log.warning("kernels are not loaded beforehand: %s: %s", type(error).__name__, error)
-        return
-    compiling.load_compiled(key, device)
 
 
 def load_step1(
@@ -235,7 +240,7 @@ def begin_step1(
         raise ModelFileError(
             f"{checkpoint.config}: expected vocab_size over {AUDIO_BASE}, found {config.vocab_size}; {mend()}"
         )
-    with torch.device("meta"):
+    with without_values():
         model = Step1ForCausalLM(config)
 
     def fill(mapped: Mapping[str, Tensor], stored: Mapping[str, Stored], source: Path) -> FileCopies:

@@ -99,10 +99,13 @@ class Pipeline:
         self._kernel_key = kernel_key
         self._writer = PromptWriter(networks.tokenizer)
         with torch.inference_mode():
+            try:
+                decoder = make_decoder_runner(networks.flow, networks.vocoder)
+            finally:
+                networks.wait()
             runner = make_lm_runner(
                 networks.step1, self.options.rows, self.options.length, self.options.positions
             )
-            decoder = make_decoder_runner(networks.flow, networks.vocoder)
         self._runners = runner, decoder
         self._finishing = threading.Thread(target=self._finish, name="load behind", daemon=True)
         self._is_finished = False

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from stepaudiod.editx.checkpoint.file_copies import FileCopies, Part
 from stepaudiod.editx.checkpoint.headers import mend, read_config, safetensors_header, tensors_of
@@ -243,6 +245,27 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def embedding(rows: int, size: int) -> nn.Embedding:
-    """An embedding without values: on the meta device, drawing some would import all of torch's compiler."""
-    return nn.Embedding(rows, size, _weight=torch.empty(rows, size))
+class _SkipInit(TorchFunctionMode):
+    """Has the functions of `torch.nn.init` return their tensor as it is."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Build modules on the meta device, whose parameters `install` then replaces.
+
+    They aren't initialised: there, that is done in Python, and would take most of a network's construction.
+    """
+    with torch.device("meta"), _SkipInit():
+        yield

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepaudiod.editx.checkpoint.weights import embedding, install, read_torch_file
+from stepaudiod.editx.checkpoint.weights import install, read_torch_file, without_values
 from stepaudiod.editx.decoder.config import STEPS, FlowConfig
 from stepaudiod.editx.decoder.dit import MELS, DiT, EstimatorState, Modulation
 from stepaudiod.editx.decoder.token_encoder import TokenEncoder
@@ -93,7 +93,7 @@ class Flow(nn.Module):
         super().__init__()
         self.config = config
         size = config.encoder_size
-        self.input_embedding = nn.ModuleDict({"embedding": embedding(TABLE_ROWS, size // 2)})
+        self.input_embedding = nn.ModuleDict({"embedding": nn.Embedding(TABLE_ROWS, size // 2)})
         self.spk_embed_affine_layer = nn.Linear(SPEAKER_SIZE, MELS)
         self.encoder = TokenEncoder(
             size, config.encoder_heads, config.encoder_inner, config.encoder_layers, config.up_layers
@@ -122,11 +122,13 @@ class Flow(nn.Module):
         return embedded
 
     def speaker(self, embedding: Tensor) -> Tensor:
-        """Normalise a speaker embedding `(192,)` and project it to 80 values."""
-        unit = F.normalize(embedding.to(self.device, self.dtype), dim=0)
+        """Normalise a speaker embedding `(192,)` and project it to 80 values.
+
+        Computed on the CPU: a GPU would load kernels for it, 0.1 s of the first sound.
+        """
+        unit = F.normalize(embedding.to("cpu", self.dtype), dim=0)
         layer = self.spk_embed_affine_layer
-        # by elements, since a library's product would keep 34 MB for each CUDA stream that it runs in
-        return (layer.weight * unit).sum(1) + layer.bias
+        return F.linear(unit, layer.weight.cpu(), layer.bias.cpu()).to(self.device)
 
     def solve(self, part: FlowPart) -> Tensor:
         """Integrate from noise to mel, `(80, frames)`, in ten Euler steps."""
@@ -190,7 +192,7 @@ def build_flow(state: Mapping[str, Tensor], source: Path, device: torch.device) 
 
     The tensors are those of `flow.pt` or of `Flow.prepared`; they may get their values later.
     """
-    with torch.device("meta"):
+    with without_values():
         flow = Flow(FlowConfig.read(state, source))
     if is_prepared := MODULATIONS in state:
         flow.estimator.forget_times()

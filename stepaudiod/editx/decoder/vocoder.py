@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepaudiod.editx.checkpoint.headers import shape_of
-from stepaudiod.editx.checkpoint.weights import install, read_torch_file
+from stepaudiod.editx.checkpoint.weights import install, read_torch_file, without_values
 from stepaudiod.editx.decoder.dit import MELS
 from stepaudiod.editx.decoder.source import HarmonicSource
 
@@ -154,7 +154,7 @@ def build_vocoder(state: Mapping[str, Tensor], source: Path, device: torch.devic
     """Build the vocoder from the tensors that `read_vocoder` names; it runs in float32."""
     base, _, _ = shape_of(state, "conv_pre.weight", source)
     _, pitch_channels = shape_of(state, "f0_predictor.classifier.weight", source)
-    with torch.device("meta"):
+    with without_values():
         vocoder = Vocoder(base, pitch_channels)
     install(vocoder, state, source, device, torch.float32)
     return vocoder

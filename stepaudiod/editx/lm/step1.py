@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stepaudiod.editx.checkpoint.weights import embedding
 from stepaudiod.editx.codes import AUDIO_BASE, AUDIO_CODES, END_OF_TURN
 from stepaudiod.editx.lm.config import Step1Config
 from stepaudiod.editx.lm.linear import Linear
@@ -161,7 +160,7 @@ class DecoderLayer(nn.Module):
 class Step1Model(nn.Module):
     def __init__(self, config: Step1Config) -> None:
         super().__init__()
-        self.embed_tokens = embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([DecoderLayer(config) for _ in range(config.num_hidden_layers)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

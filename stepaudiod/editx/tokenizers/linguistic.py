@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stepaudiod.editx.checkpoint.headers import count, mend, shape_of
-from stepaudiod.editx.checkpoint.weights import install, read_torch_file
+from stepaudiod.editx.checkpoint.weights import install, read_torch_file, without_values
 from stepaudiod.editx.cuda_graphs import BatchGraphs
 from stepaudiod.editx.tokenizers.features import kaldi_filter_bank
 from stepaudiod.errors import ModelFileError
@@ -232,7 +232,7 @@ def build_linguistic(state: Mapping[str, Tensor], source: Path, device: torch.de
     size, inner = shape_of(state, f"{FIRST}.feed_forward.w_2.weight", source)
     later = "encoder.encoders.{}.norm1.weight"
     layers = 1 + (count(state, later, source) if later.format(0) in state else 0)
-    with torch.device("meta"):
+    with without_values():
         tokenizer = LinguisticTokenizer(SanmEncoder(size, inner, layers), size)
     install(tokenizer, state, source, device, torch.float32)
     return tokenizer

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stepaudiod.editx.checkpoint.headers import count, shape_of
 from stepaudiod.editx.checkpoint.onnx_weights import OnnxGraph
-from stepaudiod.editx.checkpoint.weights import install
+from stepaudiod.editx.checkpoint.weights import install, without_values
 from stepaudiod.editx.tokenizers.features import semantic_mel
 
 PIECE_SAMPLES = 480000
@@ -121,7 +121,7 @@ def build_semantic(state: Mapping[str, Tensor], source: Path, device: torch.devi
     inner, _ = shape_of(state, "encoder.blocks.0.mlp.0.weight", source)
     positions, _ = shape_of(state, "encoder.positional_embedding", source)
     layers = count(state, "encoder.blocks.{}.mlp.0.weight", source)
-    with torch.device("meta"):
+    with without_values():
         encoder = SemanticEncoder(mels, size, inner, layers, positions)
         tokenizer = SemanticTokenizer(encoder, *shape_of(state, "codebook", source))
     install(tokenizer, state, source, device, torch.float32)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stepaudiod.editx.checkpoint.headers import count
 from stepaudiod.editx.checkpoint.onnx_weights import OnnxGraph
-from stepaudiod.editx.checkpoint.weights import install
+from stepaudiod.editx.checkpoint.weights import install, without_values
 from stepaudiod.editx.tokenizers.features import speaker_filter_bank
 
 EMBEDDING_SIZE = 192
@@ -163,7 +163,7 @@ def build_speaker_encoder(state: Mapping[str, Tensor], source: Path, device: tor
     """Build the network from the tensors that `read_speaker_encoder` names."""
     blocks = range(len(DILATIONS))
     layers = [count(state, f"blocks.{index}.{{}}.linear1.weight", source) for index in blocks]
-    with torch.device("meta"):
+    with without_values():
         encoder = SpeakerEncoder(state, layers)
     install(encoder, state, source, device)
     return encoder

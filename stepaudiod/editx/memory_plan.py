@@ -32,7 +32,7 @@ from stepaudiod.editx.lm.config import (
 from stepaudiod.errors import EngineUnavailable
 
 CONTEXT_BYTES = 350_000_000
-"""What the driver takes of an H200 as soon as a process uses it; see `worker.cuda_context`."""
+"""What the driver takes of an H200 as soon as a process uses it; see `worker.prepare_gpu`."""
 DRIVER_BYTES = 720_000_000
 """The same, with all kernels, libraries and graphs: 0.65 GB were measured."""
 WORKING_BYTES = 500_000_000

@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from stepaudiod.worker.cuda_context import make_context
+from stepaudiod.worker.prepare_gpu import prepare_gpu
 from stepaudiod.worker.protocol import EngineDropped, EngineLoaded, EngineLoading, EngineOrder, ToFront
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class LoadedEngines:
         options = order.options | ({"device": "cpu"} if order.key in self._on_cpu else {})
         threading.Thread(target=_read_ahead, args=(order.files,), name="read ahead", daemon=True).start()
         context = threading.Thread(
-            target=make_context, args=(str(options.get("device", "cpu")),), name="CUDA context", daemon=True
+            target=prepare_gpu, args=(str(options.get("device", "cpu")),), name="prepare GPU", daemon=True
         )
         context.start()
         self._report(order.name, "imports", 0.0)

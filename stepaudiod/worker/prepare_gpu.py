@@ -1,14 +1,16 @@
-"""A GPU's context made while packages are imported: the half second is spent meanwhile.
+"""What a GPU needs and takes half a second, but not PyTorch: done while packages are imported.
 
-It is the one that every library of the process uses. CUDA's driver makes it, without PyTorch. It reserves
-stack for every thread that a GPU can hold, 0.28 GB on an H100, unless it is told that less will do: a kernel
-that needs more gets it at its launch. Only of recursion and of calls through pointers the driver doesn't know
-how much they need.
+CUDA's driver makes the context, the one that every library of the process uses. It reserves stack for every
+thread that a GPU can hold, 0.28 GB on an H100, unless it is told that less will do: a kernel that needs more
+gets it at its launch. Only of recursion and of calls through pointers the driver doesn't know how much they
+need.
 """
 
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
+from importlib import import_module
 
 STACK_SIZE = 0
 """CU_LIMIT_STACK_SIZE."""
@@ -16,25 +18,39 @@ STACK_BYTES = 256
 """For each thread, instead of 1024. PyTorch's attention needs 352."""
 
 
-def make_context(device: str) -> None:
-    """Make the context of the GPU that an engine's setting names; do nothing where there is none.
+def prepare_gpu(device: str) -> None:
+    """Make the context of the GPU that an engine's setting names, and have Triton make its key.
 
-    The setting is `auto`, `cpu`, `cuda` or `cuda:N`. Whatever fails here fails again, and is reported, where
-    the GPU is used.
+    The setting is `auto`, `cpu`, `cuda` or `cuda:N`; where there is no such GPU nothing is done. Whatever
+    fails here fails again, and is reported, where it is used.
     """
     kind, _, index = device.partition(":")
-    if kind not in ("auto", "cuda"):
-        return
+    if kind in ("auto", "cuda") and make_context(int(index or 0)):
+        make_triton_key()
+
+
+def make_context(index: int) -> bool:
+    """Make the context of a GPU; returns whether there is such a GPU."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return
+        return False
     number, context, is_active = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(number), int(index or 0)):
-        return
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(number), index):
+        return False
     driver.cuDevicePrimaryCtxGetState(number, ctypes.byref(ctypes.c_uint()), ctypes.byref(is_active))
     if is_active or driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), number):
-        return
+        return True
     driver.cuCtxPushCurrent_v2(context)
     driver.cuCtxSetLimit(STACK_SIZE, ctypes.c_size_t(STACK_BYTES))
     driver.cuCtxPopCurrent_v2(ctypes.byref(context))
+    return True
+
+
+def make_triton_key() -> None:
+    """Have Triton make the key with which it finds compiled kernels: a digest of half a gigabyte, itself.
+
+    It remembers the key for the process. Most of the time is spent without the interpreter's lock.
+    """
+    with suppress(ImportError, AttributeError, OSError):
+        import_module("triton.runtime.cache").triton_key()

@@ -9,7 +9,6 @@ Independent of requests.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,8 +51,9 @@ log = logging.getLogger(__name__)
 
 NEIGHBOURS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Matrices of the language model that read the same input: on a GPU they are stored as one."""
-WORKSPACES = ":4096:2"
-"""cuBLAS's memory for each CUDA stream in which it runs: 8 MiB, a quarter of what PyTorch takes there."""
+WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", ":4096:2"
+"""cuBLAS's memory for each CUDA stream in which it runs: 8 MiB, a quarter of what PyTorch takes there. An
+environment variable, which is read at the first product."""
 TURN_S = 1e-4
 """How long a thread holds the interpreter while others want it; usually 5 ms, while they could read 25 MB."""
 
@@ -129,7 +129,8 @@ def load_networks(
 ) -> Networks:
     """Load the networks; to a GPU, the language model, which has most bytes, is copied beside the others.
 
-    It can be used after `Networks.wait`, and the others at once: a GPU's work on them may begin meanwhile.
+    The language model can be used after `Networks.wait`, which must be called; the other networks at once, on
+    the current stream.
     `dtype` is the language model's; everything else is float32, on which the codes depend. Quantized weights
     are read instead of the full model if `quantized_folder` contains them, or `prepared_folder` those that an
     earlier load made for a GPU. `progress` is called from several threads, one at a time; the stage is the
@@ -142,9 +143,7 @@ def load_networks(
     first = (*checkpoint.shards(), checkpoint.flow, checkpoint.vocoder)
     meter = _Meter(sum(path.stat().st_size for path in first), progress)
     meter.begin("language model")
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", WORKSPACES)  # read at the first product
-    else:
+    if device.type != "cuda":
         prepared_folder = None
     kept = None
     if quantization and prepared_folder and not _saved(quantization, quantized_folder):
@@ -203,7 +202,7 @@ def load_kernels(key: str, device: torch.device) -> None:
         compiling.load_compiled(key, device)
         F.linear(torch.zeros(2, 64, device=device), torch.zeros(64, 64, device=device))
     except Exception as error:  # the runner that needs it reports it, unless another thread was importing it
-        log.warning("kernels are not loaded beforehand: %s: %s", type(error).__name__, error)
+        log.warning("not loaded beforehand: %s: %s", type(error).__name__, error)
 
 
 def load_step1(

@@ -10,6 +10,7 @@ Everything is called from one thread. Several results may be iterated in turn: a
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,7 +38,14 @@ from stepaudiod.editx.lengths import (
 )
 from stepaudiod.editx.lm.config import DEFAULT_LENGTH, DEFAULT_POSITIONS, Quantization
 from stepaudiod.editx.lm.prompts import PromptWriter
-from stepaudiod.editx.loading import LoadProgress, Networks, OnProgress, load_kernels, load_networks
+from stepaudiod.editx.loading import (
+    WORKSPACES,
+    LoadProgress,
+    Networks,
+    OnProgress,
+    load_kernels,
+    load_networks,
+)
 from stepaudiod.editx.reference import Recording, Reference, to_mono
 from stepaudiod.editx.runners import make_decoder_runner, make_lm_runner
 from stepaudiod.editx.scheduler import Scheduler
@@ -135,6 +143,7 @@ class Pipeline:
         checkpoint, options = Checkpoint(Path(models_dir)), options or PipelineOptions()
         checkpoint.verify()
         on, kernel_key = torch.device(device), f"{dtype} {kind} {checkpoint.sizes_key()}"
+        os.environ.setdefault(*WORKSPACES)
         with _beside(partial(load_kernels, kernel_key, on), is_wanted=on.type == "cuda"):
             with torch.inference_mode():
                 networks = load_networks(

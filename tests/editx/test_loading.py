@@ -287,6 +287,7 @@ def test_the_second_start_on_a_gpu_reads_the_prepared_file(
     starts = []
     for _ in range(2):
         networks = load_networks(micro, DEVICE, torch.bfloat16, kind, prepared_folder=tmp_path)
+        networks.wait()
         networks.finish()
         starts.append([networks.step1, networks.flow, networks.vocoder, *networks.encoders.get()])
         assert the_file(tmp_path)

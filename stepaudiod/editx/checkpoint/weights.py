@@ -265,7 +265,8 @@ class _SkipInit(TorchFunctionMode):
 def without_values() -> Iterator[None]:
     """Build modules on the meta device, whose parameters `install` then replaces.
 
-    They aren't initialised: there, that is done in Python, and would take most of a network's construction.
+    The parameters are not initialised. On the meta device PyTorch does that in Python, which would take most
+    of the time.
     """
     with torch.device("meta"), _SkipInit():
         yield

@@ -93,6 +93,9 @@ class CudaRunner:
         self._codes = [self._host_codes() for _ in range(2)]
         self._ahead: _Group | None = None
         """What was launched and not yet read."""
+        if self._recorder is not None:
+            torch.cuda.empty_cache()  # of matrices that were concatenated, for other processes
+            torch.cuda.current_stream(model.device).synchronize()  # other streams will use all this
 
     def prefill(self, pieces: Sequences[tuple[Sequence, int]]) -> None:
         for pack in _packs(pieces):

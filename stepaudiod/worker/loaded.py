@@ -120,10 +120,10 @@ class LoadedEngines:
         started = time.monotonic()
         options = order.options | ({"device": "cpu"} if order.key in self._on_cpu else {})
         threading.Thread(target=_read_ahead, args=(order.files,), name="read ahead", daemon=True).start()
-        context = threading.Thread(
+        preparing = threading.Thread(
             target=prepare_gpu, args=(str(options.get("device", "cpu")),), name="prepare GPU", daemon=True
         )
-        context.start()
+        preparing.start()
         self._report(order.name, "imports", 0.0)
         with _no_collection():
             module, _, name = order.factory.partition(":")

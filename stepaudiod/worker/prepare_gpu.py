@@ -1,4 +1,4 @@
-"""What a GPU needs and takes half a second, but not PyTorch: done while packages are imported.
+"""Prepares a GPU while packages are imported: its context, and Triton's key. Neither needs PyTorch.
 
 CUDA's driver makes the context, the one that every library of the process uses. It reserves stack for every
 thread that a GPU can hold, 0.28 GB on an H100, unless it is told that less will do: a kernel that needs more
@@ -25,8 +25,9 @@ def prepare_gpu(device: str) -> None:
     fails here fails again, and is reported, where it is used.
     """
     kind, _, index = device.partition(":")
-    if kind in ("auto", "cuda") and make_context(int(index or 0)):
-        make_triton_key()
+    with suppress(Exception):
+        if kind in ("auto", "cuda") and make_context(int(index or 0)):
+            make_triton_key()
 
 
 def make_context(index: int) -> bool:
@@ -48,9 +49,12 @@ def make_context(index: int) -> bool:
 
 
 def make_triton_key() -> None:
-    """Have Triton make the key with which it finds compiled kernels: a digest of half a gigabyte, itself.
+    """Have Triton make the key with which it finds compiled kernels: a digest of its files.
 
-    It remembers the key for the process. Most of the time is spent without the interpreter's lock.
+    These are 0.4 to 0.5 GB. Triton remembers the key for the process. Most of the time is spent without the
+    interpreter's lock.
+
+    Raises:
+        ImportError: Triton is not installed.
     """
-    with suppress(ImportError, AttributeError, OSError):
-        import_module("triton.runtime.cache").triton_key()
+    import_module("triton.runtime.cache").triton_key()

@@ -7,7 +7,7 @@ import pytest
 from stepaudiod.worker.prepare_gpu import make_triton_key, prepare_gpu
 
 
-@pytest.mark.parametrize("device", ["cpu", "auto", "cuda", "cuda:63"])
+@pytest.mark.parametrize("device", ["cpu", "auto", "cuda", "cuda:63", "cuda:x"])
 def test_a_missing_gpu_is_no_error_here(device: str) -> None:
     prepare_gpu(device)
 
